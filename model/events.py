@@ -1,0 +1,141 @@
+"""Events as the whole project knows them, and the names they may carry.
+
+Names follow Google Analytics 4 (https://developers.google.com/analytics/devguides/collection/ga4/ecommerce). Names of
+Segment and RudderStack (https://segment.com/docs/connections/spec/ecommerce/v2/) and of Google Retail
+(https://cloud.google.com/retail/docs/user-events) are accepted as aliases. Any other name is a page type of the shop's
+own and is kept as it is.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from hashlib import blake2b
+from types import MappingProxyType
+from typing import Final
+
+PropertyValue = str | float | bool
+
+PURCHASE: Final = "purchase"
+ADD_TO_CART: Final = "add_to_cart"
+REMOVE_FROM_CART: Final = "remove_from_cart"
+
+GA4_EVENT_NAMES: Final = frozenset(
+    {
+        "add_payment_info",
+        "add_shipping_info",
+        "add_to_cart",
+        "add_to_wishlist",
+        "begin_checkout",
+        "click",
+        "first_visit",
+        "generate_lead",
+        "login",
+        "page_view",
+        "purchase",
+        "refund",
+        "remove_from_cart",
+        "scroll",
+        "search",
+        "select_content",
+        "select_item",
+        "select_promotion",
+        "session_start",
+        "share",
+        "sign_up",
+        "user_engagement",
+        "view_cart",
+        "view_item",
+        "view_item_list",
+        "view_promotion",
+        "view_search_results",
+    }
+)
+
+# Keys are written as `_folded` leaves them: lower case, words joined by one underscore.
+ALIASES: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        # Segment and RudderStack, e-commerce specification
+        "products_searched": "search",
+        "product_list_viewed": "view_item_list",
+        "product_list_filtered": "view_item_list",
+        "promotion_viewed": "view_promotion",
+        "promotion_clicked": "select_promotion",
+        "product_clicked": "select_item",
+        "product_viewed": "view_item",
+        "product_added": "add_to_cart",
+        "product_removed": "remove_from_cart",
+        "cart_viewed": "view_cart",
+        "checkout_started": "begin_checkout",
+        "payment_info_entered": "add_payment_info",
+        "order_completed": "purchase",
+        "order_refunded": "refund",
+        "product_added_to_wishlist": "add_to_wishlist",
+        "product_shared": "share",
+        "cart_shared": "share",
+        "page": "page_view",
+        "page_viewed": "page_view",
+        "signed_up": "sign_up",
+        "signed_in": "login",
+        # Google Retail, user event types
+        "category_page_view": "view_item_list",
+        "detail_page_view": "view_item",
+        "home_page_view": "page_view",
+        "promotion_offered": "view_promotion",
+        "purchase_complete": "purchase",
+        "shopping_cart_page_view": "view_cart",
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One thing a visitor did, as the model sees it.
+
+    Attributes:
+        event_name: canonical name, see `canonical_event_name`.
+        timestamp_ms: milliseconds since the Unix epoch or, in logs without calendar time, since the session's start.
+        item_id: the shop's id of the item shown or acted on.
+        item_category: the item's category.
+        price: price of one unit in the shop's currency, finite and not negative.
+        quantity: number of units, finite and not negative; None counts as one.
+        properties: further facts of the event or the session; the artifact's manifest says which are used.
+    """
+
+    event_name: str
+    timestamp_ms: int
+    item_id: str | None = None
+    item_category: str | None = None
+    price: float | None = None
+    quantity: float | None = None
+    properties: Mapping[str, PropertyValue] = field(default_factory=dict)
+
+
+def _folded(name: str) -> str:
+    return re.sub(r"[\s_-]+", "_", name.strip()).lower()
+
+
+@lru_cache(maxsize=4096)
+def canonical_event_name(name: str) -> str:
+    """Return the GA4 name that `name` stands for, or `name` itself, stripped, when it is a shop's own.
+
+    Case, spaces, hyphens and underscores do not matter in known names: `Product Viewed`, `detail-page-view` and
+    `View_Item` are all `view_item`.
+    """
+    folded = _folded(name)
+    if folded in GA4_EVENT_NAMES:
+        return folded
+    return ALIASES.get(folded, name.strip())
+
+
+@lru_cache(maxsize=65536)
+def identifier_code(identifier: str) -> int:
+    """Return the signed 64-bit code under which the model knows a string; 0 is kept for "no value".
+
+    Names, item ids and categories reach the artifact as these codes: a fixed-width column costs one tensor a batch
+    where strings would cost a Python object an event, and the artifact needs no list of all items. BLAKE2b
+    (RFC 7693), 8 bytes, little endian: the same on every machine and release. Two different strings share a code
+    with a probability of 2**-64 a pair.
+    """
+    digest = blake2b(identifier.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    return int.from_bytes(digest, "little", signed=True) or 1
