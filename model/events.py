@@ -130,12 +130,11 @@ def canonical_event_name(name: str) -> str:
 
 @lru_cache(maxsize=65536)
 def identifier_code(identifier: str) -> int:
-    """Return the signed 64-bit code under which the model knows a string; 0 is kept for "no value".
+    """Return a signed 64-bit code of a string, the same on every machine and release; never 0.
 
-    Names, item ids and categories reach the artifact as these codes: a fixed-width column costs one tensor a batch
-    where strings would cost a Python object an event, and the artifact needs no list of all items. BLAKE2b
-    (RFC 7693), 8 bytes, little endian: the same on every machine and release. Two different strings share a code
-    with a probability of 2**-64 a pair.
+    BLAKE2b (RFC 7693), 8 bytes, little endian. Two strings share a code with a probability of 2**-64 a pair. Names,
+    item ids and categories reach the artifact as (a part of) such codes: a fixed-width column costs one tensor a
+    batch where strings would cost an object an event, and the artifact needs no list of all items.
     """
     digest = blake2b(identifier.encode("utf-8", "surrogatepass"), digest_size=8).digest()
     return int.from_bytes(digest, "little", signed=True) or 1

@@ -1,0 +1,309 @@
+"""The one file that training writes and the service loads: TorchScript with a manifest inside.
+
+This is the only module that scripts, saves or loads. TorchScript is deprecated in torch 2.13 and is what the project's
+user asked for; another format would stand beside it here and nowhere else.
+
+Loading a TorchScript file runs what is in it: load only what you trust. The manifest is read, and the file's checksums,
+its format version and (where given) its SHA-256 are checked, before torch opens it.
+"""
+
+import hashlib
+import json
+import os
+import platform
+import tempfile
+import warnings
+import zipfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+
+from model.columns import FIXED_CODES, FIXED_NUMBERS, PropertySpec, fingerprint
+from model.network import SessionModel
+
+FORMAT_VERSION: Final = 1
+_MANIFEST: Final = "manifest.json"
+# float32 sums in another order differ by about 1e-7 a step; anything past this is another computation.
+_SCRIPT_TOLERANCE: Final = 1e-5
+
+
+class ArtifactError(ValueError):
+    """An artifact that cannot be used; the message says why and what to do."""
+
+
+class ArtifactMissingError(ArtifactError):
+    """There is no such file."""
+
+
+class ArtifactCorruptError(ArtifactError):
+    """The file is damaged or is no artifact at all."""
+
+
+class ArtifactVersionError(ArtifactError):
+    """The file was written in another format version."""
+
+
+class ArtifactDigestError(ArtifactError):
+    """The file is not the one whose SHA-256 was asked for."""
+
+
+class ScriptMismatchError(ArtifactError):
+    """The scripted model does not compute what the eager one does; nothing was written."""
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """What an artifact says of itself.
+
+    Attributes:
+        fingerprint: 16 hexadecimal digits over weights, buffers and configuration: equal if and only if the model is.
+        event_names, items, item_categories: vocabularies in the encoder's order; index 0 is no value, 1 is other.
+        properties: declared properties, in the order of their columns.
+        property_values: vocabulary of each category property.
+        calendar: whether training had calendar time; without it, hour and weekday are not looked at.
+        sizes: the network's sizes (`model.network.NetworkSizes`).
+        state: widths of the state's parts: hidden, carry, memory.
+        features: names of the encoder's features, in order.
+        calibration: temperature and bias on the logit.
+        metrics: quality on held-out sessions by prefix length, as `willbuy train` printed it.
+        data: what it was trained on, in counts.
+        training: the settings of the run.
+        versions: of the project, torch and Python.
+        created: time of export, RFC 3339.
+        format_version: of this file.
+    """
+
+    fingerprint: str
+    event_names: list[str]
+    items: list[str]
+    item_categories: list[str]
+    properties: list[PropertySpec]
+    property_values: dict[str, list[str]]
+    calendar: bool
+    sizes: dict[str, Any]
+    state: dict[str, int]
+    features: list[str]
+    calibration: dict[str, float]
+    metrics: dict[str, Any] = field(default_factory=dict)
+    data: dict[str, Any] = field(default_factory=dict)
+    training: dict[str, Any] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+    created: str = ""
+    format_version: int = FORMAT_VERSION
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the manifest as JSON-ready values."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "Manifest":
+        """Return the manifest that `to_dict` gave.
+
+        Raises:
+            ArtifactCorruptError: a field is missing, unknown or not of its kind.
+        """
+        try:
+            specs = [PropertySpec(**spec) for spec in values["properties"]]
+            return cls(**{**values, "properties": specs})
+        except (KeyError, TypeError, ValueError) as exc:
+            raise ArtifactCorruptError(f"the artifact's manifest is not readable: {exc}") from exc
+
+
+@contextmanager
+def _torchscript() -> Iterator[None]:
+    """Silence torch 2.13's deprecation of `torch.jit.script`, `save` and `load`, and nothing else."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"`torch\.jit\.\w+` is deprecated", DeprecationWarning)
+        yield
+
+
+def model_fingerprint(model: torch.nn.Module, configuration: Mapping[str, Any]) -> str:
+    """Return 16 hexadecimal digits that identify the model's tensors and configuration."""
+    digest = hashlib.sha256(json.dumps(configuration, sort_keys=True).encode())
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _configuration(manifest: Manifest) -> dict[str, Any]:
+    """Return the part of a manifest that the fingerprint covers: what changes an answer or a state's layout."""
+    values = manifest.to_dict()
+    about = {"fingerprint", "metrics", "data", "training", "versions", "created"}
+    return {key: value for key, value in values.items() if key not in about}
+
+
+def manifest_of(
+    model: SessionModel,
+    *,
+    metrics: Mapping[str, Any] | None = None,
+    data: Mapping[str, Any] | None = None,
+    training: Mapping[str, Any] | None = None,
+) -> Manifest:
+    """Return the manifest of a model; the arguments are told in the file and change nothing."""
+    encoder = model.encoder
+    manifest = Manifest(
+        fingerprint="",
+        event_names=encoder.vocabularies["event_name"],
+        items=encoder.vocabularies["item_id"],
+        item_categories=encoder.vocabularies["item_category"],
+        properties=encoder.properties,
+        property_values={
+            spec.name: encoder.vocabularies[f"property.{spec.name}"]
+            for spec in encoder.properties
+            if spec.kind == "category"
+        },
+        calendar=encoder.calendar,
+        sizes=asdict(model.sizes),
+        state={"hidden": model.hidden_width, "carry": encoder.carry_size, "memory": encoder.memory_size},
+        features=encoder.feature_names,
+        calibration={"temperature": float(model.temperature), "bias": float(model.bias)},
+        metrics=dict(metrics or {}),
+        data=dict(data or {}),
+        training=dict(training or {}),
+        versions={"willbuy": version("willbuy"), "torch": torch.__version__, "python": platform.python_version()},
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+    return replace(manifest, fingerprint=model_fingerprint(model, _configuration(manifest)))
+
+
+def save(model: SessionModel, path: Path, manifest: Manifest | None = None) -> Manifest:
+    """Script the model, check the script against the eager model, and write it with its manifest to `path`.
+
+    The file appears under its name only when it is whole.
+
+    Args:
+        model: moved to the CPU and into evaluation mode.
+        path: where to write; its folder must exist.
+        manifest: what `manifest_of` gave for this very model; made when left out.
+
+    Returns:
+        The manifest as written.
+
+    Raises:
+        ScriptMismatchError: the file read back computes something else than the eager model.
+    """
+    model = model.cpu().eval()
+    manifest = manifest or manifest_of(model)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    os.close(handle)
+    try:
+        with _torchscript():
+            torch.jit.save(
+                torch.jit.script(model), temporary, _extra_files={_MANIFEST: json.dumps(manifest.to_dict())}
+            )
+        scripted, written = load(Path(temporary))
+        _check_script(model, scripted, written)
+        # mkstemp makes a private file; an artifact is read by the service's user.
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(path)
+    finally:
+        Path(temporary).unlink(missing_ok=True)
+    return written
+
+
+def load(path: Path, *, sha256: str | None = None) -> tuple[torch.jit.ScriptModule, Manifest]:
+    """Read an artifact.
+
+    Args:
+        path: the file.
+        sha256: hexadecimal digest that the file must have, checked before anything of it is run.
+
+    Returns:
+        The scripted `SessionModel` on the CPU, in evaluation mode, and its manifest.
+
+    Raises:
+        ArtifactError: a subclass says what is wrong.
+    """
+    manifest = read_manifest(path, sha256=sha256)
+    try:
+        with _torchscript():
+            module = torch.jit.load(str(path), map_location="cpu")  # type: ignore[no-untyped-call]  # torch ships it untyped
+        actual = model_fingerprint(module, _configuration(manifest))
+    except (RuntimeError, ValueError, KeyError, AttributeError) as exc:
+        first_line = str(exc).strip().splitlines()[:1]
+        raise ArtifactCorruptError(f"{path}: torch cannot load the model in it: {''.join(first_line)}") from exc
+    if actual != manifest.fingerprint:
+        raise ArtifactCorruptError(
+            f"{path}: the model in it is not the one that its manifest describes "
+            f"(fingerprint {actual}, expected {manifest.fingerprint})"
+        )
+    module.eval()
+    return module, manifest
+
+
+def read_manifest(path: Path, *, sha256: str | None = None) -> Manifest:
+    """Return an artifact's manifest without running anything of the file.
+
+    Raises:
+        ArtifactError: a subclass says what is wrong.
+    """
+    if not path.is_file():
+        raise ArtifactMissingError(f"{path}: no such file; `willbuy train DATA --out {path}` writes one")
+    if sha256 is not None:
+        with path.open("rb") as stream:
+            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        if digest != sha256.lower():
+            raise ArtifactDigestError(f"{path}: SHA-256 is {digest}, expected {sha256.lower()}")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+            names = [name for name in archive.namelist() if name.endswith(f"/extra/{_MANIFEST}")]
+            values = json.loads(archive.read(names[0])) if names and damaged is None else None
+    except (zipfile.BadZipFile, EOFError, OSError, ValueError, NotImplementedError) as exc:
+        raise ArtifactCorruptError(
+            f"{path}: not a willbuy artifact, or damaged ({exc}); train or copy it again"
+        ) from exc
+    if damaged is not None:
+        raise ArtifactCorruptError(f"{path}: damaged at {damaged} (checksum differs); copy it again")
+    if not isinstance(values, dict) or "format_version" not in values:
+        raise ArtifactCorruptError(f"{path}: has no willbuy manifest; it is another program's file")
+    if values["format_version"] != FORMAT_VERSION:
+        raise ArtifactVersionError(
+            f"{path}: artifact format {values['format_version']}, this release reads format {FORMAT_VERSION}; "
+            "train again with this release, or run the release that wrote it"
+        )
+    return Manifest.from_dict(values)
+
+
+def _check_script(eager: SessionModel, scripted: torch.jit.ScriptModule, manifest: Manifest) -> None:
+    """Run both over the same chained random steps, and the scripted sequence too; raise where they part."""
+    sessions, length = 16, 12
+    generator = torch.Generator().manual_seed(0)
+
+    def below(limit: int, *shape: int) -> torch.Tensor:
+        return torch.randint(0, limit, shape, generator=generator)
+
+    columns = FIXED_CODES + len(manifest.property_values)
+    words = [manifest.event_names, manifest.items, manifest.item_categories, *manifest.property_values.values()]
+    codes = torch.zeros((sessions, length, columns), dtype=torch.int64)
+    for column, vocabulary in enumerate(words):
+        known = torch.tensor([0, 1, *(fingerprint(word) for word in vocabulary[:50])])
+        codes[:, :, column] = known[below(len(known), sessions, length)]
+    codes[:, :, 0].clamp_(min=1)
+    timestamp_ms = below(600_000, sessions, length).cumsum(1) - 60_000
+    numbers_wide = FIXED_NUMBERS + len(manifest.properties) - len(manifest.property_values)
+    numbers = torch.rand((sessions, length, numbers_wide), generator=generator) * 100
+    numbers[below(4, *numbers.shape) == 0] = float("nan")
+    with torch.inference_mode():
+        expected = eager(timestamp_ms, codes, numbers)
+        sequence = scripted(timestamp_ms, codes, numbers)
+        state = scripted.initial_state(sessions)
+        steps = []
+        for position in range(length):
+            probability, *state = scripted.step(
+                timestamp_ms[:, position], codes[:, position], numbers[:, position], *state
+            )
+            steps.append(probability)
+    for name, actual in (("sequence", sequence), ("step", torch.stack(steps, 1))):
+        difference = float((actual - expected).abs().max())
+        if not difference <= _SCRIPT_TOLERANCE:
+            raise ScriptMismatchError(
+                f"the scripted {name} differs from the eager model by {difference:.2g}; no artifact was written"
+            )

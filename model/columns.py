@@ -1,0 +1,118 @@
+"""Raw event columns: the tensors that go into the artifact, and the only way from events to them.
+
+A batch of B events is three tensors:
+
+* ``timestamp_ms`` int64 [B]
+* ``codes`` int64 [B, 3 + C]: event name, item id, item category, then the C category properties, each as its
+  `fingerprint`; 0 where there is no value
+* ``numbers`` float32 [B, 2 + N]: price, quantity, then the N number properties; NaN where there is no value
+
+No feature is computed here. Counts, gaps, vocabularies and scaling are the artifact's business (`model.encoder`).
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from model.events import Event, PropertyValue, identifier_code
+
+FIXED_CODES = 3
+FIXED_NUMBERS = 2
+_FINGERPRINT_MASK = 0x7FFFFFFF
+
+
+@dataclass(frozen=True, slots=True)
+class PropertySpec:
+    """A fact that a shop declares when training and sends in an event's `properties`.
+
+    Attributes:
+        name: key in `Event.properties`.
+        kind: `number` (numbers and booleans) or `category` (anything with few values).
+        scope: `session` keeps the last value sent for the events that lack it; `event` does not.
+    """
+
+    name: str
+    kind: Literal["number", "category"]
+    scope: Literal["event", "session"] = "event"
+
+    def __post_init__(self) -> None:
+        if not self.name:
+            raise ValueError("property name: expected at least one character")
+        if self.kind not in ("number", "category"):
+            raise ValueError(f"property {self.name}: kind must be number or category, not {self.kind!r}")
+        if self.scope not in ("event", "session"):
+            raise ValueError(f"property {self.name}: scope must be event or session, not {self.scope!r}")
+
+
+def category_text(value: PropertyValue | None) -> str | None:
+    """Return the text under which a category property's value is known; None for no value.
+
+    Booleans and whole numbers get one spelling, so that a log's `1` and a POST's `1.0` are the same category.
+    """
+    if value is None or isinstance(value, str):
+        return value or None
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if math.isnan(value):
+        return None
+    return str(int(value)) if float(value).is_integer() else repr(float(value))
+
+
+def number_value(value: PropertyValue | None) -> float:
+    """Return a number property's value as a float; NaN where there is none or it is not a number."""
+    if value is None:
+        return math.nan
+    try:
+        return float(value)
+    except ValueError:
+        return math.nan
+
+
+def fingerprint(identifier: str | None) -> int:
+    """Return the number under which the artifact knows a string: 31 bits of its `identifier_code`, 0 for no value.
+
+    Four bytes hold it in a stored state; two strings share one with a probability of 2**-31 a pair.
+    """
+    if not identifier:
+        return 0
+    return identifier_code(identifier) & _FINGERPRINT_MASK or 1
+
+
+def columns_from_events(events: Sequence[Event], properties: Sequence[PropertySpec]) -> tuple[Tensor, Tensor, Tensor]:
+    """Return `(timestamp_ms [B], codes [B, 3 + C], numbers [B, 2 + N])` of B events, on the CPU.
+
+    Args:
+        events: B events, B may be 0.
+        properties: the artifact's declared properties; others that an event carries are not looked at.
+    """
+    categories = [spec.name for spec in properties if spec.kind == "category"]
+    numeric = [spec.name for spec in properties if spec.kind == "number"]
+    stamps: list[int] = []
+    codes: list[list[int]] = []
+    numbers: list[list[float]] = []
+    for event in events:
+        stamps.append(event.timestamp_ms)
+        row = [
+            fingerprint(event.event_name),
+            fingerprint(event.item_id),
+            fingerprint(event.item_category),
+        ]
+        values = [
+            math.nan if event.price is None else event.price,
+            math.nan if event.quantity is None else event.quantity,
+        ]
+        if properties:
+            given = event.properties
+            row += [fingerprint(category_text(given.get(name))) for name in categories]
+            values += [number_value(given.get(name)) for name in numeric]
+        codes.append(row)
+        numbers.append(values)
+    return (
+        torch.tensor(stamps, dtype=torch.int64),
+        torch.tensor(codes, dtype=torch.int64).reshape(len(events), FIXED_CODES + len(categories)),
+        torch.tensor(numbers, dtype=torch.float32).reshape(len(events), FIXED_NUMBERS + len(numeric)),
+    )

@@ -1,0 +1,66 @@
+"""Small artifacts of random weights, made in a moment: for tests that need a model and not a good one."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from model.artifact import save
+from model.columns import PropertySpec
+from model.encoder import Encoder
+from model.network import NetworkSizes, SessionModel
+
+EVENT_NAMES = ("page_view", "view_item", "view_item_list", "search", "add_to_cart", "view_cart", "begin_checkout")
+PROPERTIES = (
+    PropertySpec("device", "category", "session"),
+    PropertySpec("campaign", "category", "session"),
+    PropertySpec("visits", "number", "session"),
+)
+
+
+def random_model(
+    *,
+    seed: int = 0,
+    hidden_size: int = 8,
+    layers: int = 1,
+    event_names: Sequence[str] = EVENT_NAMES,
+    properties: Sequence[PropertySpec] = PROPERTIES,
+    calendar: bool = False,
+) -> SessionModel:
+    """A model whose answers vary a good deal with the events."""
+    encoder = Encoder(
+        list(event_names),
+        ["shoes", "hats"],
+        ["SKU-1", "SKU-2"],
+        list(properties),
+        {spec.name: ["mobile", "desktop"] for spec in properties if spec.kind == "category"},
+        calendar=calendar,
+    )
+    torch.manual_seed(seed)
+    model = SessionModel(encoder, NetworkSizes(hidden_size=hidden_size, layers=layers, head_size=8))
+    with torch.no_grad():
+        model.logit.weight.mul_(4.0)
+    return model.eval()
+
+
+def write_artifact(
+    path: Path,
+    *,
+    seed: int = 0,
+    hidden_size: int = 8,
+    layers: int = 1,
+    event_names: Sequence[str] = EVENT_NAMES,
+    properties: Sequence[PropertySpec] = PROPERTIES,
+    calendar: bool = False,
+) -> Path:
+    """Write such a model as an artifact; another seed is another fingerprint."""
+    model = random_model(
+        seed=seed,
+        hidden_size=hidden_size,
+        layers=layers,
+        event_names=event_names,
+        properties=properties,
+        calendar=calendar,
+    )
+    save(model, path)
+    return path
