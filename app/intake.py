@@ -1,0 +1,189 @@
+"""From the bytes of a request to an event that may be folded."""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from pydantic import ValidationError
+
+from app.errors import InvalidEventError, InvalidJsonError, UnsupportedEncodingError, UnsupportedMediaTypeError
+from app.metrics import Metrics
+from app.schemas import EventIn
+from app.settings import Settings
+from model.events import PURCHASE, Event, canonical_event_name, identifier_code
+
+_MOST_ERRORS: Final = 20
+_LONGEST_ECHO: Final = 64
+_OWN_FACTS: Final = "unknown field; the shop's own facts belong into `properties`"
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """An event on its way to its session.
+
+    Attributes:
+        session_id: the session.
+        event: what happened; its time is within the bounds.
+        code: code of the event id; random when there was none, so that a commit whose reply was lost is recognised.
+        has_event_id: whether the caller gave an id.
+        received_ms: the server's clock when it came.
+        warnings: what was accepted though it looks wrong.
+    """
+
+    session_id: str
+    event: Event
+    code: int
+    has_event_id: bool
+    received_ms: int
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def is_purchase(self) -> bool:
+        """Whether it closes the session."""
+        return self.event.event_name == PURCHASE
+
+
+class _DuplicateKeyError(ValueError):
+    pass
+
+
+def check_headers(content_type: str | None, content_encoding: str | None) -> None:
+    """Raise when the headers declare a body that is not plain JSON."""
+    media_type = (content_type or "").partition(";")[0].strip().lower()
+    if media_type != "application/json" and not (
+        media_type.startswith("application/") and media_type.endswith("+json")
+    ):
+        raise UnsupportedMediaTypeError("Expected the header `Content-Type: application/json`.")
+    if content_encoding and content_encoding.strip().lower() != "identity":
+        raise UnsupportedEncodingError("Expected no `Content-Encoding`: bodies are small and are read uncompressed.")
+
+
+def parse_event(body: bytes) -> EventIn:
+    """Return the event in a body.
+
+    Raises:
+        InvalidJsonError: the body is empty, not UTF-8, not JSON, too deeply nested, or has a key twice.
+        InvalidEventError: it is JSON, but not an event; every field at fault is named.
+    """
+    if not body:
+        raise InvalidJsonError("The body is empty; expected one event as a JSON object.")
+    try:
+        # Decoded here, as json.loads would also take UTF-16 and lone surrogates.
+        value = json.loads(body.decode("utf-8"), object_pairs_hook=_object)
+    except UnicodeDecodeError as exc:
+        raise InvalidJsonError(f"The body is not UTF-8: byte {exc.start} cannot be decoded.") from exc
+    except json.JSONDecodeError as exc:
+        raise InvalidJsonError(f"{exc.msg} at line {exc.lineno}, column {exc.colno}.") from exc
+    except _DuplicateKeyError as exc:
+        raise InvalidJsonError(f"The key {exc} appears twice in one object.") from exc
+    except RecursionError as exc:
+        raise InvalidJsonError("The body is nested too deeply.") from exc
+    except ValueError as exc:
+        # Python converts no integer of thousands of digits.
+        raise InvalidJsonError("The body has a number with too many digits.") from exc
+    if not isinstance(value, dict):
+        error = {"field": "body", "message": "expected one event as a JSON object", "code": "not_an_object"}
+        raise InvalidEventError("The body is JSON, but not an object.", [error])
+    try:
+        return EventIn.model_validate(value)
+    except ValidationError as exc:
+        errors = field_errors(exc.errors(include_url=False, include_context=False, include_input=False))
+        raise InvalidEventError("; ".join(f"{e['field']}: {e['message']}" for e in errors), errors) from exc
+
+
+def field_errors(errors: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
+    """Return pydantic's errors as field, message and code; no input is echoed but names of fields, shortened."""
+    return [
+        {
+            "field": _shortened(".".join(str(part) for part in error["loc"] if part != "[key]")) or "body",
+            "message": _OWN_FACTS if error["type"] == "extra_forbidden" else error["msg"],
+            "code": error["type"],
+        }
+        for error in errors[:_MOST_ERRORS]
+    ]
+
+
+class Intake:
+    """Turns checked bodies into submissions: canonical names, times within the bounds, codes.
+
+    Args:
+        settings: bounds on times.
+        knows: whether the model's vocabulary has a canonical name.
+        metrics: where oddities are counted.
+    """
+
+    def __init__(self, settings: Settings, metrics: Metrics) -> None:
+        self._max_age_ms = settings.max_event_age_s * 1000
+        self._max_ahead_ms = settings.max_event_ahead_s * 1000
+        self._metrics = metrics
+
+    def submission(self, body: EventIn, *, now_ms: int, knows: bool) -> Submission:
+        """Return the submission of an event that came at `now_ms`.
+
+        Args:
+            body: the event.
+            now_ms: the server's clock.
+            knows: whether the model's vocabulary has the event's canonical name.
+
+        Raises:
+            InvalidEventError: its timestamp is out of bounds.
+        """
+        event_name = canonical_event_name(body.event_name)
+        warnings = []
+        timestamp_ms = now_ms if body.timestamp is None else body.timestamp
+        if not now_ms - self._max_age_ms <= timestamp_ms <= now_ms + self._max_ahead_ms:
+            raise self._out_of_bounds(timestamp_ms - now_ms)
+        if timestamp_ms > now_ms:
+            self._metrics.future_events.inc()
+            ahead_s = (timestamp_ms - now_ms) / 1000
+            warnings.append(f"timestamp: {ahead_s:g} s ahead of the server's clock; taken as now")
+            timestamp_ms = now_ms
+        if not knows and event_name != PURCHASE:
+            self._metrics.unseen_names.inc()
+            warnings.append('event_name: the model does not know this name; it counts as "other"')
+        return Submission(
+            session_id=body.session_id,
+            event=Event(
+                event_name=event_name,
+                timestamp_ms=timestamp_ms,
+                item_id=body.item_id,
+                item_category=body.item_category,
+                price=body.price,
+                quantity=body.quantity,
+                properties=body.properties,
+            ),
+            code=_random_code() if body.event_id is None else identifier_code(body.event_id),
+            has_event_id=body.event_id is not None,
+            received_ms=now_ms,
+            warnings=tuple(warnings),
+        )
+
+    def _out_of_bounds(self, offset_ms: int) -> InvalidEventError:
+        if offset_ms < 0:
+            message = f"expected a time at most {self._max_age_ms // 1000} s in the past"
+        else:
+            message = f"expected a time at most {self._max_ahead_ms // 1000} s ahead of the server's clock"
+        error = {"field": "timestamp", "message": message, "code": "timestamp_out_of_bounds"}
+        return InvalidEventError(f"timestamp: {message}", [error])
+
+
+def _random_code() -> int:
+    return int.from_bytes(os.urandom(8), "little", signed=True)
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return the object of these members; JSON leaves open which of two equal keys counts, so neither does."""
+    members = dict(pairs)
+    if len(members) < len(pairs):
+        seen: set[str] = set()
+        for key, _ in pairs:
+            if key in seen:
+                raise _DuplicateKeyError(_shortened(repr(key)))
+            seen.add(key)
+    return members
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= _LONGEST_ECHO else text[:_LONGEST_ECHO] + "…"

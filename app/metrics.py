@@ -1,0 +1,53 @@
+"""What the service counts and times, in Prometheus' terms. `docs/metrics.md` explains each.
+
+Every app has a registry of its own, so that many can live in one process.
+"""
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+
+_SECONDS = (0.0005, 0.001, 0.002, 0.004, 0.008, 0.015, 0.03, 0.06, 0.125, 0.25, 0.5, 1.0, 2.0, 5.0)
+_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
+
+
+class Metrics:
+    """One app's metrics; attributes are named as the metrics are, without prefix and unit suffixes."""
+
+    content_type = CONTENT_TYPE_LATEST
+
+    def __init__(self) -> None:
+        self.registry = registry = CollectorRegistry()
+
+        def counter(name: str, text: str, *labels: str) -> Counter:
+            return Counter(f"willbuy_{name}", text, labels, registry=registry)
+
+        def histogram(name: str, text: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
+            return Histogram(f"willbuy_{name}", text, labels, buckets=buckets, registry=registry)
+
+        self.requests = counter("requests", "Requests answered", "method", "route", "status")
+        self.request_seconds = histogram("request_seconds", "Request to answer", _SECONDS, "route")
+        self.errors = counter("errors", "Problems given to callers, by code", "code")
+
+        self.queue_length = Gauge("willbuy_queue_length", "Events waiting for a batch", registry=registry)
+        self.batch_size = histogram("batch_size", "Sessions in a batch", _SIZES)
+        self.batch_seconds = histogram("batch_seconds", "One batch: load, step, commit", _SECONDS)
+        self.step_seconds = histogram("step_seconds", "The model's step of a batch", _SECONDS)
+        self.store_seconds = histogram("store_seconds", "One round trip to the store", _SECONDS, "operation")
+
+        self.events_folded = counter("events_folded", "Events folded into sessions")
+        self.sessions_started = counter("sessions_started", "Sessions whose first event came")
+        self.purchases = counter("purchases", "Sessions closed by a purchase")
+        self.duplicates = counter("duplicates", "Events answered from a session's last answers")
+        self.conflicts = counter("conflicts", "Commits refused because another came first")
+        self.rebuilds = counter("rebuilds", "Sessions whose state was folded again from history")
+        self.rebuild_seconds = histogram("rebuild_seconds", "Folding histories again, a batch", _SECONDS)
+        self.late_events = counter("late_events", "Events older than one folded before")
+        self.future_events = counter("future_events", "Events ahead of the server's clock, taken as now")
+        self.unseen_names = counter("unseen_names", "Events whose name the model does not know")
+        self.closed_session_events = counter("closed_session_events", "Events after their session's purchase")
+
+        self.model_info = Gauge("willbuy_model_info", "The model in use; always 1", ["fingerprint"], registry=registry)
+
+    def exposition(self) -> bytes:
+        """Return all metrics in Prometheus' text format."""
+        return generate_latest(self.registry)

@@ -1,0 +1,234 @@
+"""Bodies of requests and answers.
+
+Values are taken as they are and never converted: `"12"` is no price. Unknown fields are refused, since a misspelt field
+that is ignored loses data without a word.
+"""
+
+import re
+from datetime import UTC, datetime, timedelta
+from math import isfinite
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+from pydantic_core import PydanticCustomError
+
+from model.events import PropertyValue
+
+LARGEST_AMOUNT: Final = 1e12
+LONGEST_SESSION_ID: Final = 256
+LARGEST_PROPERTY_COUNT: Final = 32
+LONGEST_PROPERTY_VALUE: Final = 256
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_RFC3339: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,9})?(Z|[+-]\d\d:\d\d)", re.ASCII)
+_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+# So far from the epoch that no clock means it; keeps later arithmetic within 64 bits.
+_LARGEST_TIMESTAMP_MS: Final = 2**53
+
+
+def without_control_characters(value: str) -> str:
+    """Return `value`, or raise when it has characters below space, DEL, or those of U+0080 to U+009F."""
+    if _CONTROL.search(value):
+        raise PydanticCustomError("control_character", "expected no control characters")
+    return value
+
+
+def _not_blank(value: str) -> str:
+    if not value.strip():
+        raise PydanticCustomError("blank", "expected something other than white space")
+    return value
+
+
+def _timestamp_ms(value: object) -> int | None:
+    """Return milliseconds since the epoch of an RFC 3339 time or of a whole number of milliseconds."""
+    if value is None:
+        return None
+    if isinstance(value, str) and _RFC3339.fullmatch(value.upper()):
+        try:
+            return (datetime.fromisoformat(value.upper()) - _EPOCH) // timedelta(milliseconds=1)
+        except (ValueError, OverflowError):
+            pass  # the form of a time, but no such time
+    elif isinstance(value, int) and not isinstance(value, bool) and abs(value) <= _LARGEST_TIMESTAMP_MS:
+        return value
+    raise PydanticCustomError(
+        "timestamp",
+        "expected RFC 3339 with an offset (2026-11-22T10:15:00Z) or a whole number of milliseconds since the epoch",
+    )
+
+
+def _property_value(value: object) -> PropertyValue:
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, int | float):
+        if abs(value) <= LARGEST_AMOUNT and isfinite(value):
+            return float(value)
+    elif isinstance(value, str) and len(value) <= LONGEST_PROPERTY_VALUE:
+        return value
+    raise PydanticCustomError(
+        "property_value",
+        f"expected a string of at most {LONGEST_PROPERTY_VALUE} characters, a finite number of at most 1e12 either "
+        "way, true or false",
+    )
+
+
+SessionId = Annotated[
+    str, Field(min_length=1, max_length=LONGEST_SESSION_ID), AfterValidator(without_control_characters)
+]
+_Name = Annotated[
+    str, Field(min_length=1, max_length=128), AfterValidator(without_control_characters), AfterValidator(_not_blank)
+]
+_Identifier = Annotated[str, Field(min_length=1, max_length=256), AfterValidator(without_control_characters)]
+_Amount = Annotated[float, Field(ge=0, le=LARGEST_AMOUNT, allow_inf_nan=False)]
+_Timestamp = Annotated[
+    int | None,
+    BeforeValidator(_timestamp_ms),
+    WithJsonSchema(
+        {"anyOf": [{"type": "string", "format": "date-time"}, {"type": "integer"}, {"type": "null"}], "default": None}
+    ),
+]
+
+EVENT_EXAMPLE: Final[dict[str, Any]] = {
+    "event_id": "b7e2f3a0-5d0c-4a7e-9d8b-2f6f4c1f7a10",
+    "session_id": "s-81",
+    "timestamp": "2026-11-22T10:15:00Z",
+    "event_name": "view_item",
+    "item_id": "SKU-1",
+    "item_category": "shoes",
+    "price": 59.9,
+    "quantity": 1,
+    "properties": {"device": "mobile"},
+}
+
+
+class EventIn(BaseModel):
+    """One thing a visitor did."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True, json_schema_extra={"title": "Event"}
+    )
+
+    session_id: SessionId
+    """The shop's id of the session. An unknown one starts a session."""
+
+    event_name: _Name
+    """What happened: a Google Analytics 4 name, one of Segment's, RudderStack's or Google Retail's, or the shop's own.
+    `purchase` closes the session."""
+
+    event_id: Annotated[
+        str | None, Field(min_length=1, max_length=128), AfterValidator(lambda v: v and without_control_characters(v))
+    ] = None
+    """Id of this event; the same one again gets the same answer and changes nothing. Without it every POST counts."""
+
+    timestamp: _Timestamp = None
+    """When it happened: RFC 3339 with an offset, or milliseconds since the epoch. Without it: now."""
+
+    item_id: _Identifier | None = None
+    """The item that was shown or acted on."""
+
+    item_category: _Identifier | None = None
+    """The item's category."""
+
+    price: _Amount | None = None
+    """Price of one unit, in the shop's currency."""
+
+    quantity: _Amount | None = None
+    """Number of units; absent counts as one."""
+
+    properties: Annotated[
+        dict[
+            Annotated[str, Field(min_length=1, max_length=64), AfterValidator(without_control_characters)],
+            Annotated[PropertyValue, BeforeValidator(_property_value)],
+        ],
+        Field(max_length=LARGEST_PROPERTY_COUNT),
+    ] = Field(default_factory=dict)
+    """Further facts of the event or the session; the model uses those it was trained with."""
+
+
+class ScoreOut(BaseModel):
+    """The answer to an event."""
+
+    model_config = ConfigDict(
+        use_attribute_docstrings=True,
+        protected_namespaces=(),
+        json_schema_extra={
+            "title": "Score",
+            "examples": [
+                {
+                    "session_id": "s-81",
+                    "probability": 0.137,
+                    "events": 4,
+                    "model": "9f86d081884c7d65",
+                    "outcome": "open",
+                    "folded": True,
+                    "duplicate": False,
+                    "warnings": [],
+                }
+            ],
+        },
+    )
+
+    session_id: str
+    """The session."""
+    probability: float | None
+    """Probability that the session ends in a purchase; null when nothing was ever folded into it."""
+    events: int
+    """Number of events folded into the session."""
+    model: str
+    """Fingerprint of the model that gave the probability."""
+    outcome: Literal["open", "purchase"]
+    """`purchase` once the session has bought; its probability then stands still."""
+    folded: bool
+    """Whether this event is part of the probability: not the purchase itself, and nothing after it."""
+    duplicate: bool
+    """Whether this `event_id` was answered before; the answer is the one given then."""
+    warnings: list[str]
+    """What was accepted though it looks wrong, each starting with the field's name."""
+
+
+class SessionOut(BaseModel):
+    """A session as it stands."""
+
+    model_config = ConfigDict(
+        use_attribute_docstrings=True, protected_namespaces=(), json_schema_extra={"title": "Session"}
+    )
+
+    session_id: str
+    """The session."""
+    probability: float | None
+    """Probability that it ends in a purchase, after its last folded event."""
+    events: int
+    """Number of events folded."""
+    first_seen: datetime
+    """Server's clock at its first event."""
+    last_seen: datetime
+    """Server's clock at its last."""
+    model: str
+    """Fingerprint of the model that gave the probability."""
+    outcome: Literal["open", "purchase"]
+    """Whether it has bought."""
+
+
+class FieldError(BaseModel):
+    """What is wrong with one field."""
+
+    field: str
+    """The field, `properties.device` for one inside another; `body` for the body as a whole."""
+    message: str
+    """What was expected."""
+    code: str
+    """Machine-readable name of what was expected."""
+
+
+class Problem(BaseModel):
+    """An error, after RFC 9457."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    code: str
+    """Stable name of the error."""
+    errors: list[FieldError] | None = None
+    """The fields at fault, where there are some."""
+    request_id: str | None = None
+    """Name under which the service logged the failure."""

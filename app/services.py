@@ -1,0 +1,35 @@
+"""The parts that routes call, as one object: built in `app.main`, read from `request.app.state.services`."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from fastapi import Request
+from structlog.typing import FilteringBoundLogger
+
+from app.batcher import Batcher
+from app.intake import Intake, Submission
+from app.metrics import Metrics
+from app.scorer import Score
+from app.settings import Settings
+from app.stepper import Model
+from app.stores.base import StateStore
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """One app's parts, running."""
+
+    settings: Settings
+    metrics: Metrics
+    logger: FilteringBoundLogger
+    model: Model
+    store: StateStore
+    intake: Intake
+    batcher: Batcher[Submission, Score]
+    now_ms: Callable[[], int]
+
+
+def services_of(request: Request) -> Services:
+    """Return the parts of the app that got the request."""
+    services: Services = request.app.state.services
+    return services

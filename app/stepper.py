@@ -1,0 +1,61 @@
+"""What the service asks of a model; `model.predictor.Predictor` is one.
+
+Protocols, so that tests can put a model in its place whose answers are known.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from model.events import Event
+
+
+class Stepper(Protocol):
+    """What the scorer asks."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Name of the model: 16 hex characters."""
+        ...
+
+    @property
+    def state_size(self) -> int:
+        """Bytes of one state."""
+        ...
+
+    def advance(self, events: Sequence[Event], states: Sequence[bytes | None]) -> tuple[list[float], list[bytes]]:
+        """Fold one event into each state; None is the initial state."""
+        ...
+
+    def refold(self, histories: Sequence[Sequence[Event]]) -> list[tuple[float, bytes]]:
+        """Fold whole histories; last probability and state of each."""
+        ...
+
+
+class ManifestLike(Protocol):
+    """What is told of an artifact."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it ready for JSON."""
+        ...
+
+
+class Model(Stepper, Protocol):
+    """What the whole service asks."""
+
+    @property
+    def manifest(self) -> ManifestLike:
+        """What the artifact says of itself."""
+        ...
+
+    @property
+    def device(self) -> str:
+        """Where it runs."""
+        ...
+
+    def knows(self, event_name: str) -> bool:
+        """Whether the vocabulary has a canonical event name."""
+        ...
+
+    def warm_up(self) -> None:
+        """Make the first request as fast as the thousandth."""
+        ...

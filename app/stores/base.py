@@ -1,0 +1,59 @@
+"""What the scorer asks of a store, whatever it is made of."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from app.errors import StoreError
+from app.stores.records import Record
+from model.events import Event
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """One session's new record and the events that led to it.
+
+    Attributes:
+        session_id: the session.
+        expected: version of the record that was read; None when there was none.
+        record: what to store; its version is new.
+        appended: events to append to the history, oldest first; may be empty.
+    """
+
+    session_id: str
+    expected: bytes | None
+    record: Record
+    appended: Sequence[Event] = ()
+
+
+class StateStore(Protocol):
+    """Sessions under compare-and-set.
+
+    A call about many sessions answers for each of them, in the order asked: a session that cannot be read or written
+    is an error in its place, not an exception for all. A store that is gone altogether gives every one of them
+    `StoreUnavailableError`.
+    """
+
+    async def load(self, session_ids: Sequence[str]) -> list[Record | StoreError | None]:
+        """Return each session's record, None where there is none."""
+        ...
+
+    async def load_histories(self, session_ids: Sequence[str]) -> list[list[Event] | StoreError]:
+        """Return each session's events in the order they were folded; empty where there is none."""
+        ...
+
+    async def commit(self, commits: Sequence[Commit]) -> list[bool | StoreError]:
+        """Store each record if its session is still as expected, and say for each whether it was.
+
+        Atomic for a session: record and history change together or not at all. The session's lifetime starts again.
+        The same commit may be sent twice: the second changes nothing and answers True while its record stands.
+        """
+        ...
+
+    async def ping(self) -> None:
+        """Return when the store answers; raise `StoreUnavailableError` when it does not."""
+        ...
+
+    async def close(self) -> None:
+        """Give back connections."""
+        ...

@@ -1,0 +1,72 @@
+"""What a session's record becomes with one more event; pure functions of the record, the event and the answer."""
+
+import os
+from dataclasses import replace
+
+from app.intake import Submission
+from app.stores.records import VERSION_BYTES, Answer, Answers, Outcome, Record
+
+
+def with_fold(
+    record: Record | None, submission: Submission, *, model: str, probability: float, state: bytes, window: int
+) -> tuple[Record, Answer]:
+    """Return the record after an event that was folded, and the event's answer.
+
+    Args:
+        record: before the event; None when the session begins with it.
+        submission: the event.
+        model: fingerprint of the model that was stepped.
+        probability: the model's, after the event.
+        state: the model's, after the event.
+        window: how many answers the record keeps.
+    """
+    previous = record or _blank(submission, model)
+    answer = Answer(probability, previous.events + 1, model, Outcome.OPEN, folded=True)
+    following = replace(
+        previous,
+        version=os.urandom(VERSION_BYTES),
+        model=model,
+        probability=probability,
+        events=previous.events + 1,
+        last_seen_ms=max(previous.last_seen_ms, submission.received_ms),
+        last_event_ms=max(previous.last_event_ms, submission.event.timestamp_ms),
+        answers=previous.answers.with_answer(submission.code, answer, window),
+        state=state,
+    )
+    return following, answer
+
+
+def without_fold(record: Record | None, submission: Submission, *, model: str, window: int) -> tuple[Record, Answer]:
+    """Return the record after a purchase, or after whatever came later, and the event's answer.
+
+    Neither is ever an input of the model. The record is written all the same: its lifetime starts again, so that a
+    visitor who browses on after buying stays in the session that is closed.
+    """
+    previous = record or _blank(submission, model)
+    answer = Answer(previous.probability, previous.events, previous.model, Outcome.PURCHASE, folded=False)
+    following = replace(
+        previous,
+        version=os.urandom(VERSION_BYTES),
+        last_seen_ms=max(previous.last_seen_ms, submission.received_ms),
+        outcome=Outcome.PURCHASE,
+        outcome_ms=submission.event.timestamp_ms if previous.outcome is Outcome.OPEN else previous.outcome_ms,
+        answers=previous.answers.with_answer(submission.code, answer, window),
+    )
+    return following, answer
+
+
+def _blank(submission: Submission, model: str) -> Record:
+    """Return a session before its first event."""
+    return Record(
+        version=bytes(VERSION_BYTES),
+        model=model,
+        probability=None,
+        events=0,
+        first_seen_ms=submission.received_ms,
+        last_seen_ms=submission.received_ms,
+        last_event_ms=0,
+        outcome=Outcome.OPEN,
+        outcome_ms=0,
+        answers=Answers(),
+        state=b"",
+    )

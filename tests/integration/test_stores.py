@@ -1,0 +1,283 @@
+"""One suite over every store: in memory, the oldest Redis and the newest Valkey."""
+
+import asyncio
+import time
+from contextlib import asynccontextmanager
+
+import pytest
+import redis
+
+from app.errors import CorruptRecordError, StoreUnavailableError
+from app.stores.base import Commit
+from app.stores.keys import history_key, record_key, shard_of
+from app.stores.memory import MemoryStore
+from app.stores.records import Answers, Outcome, Record
+from app.stores.redis import RedisStore
+from model.events import Event
+
+pytestmark = pytest.mark.anyio
+
+
+def a_record(version, **changes):
+    fields = {
+        "version": version.to_bytes(8, "big"),
+        "model": "00" * 8,
+        "probability": 0.5,
+        "events": 1,
+        "first_seen_ms": 1,
+        "last_seen_ms": 1,
+        "last_event_ms": 1,
+        "outcome": Outcome.OPEN,
+        "outcome_ms": 0,
+        "answers": Answers(),
+        "state": b"state",
+    }
+    return Record(**(fields | changes))
+
+
+def a_commit(session_id, expected, version, *events):
+    return Commit(session_id, expected and expected.to_bytes(8, "big"), a_record(version), events)
+
+
+def redis_store(server, **options):
+    options = {"session_idle_s": 1800, "timeout_s": 2.0, "max_connections": 16} | options
+    return RedisStore(server.url, **options)
+
+
+class Kind:
+    """How to open a store, and how to put bytes under it."""
+
+    def __init__(self, server):
+        self.server = server
+        self._memory = {}
+
+    @asynccontextmanager
+    async def open(self, **options):
+        if self.server is None:
+            idle_s = options.get("session_idle_s", 1800)
+            store = self._memory.setdefault(
+                idle_s, MemoryStore(session_idle_s=idle_s, now_ms=lambda: time.time_ns() // 1_000_000)
+            )
+        else:
+            store = redis_store(self.server, **options)
+        yield store
+        await store.close()
+
+    def damage(self, store, session_id, *, record=None, history=None):
+        if self.server is None:
+            session = store._sessions[session_id]
+            session.record = record or session.record
+            session.history = history or session.history
+            return
+        with redis.Redis.from_url(self.server.url) as client:
+            if record:
+                client.set(record_key(session_id), record)
+            if history:
+                client.delete(history_key(session_id))
+                client.rpush(history_key(session_id), *history)
+
+
+@pytest.fixture(params=["memory", "redis-6.2", "valkey-8.1"])
+def kind(request, start_redis):
+    if request.param == "memory":
+        return Kind(None)
+    servers = request.config.stash.setdefault(SERVERS, {})
+    if request.param not in servers:
+        servers[request.param] = start_redis(request.param)
+    servers[request.param].flush()
+    return Kind(servers[request.param])
+
+
+SERVERS = pytest.StashKey()
+
+
+async def test_what_is_committed_is_loaded(kind):
+    async with kind.open() as store:
+        first, second = Event("page_view", 1), Event("view_item", 2, "SKU", "shoes", 1.5, 2.0, {"device": "mobile"})
+        assert await store.commit([a_commit("a", None, 1, first), a_commit("b", None, 2)]) == [True, True]
+        assert await store.commit([a_commit("a", 1, 3, second)]) == [True]
+        assert await store.load(["b", "a", "c"]) == [a_record(2), a_record(3), None]
+        assert await store.load_histories(["a", "b", "c"]) == [[first, second], [], []]
+
+
+async def test_a_commit_on_another_version_changes_nothing(kind):
+    async with kind.open() as store:
+        await store.commit([a_commit("a", None, 1, Event("page_view", 1))])
+        stale = [
+            a_commit("a", None, 2, Event("page_view", 2)),
+            a_commit("b", 9, 3, Event("page_view", 3)),
+        ]
+        assert await store.commit(stale) == [False, False]
+        assert await store.commit([a_commit("a", 7, 4, Event("page_view", 4))]) == [False]
+        assert await store.load(["a", "b"]) == [a_record(1), None]
+        assert await store.load_histories(["a", "b"]) == [[Event("page_view", 1)], []]
+
+
+async def test_a_conflict_fails_alone(kind):
+    async with kind.open() as store:
+        ids = [str(i) for i in range(100)]
+        await store.commit([a_commit(session_id, None, 1) for session_id in ids])
+        expected = [9 if i % 7 == 0 else 1 for i in range(100)]
+        commits = [a_commit(session_id, version, 2) for session_id, version in zip(ids, expected, strict=True)]
+        assert await store.commit(commits) == [version == 1 for version in expected]
+
+
+async def test_the_same_commit_twice_counts_once(kind):
+    async with kind.open() as store:
+        commit = a_commit("a", None, 1, Event("page_view", 1))
+        assert await store.commit([commit]) == [True]
+        assert await store.commit([commit]) == [True]
+        following = a_commit("a", 1, 2, Event("page_view", 2))
+        assert await store.commit([following]) == [True]
+        assert await store.commit([following]) == [True]
+        assert await store.load_histories(["a"]) == [[Event("page_view", 1), Event("page_view", 2)]]
+        # But once another came on top, the old one is a conflict
+        assert await store.commit([commit]) == [False]
+
+
+async def test_a_hundred_racers_on_one_version_have_one_winner(kind):
+    async with kind.open() as store:
+        await store.commit([a_commit("a", None, 1)])
+
+        async def race(number):
+            (won,) = await store.commit([a_commit("a", 1, 100 + number, Event("page_view", number))])
+            return won
+
+        won = await asyncio.gather(*(race(number) for number in range(100)))
+        winner = won.index(True)
+        assert sum(won) == 1
+        assert await store.load(["a"]) == [a_record(100 + winner)]
+        assert await store.load_histories(["a"]) == [[Event("page_view", winner)]]
+
+
+async def test_idle_sessions_vanish_and_active_ones_do_not(kind):
+    async with kind.open(session_idle_s=1) as store:
+        await store.commit([a_commit("idle", None, 1, Event("page_view", 1))])
+        await store.commit([a_commit("active", None, 1, Event("page_view", 1))])
+        await asyncio.sleep(0.7)
+        # A commit without events lets the history live on too
+        assert await store.commit([a_commit("active", 1, 2)]) == [True]
+        await asyncio.sleep(0.7)
+        assert await store.load(["idle", "active"]) == [None, a_record(2)]
+        assert await store.load_histories(["idle", "active"]) == [[], [Event("page_view", 1)]]
+        # And an expired session's version is worth nothing
+        assert await store.commit([a_commit("idle", 1, 3)]) == [False]
+
+
+async def test_what_cannot_be_read_fails_alone(kind):
+    async with kind.open() as store:
+        await store.commit([a_commit(session_id, None, 1, Event("page_view", 1)) for session_id in ("good", "bad")])
+        kind.damage(store, "bad", record=b"\x01garbage", history=[b"\xc1"])
+        good, bad = await store.load(["good", "bad"])
+        assert good == a_record(1)
+        assert isinstance(bad, CorruptRecordError)
+        good, bad = await store.load_histories(["good", "bad"])
+        assert good == [Event("page_view", 1)]
+        assert isinstance(bad, CorruptRecordError)
+
+
+async def test_any_session_id_is_a_key(kind):
+    async with kind.open() as store:
+        ids = ["a/b", "{x}", "ä€😀", "a b", "*", "s:1", "x" * 256]
+        assert await store.commit([a_commit(session_id, None, 1) for session_id in ids]) == [True] * len(ids)
+        assert await store.load(ids) == [a_record(1)] * len(ids)
+
+
+def test_keys_of_a_session_share_the_shards_hash_tag():
+    # Fixed for all time: another shard would put live sessions where nobody looks for them.
+    assert shard_of("s-81") == 0x85
+    assert record_key("s-81") == "wb:{85}:s:s-81"
+    assert history_key("s-81") == "wb:{85}:h:s-81"
+    assert {shard_of(str(number)) for number in range(5000)} == set(range(256))
+
+
+async def test_every_key_expires(redis_server):
+    store = redis_store(redis_server, session_idle_s=60)
+    await store.commit([a_commit(str(i), None, 1, Event("page_view", 1)) for i in range(20)])
+    with redis.Redis.from_url(redis_server.url) as client:
+        lifetimes_ms = [client.pttl(key) for key in client.keys()]
+    assert len(lifetimes_ms) == 40
+    assert all(0 < lifetime_ms <= 60_000 for lifetime_ms in lifetimes_ms)
+    await store.close()
+
+
+async def test_a_new_session_does_not_inherit_an_old_history(redis_server):
+    store = redis_store(redis_server)
+    await store.commit([a_commit("a", None, 1, Event("page_view", 1))])
+    # Given a record that is gone before its history is
+    with redis.Redis.from_url(redis_server.url) as client:
+        client.delete(record_key("a"))
+    await store.commit([a_commit("a", None, 2, Event("page_view", 2))])
+    assert await store.load_histories(["a"]) == [[Event("page_view", 2)]]
+    await store.close()
+
+
+async def test_a_server_that_forgot_the_script_is_given_it_again(redis_server):
+    store = redis_store(redis_server)
+    commits = [a_commit(str(i), None, 1, Event("page_view", 1)) for i in range(20)]
+    assert await store.commit(commits) == [True] * 20
+    redis_server.command("SCRIPT", "FLUSH")
+    commits = [a_commit(str(i), 1, 2, Event("page_view", 2)) for i in range(20)]
+    assert await store.commit(commits) == [True] * 20
+    assert await store.load_histories(["7"]) == [[Event("page_view", 1), Event("page_view", 2)]]
+    await store.close()
+
+
+async def test_a_batch_costs_one_round_trip_to_load_and_one_to_commit(redis_server):
+    observed = []
+    store = redis_store(redis_server, observe=lambda operation, seconds: observed.append(operation))
+    await store.commit([a_commit("warm", None, 1)])
+    observed.clear()
+    ids = [str(i) for i in range(200)]
+    await store.load(ids)
+    await store.commit([a_commit(session_id, None, 1) for session_id in ids])
+    assert observed == ["load", "commit"]
+    await store.close()
+
+
+async def test_a_full_server_refuses_writes_as_unavailable(start_redis):
+    server = start_redis("valkey-8.1", options=("--maxmemory", "1", "--maxmemory-policy", "noeviction"))
+    store = redis_store(server)
+    results = await store.commit([a_commit("a", None, 1), a_commit("b", None, 1)])
+    assert [type(result) for result in results] == [StoreUnavailableError] * 2
+    assert await store.load(["a", "b"]) == [None, None]
+    await store.close()
+
+
+async def test_a_server_that_is_gone_is_told_at_once_and_found_again(start_redis):
+    server = start_redis("valkey-8.1", appendonly=True)
+    store = redis_store(server)
+    await store.commit([a_commit("a", None, 1)])
+    server.kill()
+    for results in (
+        await store.load(["a", "b"]),
+        await store.load_histories(["a", "b"]),
+        await store.commit([a_commit("a", 1, 2), a_commit("b", None, 2)]),
+    ):
+        assert [type(result) for result in results] == [StoreUnavailableError] * 2
+    with pytest.raises(StoreUnavailableError):
+        await store.ping()
+    # When it is back, what was committed is there and the next commit goes through
+    server.start()
+    assert await store.load(["a"]) == [a_record(1)]
+    assert await store.commit([a_commit("a", 1, 2)]) == [True]
+    await store.close()
+
+
+async def test_a_server_that_hangs_is_given_up_and_found_again(start_redis):
+    server = start_redis("valkey-8.1")
+    store = redis_store(server, timeout_s=0.1)
+    await store.commit([a_commit("a", None, 1)])
+    server.pause()
+    (result,) = await store.load(["a"])
+    assert isinstance(result, StoreUnavailableError)
+    server.resume()
+    assert await store.load(["a"]) == [a_record(1)]
+    await store.close()
+
+
+async def test_more_callers_than_connections_wait_for_a_free_one(redis_server):
+    store = redis_store(redis_server, max_connections=2)
+    results = await asyncio.gather(*(store.commit([a_commit(str(i), None, 1)]) for i in range(50)))
+    assert results == [[True]] * 50
+    await store.close()

@@ -1,0 +1,62 @@
+"""A model whose answers are known: each event changes the state into a hash of both, the probability is read off it."""
+
+from collections.abc import Sequence
+from hashlib import sha256
+
+from model.events import Event
+
+
+class FakeManifest:
+    def to_dict(self):
+        return {"fingerprint": "fake", "items": ["a", "b"]}
+
+
+class FakeModel:
+    """`salt` makes another model; `poison` is an item id on which it crashes."""
+
+    device = "cpu"
+    manifest = FakeManifest()
+
+    def __init__(self, salt: str = "a", *, state_size: int = 16, poison: str = "poison"):
+        self.fingerprint = sha256(salt.encode()).hexdigest()[:16]
+        self.state_size = state_size
+        self.poison = poison
+        self.batches: list[int] = []
+        self.refolded = 0
+
+    def knows(self, event_name: str) -> bool:
+        return event_name != "unheard_of"
+
+    def warm_up(self) -> None:
+        pass
+
+    def advance(self, events: Sequence[Event], states: Sequence[bytes | None]) -> tuple[list[float], list[bytes]]:
+        self.batches.append(len(events))
+        following = [self._step(event, state) for event, state in zip(events, states, strict=True)]
+        return [_probability(state) for state in following], following
+
+    def refold(self, histories: Sequence[Sequence[Event]]) -> list[tuple[float, bytes]]:
+        self.refolded += len(histories)
+        return [(_probability(state), state) for state in map(self._fold, histories)]
+
+    def expected(self, events: Sequence[Event]) -> float:
+        """The probability after these events, whoever folds them."""
+        return _probability(self._fold(events))
+
+    def _fold(self, events: Sequence[Event]) -> bytes:
+        state = None
+        for event in events:
+            state = self._step(event, state)
+        assert state is not None
+        return state
+
+    def _step(self, event: Event, state: bytes | None) -> bytes:
+        if event.item_id == self.poison:
+            raise RuntimeError("poisoned")
+        assert state is None or len(state) == self.state_size
+        facts = f"{self.fingerprint} {event.event_name} {event.timestamp_ms} {event.item_id} {event.price}"
+        return sha256((state or b"") + facts.encode()).digest()[: self.state_size]
+
+
+def _probability(state: bytes) -> float:
+    return int.from_bytes(state[:6], "little") / 2**48

@@ -1,0 +1,81 @@
+"""The service as users run it: a real uvicorn process on a free loopback port, stopped by its process id."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import httpx
+
+from support.redis_servers import free_port
+
+ROOT = Path(__file__).parents[2]
+
+
+class Service:
+    """One `uvicorn --factory app.main:create_app`.
+
+    `settings` become `WILLBUY_` variables; nothing else of that name is passed on from the tests' own environment.
+    """
+
+    def __init__(self, log: Path, settings: dict[str, object]):
+        self.log = log
+        self.port = free_port()
+        self.base_url = f"http://127.0.0.1:{self.port}"
+        self._environment = {name: value for name, value in os.environ.items() if not name.startswith("WILLBUY_")}
+        self._environment |= {f"WILLBUY_{name.upper()}": str(value) for name, value in settings.items()}
+        self._process: subprocess.Popen | None = None
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    def start(self) -> None:
+        """Start and wait until it answers; Redis need not be there."""
+        self.launch()
+        deadline = time.monotonic() + 60
+        while not self._answers():
+            assert self._process is not None
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError(self.output()[-4000:])
+            time.sleep(0.05)
+
+    def launch(self) -> None:
+        command = [sys.executable, "-m", "uvicorn", "--factory", "app.main:create_app"]
+        command += ["--host", "127.0.0.1", "--port", str(self.port), "--no-access-log"]
+        with self.log.open("ab") as log:
+            self._process = subprocess.Popen(
+                command, cwd=ROOT, env=self._environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+            )
+
+    def wait(self, timeout_s: float = 60) -> int:
+        """Return the exit status of a process that ends by itself."""
+        assert self._process is not None
+        return self._process.wait(timeout_s)
+
+    def output(self) -> str:
+        return self.log.read_text()
+
+    def terminate(self) -> None:
+        os.kill(self.pid, signal.SIGTERM)
+
+    def stop(self) -> int:
+        """Stop it in order and return its exit status."""
+        assert self._process is not None
+        if self._process.poll() is None:
+            self._process.terminate()
+        try:
+            return self._process.wait(20)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+            raise
+
+    def _answers(self) -> bool:
+        try:
+            return httpx.get(f"{self.base_url}/healthz", timeout=2).status_code == 200
+        except httpx.TransportError:
+            return False

@@ -1,0 +1,286 @@
+import asyncio
+import io
+from itertools import count
+
+import pytest
+
+from app.errors import ConflictError, CorruptRecordError, PredictionError, SessionFullError, StoreUnavailableError
+from app.intake import Submission
+from app.logging import build_logger
+from app.metrics import Metrics
+from app.scorer import LATE, Scorer
+from app.stores.memory import MemoryStore
+from app.stores.records import Outcome
+from model.events import Event, identifier_code
+from support.fakes import FakeModel
+
+pytestmark = pytest.mark.anyio
+
+NOW_MS = 1_795_392_000_000
+_codes = count(1)
+
+
+def submission(session_id="s", event_name="page_view", *, event_id=None, at_ms=NOW_MS, item_id=None):
+    return Submission(
+        session_id=session_id,
+        event=Event(event_name, at_ms, item_id),
+        code=next(_codes) if event_id is None else identifier_code(event_id),
+        has_event_id=event_id is not None,
+        received_ms=NOW_MS,
+    )
+
+
+@pytest.fixture
+def store():
+    return MemoryStore(session_idle_s=1800, now_ms=lambda: NOW_MS)
+
+
+class Bench:
+    """A scorer and what it is made of."""
+
+    def __init__(self, store, model=None, **limits):
+        self.store = store
+        self.model = model or FakeModel()
+        self.metrics = Metrics()
+        self.log = io.StringIO()
+        logger = build_logger(log_format="json", log_level="info", stream=self.log)
+        limits = {"max_session_events": 100, "dedupe_window": 8, "commit_attempts": 4} | limits
+        self.scorer = Scorer(store, self.model, metrics=self.metrics, logger=logger, **limits)
+
+    async def score(self, *submissions):
+        return await self.scorer.score(submissions)
+
+    async def score_in_turn(self, *submissions):
+        return [(await self.scorer.score([one]))[0] for one in submissions]
+
+    def counted(self, name):
+        return self.metrics.registry.get_sample_value(f"willbuy_{name}_total")
+
+
+@pytest.fixture
+def bench(store):
+    return Bench(store)
+
+
+async def test_each_answer_is_the_fold_of_the_events_so_far(bench):
+    submissions = [submission(at_ms=NOW_MS + i, item_id=str(i)) for i in range(10)]
+    scores = await bench.score_in_turn(*submissions)
+    for index, score in enumerate(scores):
+        assert score.answer.events == index + 1
+        assert score.answer.probability == bench.model.expected([one.event for one in submissions[: index + 1]])
+        assert score.answer.model == bench.model.fingerprint
+
+
+async def test_sessions_of_a_batch_are_stepped_together_and_get_their_own_answers(bench):
+    submissions = [submission(str(i), item_id=str(i)) for i in range(20)]
+    scores = await bench.score(*submissions)
+    assert bench.model.batches == [20]
+    assert [score.session_id for score in scores] == [str(i) for i in range(20)]
+    assert [score.answer.probability for score in scores] == [bench.model.expected([one.event]) for one in submissions]
+
+
+async def test_an_event_that_comes_again_gets_the_same_answer_and_changes_nothing(bench):
+    first, second = submission(event_id="e"), submission()
+    original, later = await bench.score_in_turn(first, second)
+    (again,) = await bench.score(submission(event_id="e"))
+    assert again.duplicate
+    assert again.answer == original.answer
+    assert (await bench.store.load(["s"]))[0].probability == later.answer.probability
+    assert bench.counted("duplicates") == 1
+
+
+async def test_an_event_id_past_the_window_is_folded_again(store):
+    bench = Bench(store, dedupe_window=2)
+    await bench.score_in_turn(submission(event_id="e"), submission(), submission())
+    (again,) = await bench.score(submission(event_id="e"))
+    assert not again.duplicate
+    assert again.answer.events == 4
+
+
+async def test_a_purchase_closes_the_session_and_is_no_input(bench):
+    view, purchase, after = submission(), submission(event_name="purchase"), submission()
+    viewed, bought, later = await bench.score_in_turn(view, purchase, after)
+    for score in (bought, later):
+        assert score.answer.outcome is Outcome.PURCHASE
+        assert not score.answer.folded
+        assert score.answer.probability == viewed.answer.probability
+        assert score.answer.events == 1
+    assert await bench.store.load_histories(["s"]) == [[view.event]]
+    assert bench.counted("purchases") == bench.counted("closed_session_events") == 1
+
+
+async def test_a_purchase_as_first_event_makes_a_closed_session_without_probability(bench):
+    bought, later = await bench.score_in_turn(submission(event_name="purchase"), submission())
+    assert bought.answer.probability is later.answer.probability is None
+    assert bought.answer.events == later.answer.events == 0
+    assert later.answer.outcome is Outcome.PURCHASE
+
+
+async def test_a_purchase_that_comes_again_is_a_duplicate(bench):
+    purchase = submission(event_name="purchase", event_id="p")
+    first, again = await bench.score_in_turn(purchase, purchase)
+    assert again.duplicate
+    assert again.answer == first.answer
+    assert bench.counted("purchases") == 1
+
+
+async def test_a_full_session_refuses_events_but_not_duplicates_nor_the_purchase(store):
+    bench = Bench(store, max_session_events=2)
+    await bench.score_in_turn(submission(event_id="e"), submission())
+    full, duplicate, purchase = await bench.score_in_turn(
+        submission(), submission(event_id="e"), submission(event_name="purchase")
+    )
+    assert isinstance(full, SessionFullError)
+    assert "may have 2" in full.detail
+    assert duplicate.duplicate
+    assert purchase.answer.outcome is Outcome.PURCHASE
+
+
+async def test_a_late_event_is_folded_in_order_of_arrival_and_told(bench):
+    on_time, late = submission(at_ms=NOW_MS), submission(at_ms=NOW_MS - 1)
+    first, second = await bench.score_in_turn(on_time, late)
+    assert first.warnings == ()
+    assert second.warnings == (LATE,)
+    assert second.answer.probability == bench.model.expected([on_time.event, late.event])
+    assert bench.counted("late_events") == 1
+    # And the largest time stays what later events are compared with
+    assert (await bench.store.load(["s"]))[0].last_event_ms == NOW_MS
+
+
+@pytest.mark.parametrize("successor", [FakeModel("b"), FakeModel("a", state_size=32)], ids=["model", "state size"])
+async def test_another_models_record_is_rebuilt_from_history(store, successor):
+    before = [submission(at_ms=NOW_MS + i) for i in range(5)]
+    await Bench(store).score_in_turn(*before)
+    bench = Bench(store, successor)
+    step, next_step = submission(at_ms=NOW_MS + 5), submission(at_ms=NOW_MS + 6)
+    first, second = await bench.score_in_turn(step, next_step)
+    events = [one.event for one in [*before, step]]
+    assert first.answer.probability == successor.expected(events)
+    assert second.answer.probability == successor.expected([*events, next_step.event])
+    assert bench.counted("rebuilds") == 1
+
+
+async def test_two_models_in_turn_stay_exact(store):
+    replicas = [Bench(store, FakeModel("a")), Bench(store, FakeModel("b"))]
+    events = []
+    for turn in range(6):
+        replica = replicas[turn % 2]
+        one = submission(event_id=f"e{turn}", at_ms=NOW_MS + turn)
+        events.append(one.event)
+        (score,) = await replica.score(one)
+        assert score.answer.probability == replica.model.expected(events)
+        assert score.answer.model == replica.model.fingerprint
+    # And an old duplicate names the model that answered it
+    (again,) = await replicas[1].score(submission(event_id="e0"))
+    assert again.answer.model == replicas[0].model.fingerprint
+
+
+async def test_a_history_that_grew_between_two_reads_is_read_again(store):
+    old, current = Bench(store, FakeModel("a")), Bench(store, FakeModel("b"))
+    first, raced, last = (submission(at_ms=NOW_MS + i) for i in range(3))
+    await old.score(first)
+    # Given a replica that commits after the record was read and before the history is
+    load_histories = store.load_histories
+
+    async def load_after_another_commit(session_ids):
+        store.load_histories = load_histories
+        await old.score(raced)
+        return await load_histories(session_ids)
+
+    store.load_histories = load_after_another_commit
+    (score,) = await current.score(last)
+    assert score.answer.probability == current.model.expected([first.event, raced.event, last.event])
+    assert current.counted("conflicts") == 1
+
+
+async def test_a_bad_event_fails_alone(bench):
+    good, bad = [submission(str(i)) for i in range(3)], submission("bad", item_id="poison")
+    *scores, error = await bench.score(*good, bad)
+    assert isinstance(error, PredictionError)
+    assert [score.answer.probability for score in scores] == [bench.model.expected([one.event]) for one in good]
+    assert await bench.store.load(["bad"]) == [None]
+    assert "poisoned" in bench.log.getvalue()
+
+
+async def test_a_bad_history_fails_alone(store):
+    # Given sessions of another model, one with an event on which the current model crashes
+    await Bench(store, FakeModel("a", poison="")).score(submission("good"), submission("bad", item_id="poison"))
+    good, bad = await Bench(store, FakeModel("b")).score(submission("good"), submission("bad"))
+    assert good.answer.events == 2
+    assert isinstance(bad, PredictionError)
+
+
+async def test_a_probability_that_is_no_number_is_an_error(store):
+    model = FakeModel()
+    model.advance = lambda events, states: ([float("nan")] * len(events), [bytes(16)] * len(events))
+    bench = Bench(store, model)
+    (error,) = await bench.score(submission())
+    assert isinstance(error, PredictionError)
+    assert await store.load(["s"]) == [None]
+
+
+async def test_a_corrupt_record_fails_alone_and_is_logged(bench):
+    await bench.score(submission("good"), submission("bad"))
+    bench.store._sessions["bad"].record = b"\x01garbage"
+    good, bad = await bench.score(submission("good"), submission("bad"))
+    assert good.answer.events == 2
+    assert isinstance(bad, CorruptRecordError)
+    assert "record_corrupt" in bench.log.getvalue()
+
+
+async def test_a_store_that_is_gone_fails_every_event(bench):
+    async def load(session_ids):
+        return [StoreUnavailableError("gone")] * len(session_ids)
+
+    bench.store.load = load
+    assert all(isinstance(result, StoreUnavailableError) for result in await bench.score(submission(), submission("t")))
+
+
+async def test_racing_replicas_lose_nothing_and_answer_in_commit_order(store):
+    class YieldingStore:
+        """Gives way between read and commit, so that others come in between."""
+
+        async def load(self, session_ids):
+            await asyncio.sleep(0)
+            return await store.load(session_ids)
+
+        async def commit(self, commits):
+            await asyncio.sleep(0)
+            return await store.commit(commits)
+
+    replicas = [Bench(YieldingStore(), commit_attempts=100) for _ in range(5)]
+    scores = await asyncio.gather(*(replicas[i % 5].score(submission(item_id=str(i))) for i in range(30)))
+    assert sorted(score.answer.events for (score,) in scores) == list(range(1, 31))
+    (history,) = await store.load_histories(["s"])
+    model = replicas[0].model
+    for (score,) in scores:
+        assert score.answer.probability == model.expected(history[: score.answer.events])
+    assert sum(replica.counted("conflicts") for replica in replicas) > 0
+
+
+async def test_conflicts_without_end_become_an_error(bench):
+    async def commit(commits):
+        return [False] * len(commits)
+
+    bench.store.commit = commit
+    (error,) = await bench.score(submission())
+    assert isinstance(error, ConflictError)
+    assert bench.counted("conflicts") == 4
+
+
+async def test_a_commit_whose_reply_was_lost_is_recognised_also_without_an_event_id(bench):
+    # The attempt is stored, then another event on top of it, and only then is the attempt told to have failed.
+    commit = bench.store.commit
+    mine, other = submission(), submission()
+
+    async def commit_but_lose_the_reply(commits):
+        bench.store.commit = commit
+        await commit(commits)
+        await bench.score(other)
+        return [False]
+
+    bench.store.commit = commit_but_lose_the_reply
+    (score,) = await bench.score(mine)
+    assert score.answer.probability == bench.model.expected([mine.event])
+    assert not score.duplicate
+    assert await bench.store.load_histories(["s"]) == [[mine.event, other.event]]

@@ -1,0 +1,98 @@
+import pytest
+from pydantic import ValidationError
+
+from app.main import StartupError, create_app
+from app.settings import Settings
+
+
+@pytest.fixture(autouse=True)
+def empty_environment(monkeypatch):
+    for name in Settings.model_fields:
+        monkeypatch.delenv(f"WILLBUY_{name.upper()}", raising=False)
+
+
+def test_settings_come_from_the_environment(monkeypatch, tmp_path):
+    monkeypatch.setenv("WILLBUY_ARTIFACT", str(tmp_path / "model.pt"))
+    monkeypatch.setenv("WILLBUY_MAX_QUEUE", "7")
+    settings = Settings()
+    assert settings.artifact == tmp_path / "model.pt"
+    assert settings.max_queue == 7
+
+
+def test_settings_are_frozen():
+    with pytest.raises(ValidationError):
+        Settings(artifact="model.pt").max_queue = 7
+
+
+@pytest.mark.parametrize(
+    "url", ["redis://cache:6379/0", "rediss://user:secret@cache:6380/2", "unix:///run/redis.sock", "redis://cache"]
+)
+def test_supported_redis_urls(url):
+    assert Settings(artifact="model.pt", redis_url=url).redis_url.get_secret_value() == url
+
+
+@pytest.mark.parametrize(
+    "url", ["http://cache", "cache:6379", "redis://", "unix://", "redis://cache/one", "redis://cache:port", ""]
+)
+def test_other_urls_are_refused(url):
+    with pytest.raises(ValidationError, match="redis_url"):
+        Settings(artifact="model.pt", redis_url=url)
+
+
+@pytest.mark.parametrize(
+    ("url", "masked"),
+    [
+        ("redis://user:secret@cache:6379/1?password=secret", "redis://user:***@cache:6379/1"),
+        ("redis://:secret@cache", "redis://:***@cache"),
+        ("redis://cache:6379/0", "redis://cache:6379/0"),
+        ("unix:///run/redis.sock?password=secret", "unix:///run/redis.sock"),
+    ],
+)
+def test_the_password_is_masked(url, masked):
+    settings = Settings(artifact="model.pt", redis_url=url)
+    assert settings.masked_redis_url == masked
+    assert "secret" not in repr(settings)
+
+
+def test_a_refused_url_is_not_echoed():
+    with pytest.raises(ValidationError) as caught:
+        Settings(artifact="model.pt", redis_url="http://user:secret@cache")
+    assert "secret" not in str(caught.value)
+
+
+def test_a_round_trip_longer_than_the_deadline_is_refused():
+    with pytest.raises(ValidationError, match="redis_timeout_s must not be larger than request_timeout_s"):
+        Settings(artifact="model.pt", redis_timeout_s=3, request_timeout_s=2)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("MAX_QUEUE", "many"),
+        ("MAX_QUEUE", "0"),
+        ("DEDUPE_WINDOW", "256"),
+        ("STATE_DTYPE", "float64"),
+        ("ARTIFACT_SHA256", "abc"),
+        ("SESSION_IDLE_S", "-1"),
+    ],
+)
+def test_a_bad_variable_is_one_line_that_names_it(monkeypatch, name, value):
+    monkeypatch.setenv("WILLBUY_ARTIFACT", "model.pt")
+    monkeypatch.setenv(f"WILLBUY_{name}", value)
+    with pytest.raises(StartupError) as caught:
+        create_app()
+    assert f"WILLBUY_{name}" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_bad_pair_of_variables_is_one_line_too(monkeypatch):
+    monkeypatch.setenv("WILLBUY_ARTIFACT", "model.pt")
+    monkeypatch.setenv("WILLBUY_REDIS_TIMEOUT_S", "3")
+    with pytest.raises(StartupError) as caught:
+        create_app()
+    assert str(caught.value) == "willbuy cannot start: redis_timeout_s must not be larger than request_timeout_s"
+
+
+def test_without_an_artifact_the_variable_to_set_is_named():
+    with pytest.raises(StartupError, match="WILLBUY_ARTIFACT"):
+        create_app()

@@ -1,0 +1,239 @@
+"""How good probabilities are: pure functions from arrays to numbers.
+
+Throughout, N predictions have `outcome` (N,) of 0 or 1 and `probability` (N,) in [0, 1]. What is undefined (no
+predictions, or an AUC of buyers alone) is None: never NaN, never a warning.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from sklearn.metrics import average_precision_score, roc_auc_score
+
+PREFIX_LENGTHS: Final = (1, 2, 3, 5, 8, 10, 15, 20)
+"""Prefix lengths that tables and reports show."""
+
+CALIBRATION_BINS: Final = 15
+
+_FLOOR: Final = 1e-15  # keeps the loss of a confident mistake finite: at most 34.5 nats
+_Z_95: Final = 1.959963984540054
+_RESAMPLING_CELLS: Final = 4_000_000  # session draws held at once by the bootstrap: 32 MB
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """What a set of predictions is worth.
+
+    Attributes:
+        count: number of predictions.
+        base_rate: share of outcomes that are purchases.
+        auc: probability that a buyer is ranked above a non-buyer, ties counting half; None with one class only.
+        average_precision: precision averaged over the recall that each threshold adds; None without buyers.
+        log_loss: mean of -log of the probability given to what happened, in nats; see `log_losses`.
+        log_loss_skill: 1 - log_loss / (log loss of always saying the base rate of these same outcomes); 0 is
+            knowing nothing but the base rate, 1 is perfect; None with one class only.
+        brier: mean squared difference of probability and outcome (Brier 1950).
+        calibration_error: see `calibration_error`.
+    """
+
+    count: int
+    base_rate: float | None
+    auc: float | None
+    average_precision: float | None
+    log_loss: float | None
+    log_loss_skill: float | None
+    brier: float | None
+    calibration_error: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreRow:
+    """Scores of the prefixes of one length, or of all prefixes pooled when `prefix_length` is None."""
+
+    prefix_length: int | None
+    scores: Scores
+
+
+@dataclass(frozen=True, slots=True)
+class ReliabilityPoint:
+    """One bin of a reliability diagram.
+
+    Attributes:
+        count: predictions in the bin.
+        probability: their mean probability.
+        observed: share of them that ended in a purchase.
+        low: lower end of the 95 % Wilson interval of `observed`.
+        high: its upper end.
+    """
+
+    count: int
+    probability: float
+    observed: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True)
+class PairedDifference:
+    """Mean loss of a minus mean loss of b: negative where a is better. `low` and `high` bound 95 % of resamples."""
+
+    difference: float
+    low: float
+    high: float
+
+
+def score(outcome: ArrayLike, probability: ArrayLike) -> Scores:
+    """Return all scores of these predictions.
+
+    Raises:
+        ValueError: shapes differ, an outcome is neither 0 nor 1, or a probability is not in [0, 1].
+    """
+    bought, chance = _checked(outcome, probability)
+    if not len(bought):
+        return Scores(0, None, None, None, None, None, None, None)
+    base_rate = float(bought.mean())
+    loss = float(log_losses(bought, chance).mean())
+    both = 0.0 < base_rate < 1.0
+    base_loss = float(log_losses(bought, np.full(len(bought), base_rate)).mean())
+    return Scores(
+        count=len(bought),
+        base_rate=base_rate,
+        auc=float(roc_auc_score(bought, chance)) if both else None,
+        average_precision=float(average_precision_score(bought, chance)) if base_rate > 0.0 else None,
+        log_loss=loss,
+        log_loss_skill=1.0 - loss / base_loss if both else None,
+        brier=float(np.mean((chance - bought) ** 2)),
+        calibration_error=calibration_error(bought, chance),
+    )
+
+
+def by_prefix_length(
+    prefix_length: ArrayLike,
+    outcome: ArrayLike,
+    probability: ArrayLike,
+    lengths: Sequence[int] = PREFIX_LENGTHS,
+) -> list[ScoreRow]:
+    """Return one row for each of `lengths`, then one of all prefixes pooled, whatever their length.
+
+    Raises:
+        ValueError: as for `score`, or `prefix_length` is of another shape.
+    """
+    bought, chance = _checked(outcome, probability)
+    length = np.asarray(prefix_length)
+    if length.shape != bought.shape:
+        raise ValueError(f"prefix_length: shape {bought.shape} is needed, not {length.shape}")
+    rows = [ScoreRow(n, score(bought[length == n], chance[length == n])) for n in lengths]
+    return [*rows, ScoreRow(None, score(bought, chance))]
+
+
+def log_losses(outcome: ArrayLike, probability: ArrayLike) -> NDArray[np.float64]:
+    """Return (N,) losses -log p, p the probability given to what happened, in nats.
+
+    Probabilities are clipped to [1e-15, 1 - 1e-15] first.
+    """
+    bought, chance = np.asarray(outcome, dtype=np.float64), np.asarray(probability, dtype=np.float64)
+    clipped = np.clip(chance, _FLOOR, 1.0 - _FLOOR)
+    losses: NDArray[np.float64] = -(bought * np.log(clipped) + (1.0 - bought) * np.log1p(-clipped))
+    return losses
+
+
+def calibration_error(outcome: ArrayLike, probability: ArrayLike, bins: int = CALIBRATION_BINS) -> float | None:
+    """Return the expected calibration error: sum over bins of (n_b / N) |mean outcome_b - mean probability_b|.
+
+    Bins hold equally many predictions rather than equally wide ranges (Naeini et al. 2015 with equal-mass bins, as
+    Nixon et al. 2019 advise): purchases are rare, and equal widths would put nearly all into one bin. Equal
+    probabilities share a bin, so the order of the predictions does not matter. Even perfect probabilities score
+    above 0 on a finite sample, about sqrt(2 / pi * bins * p * (1 - p) / N).
+    """
+    bought, chance = _checked(outcome, probability)
+    if not len(bought):
+        return None
+    bin_of = _equal_mass_bins(chance, bins)
+    gap = np.bincount(bin_of, weights=bought - chance, minlength=bins)
+    return float(np.sum(np.abs(gap)) / len(bought))
+
+
+def reliability(outcome: ArrayLike, probability: ArrayLike, bins: int = CALIBRATION_BINS) -> list[ReliabilityPoint]:
+    """Return the reliability diagram: a point for each equal-mass bin that holds predictions, in rising probability.
+
+    Intervals are Wilson's (1927, doi:10.1080/01621459.1927.10502953), with z = 1.96, n the bin's count and q the
+    observed share: (q + z**2 / 2n +- z sqrt(q (1 - q) / n + z**2 / 4n**2)) / (1 + z**2 / n). They take predictions
+    as independent; prefixes of one session are not, so over pooled prefixes the true intervals are wider.
+    """
+    bought, chance = _checked(outcome, probability)
+    bin_of = _equal_mass_bins(chance, bins)
+    count = np.bincount(bin_of, minlength=bins)
+    filled = count > 0
+    n = count[filled]
+    mean = np.bincount(bin_of, weights=chance, minlength=bins)[filled] / n
+    observed = np.bincount(bin_of, weights=bought, minlength=bins)[filled] / n
+    centre = (observed + _Z_95**2 / (2 * n)) / (1 + _Z_95**2 / n)
+    half = _Z_95 * np.sqrt(observed * (1 - observed) / n + _Z_95**2 / (4 * n**2)) / (1 + _Z_95**2 / n)
+    # Rounding alone could leave the interval of "none of n" an ulp above zero or below it.
+    low, high = np.clip(centre - half, 0.0, observed), np.clip(centre + half, observed, 1.0)
+    return [
+        ReliabilityPoint(int(c), float(m), float(o), float(lo), float(hi))
+        for c, m, o, lo, hi in zip(n, mean, observed, low, high, strict=True)
+    ]
+
+
+def paired_bootstrap(
+    session_index: ArrayLike, loss_a: ArrayLike, loss_b: ArrayLike, resamples: int = 2_000, seed: int = 0
+) -> PairedDifference | None:
+    """Return mean(loss_a - loss_b) over all prefixes, with its 95 % interval; None without prefixes.
+
+    Sessions are resampled, not prefixes, as the prefixes of a session share its outcome (cluster bootstrap; Davison &
+    Hinkley 1997, section 3.8). A resample's mean is the sum of its sessions' losses over the sum of their lengths;
+    the interval is the percentile one (Efron & Tibshirani 1993, chapter 13).
+
+    Args:
+        session_index: (N,) whole numbers, equal for prefixes of one session.
+        loss_a: (N,) losses of a.
+        loss_b: (N,) losses of b on the same prefixes.
+        resamples: how many times to resample, at least 1.
+        seed: of the resampling.
+
+    Raises:
+        ValueError: shapes differ, or `resamples` is less than 1.
+    """
+    session = np.asarray(session_index)
+    difference = np.asarray(loss_a, dtype=np.float64) - np.asarray(loss_b, dtype=np.float64)
+    if session.shape != difference.shape or session.ndim != 1:
+        raise ValueError(f"session_index: shape {difference.shape} is needed, not {session.shape}")
+    if resamples < 1:
+        raise ValueError(f"resamples: at least 1 is needed, not {resamples}")
+    if not len(session):
+        return None
+    _, row = np.unique(session, return_inverse=True)
+    total, length = np.bincount(row, weights=difference), np.bincount(row)
+    rng = np.random.default_rng(seed)
+    block = max(1, _RESAMPLING_CELLS // len(total))
+    means = []
+    for first in range(0, resamples, block):
+        drawn = rng.integers(len(total), size=(min(block, resamples - first), len(total)))
+        means.append(total[drawn].sum(axis=1) / length[drawn].sum(axis=1))
+    low, high = np.quantile(np.concatenate(means), [0.025, 0.975])
+    return PairedDifference(float(total.sum() / length.sum()), float(low), float(high))
+
+
+def _checked(outcome: ArrayLike, probability: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    bought, chance = np.asarray(outcome, dtype=np.float64), np.asarray(probability, dtype=np.float64)
+    if bought.ndim != 1 or bought.shape != chance.shape:
+        raise ValueError(f"probability: shape {bought.shape} of outcome is needed, one axis, not {chance.shape}")
+    if not np.all((bought == 0.0) | (bought == 1.0)):
+        raise ValueError("outcome: only 0 and 1 are possible")
+    # Written so that NaN fails it too.
+    if not np.all((chance >= 0.0) & (chance <= 1.0)):
+        wrong = chance[~((chance >= 0.0) & (chance <= 1.0))][0]
+        raise ValueError(f"probability: a number from 0 to 1 is needed, not {wrong}")
+    return bought, chance
+
+
+def _equal_mass_bins(probability: NDArray[np.float64], bins: int) -> NDArray[np.int64]:
+    """Return (N,) bins from 0: the bin of a value is where the middle of its ties falls among all predictions."""
+    _, row, ties = np.unique(probability, return_inverse=True, return_counts=True)
+    middle = np.cumsum(ties) - ties / 2
+    bin_of: NDArray[np.int64] = np.floor(middle / max(len(probability), 1) * bins).astype(np.int64)[row]
+    return bin_of

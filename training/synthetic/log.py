@@ -1,0 +1,182 @@
+"""Turn drawn sessions into what the rest of the project reads: an event table with the truth beside it, or events."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from itertools import count
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import polars as pl
+
+from model.events import PURCHASE, Event
+from training.synthetic.posterior import posterior
+from training.synthetic.process import ADD, CAMPAIGNS, DEVICES, EVENT_NAMES, REMOVE, Process
+from training.synthetic.sample import Index, Traces, sample
+from training.synthetic.shape import ShopShape
+
+DEFAULT_START: Final = datetime(2026, 1, 1, tzinfo=UTC)
+_CHUNK_SESSIONS: Final = 4_096  # bounds what is in memory beside the result
+_STREAM_CHUNK_SESSIONS: Final = 256  # the first session of a stream should not wait for thousands
+
+
+@dataclass(frozen=True, slots=True)
+class SyntheticLog:
+    """A log and the truth about it.
+
+    Attributes:
+        events: one row an event in the canonical event table (docs/event-table.md), purchases included, by time.
+            `outcome` is null: as in a real log, a purchase is a row.
+        posterior: `session_id`, `prefix_length`, `probability`: P(purchase | prefix), one row an event that is no
+            purchase. Never an input.
+    """
+
+    events: pl.DataFrame
+    posterior: pl.DataFrame
+
+
+def generate(shape: ShopShape, sessions: int, seed: int, start: datetime = DEFAULT_START) -> SyntheticLog:
+    """Return a log of `sessions` sessions. The same arguments give the same log, on every machine.
+
+    Args:
+        shape: what the shop is like.
+        sessions: how many sessions, at least one.
+        seed: not negative; other seeds give other visitors of the same shop.
+        start: the log's start, with a time zone.
+
+    Raises:
+        ValueError: an argument is out of its range; the message names it.
+    """
+    if sessions < 1:
+        raise ValueError(f"sessions: at least 1 is needed, not {sessions}")
+    start_ms = _epoch_ms(start)
+    process = Process.of(shape)
+    events, truths = [], []
+    for chunk, first in enumerate(range(0, sessions, _CHUNK_SESSIONS)):
+        traces = sample(process, min(_CHUNK_SESSIONS, sessions - first), _generator(seed, chunk))
+        # The chunk's length, not a hash: ids say nothing about what happens in a session.
+        ids = pl.Series([f"syn-{seed}-{number}" for number in range(first, first + len(traces.length))])
+        events.append(_event_table(process, traces, ids, start_ms))
+        truths.append(_posterior_table(posterior(process, traces), traces.length, ids))
+    table = pl.concat(events).sort("timestamp_ms", maintain_order=True)
+    table = table.with_columns(source_line=pl.int_range(1, pl.len() + 1, dtype=pl.Int64))
+    properties = [name for name in table.columns if name.startswith("property.")]
+    return SyntheticLog(
+        table.select(pl.exclude(properties), *properties), pl.concat(truths).sort("session_id", "prefix_length")
+    )
+
+
+def write(log: SyntheticLog, out: Path) -> Path:
+    """Write the events to `out` (Parquet) and the posterior to `<stem>.posterior.parquet` beside it; return the latter.
+
+    Two files, so that the truth can never be taken for an input.
+    """
+    truth = out.with_name(f"{out.stem}.posterior.parquet")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    log.events.write_parquet(out, metadata={"willbuy.clock": "calendar"})
+    log.posterior.write_parquet(truth)
+    return truth
+
+
+def sessions(shape: ShopShape, seed: int, start: datetime = DEFAULT_START) -> Iterator[list[Event]]:
+    """Yield sessions without end, each in order and with its purchase if it has one; for replays and load.
+
+    Session starts are spread over the shape's days in no order: who replays sets the pace.
+
+    Raises:
+        ValueError: an argument is out of its range; the message names it.
+    """
+    start_ms = _epoch_ms(start)
+    _generator(seed, 0)
+    return _stream(Process.of(shape), seed, start_ms)
+
+
+def _stream(process: Process, seed: int, start_ms: int) -> Iterator[list[Event]]:
+    for chunk in count():
+        traces = sample(process, _STREAM_CHUNK_SESSIONS, _generator(seed, chunk))
+        ids = pl.Series([str(number) for number in range(_STREAM_CHUNK_SESSIONS)])
+        table = _event_table(process, traces, ids, start_ms)
+        for (_,), rows in table.group_by("session_id", maintain_order=True):
+            yield [
+                Event(
+                    event_name=row["event_name"],
+                    timestamp_ms=row["timestamp_ms"],
+                    item_id=row["item_id"],
+                    item_category=row["item_category"],
+                    price=row["price"],
+                    quantity=row["quantity"],
+                    properties={
+                        name.removeprefix("property."): value
+                        for name, value in row.items()
+                        if name.startswith("property.")
+                    },
+                )
+                for row in rows.iter_rows(named=True)
+            ]
+
+
+def _epoch_ms(start: datetime) -> int:
+    if start.tzinfo is None:
+        raise ValueError("start: a time zone is needed")
+    return round(start.timestamp() * 1_000)
+
+
+def _generator(seed: int, chunk: int) -> np.random.Generator:
+    if seed < 0:
+        raise ValueError(f"seed: 0 or more is needed, not {seed}")
+    return np.random.default_rng([seed, chunk])
+
+
+def _event_table(process: Process, traces: Traces, ids: pl.Series, start_ms: int) -> pl.DataFrame:
+    """Return the sessions' rows, session by session, in order, purchases last; `source_line` is still missing."""
+    session, position = np.nonzero(traces.name >= 0)
+    time_ms = start_ms + traces.start_ms[:, None] + np.cumsum(traces.gap_ms, axis=1)
+    name, item = traces.name[session, position], traces.item[session, position]
+    quantity = np.where((name == ADD) | (name == REMOVE), 1.0, np.nan)
+
+    bought = np.flatnonzero(traces.purchased)
+    last = traces.length[bought] - 1
+    session = np.concatenate([session, bought])
+    name = np.concatenate([name, np.full(len(bought), len(EVENT_NAMES))])
+    item = np.concatenate([item, np.full(len(bought), -1)])
+    quantity = np.concatenate([quantity, traces.cart[bought, last].astype(np.float64)])
+    timestamp = np.concatenate(
+        [time_ms[np.nonzero(traces.name >= 0)], time_ms[bought, last] + traces.paying_ms[bought]]
+    )
+    # Stable, so that within a session events keep their order and the purchase, appended, comes last.
+    order = np.argsort(session, kind="stable")
+    session, name, item, quantity, timestamp = (column[order] for column in (session, name, item, quantity, timestamp))
+    number = pl.Series(item)
+    known = number >= 0
+    catalogue = process.catalogue
+    return pl.DataFrame(
+        {
+            "session_id": ids.gather(session),
+            "timestamp_ms": pl.Series(timestamp, dtype=pl.Int64),
+            "event_name": pl.Series([*EVENT_NAMES, PURCHASE]).gather(name),
+            "item_id": number.cast(pl.String),
+            "item_category": pl.Series(catalogue.category[item]).cast(pl.String),
+            "price": pl.Series(catalogue.price[item]),
+            "quantity": pl.Series(quantity).fill_nan(None),
+            "outcome": pl.Series([None], dtype=pl.Boolean).new_from_index(0, len(session)),
+            "property.device": pl.Series(DEVICES).gather(traces.device[session]),
+            "property.campaign": pl.Series(CAMPAIGNS).gather(traces.campaign[session]),
+            "property.visits": pl.Series(traces.visits[session], dtype=pl.Float64),
+        }
+    ).with_columns(
+        item_id=pl.when(known).then(pl.concat_str(pl.lit("SKU-"), "item_id")),
+        item_category=pl.when(known).then(pl.concat_str(pl.lit("category-"), "item_category")),
+        price=pl.when(known).then("price"),
+    )
+
+
+def _posterior_table(probability: np.ndarray, length: Index, ids: pl.Series) -> pl.DataFrame:
+    session, position = np.nonzero(np.arange(probability.shape[1]) < length[:, None])
+    return pl.DataFrame(
+        {
+            "session_id": ids.gather(session),
+            "prefix_length": pl.Series(position + 1, dtype=pl.UInt32),
+            "probability": probability[session, position],
+        }
+    )
