@@ -338,6 +338,23 @@ class Encoder(nn.Module):
         )
         return features, indices, next_carry, next_memory
 
+    @torch.jit.export
+    def sequence(self, timestamp_ms: Tensor, codes: Tensor, numbers: Tensor) -> tuple[Tensor, Tensor]:
+        """Return features [B, T, F] and indices [B, T, I] of raw columns [B, T], [B, T, 3 + C], [B, T, 2 + N].
+
+        Sessions shorter than T are padded at the end with anything: what comes later never changes what came before.
+        """
+        carry, memory = self.initial_state(timestamp_ms.size(0))
+        all_features: list[Tensor] = []
+        all_indices: list[Tensor] = []
+        for position in range(timestamp_ms.size(1)):
+            features, indices, carry, memory = self.forward(
+                timestamp_ms[:, position], codes[:, position], numbers[:, position], carry, memory
+            )
+            all_features.append(features)
+            all_indices.append(indices)
+        return torch.stack(all_features, 1), torch.stack(all_indices, 1)
+
     def _remember(
         self, identifier: Tensor, slots: Tensor, counts: Tensor, distinct: Tensor, arange: Tensor
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:

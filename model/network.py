@@ -13,7 +13,8 @@ The LSTM is that of Hochreiter & Schmidhuber (1997) with forget gates (Gers et a
     c_t = f * c_{t-1} + i * g
     h_t = o * tanh(c_t)
 
-Shape legend: B sessions, T events, F features, I categorical indices, E input size, H hidden size, L layers.
+Shape legend: B sessions, T events, F features, I categorical indices, P quantile bins, E input size, H hidden size,
+L layers.
 """
 
 from dataclasses import dataclass
@@ -32,23 +33,54 @@ class NetworkSizes:
     Attributes:
         hidden_size: units of each LSTM layer.
         layers: LSTM layers.
-        head_size: units of the head's hidden layer.
-        dropout: share of inputs and of head units dropped while training.
+        head_size: units of the head's hidden layer, and of the layer on the quantile bins.
+        dropout: share of bins, LSTM outputs and head units dropped while training.
+        input_dropout: share of the LSTM's inputs dropped while training.
         embedding_size: upper bound of the width of a categorical column's embedding.
     """
 
-    hidden_size: int = 64
+    hidden_size: int = 32
     layers: int = 1
     head_size: int = 64
-    dropout: float = 0.2
+    dropout: float = 0.3
+    input_dropout: float = 0.1
     embedding_size: int = 8
 
     def __post_init__(self) -> None:
         for name in ("hidden_size", "layers", "head_size", "embedding_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: expected a whole number from 1 up, not {getattr(self, name)}")
-        if not 0.0 <= self.dropout < 1.0:
-            raise ValueError(f"dropout: expected a share from 0 up to, not including, 1, not {self.dropout}")
+        for name in ("dropout", "input_dropout"):
+            if not 0.0 <= getattr(self, name) < 1.0:
+                raise ValueError(f"{name}: expected a share from 0 up to, not including, 1, not {getattr(self, name)}")
+
+
+@dataclass(frozen=True, slots=True)
+class FeatureScaling:
+    """How features become inputs, learned from the training sessions.
+
+    Attributes:
+        mean, deviation: float32 [F].
+        bin_feature: int64 [P], the feature of each bin.
+        bin_low, bin_width: float32 [P], where each bin begins and how wide it is; widths are above 0.
+    """
+
+    mean: Tensor
+    deviation: Tensor
+    bin_feature: Tensor
+    bin_low: Tensor
+    bin_width: Tensor
+
+    @classmethod
+    def identity(cls, features: int) -> "FeatureScaling":
+        """Return the scaling that leaves F features as they are, with one bin from 0 to 1 each."""
+        return cls(
+            torch.zeros(features),
+            torch.ones(features),
+            torch.arange(features),
+            torch.zeros(features),
+            torch.ones(features),
+        )
 
 
 class LSTM(nn.Module):
@@ -106,50 +138,71 @@ class SessionModel(nn.Module):
     """
 
     feature_mean: Tensor
-    feature_scale: Tensor
+    feature_deviation: Tensor
+    bin_feature: Tensor
+    bin_low: Tensor
+    bin_width: Tensor
     temperature: Tensor
     bias: Tensor
 
-    def __init__(self, encoder: Encoder, sizes: NetworkSizes) -> None:
+    def __init__(self, encoder: Encoder, sizes: NetworkSizes, scaling: FeatureScaling | None = None) -> None:
         super().__init__()
+        features = len(encoder.feature_names)
+        scaling = scaling or FeatureScaling.identity(features)
         self.encoder = encoder
         self.sizes = sizes
-        features = len(encoder.feature_names)
-        self.register_buffer("feature_mean", torch.zeros(features))
-        self.register_buffer("feature_scale", torch.ones(features))
+        self.register_buffer("feature_mean", scaling.mean)
+        self.register_buffer("feature_deviation", scaling.deviation)
+        self.register_buffer("bin_feature", scaling.bin_feature)
+        self.register_buffer("bin_low", scaling.bin_low)
+        self.register_buffer("bin_width", scaling.bin_width)
         self.embeddings = nn.ModuleList(
             nn.Embedding(size, min(sizes.embedding_size, (size + 1) // 2)) for size in encoder.index_sizes
         )
-        input_size = features + sum(min(sizes.embedding_size, (size + 1) // 2) for size in encoder.index_sizes)
+        embedded = sum(min(sizes.embedding_size, (size + 1) // 2) for size in encoder.index_sizes)
+        self.bins = nn.Linear(len(scaling.bin_feature), sizes.head_size)
+        input_size = features + embedded + sizes.head_size
         self.lstm = LSTM(input_size, sizes.hidden_size, sizes.layers)
-        # The head sees the features beside the LSTM's output: what a sum or a share says need not pass the gates.
+        # The head sees the inputs beside the LSTM's output: what a sum or a share says need not pass the gates.
         self.head = nn.Linear(sizes.hidden_size + input_size, sizes.head_size)
         self.logit = nn.Linear(sizes.head_size, 1)
         self.dropout: float = sizes.dropout
+        self.input_dropout: float = sizes.input_dropout
         self.hidden_width: int = 2 * sizes.layers * sizes.hidden_size
         # Platt scaling (Platt 1999) on logits; temperature is 1 / scale. Fitted after training, on sessions of its own.
         self.register_buffer("temperature", torch.ones(()))
         self.register_buffer("bias", torch.zeros(()))
 
     def inputs(self, features: Tensor, indices: Tensor) -> Tensor:
-        """Return the network's inputs [..., E] for features [..., F] and indices [..., I]."""
-        scaled = ((features - self.feature_mean) / self.feature_scale).clamp(-8.0, 8.0)
-        parts = [scaled]
+        """Return the inputs [..., E] of LSTM and head for features [..., F] and indices [..., I]."""
+        parts = [((features - self.feature_mean) / self.feature_deviation).clamp(-8.0, 8.0)]
         for column, embedding in enumerate(self.embeddings):
             parts.append(embedding(indices[..., column]))
-        return torch.cat(parts, -1)
+        known = functional.dropout(torch.cat(parts, -1), self.input_dropout, self.training)
+        return torch.cat([known, self.binned(features)], -1)
+
+    def binned(self, features: Tensor) -> Tensor:
+        """Return units [..., head] on the features' position among the training sessions' quantiles.
+
+        Piecewise-linear encoding (Gorishniy et al., 2022, "On Embeddings for Numerical Features in Tabular Deep
+        Learning"): how much of each bin lies below the value. It lets the network bend where the data does, as trees
+        do; docs/benchmarks.md has what it brought.
+        """
+        below = torch.index_select(features, -1, self.bin_feature) - self.bin_low
+        filled = (below / self.bin_width).clamp(0.0, 1.0) - 0.5
+        units = functional.relu(self.bins(functional.dropout(filled, self.dropout, self.training)))
+        return functional.dropout(units, self.dropout, self.training)
 
     def raw_logit(self, output: Tensor, inputs: Tensor) -> Tensor:
         """Return the uncalibrated logit [...] of the LSTM's output [..., H] and its inputs [..., E]."""
+        output = functional.dropout(output, self.dropout, self.training)
         units = functional.relu(self.head(torch.cat([output, inputs], -1)))
-        units = functional.dropout(units, self.dropout, self.training)
-        logits: Tensor = self.logit(units)
+        logits: Tensor = self.logit(functional.dropout(units, self.dropout, self.training))
         return logits.squeeze(-1)
 
     def sequence_logits(self, features: Tensor, indices: Tensor) -> Tensor:
         """Return uncalibrated logits [B, T] for encoded sequences [B, T, F], [B, T, I]: what training descends on."""
         inputs = self.inputs(features, indices)
-        inputs = functional.dropout(inputs, self.dropout, self.training)
         return self.raw_logit(self.lstm(inputs), inputs)
 
     def calibrated(self, logit: Tensor) -> Tensor:
@@ -177,24 +230,7 @@ class SessionModel(nn.Module):
         output, hidden = self.lstm.step(inputs, hidden)
         return self.calibrated(self.raw_logit(output, inputs)), hidden, carry, memory
 
-    @torch.jit.export
-    def encode_sequence(self, timestamp_ms: Tensor, codes: Tensor, numbers: Tensor) -> tuple[Tensor, Tensor]:
-        """Return features [B, T, F] and indices [B, T, I] of raw columns [B, T], [B, T, 3 + C], [B, T, 2 + N].
-
-        Sessions shorter than T are padded at the end with anything: what comes later never changes what came before.
-        """
-        carry, memory = self.encoder.initial_state(timestamp_ms.size(0))
-        all_features: list[Tensor] = []
-        all_indices: list[Tensor] = []
-        for position in range(timestamp_ms.size(1)):
-            features, indices, carry, memory = self.encoder(
-                timestamp_ms[:, position], codes[:, position], numbers[:, position], carry, memory
-            )
-            all_features.append(features)
-            all_indices.append(indices)
-        return torch.stack(all_features, 1), torch.stack(all_indices, 1)
-
     def forward(self, timestamp_ms: Tensor, codes: Tensor, numbers: Tensor) -> Tensor:
         """Return the probability after each event [B, T] of sequences of raw columns, from the initial state."""
-        features, indices = self.encode_sequence(timestamp_ms, codes, numbers)
+        features, indices = self.encoder.sequence(timestamp_ms, codes, numbers)
         return self.calibrated(self.sequence_logits(features, indices))

@@ -249,11 +249,13 @@ def train(
     _require_training_packages()
     from model.artifact import ArtifactError  # noqa: PLC0415  # heavy, see the module's docstring
     from model.network import NetworkSizes  # noqa: PLC0415  # same
-    from training.loop import CheckpointError, FitSettings  # noqa: PLC0415  # same
+    from training.checkpoint import CheckpointError  # noqa: PLC0415  # same
+    from training.loop import FitSettings  # noqa: PLC0415  # same
     from training.prepared import PreparedDatasetError, is_prepared, read_prepared  # noqa: PLC0415  # same
     from training.run import run_training  # noqa: PLC0415  # same
+    from training.settings import TrainSettings  # noqa: PLC0415  # same
     from training.sources.errors import SourceError  # noqa: PLC0415  # same
-    from training.train import TrainingError, TrainSettings  # noqa: PLC0415  # same
+    from training.train import TrainingError  # noqa: PLC0415  # same
 
     @errors_for_people(
         SourceError, PreparedDatasetError, TrainingError, CheckpointError, ArtifactError, ValueError, OSError

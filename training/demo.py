@@ -15,64 +15,31 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 from typing import Final
 
 import httpx
-from rich.console import Group
 from rich.live import Live
-from rich.panel import Panel
-from rich.table import Table
-from rich.text import Text
 
 from model.events import PURCHASE, Event
 from model.network import NetworkSizes
 from training.console import OUT, prepare_progress
+from training.demo_screen import Shop, Shopper, screen
 from training.loop import FitSettings
 from training.prepare import prepare
 from training.replay import client_of, ending_now, event_body, post_event
 from training.run import run_training
+from training.settings import TrainSettings
 from training.synthetic import PRESETS, generate, sessions, write
-from training.train import TrainSettings
 
 _START_TIMEOUT_S: Final = 60.0
 _STOP_TIMEOUT_S: Final = 15.0
 _LONGEST_PAUSE_S: Final = 4.0
-_ROWS: Final = 14
-_SPARKS: Final = "▁▂▃▄▅▆▇█"
-_SPARK_EVENTS: Final = 16
-_LIKELY: Final = 0.5
-_POSSIBLE: Final = 0.2
 
 
 class DemoError(RuntimeError):
     """The service did not start; the message says what it printed."""
-
-
-@dataclass(slots=True)
-class Shopper:
-    """A session on screen."""
-
-    session_id: str
-    last_event: Event
-    probabilities: list[float] = field(default_factory=list)
-    outcome: str = ""
-    seen_s: float = 0.0
-
-
-@dataclass(slots=True)
-class Shop:
-    """What the screen shows."""
-
-    shoppers: dict[str, Shopper] = field(default_factory=dict)
-    events: int = 0
-    latency_ms: float = 0.0
-    ended: int = 0
-    bought: int = 0
-    score_of_buyers: float = 0.0
-    score_of_others: float = 0.0
 
 
 def run_demo(folder: Path, *, sessions: int, seconds: float | None, shoppers: int, speed: float, port: int) -> None:
@@ -203,7 +170,7 @@ async def _play(url: str, seconds: float | None, shoppers: int, speed: float) ->
                         group.create_task(_shopper(client, shop, visits, numbers, speed))
                     group.create_task(_redraw(live, shop))
             except asyncio.CancelledError:
-                live.update(_screen(shop))
+                live.update(screen(shop))
                 if not limit.expired():
                     raise
                 # `seconds` are over, as was asked for.
@@ -214,7 +181,7 @@ async def _play(url: str, seconds: float | None, shoppers: int, speed: float) ->
 
 async def _redraw(live: Live, shop: Shop) -> None:
     while True:
-        live.update(_screen(shop))
+        live.update(screen(shop))
         await asyncio.sleep(0.25)
 
 
@@ -252,39 +219,3 @@ async def _shopper(
             shop.score_of_others += last
         await asyncio.sleep(1.5)
         del shop.shoppers[session_id]
-
-
-def _screen(shop: Shop) -> Panel:
-    table = Table(expand=True, box=None, pad_edge=False)
-    for heading, justify in (("session", "left"), ("events", "right"), ("last event", "left")):
-        table.add_column(heading, justify=justify, no_wrap=True)  # type: ignore[arg-type]  # rich's literals
-    table.add_column("probability of a purchase", no_wrap=True, min_width=34)
-    table.add_column("", no_wrap=True)
-    ranked = sorted(
-        (shopper for shopper in shop.shoppers.values() if shopper.probabilities),
-        key=lambda shopper: -shopper.probabilities[-1],
-    )
-    for shopper in ranked[:_ROWS]:
-        table.add_row(
-            shopper.session_id,
-            str(len(shopper.probabilities)),
-            shopper.last_event.event_name,
-            _probability(shopper.probabilities),
-            Text(shopper.outcome, style="bold green" if shopper.outcome == "bought" else "dim"),
-        )
-    others = shop.ended - shop.bought
-    summary = f"{shop.events:,} events, {shop.latency_ms:.1f} ms each"
-    summary += f"  ·  {shop.ended:,} sessions ended, {shop.bought:,} bought"
-    if shop.bought and others:
-        summary += (
-            f"  ·  mean last score: buyers {shop.score_of_buyers / shop.bought:.2f}, "
-            f"others {shop.score_of_others / others:.2f}"
-        )
-    return Panel(Group(table, Text(summary, style="dim")), title="willbuy: who is about to buy?")
-
-
-def _probability(history: list[float]) -> Text:
-    last = history[-1]
-    style = "bold green" if last >= _LIKELY else "yellow" if last >= _POSSIBLE else "dim"
-    sparks = "".join(_SPARKS[min(len(_SPARKS) - 1, int(value * len(_SPARKS)))] for value in history[-_SPARK_EVENTS:])
-    return Text.assemble((f"{last:6.1%} ", style), (f"{'█' * round(last * 12):<12} ", style), (sparks, "cyan"))

@@ -7,7 +7,7 @@ teach the network to know what it will not know when asked.
 import math
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,6 +17,7 @@ from torch.nn import functional
 
 from model.encoder import Encoder
 from model.network import FeatureScaling, SessionModel
+from training.checkpoint import Epoch, Fit, restore, store
 from training.dataset import Columns, batches, padded
 
 # A feature that deviates less than this is constant.
@@ -56,17 +57,6 @@ class FitSettings:
             raise ValueError(f"weight_decay: expected a number from 0 up, not {self.weight_decay}")
 
 
-@dataclass(frozen=True, slots=True)
-class Epoch:
-    """What one pass came to; losses are log losses in nats a prefix."""
-
-    number: int
-    train_loss: float
-    validation_loss: float
-    learning_rate: float
-    seconds: float
-
-
 @dataclass(slots=True)
 class Encoded:
     """Sessions as the network's inputs: features float32 [N, F], indices int64 [N, I], and their layout."""
@@ -74,20 +64,6 @@ class Encoded:
     features: Tensor
     indices: Tensor
     columns: Columns
-
-
-@dataclass(slots=True)
-class Fit:
-    """Progress of a run, and what a checkpoint holds."""
-
-    epochs: list[Epoch] = field(default_factory=list)
-    best_loss: float = math.inf
-    best_epoch: int = 0
-    finished: bool = False
-
-
-class CheckpointError(ValueError):
-    """A checkpoint that cannot be resumed from; the message says why."""
 
 
 Progress = Callable[[int, int, Epoch | None], None]
@@ -187,7 +163,7 @@ def fit(
         progress: see `Progress`.
 
     Raises:
-        CheckpointError: the checkpoint is damaged or of another run.
+        training.checkpoint.CheckpointError: the checkpoint is damaged or of another run.
     """
     model.to(device)
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -198,7 +174,7 @@ def fit(
     # Patience is left out: a finished run may be resumed with more of it.
     identity = {**asdict(settings), **(identity or {})}
     if resume and checkpoint is not None and checkpoint.is_file():
-        state, best = _restore(checkpoint, model, optimizer, identity)
+        state, best = restore(checkpoint, model, optimizer, identity)
     while not state.finished:
         number = len(state.epochs) + 1
         started = time.perf_counter()
@@ -229,7 +205,7 @@ def fit(
             best = {name: value.detach().clone() for name, value in model.state_dict().items()}
         state.finished = number >= settings.epochs or number - state.best_epoch >= settings.patience
         if checkpoint is not None:
-            _store(checkpoint, model, optimizer, state, best, identity)
+            store(checkpoint, model, optimizer, state, best, identity)
         if progress is not None:
             progress(number, done, epoch)
     model.load_state_dict(best)
@@ -271,44 +247,3 @@ def _loss(model: SessionModel, data: Encoded, chosen: Tensor, device: str) -> tu
         raw[inside_there], outcome.to(device)[inside_there], reduction="sum"
     )
     return loss, int(inside.sum())
-
-
-def _store(
-    path: Path,
-    model: SessionModel,
-    optimizer: torch.optim.Optimizer,
-    state: Fit,
-    best: dict[str, Tensor],
-    identity: dict[str, Any],
-) -> None:
-    temporary = path.with_name(f".{path.name}.writing")
-    torch.save(
-        {
-            "identity": identity,
-            "state": {**asdict(state), "epochs": [asdict(epoch) for epoch in state.epochs]},
-            "model": model.state_dict(),
-            "best": best,
-            "optimizer": optimizer.state_dict(),
-        },
-        temporary,
-    )
-    temporary.replace(path)
-
-
-def _restore(
-    path: Path, model: SessionModel, optimizer: torch.optim.Optimizer, identity: dict[str, Any]
-) -> tuple[Fit, dict[str, Tensor]]:
-    try:
-        saved = torch.load(path, weights_only=True)
-        differing = sorted(key for key in identity if saved["identity"].get(key) != identity[key])
-        if not differing:
-            model.load_state_dict(saved["model"])
-            optimizer.load_state_dict(saved["optimizer"])
-            epochs = [Epoch(**epoch) for epoch in saved["state"]["epochs"]]
-            return Fit(**{**saved["state"], "epochs": epochs}), saved["best"]
-    except Exception as exc:  # unpickling a damaged file may raise nearly anything
-        raise CheckpointError(f"{path}: not a readable checkpoint ({type(exc).__name__}); leave out --resume") from exc
-    raise CheckpointError(
-        f"{path}: was written by another run ({', '.join(differing)} differ); "
-        "leave out --resume to start anew, or give the same data and settings"
-    )

@@ -50,7 +50,7 @@ class Partition:
         files = sorted(self._folder.glob(f"{shard:06d}-*.parquet"))
         if not files:
             return None
-        events = pl.read_parquet(files)
+        events = pl.read_parquet(files, glob=False)
         for file in files:
             file.unlink()
         return events

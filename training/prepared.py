@@ -83,7 +83,7 @@ class PreparedDataset:
 
     def scan(self) -> pl.LazyFrame:
         """Return all events, lazily, shard after shard."""
-        return pl.scan_parquet(self.shards)
+        return pl.scan_parquet(self.shards, glob=False)
 
     def sessions(self) -> pl.DataFrame:
         """Return one row a session: `session_id`, `session_start_ms`, `outcome`, `events`."""

@@ -27,7 +27,8 @@ from training.replay import (
     served_model,
 )
 from training.report import Report, build_report, console_table, write_html, write_json
-from training.train import Predictions, TrainingError, TrainResult, TrainSettings, export, parts_of, train
+from training.settings import TrainSettings
+from training.train import Predictions, TrainingError, TrainResult, export, parts_of, train
 
 
 def run_training(

@@ -18,7 +18,7 @@ from training.sources.mapping import Clock
 SOURCE_FILE: Final = "source_file"
 MS_PER_DAY: Final = 86_400_000
 PARTS: Final = ("train", "validation", "calibration", "test")
-DEFAULT_FRACTIONS: Final = (0.7, 0.1, 0.05, 0.15)
+DEFAULT_FRACTIONS: Final = (0.65, 0.1, 0.1, 0.15)
 _POSITION: Final = (SOURCE_FILE, SOURCE_LINE)
 _SESSION: Final = "session_id"
 _TIME: Final = "timestamp_ms"
@@ -125,7 +125,7 @@ def _ordered(events: pl.DataFrame, rules: SessionRules) -> pl.DataFrame:
         # Times count from the session's start, so a session that runs past midnight has the day it began on.
         start = pl.col(SESSION_DAY_MS).min().over(_SESSION)
         events = events.with_columns(pl.col(_TIME) + start).drop(SESSION_DAY_MS)
-    events = events.sort(_SESSION, _TIME, *_POSITION)
+    events = events.sort(_SESSION, _TIME)
     if not rules.by_visitor:
         return events
     idle = (pl.col(_TIME).diff() > rules.idle_timeout_ms).fill_null(value=False)

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -15,61 +15,23 @@ from numpy.typing import NDArray
 from model.artifact import Manifest, manifest_of, save
 from model.columns import PropertySpec
 from model.encoder import Encoder
-from model.network import NetworkSizes, SessionModel
+from model.network import SessionModel
 from training.baselines import base_rate_by_position, lightgbm_on_aggregates
 from training.calibration import Calibration, fit_calibration
+from training.checkpoint import Epoch, Fit
 from training.dataset import Columns, read_columns, words_by_sessions
-from training.loop import Encoded, Epoch, Fit, FitSettings, encode, fit, logits, scaling_of
+from training.loop import Encoded, FitSettings, encode, fit, logits, scaling_of
 from training.prepared import PreparedDataset
-from training.sessions import DEFAULT_FRACTIONS, PARTS, split
+from training.sessions import PARTS, split
+from training.settings import TrainSettings, VocabularySettings
 
 WILLBUY: Final = "willbuy"
 LIGHTGBM: Final = "LightGBM"
-BASE_RATE: Final = "base rate by position"
+BASE_RATE: Final = "base rate"
 
 
 class TrainingError(ValueError):
     """The data cannot be trained on; the message says why and what to do."""
-
-
-@dataclass(frozen=True, slots=True)
-class VocabularySettings:
-    """How many training sessions must contain a word for the model to know it by name, and how many it knows.
-
-    Words below that are "other": a name seen in a handful of sessions teaches chance.
-    """
-
-    event_names_at_least: int = 10
-    event_names_at_most: int = 64
-    categories_at_least: int = 50
-    categories_at_most: int = 256
-    items_at_least: int = 100
-    items_at_most: int = 1024
-    property_values_at_least: int = 20
-    property_values_at_most: int = 64
-
-
-@dataclass(frozen=True, slots=True)
-class TrainSettings:
-    """Everything that decides what a run computes.
-
-    Attributes:
-        fit: how the network is fitted.
-        sizes: how large it is.
-        vocabulary: which words it knows.
-        properties: names of the properties to use; None for all that the data has.
-        fractions: shares of the sessions for training, validation, calibration and test.
-        split_seed: varies a split by session; a split by time has nothing to vary.
-        lightgbm: whether to fit LightGBM for comparison.
-    """
-
-    fit: FitSettings = field(default_factory=FitSettings)
-    sizes: NetworkSizes = field(default_factory=NetworkSizes)
-    vocabulary: VocabularySettings = field(default_factory=VocabularySettings)
-    properties: tuple[str, ...] | None = None
-    fractions: tuple[float, ...] = DEFAULT_FRACTIONS
-    split_seed: int = 0
-    lightgbm: bool = True
 
 
 class Stage(Protocol):
@@ -145,7 +107,7 @@ def train(
 
     Raises:
         TrainingError: a part of the data lacks buyers or non-buyers, or a property is not in the data.
-        training.loop.CheckpointError: the checkpoint does not fit this run.
+        training.checkpoint.CheckpointError: the checkpoint does not fit this run.
     """
     started = time.perf_counter()
     if device == "auto":

@@ -2,12 +2,13 @@
 
 from collections.abc import Sequence
 from hashlib import sha256
+from typing import Any
 
 from model.events import Event
 
 
 class FakeManifest:
-    def to_dict(self):
+    def to_dict(self) -> dict[str, Any]:
         return {"fingerprint": "fake", "items": ["a", "b"]}
 
 
@@ -17,7 +18,7 @@ class FakeModel:
     device = "cpu"
     manifest = FakeManifest()
 
-    def __init__(self, salt: str = "a", *, state_size: int = 16, poison: str = "poison"):
+    def __init__(self, salt: str = "a", *, state_size: int = 16, poison: str = "poison") -> None:
         self.fingerprint = sha256(salt.encode()).hexdigest()[:16]
         self.state_size = state_size
         self.poison = poison

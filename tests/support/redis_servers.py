@@ -28,19 +28,22 @@ def find_binary(name: str) -> Path | None:
 def free_port() -> int:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
+        port: int = listener.getsockname()[1]
+        return port
 
 
 class RedisServer:
     """One server on a loopback port, which it keeps when it is killed and started again."""
 
-    def __init__(self, binary: Path, directory: Path, *, appendonly: bool = False, options: tuple[str, ...] = ()):
+    def __init__(
+        self, binary: Path, directory: Path, *, appendonly: bool = False, options: tuple[str, ...] = ()
+    ) -> None:
         self.binary = binary
         self.directory = directory
         self.appendonly = appendonly
         self.options = options
         self.port = free_port()
-        self._process: subprocess.Popen | None = None
+        self._process: subprocess.Popen[bytes] | None = None
 
     @property
     def url(self) -> str:

@@ -20,13 +20,13 @@ class Service:
     `settings` become `WILLBUY_` variables; nothing else of that name is passed on from the tests' own environment.
     """
 
-    def __init__(self, log: Path, settings: dict[str, object]):
+    def __init__(self, log: Path, settings: dict[str, object]) -> None:
         self.log = log
         self.port = free_port()
         self.base_url = f"http://127.0.0.1:{self.port}"
         self._environment = {name: value for name, value in os.environ.items() if not name.startswith("WILLBUY_")}
         self._environment |= {f"WILLBUY_{name.upper()}": str(value) for name, value in settings.items()}
-        self._process: subprocess.Popen | None = None
+        self._process: subprocess.Popen[bytes] | None = None
 
     @property
     def pid(self) -> int:

@@ -46,8 +46,9 @@ def kept(events: pl.DataFrame, **changes: Any) -> list[tuple[Any, ...]]:
 
 def test_events_are_ordered_by_time_and_by_line_where_times_are_equal() -> None:
     events = table(("a", 9, "third"), ("a", 5, "first"), ("a", 5, "second"))
-    shuffled = events.reverse()
-    assert make_sessions(shuffled, rules()).events["event_name"].to_list() == ["first", "second", "third"]
+    for equal_rows_are_duplicates in (True, False):
+        made = make_sessions(events.reverse(), rules(equal_rows_are_duplicates=equal_rows_are_duplicates))
+        assert made.events["event_name"].to_list() == ["first", "second", "third"]
 
 
 def test_a_session_is_cut_before_its_first_purchase() -> None:
@@ -132,7 +133,8 @@ def test_every_event_before_the_first_purchase_is_kept_once_and_in_order(rows: l
     # Given any log, with the line as item so that no two rows are equal
     events = table(*rows, item_id=[str(line) for line in range(len(rows))])
     # When sessions are made of it
-    made = make_sessions(events.sample(fraction=1.0, shuffle=True, seed=1), rules())
+    shuffled = events.sample(fraction=1.0, shuffle=True, seed=1)
+    made = make_sessions(shuffled, rules(equal_rows_are_duplicates=False))
     # Then each holds its own events before its first purchase, by time and then line
     expected: dict[str, list[tuple[str, bool]]] = {}
     for session_id in {row[0] for row in rows}:

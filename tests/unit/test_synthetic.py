@@ -228,11 +228,22 @@ def test_the_same_seed_gives_the_same_bytes_and_another_seed_another_log(tmp_pat
 
 
 def test_a_larger_log_begins_with_the_same_visitors() -> None:
+    # Sessions are drawn in chunks of 4,096: whole chunks do not depend on what comes after.
     small, large = (generate(PRESETS["default"], n, seed=4).events for n in (4_096, 4_500))
 
     shared = large.filter(pl.col("session_id").is_in(small["session_id"].unique().to_list()))
 
     assert shared.drop("source_line").equals(small.drop("source_line"))
+
+
+def test_a_log_drawn_in_several_chunks_is_one_log() -> None:
+    log = generate(ShopShape(max_events=1_000), 1_700, seed=1)  # 1,600 sessions a chunk at this length
+
+    assert log.events["session_id"].n_unique() == 1_700
+    assert log.events["timestamp_ms"].is_sorted()
+    last = log.events.filter(pl.col("session_id") == "syn-1-1699")["event_name"].to_list()
+    posterior_rows = log.posterior.filter(pl.col("session_id") == "syn-1-1699")
+    assert len(posterior_rows) == len([name for name in last if name != "purchase"])
 
 
 def test_the_log_is_a_canonical_event_table_in_time_order(log: SyntheticLog) -> None:

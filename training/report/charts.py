@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from training.loop import Epoch
+from training.checkpoint import Epoch
 from training.metrics import ReliabilityPoint
 
 PALETTE: Final = ("#2b6cd9", "#dd7a27", "#8b93a1", "#1f9e83", "#b257cc", "#c4a114")

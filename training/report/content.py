@@ -10,7 +10,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from training.loop import Epoch
+from training.checkpoint import Epoch
 from training.metrics import (
     PairedDifference,
     ReliabilityPoint,

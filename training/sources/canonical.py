@@ -50,7 +50,8 @@ def _recognises(path: Path) -> bool:
 
 def _clock(path: Path) -> Clock:
     try:
-        clock = pl.read_parquet_metadata(path).get(CLOCK_KEY, "calendar")
+        with path.open("rb") as file:
+            clock = pl.read_parquet_metadata(file).get(CLOCK_KEY, "calendar")
     except (pl.exceptions.PolarsError, OSError) as exc:
         raise SourceError(f"{path}: not a readable Parquet file: {exc}") from exc
     if clock not in get_args(Clock):

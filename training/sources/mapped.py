@@ -10,7 +10,7 @@ import polars as pl
 from training.sources.base import EventFile, Source
 from training.sources.errors import SourceError
 from training.sources.mapping import ColumnMapping, PropertyColumn
-from training.sources.tables import is_parquet
+from training.sources.tables import is_parquet, parquet_schema
 
 TABLE_SUFFIXES: Final = (".csv", ".tsv", ".txt", ".dat", ".csv.gz", ".tsv.gz", ".txt.gz", ".dat.gz", ".parquet")
 
@@ -37,10 +37,7 @@ def open_mapped(path: Path, mapping: ColumnMapping) -> Source:
 
 def parquet_property_kinds(files: Sequence[Path], properties: tuple[PropertyColumn, ...]) -> tuple[PropertyColumn, ...]:
     """Return the properties with a kind each: a number where every file types it as number or Boolean."""
-    try:
-        schemas = [pl.read_parquet_schema(file) for file in files]
-    except (pl.exceptions.PolarsError, OSError) as exc:
-        raise SourceError(f"{files[0].parent}: not readable Parquet files: {exc}") from exc
+    schemas = [parquet_schema(file) for file in files]
     resolved = []
     for declared in properties:
         types = [schema.get(declared.column, pl.String()) for schema in schemas]

@@ -45,8 +45,9 @@ def _files(path: Path) -> list[Path]:
 
 
 def _with_category(rows: pl.DataFrame) -> pl.DataFrame:
-    uncoded = pl.col("category_code").str.strip_chars() == ""
-    return rows.with_columns(category_code=pl.when(uncoded).then("category_id").otherwise("category_code"))
+    code, number = pl.col("category_code").cast(pl.String), pl.col("category_id").cast(pl.String)
+    coded = (code.str.strip_chars() != "").fill_null(value=False)
+    return rows.with_columns(category_code=pl.when(coded).then(code).otherwise(number))
 
 
 def _recognises(path: Path) -> bool:

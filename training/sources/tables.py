@@ -23,6 +23,20 @@ def is_parquet(path: Path) -> bool:
         return file.read(4) == _PARQUET_MAGIC
 
 
+def parquet_schema(path: Path) -> pl.Schema:
+    """Return a Parquet file's columns.
+
+    Raises:
+        SourceError: the file is damaged.
+    """
+    try:
+        # Opened here, as polars would take a path with `[` or `*` in it for a pattern.
+        with path.open("rb") as file:
+            return pl.Schema(pl.read_parquet_schema(file))
+    except (pl.exceptions.PolarsError, OSError) as exc:
+        raise SourceError(f"{path}: not a readable Parquet file: {exc}") from exc
+
+
 def is_compressed(path: Path) -> bool:
     """Return whether a file's bytes stand for several times as many bytes of text."""
     return is_gzipped(path) or is_parquet(path)
@@ -32,9 +46,9 @@ def column_names(path: Path, separator: str = ",") -> tuple[str, ...]:
     """Return the columns that the file names, or nothing where it is no table; for telling formats apart."""
     try:
         if is_parquet(path):
-            return tuple(pl.read_parquet_schema(path))
+            return tuple(parquet_schema(path))
         return tuple(header(path, separator))
-    except (OSError, EOFError, zlib.error, UnicodeDecodeError, pl.exceptions.PolarsError):
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError, SourceError):
         return ()
 
 
@@ -66,9 +80,9 @@ def read_table(
 
 
 def _read_parquet(path: Path, needed: Mapping[str, str]) -> Iterator[Block]:
+    schema = parquet_schema(path)
     try:
-        schema = pl.read_parquet_schema(path)
-        height = pl.scan_parquet(path).select(pl.len()).collect().item()
+        height = pl.scan_parquet(path, glob=False).select(pl.len()).collect().item()
     except (pl.exceptions.PolarsError, OSError) as exc:
         raise SourceError(f"{path}: not a readable Parquet file: {exc}") from exc
     check_columns(path, list(schema), needed)
@@ -78,7 +92,7 @@ def _read_parquet(path: Path, needed: Mapping[str, str]) -> Iterator[Block]:
     size = path.stat().st_size
     for start in range(0, height, ROWS_PER_PARQUET_BLOCK):
         try:
-            rows = pl.scan_parquet(path).select(list(needed)).slice(start, ROWS_PER_PARQUET_BLOCK).collect()
+            rows = pl.scan_parquet(path, glob=False).select(list(needed)).slice(start, ROWS_PER_PARQUET_BLOCK).collect()
         except (pl.exceptions.PolarsError, OSError) as exc:
             raise SourceError(f"{path}: not a readable Parquet file: {exc}") from exc
         rows = rows.with_row_index(LINE, start + 1).with_columns(pl.col(LINE).cast(pl.Int64))

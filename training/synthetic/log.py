@@ -17,7 +17,9 @@ from training.synthetic.sample import Index, Traces, sample
 from training.synthetic.shape import ShopShape
 
 DEFAULT_START: Final = datetime(2026, 1, 1, tzinfo=UTC)
-_CHUNK_SESSIONS: Final = 4_096  # bounds what is in memory beside the result
+# Sessions are drawn in chunks, which bounds what is in memory beside the result to some hundred MB.
+_CHUNK_SESSIONS: Final = 4_096
+_CHUNK_EVENTS: Final = 1_600_000
 _STREAM_CHUNK_SESSIONS: Final = 256  # the first session of a stream should not wait for thousands
 
 
@@ -37,7 +39,7 @@ class SyntheticLog:
 
 
 def generate(shape: ShopShape, sessions: int, seed: int, start: datetime = DEFAULT_START) -> SyntheticLog:
-    """Return a log of `sessions` sessions. The same arguments give the same log, on every machine.
+    """Return a log of `sessions` sessions. The same arguments give the same log, with the same release of NumPy.
 
     Args:
         shape: what the shop is like.
@@ -53,9 +55,9 @@ def generate(shape: ShopShape, sessions: int, seed: int, start: datetime = DEFAU
     start_ms = _epoch_ms(start)
     process = Process.of(shape)
     events, truths = [], []
-    for chunk, first in enumerate(range(0, sessions, _CHUNK_SESSIONS)):
-        traces = sample(process, min(_CHUNK_SESSIONS, sessions - first), _generator(seed, chunk))
-        # The chunk's length, not a hash: ids say nothing about what happens in a session.
+    chunk_sessions = max(1, min(_CHUNK_SESSIONS, _CHUNK_EVENTS // shape.max_events))
+    for chunk, first in enumerate(range(0, sessions, chunk_sessions)):
+        traces = sample(process, min(chunk_sessions, sessions - first), _generator(seed, chunk))
         ids = pl.Series([f"syn-{seed}-{number}" for number in range(first, first + len(traces.length))])
         events.append(_event_table(process, traces, ids, start_ms))
         truths.append(_posterior_table(posterior(process, traces), traces.length, ids))

@@ -176,7 +176,7 @@ async def run_script(script, pauses, max_batch_size):
         return [("answer", item) for item in items]
 
     batcher = a_batcher(handle, key=lambda item: item[0], max_batch_size=max_batch_size, max_queue=1000)
-    tasks = {}
+    tasks: dict[tuple[int, int], asyncio.Task[object]] = {}
     cancelled = set()
     for action, key, count in script:
         if action == "submit":

@@ -6,13 +6,13 @@ from contextlib import asynccontextmanager
 
 import httpx
 import pytest
+from support.fakes import FakeModel
 
 from app.errors import StoreUnavailableError, WillbuyError
 from app.main import create_app
 from app.schemas import EVENT_EXAMPLE
 from app.settings import Settings
 from app.stores.memory import MemoryStore
-from support.fakes import FakeModel
 
 pytestmark = pytest.mark.anyio
 
@@ -47,12 +47,11 @@ class GatedStore(MemoryStore):
 @asynccontextmanager
 async def running(store, **settings):
     """A client of a service that runs, as a server would run it."""
-    settings = Settings(artifact="unused.pt", log_format="console", **settings)
-    app = create_app(settings, model=FakeModel(), store=store, now_ms=lambda: NOW_MS)
+    chosen = Settings(artifact="unused.pt", log_format="console", **settings)
+    app = create_app(chosen, model=FakeModel(), store=store, now_ms=lambda: NOW_MS)
     async with app.router.lifespan_context(app):
         transport = httpx.ASGITransport(app, raise_app_exceptions=False)
         async with httpx.AsyncClient(transport=transport, base_url="http://willbuy") as client:
-            client.app = app
             yield client
 
 
@@ -302,7 +301,8 @@ async def test_stopping_answers_what_waits_then_closes_the_store(store):
     async with running(store) as client:
         store.gate.clear()
         tasks = [asyncio.create_task(client.post("/v1/events", json=EVENT)) for _ in range(3)]
-        await until(lambda: client.app.state.services.batcher.queue_length == 2)
+        while "willbuy_queue_length 2.0" not in (await client.get("/metrics")).text.splitlines():  # noqa: ASYNC110 - see `until`
+            await asyncio.sleep(0.001)
         asyncio.get_running_loop().call_later(0.01, store.gate.set)
     assert [task.result().json()["events"] for task in tasks] == [1, 2, 3]
     assert store.closed

@@ -1,4 +1,5 @@
 import math
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -18,7 +19,7 @@ GOLDEN = {
 
 def a_record(**changes):
     answer = Answer(0.25, 2, "0011223344556677", Outcome.OPEN, folded=True)
-    fields = {
+    fields: dict[str, Any] = {
         "version": bytes(range(1, 9)),
         "model": "0011223344556677",
         "probability": 0.25,
@@ -121,4 +122,5 @@ def test_more_models_than_a_byte_counts_are_forgotten_with_their_answers():
     for count in range(600):
         answers = answers.with_answer(count, Answer(0.5, count, f"{count:016x}", Outcome.OPEN, folded=True), 255)
     assert len(answers) == 255
-    assert all(answers.find(count).model == f"{count:016x}" for count in range(345, 600))
+    found = [answers.find(count) for count in range(345, 600)]
+    assert [answer and answer.model for answer in found] == [f"{count:016x}" for count in range(345, 600)]

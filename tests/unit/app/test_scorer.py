@@ -3,6 +3,7 @@ import io
 from itertools import count
 
 import pytest
+from support.fakes import FakeModel
 
 from app.errors import ConflictError, CorruptRecordError, PredictionError, SessionFullError, StoreUnavailableError
 from app.intake import Submission
@@ -12,7 +13,6 @@ from app.scorer import LATE, Scorer
 from app.stores.memory import MemoryStore
 from app.stores.records import Outcome
 from model.events import Event, identifier_code
-from support.fakes import FakeModel
 
 pytestmark = pytest.mark.anyio
 
@@ -211,9 +211,11 @@ async def test_a_bad_history_fails_alone(store):
 
 
 async def test_a_probability_that_is_no_number_is_an_error(store):
-    model = FakeModel()
-    model.advance = lambda events, states: ([float("nan")] * len(events), [bytes(16)] * len(events))
-    bench = Bench(store, model)
+    class BrokenModel(FakeModel):
+        def advance(self, events, states):
+            return [float("nan")] * len(events), [bytes(16)] * len(events)
+
+    bench = Bench(store, BrokenModel())
     (error,) = await bench.score(submission())
     assert isinstance(error, PredictionError)
     assert await store.load(["s"]) == [None]

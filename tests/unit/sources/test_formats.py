@@ -62,6 +62,25 @@ def test_a_folder_of_monthly_rees46_files_is_one_log(write: Callable[..., Path],
     assert reading.rejected == [("2019-Oct.csv.gz", 3, "event_type", "too few fields")]
 
 
+def test_rees46_as_typed_parquet_gives_the_same_events(tmp_path: Path, read: Callable[..., Any]) -> None:
+    row = {
+        "event_time": "2019-10-01 00:00:00 UTC",
+        "event_type": "view",
+        "product_id": 5,
+        "category_id": 2103807459595387724,
+        "brand": None,
+        "price": 35.79,
+        "user_id": 1,
+        "user_session": "s",
+    }
+    path = tmp_path / "2019-Oct.parquet"
+    pl.DataFrame([{**row, "category_code": None}, {**row, "category_code": "kids.toys"}]).write_parquet(path)
+    assert read(path).rows("timestamp_ms", "event_name", "item_id", "item_category", "price") == [
+        (SECOND_MS, "view_item", "5", "2103807459595387724", 35.79),
+        (SECOND_MS, "view_item", "5", "kids.toys", 35.79),
+    ]
+
+
 @pytest.mark.parametrize("names", ["sessionId;userId;itemId", "session_id;user_id;item_id"])
 def test_diginetica_joins_three_files(write: Callable[..., Path], read: Callable[..., Any], names: str) -> None:
     write("cup/train-item-views.csv", f"{names};timeframe;eventdate\n1;NA;81766;526309;2016-05-09\n1;NA;9;1;2016-05-09")
@@ -69,7 +88,7 @@ def test_diginetica_joins_three_files(write: Callable[..., Path], read: Callable
         "cup/train-purchases.csv.gz",
         "sessionId;userId;timeframe;eventdate;ordernumber;itemId\n1;7;600000;2016-05-09;16421;81766\n1;7;x;2016-05-09;1;2\n",
     )
-    path = write("cup/product-categories.csv", "itemId;categoryId\n81766;1096\n5\n7;\n").parent
+    path = write("cup/product-categories.csv", "itemId;categoryId\n81766;999\n5\n7;\n81766;1096\n").parent
     reading = read(path)
     assert reading.source.format == "diginetica"
     assert reading.source.clock == "date"
@@ -83,7 +102,7 @@ def test_diginetica_joins_three_files(write: Callable[..., Path], read: Callable
         ("product-categories.csv", 3, "categoryId", "too few fields"),
         ("train-purchases.csv.gz", 3, "timeframe", "not a time"),
     ]
-    assert (reading.rows_read, reading.rows_lookup) == (7, 2)
+    assert (reading.rows_read, reading.rows_lookup) == (8, 3)
 
 
 def test_a_diginetica_view_without_a_day_is_reported(write: Callable[..., Path], read: Callable[..., Any]) -> None:

@@ -83,6 +83,19 @@ def test_a_wrong_mapping_file_is_explained(write: Callable[..., Path], text: str
     assert str(path) in str(caught.value)
 
 
+def test_the_example_of_the_documentation_does_what_it_says(
+    write: Callable[..., Path], read: Callable[..., Any]
+) -> None:
+    text = (Path(__file__).parents[3] / "docs" / "event-table.md").read_text("utf-8")
+    log = text.split("`shop.csv`:\n\n```\n")[1].split("```")[0]
+    toml = text.split("```toml\n")[1].split("```")[0]
+    table = text.split("and these are the events:\n\n")[1].split("\n\n")[0].splitlines()
+    names, *rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table if "---" not in line]
+    reading = read(write("shop.csv", log), mapping=ColumnMapping.from_toml(write("shop.toml", toml)))
+    assert [[str(value) for value in row] for row in reading.rows(*names)] == rows
+    assert len(rows) == 3
+
+
 def test_a_missing_mapping_file_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="No such file"):
         ColumnMapping.from_toml(tmp_path / "absent.toml")

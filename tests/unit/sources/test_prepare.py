@@ -100,6 +100,19 @@ def test_rejected_rows_are_listed_with_file_and_line(write: Callable[..., Path],
     assert dataset.counts.rows_read == accounted(dataset.counts) == 4
 
 
+def test_rejected_rows_of_several_files_name_their_own(write: Callable[..., Path], tmp_path: Path) -> None:
+    write("cup/train-item-views.csv", "sessionId;userId;itemId;timeframe;eventdate\n1;NA;8;5;2016-05-09\nviews\n")
+    write("cup/train-purchases.csv", "sessionId;userId;timeframe;eventdate;ordernumber;itemId\npurchases\n")
+    path = write("cup/product-categories.csv", "itemId;categoryId\ncategories\n").parent
+    prepare(path, tmp_path / "out")
+    rejected = pl.read_csv(tmp_path / "out" / "rejected.csv")
+    assert rejected.select("file", "value").rows() == [
+        ("product-categories.csv", "categories"),
+        ("train-item-views.csv", "views"),
+        ("train-purchases.csv", "purchases"),
+    ]
+
+
 def test_contradictory_sessions_are_rejected_row_by_row(tmp_path: Path) -> None:
     names = ("session_id", "timestamp_ms", "event_name", "outcome")
     rows = [
@@ -165,6 +178,13 @@ def test_equal_times_keep_the_order_of_files_and_lines(write: Callable[..., Path
     path = write("log/a.csv", header + row.format(2) + row.format(1)).parent
     dataset = prepare(path, tmp_path / "out", keep_open_sessions=True, block_bytes=150)
     assert dataset.scan().collect()["item_id"].to_list() == ["2", "1", "3"]
+
+
+def test_paths_with_the_signs_of_patterns_are_taken_as_they_are(tmp_path: Path) -> None:
+    folder = tmp_path / "shop [2019-*]"
+    folder.mkdir()
+    dataset = prepare(shop(folder / "log?.parquet"), folder / "out")
+    assert dataset.scan().collect().height == dataset.counts.sessions.events > 0
 
 
 def test_progress_is_told_to_the_end_of_both_stages(tmp_path: Path) -> None:

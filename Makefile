@@ -1,0 +1,47 @@
+# `make demo` and `make test` are all that a fresh clone needs; each sets up .venv first.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check lint format lock clean
+
+help:  ## List the targets.
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+setup: $(VENV)/.installed  ## Make .venv with everything pinned by constraints.txt.
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' \
+		|| { echo "Python 3.11, 3.12 or 3.13 is needed (TorchScript knows no later one): make PYTHON=python3.13 ..."; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[train,embedded,dev]"
+	@touch $@
+
+demo: setup  ## Train on a synthetic shop, start Redis and the service, play shoppers at it. Ctrl-C stops.
+	$(BIN)/willbuy demo
+
+test: setup  ## Run all tests.
+	$(BIN)/python -m pytest
+
+lint: setup  ## Check style, types and import rules.
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+check: lint test  ## What CI runs.
+
+format: setup  ## Format the code.
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+lock:  ## Write constraints.txt anew from the ranges in pyproject.toml, in an environment of its own.
+	rm -rf .lock && $(PYTHON) -m venv .lock
+	.lock/bin/python -m pip install --quiet --editable ".[train,embedded,dev]"
+	@{ echo "# Exact versions of everything that .venv holds; 'make lock' writes this file from pyproject.toml."; \
+		.lock/bin/python -m pip freeze --exclude-editable | sed -E 's/^(torch==[0-9.]+)\+.*/\1/'; } > constraints.txt
+	rm -rf .lock
+
+clean:  ## Remove the environment and everything that was built.
+	rm -rf $(VENV) build dist artifacts .mypy_cache .ruff_cache .pytest_cache .hypothesis
