@@ -342,7 +342,7 @@ def replay(
 
 @cli.command(rich_help_panel="Serving")
 def demo(
-    sessions: Annotated[int, typer.Option(min=500, help="Past sessions to train on.")] = 6000,
+    sessions: Annotated[int, typer.Option(min=500, help="Past sessions to train on.")] = 15_000,
     seconds: Annotated[float | None, typer.Option(min=1.0, help="Stop after so long; by default at Ctrl-C.")] = None,
     shoppers: Annotated[int, typer.Option(min=1, max=500, help="Shoppers in the shop at the same time.")] = 12,
     speed: Annotated[float, typer.Option(min=1.0, help="How much faster than life they act.")] = 20.0,

@@ -84,7 +84,7 @@ def _train(folder: Path, sessions: int) -> Path:
         dataset = prepare(log, folder / "prepared", progress=progress)
     # A small network for a few epochs: a minute on two cores, and already near the optimum that the report shows.
     settings = TrainSettings(
-        fit=FitSettings(epochs=8, patience=3, batch_sessions=64, learning_rate=3e-3),
+        fit=FitSettings(epochs=8, patience=3, batch_sessions=128, learning_rate=3e-3),
         sizes=NetworkSizes(hidden_size=32, head_size=32, dropout=0.1, input_dropout=0.0),
     )
     artifact = folder / "model.pt"

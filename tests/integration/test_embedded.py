@@ -46,16 +46,27 @@ def test_two_do_not_meet():
 
 
 def test_it_stops_when_the_owner_fails():
-    with pytest.raises(KeyError), EmbeddedRedis() as server:
-        pid = server.pid
-        raise KeyError
-    assert not is_running(pid)
+    server = EmbeddedRedis()
+    pids = []
+
+    def use():
+        with server:
+            pids.append(server.pid)
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        use()
+    assert not is_running(pids[0])
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends a child with its parent")
 def test_it_ends_with_an_owner_that_is_killed():
-    program = "import time; from app.embedded import EmbeddedRedis\nwith EmbeddedRedis() as s: print(s.pid, flush=True); time.sleep(60)"
+    program = (
+        "import time; from app.embedded import EmbeddedRedis\n"
+        "with EmbeddedRedis() as server: print(server.pid, flush=True); time.sleep(60)"
+    )
     with subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, stdout=subprocess.PIPE, text=True) as owner:
+        assert owner.stdout is not None
         pid = int(owner.stdout.readline())
         assert is_running(pid)
         owner.send_signal(signal.SIGKILL)

@@ -27,6 +27,7 @@ def console_table(report: Report) -> Table:
         title_justify="left",
         box=SIMPLE_HEAD,
         pad_edge=False,
+        collapse_padding=True,
     )
     for heading in ("events", "prefixes", "bought"):
         table.add_column(heading, justify="right")
