@@ -25,12 +25,13 @@ from app.middleware import BodyLimit, RequestContext
 from app.openapi import complete_openapi
 from app.routes import events, operations, sessions
 from app.routes.responses import error_response, problem_response
-from app.scorer import Score, Scorer
+from app.scorer import Scorer
 from app.services import Services
 from app.settings import Settings
 from app.stepper import Model
 from app.stores.base import StateStore
 from app.stores.redis import RedisStore
+from app.task import Score
 from model.predictor import load_predictor
 
 _DESCRIPTION: Final = """Post what visitors do; after each event, read how likely the session is to end in a purchase.

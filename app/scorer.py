@@ -5,8 +5,7 @@ Each event gets its own answer or error; what is wrong with one session touches 
 
 import asyncio
 import time
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from math import isfinite
 
 from structlog.typing import FilteringBoundLogger
@@ -16,39 +15,11 @@ from app.intake import Submission
 from app.isolation import each
 from app.metrics import Metrics
 from app.stepper import Stepper
-from app.stores.base import Commit, StateStore
-from app.stores.records import Answer, Outcome, Record
+from app.stores.base import StateStore
+from app.stores.records import Outcome, Record
+from app.task import Score, Task
 from app.transitions import with_fold, without_fold
 from model.events import Event
-
-LATE = "timestamp: earlier than an event before it; no time is counted between them"
-
-
-@dataclass(frozen=True, slots=True)
-class Score:
-    """The answer to one submission."""
-
-    session_id: str
-    answer: Answer
-    duplicate: bool = False
-    warnings: tuple[str, ...] = ()
-
-
-@dataclass(slots=True)
-class _Task:
-    """One submission within an attempt: what was read, and what becomes of it.
-
-    `result` is set once the submission is decided; until then it goes on to the next stage.
-    """
-
-    submission: Submission
-    record: Record | None = None
-    state: bytes | None = None
-    following: Record | None = None
-    answer: Answer | None = None
-    folds: bool = False
-    conflicted: bool = False
-    result: Score | Exception | None = None
 
 
 class Scorer:
@@ -93,26 +64,24 @@ class Scorer:
             For each, in order, its score or the error that its caller is to get.
         """
         started = time.perf_counter()
-        tasks = [_Task(submission) for submission in submissions]
+        tasks = [Task(submission) for submission in submissions]
         undecided = tasks
         for _ in range(self._commit_attempts):
+            for task in undecided:
+                task.begin_anew()
             await self._attempt(undecided)
             undecided = [task for task in undecided if task.result is None]
             if not undecided:
                 break
-            # What conflicted starts anew, from what is stored now.
-            for task in undecided:
-                task.state = task.following = task.answer = None
-                task.folds = task.conflicted = False
         for task in undecided:
-            task.result = ConflictError(
+            task.result = task.broken_history or ConflictError(
                 f"Others committed to this session in each of {self._commit_attempts} attempts; send the event again."
             )
         self._metrics.batch_size.observe(len(tasks))
         self._metrics.batch_seconds.observe(time.perf_counter() - started)
         return [task.result for task in tasks if task.result is not None]
 
-    async def _attempt(self, tasks: Sequence[_Task]) -> None:
+    async def _attempt(self, tasks: Sequence[Task]) -> None:
         """Take every task to its result, or mark it as conflicted."""
         await self._load(tasks)
         folding = [task for task in tasks if task.result is None and task.folds]
@@ -120,7 +89,7 @@ class Scorer:
         self._advance([task for task in folding if task.result is None and not task.conflicted])
         await self._commit([task for task in tasks if task.result is None and not task.conflicted])
 
-    async def _load(self, tasks: Sequence[_Task]) -> None:
+    async def _load(self, tasks: Sequence[Task]) -> None:
         """Read records; decide duplicates, full sessions and whether there is anything to fold."""
         records = await self._store.load([task.submission.session_id for task in tasks])
         for task, record in zip(tasks, records, strict=True):
@@ -155,18 +124,23 @@ class Scorer:
             and (record.model != self._model.fingerprint or len(record.state) != self._model.state_size)
         )
 
-    async def _rebuild(self, tasks: Sequence[_Task]) -> None:
+    async def _rebuild(self, tasks: Sequence[Task]) -> None:
         """Replace each state by the fold of the session's history through the current model."""
         if not tasks:
             return
         histories = await self._store.load_histories([task.submission.session_id for task in tasks])
-        whole: list[tuple[_Task, list[Event]]] = []
+        whole: list[tuple[Task, list[Event]]] = []
         for task, history in zip(tasks, histories, strict=True):
             if isinstance(history, Exception):
                 task.result = history
             elif task.record is not None and len(history) != task.record.events:
-                # Somebody committed, or the session expired, between the two reads.
+                # Somebody committed, or the session expired, between the two reads; or else the server has thrown
+                # the history away, which shows when it is so in every attempt.
                 self._conflict(task)
+                task.broken_history = CorruptRecordError(
+                    f"The record counts {task.record.events} events and the history has {len(history)}, so the state "
+                    "cannot be made anew for the current model."
+                )
             else:
                 whole.append((task, history))
         started = time.perf_counter()
@@ -180,7 +154,7 @@ class Scorer:
                 self._metrics.rebuilds.inc()
                 task.state = folded[1]
 
-    def _advance(self, tasks: Sequence[_Task]) -> None:
+    def _advance(self, tasks: Sequence[Task]) -> None:
         """Step the model once for all tasks."""
         if not tasks:
             return
@@ -208,11 +182,11 @@ class Scorer:
         probabilities, states = self._model.advance([event for event, _ in inputs], [state for _, state in inputs])
         return list(zip(probabilities, states, strict=True))
 
-    async def _commit(self, tasks: Sequence[_Task]) -> None:
+    async def _commit(self, tasks: Sequence[Task]) -> None:
         """Store what follows; what is stored is decided, what is not is conflicted."""
         if not tasks:
             return
-        committed = await self._store.commit([_commit_of(task) for task in tasks])
+        committed = await self._store.commit([task.commit() for task in tasks])
         for task, stored in zip(tasks, committed, strict=True):
             if isinstance(stored, Exception):
                 task.result = stored
@@ -220,42 +194,21 @@ class Scorer:
                 self._conflict(task)
             elif task.answer is not None:
                 self._count(task)
-                task.result = Score(task.submission.session_id, task.answer, warnings=tuple(_warnings(task)))
+                task.result = Score(task.submission.session_id, task.answer, warnings=task.warnings)
 
-    def _conflict(self, task: _Task) -> None:
+    def _conflict(self, task: Task) -> None:
         self._metrics.conflicts.inc()
         task.conflicted = True
 
-    def _count(self, task: _Task) -> None:
+    def _count(self, task: Task) -> None:
         """Count a committed event."""
         if task.record is None:
             self._metrics.sessions_started.inc()
         if task.folds:
             self._metrics.events_folded.inc()
-            if _is_late(task):
+            if task.is_late:
                 self._metrics.late_events.inc()
         elif task.record is not None and task.record.outcome is not Outcome.OPEN:
             self._metrics.closed_session_events.inc()
         else:
             self._metrics.purchases.inc()
-
-
-def _commit_of(task: _Task) -> Commit:
-    if task.following is None:  # pragma: no cover - every task that comes here was given a record
-        raise RuntimeError("a task without a record was committed")
-    return Commit(
-        session_id=task.submission.session_id,
-        expected=None if task.record is None else task.record.version,
-        record=task.following,
-        appended=(task.submission.event,) if task.folds else (),
-    )
-
-
-def _warnings(task: _Task) -> Iterable[str]:
-    yield from task.submission.warnings
-    if _is_late(task):
-        yield LATE
-
-
-def _is_late(task: _Task) -> bool:
-    return task.folds and task.record is not None and task.submission.event.timestamp_ms < task.record.last_event_ms

@@ -9,10 +9,10 @@ from structlog.typing import FilteringBoundLogger
 from app.batcher import Batcher
 from app.intake import Intake, Submission
 from app.metrics import Metrics
-from app.scorer import Score
 from app.settings import Settings
 from app.stepper import Model
 from app.stores.base import StateStore
+from app.task import Score
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,8 +21,8 @@ from app.errors import (
 from app.intake import check_headers, parse_event
 from app.routes.responses import documented, json_response
 from app.schemas import EVENT_EXAMPLE, ScoreOut
-from app.scorer import Score
 from app.services import services_of
+from app.task import Score
 from model.events import canonical_event_name
 
 router = APIRouter(tags=["events"])

@@ -162,7 +162,7 @@ async def test_a_batcher_that_never_started_refuses():
     max_batch_size=st.integers(1, 5),
 )
 def test_whatever_the_interleaving_each_item_is_handled_once_and_in_order(script, pauses, max_batch_size):
-    asyncio.run(run_script(script, pauses, max_batch_size))
+    asyncio.run(asyncio.wait_for(run_script(script, pauses, max_batch_size), 5))
 
 
 async def run_script(script, pauses, max_batch_size):

@@ -9,9 +9,10 @@ from app.errors import ConflictError, CorruptRecordError, PredictionError, Sessi
 from app.intake import Submission
 from app.logging import build_logger
 from app.metrics import Metrics
-from app.scorer import LATE, Scorer
+from app.scorer import Scorer
 from app.stores.memory import MemoryStore
 from app.stores.records import Outcome
+from app.task import LATE
 from model.events import Event, identifier_code
 
 pytestmark = pytest.mark.anyio
@@ -191,6 +192,16 @@ async def test_a_history_that_grew_between_two_reads_is_read_again(store):
     (score,) = await current.score(last)
     assert score.answer.probability == current.model.expected([first.event, raced.event, last.event])
     assert current.counted("conflicts") == 1
+
+
+async def test_a_history_that_the_server_threw_away_is_told_and_nothing_is_folded(store):
+    await Bench(store, FakeModel("a")).score_in_turn(submission("good"), submission("bad"), submission("bad"))
+    store._sessions["bad"].history.pop()
+    good, bad = await Bench(store, FakeModel("b")).score(submission("good"), submission("bad"))
+    assert good.answer.events == 2
+    assert isinstance(bad, CorruptRecordError)
+    assert "2 events and the history has 1" in bad.detail
+    assert (await store.load(["bad"]))[0].events == 2
 
 
 async def test_a_bad_event_fails_alone(bench):
