@@ -9,16 +9,11 @@ import importlib.util
 import tempfile
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import Annotated, Final
 
 import typer
-from rich.table import Table
 
-from training.console import ERR, OUT, errors_for_people, prepare_progress
-
-if TYPE_CHECKING:
-    from training.prepared import PreparedDataset
-    from training.sources.mapping import ColumnMapping
+from training.console import ERR, OUT, errors_for_people
 
 cli = typer.Typer(
     no_args_is_help=True,
@@ -82,6 +77,9 @@ TimeFormatOption = Annotated[
         rich_help_panel=_DATA,
     ),
 ]
+SeparatorOption = Annotated[
+    str | None, typer.Option("--separator", help="Character between fields of a CSV.", rich_help_panel=_DATA)
+]
 IdleOption = Annotated[
     float, typer.Option("--idle-timeout-s", help="Idle seconds that end a session.", rich_help_panel=_DATA)
 ]
@@ -98,29 +96,6 @@ def _require_training_packages() -> None:
         raise typer.Exit(1)
 
 
-def _mapping(
-    mapping: Path | None,
-    columns: list[str] | None,
-    events: list[str] | None,
-    properties: list[str] | None,
-    time_format: str | None,
-) -> "ColumnMapping | None":
-    from training.sources.errors import SourceError  # noqa: PLC0415  # heavy, see the module's docstring
-    from training.sources.mapping import ColumnMapping  # noqa: PLC0415  # same
-
-    if mapping is not None:
-        if columns or events or properties or time_format:
-            raise SourceError("give either --mapping or --column, --event, --property and --time-format, not both")
-        return ColumnMapping.from_toml(mapping)
-    if not columns:
-        if events or properties or time_format:
-            raise SourceError("--event, --property and --time-format go with --column")
-        return None
-    return ColumnMapping.from_options(
-        columns=columns, events=events or [], properties=properties or [], time_format=time_format
-    )
-
-
 @cli.command(rich_help_panel="Training")
 def prepare(
     source: Annotated[Path, typer.Argument(metavar="LOG", help="A log: a file, or a folder of files.")],
@@ -131,73 +106,27 @@ def prepare(
     event: EventOption = None,
     property_column: PropertyColumnOption = None,
     time_format: TimeFormatOption = None,
+    separator: SeparatorOption = None,
     idle_timeout_s: IdleOption = 1800.0,
     keep_open_sessions: KeepOpenOption = False,  # typer's way to say a flag
 ) -> None:
     """Turn a clickstream log into prepared sessions: ordered, cut before the purchase, malformed rows reported."""
     _require_training_packages()
-    _run_prepare(
-        source,
-        out,
-        log_format,
-        (mapping, column, event, property_column, time_format),
-        idle_timeout_s,
-        keep_open_sessions,
+    from training.run_prepare import PREPARE_ERRORS, LogOptions, run_prepare  # noqa: PLC0415  # heavy, see above
+
+    options = LogOptions(
+        format=log_format,
+        mapping=mapping,
+        columns=column or [],
+        events=event or [],
+        properties=property_column or [],
+        time_format=time_format,
+        separator=separator,
+        idle_timeout_s=idle_timeout_s,
+        keep_open_sessions=keep_open_sessions,
     )
+    errors_for_people(*PREPARE_ERRORS)(run_prepare)(source, out, options)
     OUT.print(f"\nNext: [bold]willbuy train {out} --out model.pt[/bold]")
-
-
-def _run_prepare(
-    source: Path,
-    out: Path,
-    log_format: str,
-    mapping: tuple[Path | None, list[str] | None, list[str] | None, list[str] | None, str | None],
-    idle_timeout_s: float,
-    keep_open_sessions: bool,
-) -> "PreparedDataset":
-    from training.prepare import prepare as run  # noqa: PLC0415  # heavy, see the module's docstring
-    from training.prepared import PreparedDatasetError  # noqa: PLC0415  # same
-    from training.sources.errors import SourceError  # noqa: PLC0415  # same
-
-    @errors_for_people(SourceError, PreparedDatasetError, ValueError)
-    def work() -> "PreparedDataset":
-        with prepare_progress() as progress:
-            return run(
-                source,
-                out,
-                format=log_format,
-                mapping=_mapping(*mapping),
-                idle_timeout_s=idle_timeout_s,
-                keep_open_sessions=keep_open_sessions,
-                progress=progress,
-            )
-
-    dataset = work()
-    _print_counts(dataset, out)
-    return dataset
-
-
-def _print_counts(dataset: "PreparedDataset", out: Path) -> None:
-    described = dataset.to_dict()
-    counts = described["counts"]
-    OUT.print(f"{dataset.source_format} log, clock: {dataset.clock}", markup=False, highlight=False)
-    table = Table(show_header=False)
-    table.add_column(justify="left")
-    table.add_column(justify="right")
-    for name, value in counts.items():
-        if isinstance(value, int) and (value or name in {"rows_rejected", "sessions", "events", "buyers"}):
-            table.add_row(name.replace("_", " "), f"{value:,}")
-    OUT.print(table)
-    if dataset.properties:
-        OUT.print(
-            "properties: " + ", ".join(f"{p.name} ({p.kind}, {p.scope})" for p in dataset.properties), markup=False
-        )
-    if counts["rejected"]:
-        ERR.print(f"{counts['rows_rejected']:,} malformed rows, each in {out / 'rejected.csv'}:", style="yellow")
-        for reason, count in counts["rejected"].items():
-            ERR.print(f"  {count:,} x {reason}", markup=False)
-        for line in (out / "rejected.csv").read_text("utf-8").splitlines()[1:4]:
-            ERR.print(f"  {line}", markup=False, style="dim")
 
 
 @cli.command(rich_help_panel="Training")
@@ -225,6 +154,10 @@ def train(
     dropout: Annotated[
         float, typer.Option(min=0.0, max=0.95, help="Share of units dropped while training.", rich_help_panel=_MODEL)
     ] = 0.3,
+    quantile_bins: Annotated[
+        int,
+        typer.Option(min=1, max=256, help="Quantile bins of each feature; 1 turns them off.", rich_help_panel=_MODEL),
+    ] = 12,
     batch_sessions: Annotated[int, typer.Option(min=1, help="Sessions a step.", rich_help_panel=_MODEL)] = 128,
     learning_rate: Annotated[float, typer.Option(help="Highest learning rate.", rich_help_panel=_MODEL)] = 1e-3,
     weight_decay: Annotated[float, typer.Option(help="AdamW's weight decay.", rich_help_panel=_MODEL)] = 0.1,
@@ -251,15 +184,13 @@ def train(
     from model.network import NetworkSizes  # noqa: PLC0415  # same
     from training.checkpoint import CheckpointError  # noqa: PLC0415  # same
     from training.loop import FitSettings  # noqa: PLC0415  # same
-    from training.prepared import PreparedDatasetError, is_prepared, read_prepared  # noqa: PLC0415  # same
+    from training.prepared import is_prepared, read_prepared  # noqa: PLC0415  # same
     from training.run import run_training  # noqa: PLC0415  # same
+    from training.run_prepare import PREPARE_ERRORS, LogOptions, run_prepare  # noqa: PLC0415  # same
     from training.settings import TrainSettings  # noqa: PLC0415  # same
-    from training.sources.errors import SourceError  # noqa: PLC0415  # same
     from training.train import TrainingError  # noqa: PLC0415  # same
 
-    @errors_for_people(
-        SourceError, PreparedDatasetError, TrainingError, CheckpointError, ArtifactError, ValueError, OSError
-    )
+    @errors_for_people(*PREPARE_ERRORS, TrainingError, CheckpointError, ArtifactError, OSError)
     def work() -> None:
         chosen = {"all": None, "none": ()}.get(properties, tuple(name.strip() for name in properties.split(",")))
         settings = TrainSettings(
@@ -267,6 +198,7 @@ def train(
             sizes=NetworkSizes(hidden_size, layers, head_size, dropout, dropout / 3),
             properties=chosen,
             split_seed=seed,
+            quantile_bins=quantile_bins,
             lightgbm=lightgbm,
         )
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -275,9 +207,14 @@ def train(
                 dataset = read_prepared(data)
             else:
                 folder = Path(temporary) / "prepared"
-                dataset = _run_prepare(
-                    data, folder, log_format, (mapping, None, None, None, None), idle_timeout_s, keep_open_sessions
+                options = LogOptions(
+                    format=log_format,
+                    mapping=mapping,
+                    idle_timeout_s=idle_timeout_s,
+                    keep_open_sessions=keep_open_sessions,
                 )
+                rejected = out.with_name(f"{out.stem}.rejected.csv")
+                dataset = run_prepare(data, folder, options, keep_rejected=rejected)
             run_training(dataset, settings, out, device=device.value, resume=resume, posterior=posterior)
 
     work()
@@ -317,7 +254,7 @@ def replay(
     part: Annotated[
         Part, typer.Option(help="Part of the split to play; training has not seen the test part.")
     ] = Part.TEST,
-    concurrency: Annotated[int, typer.Option(min=1, max=1024, help="Sessions played at the same time.")] = 32,
+    concurrency: Annotated[int, typer.Option(min=1, max=1024, help="Sessions played at the same time.")] = 8,
     tolerance: Annotated[
         float | None, typer.Option(help="Largest difference; by default 2e-3 with float16 state, 1e-5 with float32.")
     ] = None,

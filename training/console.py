@@ -54,12 +54,12 @@ def prepare_progress() -> Iterator["PrepareProgress"]:
     """Show `training.prepare.prepare`'s two stages as bars."""
     with progress_bars() as bars:
         tasks = {
-            "reading": bars.add_task("reading the log", total=None, note=""),
-            "sessions": bars.add_task("making sessions", total=None, note=""),
+            "reading": bars.add_task("reading the log", total=None, note="", visible=False),
+            "sessions": bars.add_task("making sessions", total=None, note="", visible=False),
         }
 
         def show(stage: Literal["reading", "sessions"], done: int, total: int) -> None:
-            bars.update(tasks[stage], completed=done, total=total)
+            bars.update(tasks[stage], completed=done, total=total, visible=True)
 
         yield show
 

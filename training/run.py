@@ -42,8 +42,7 @@ def run_training(
 ) -> Manifest:
     """Train, write artifact and report, and print the table.
 
-    Beside `out` come `<stem>.report.html`, `<stem>.report.json` and, when rows were malformed,
-    `<stem>.rejected.csv`; while it runs, `<stem>.checkpoint`.
+    Beside `out` come `<stem>.report.html` and `<stem>.report.json`; while it runs, `<stem>.checkpoint`.
 
     Args:
         dataset: prepared sessions.
@@ -56,7 +55,6 @@ def run_training(
     Raises:
         TrainingError: the data cannot be trained on, or the posterior is not of this data.
     """
-    _keep_rejected(dataset, out)
     checkpoint = out.with_name(f"{out.stem}.checkpoint")
     try:
         result = train(dataset, settings, device=device, checkpoint=checkpoint, resume=resume, stages=stage)
@@ -157,13 +155,6 @@ def _print_replay(result: ReplayResult, limit: float, state_dtype: str, outcomes
     elif result.worst is not None:
         session_id, length = result.worst
         ERR.print(f"error: session {session_id} differs most, after {length} events", style="bold red", markup=False)
-
-
-def _keep_rejected(dataset: PreparedDataset, out: Path) -> None:
-    """Keep the list of malformed rows beside the artifact: the prepared sessions may be in a temporary folder."""
-    if dataset.counts.rows_rejected:
-        target = out.with_name(f"{out.stem}.rejected.csv")
-        target.write_bytes((dataset.path / "rejected.csv").read_bytes())
 
 
 def _optimum(posterior: Path, test: Predictions) -> NDArray[np.float64]:

@@ -35,6 +35,7 @@ class TrainSettings:
         properties: names of the properties to use; None for all that the data has.
         fractions: shares of the sessions for training, validation, calibration and test.
         split_seed: varies a split by session; a split by time has nothing to vary.
+        quantile_bins: bins of each feature's piecewise-linear encoding at most; 1 is as good as none.
         lightgbm: whether to fit LightGBM for comparison.
     """
 
@@ -44,4 +45,9 @@ class TrainSettings:
     properties: tuple[str, ...] | None = None
     fractions: tuple[float, ...] = DEFAULT_FRACTIONS
     split_seed: int = 0
+    quantile_bins: int = 12
     lightgbm: bool = True
+
+    def __post_init__(self) -> None:
+        if self.quantile_bins < 1:
+            raise ValueError(f"quantile_bins: expected a whole number from 1 up, not {self.quantile_bins}")

@@ -131,7 +131,7 @@ def train(
         for part, part_columns in columns.items():
             encoded[part] = encode(encoder, part_columns, progress=count)
     torch.manual_seed(settings.fit.seed)
-    model = SessionModel(encoder, settings.sizes, scaling_of(encoded["train"].features))
+    model = SessionModel(encoder, settings.sizes, scaling_of(encoded["train"].features, bins=settings.quantile_bins))
     outcome = _fit(model, encoded, settings.fit, dataset, device, checkpoint, resume, stages)
     calibration = _calibrate(model, encoded["calibration"], warnings)
     test = _predict(model, encoded, settings, stages)
