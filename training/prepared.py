@@ -6,12 +6,13 @@ A directory of `dataset.json`, `events-0000.parquet` and so on, and `rejected.cs
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import polars as pl
 
+from model.columns import PropertySpec
 from training.sessions import SessionCounts
-from training.sources.mapping import Clock, PropertyKind
+from training.sources.mapping import Clock
 
 FORMAT_VERSION: Final = 1
 KIND: Final = "willbuy prepared sessions"
@@ -21,15 +22,6 @@ REJECTED_FILE: Final = "rejected.csv"
 
 class PreparedDatasetError(ValueError):
     """A directory does not hold prepared sessions that this release reads, or must not be replaced by some."""
-
-
-@dataclass(frozen=True, slots=True)
-class Property:
-    """A property of events, or of sessions where it is constant within every one of them."""
-
-    name: str
-    kind: PropertyKind
-    scope: Literal["event", "session"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +67,7 @@ class PreparedDataset:
     shards: list[Path]
     source_format: str
     clock: Clock
-    properties: tuple[Property, ...]
+    properties: tuple[PropertySpec, ...]
     counts: Counts
     first_time_ms: int | None
     last_time_ms: int | None
@@ -160,7 +152,7 @@ def _from_document(path: Path, document: dict[str, Any]) -> PreparedDataset:
         shards=[path / name for name in document["shards"]],
         source_format=document["source_format"],
         clock=document["clock"],
-        properties=tuple(Property(**declared) for declared in document["properties"]),
+        properties=tuple(PropertySpec(**declared) for declared in document["properties"]),
         counts=Counts(rows_read, rows_lookup, rejected, SessionCounts(**counts)),
         first_time_ms=document["first_time_ms"],
         last_time_ms=document["last_time_ms"],

@@ -8,7 +8,7 @@ from typing import Final, Self
 
 import polars as pl
 
-from training.prepared import Property
+from model.columns import PropertySpec
 from training.sessions import SessionCounts, Sessions
 from training.sources.canonical import CLOCK_KEY
 from training.sources.conversion import PROPERTY_PREFIX
@@ -99,10 +99,11 @@ class ShardWriter:
         self._note_times(events)
         self._note_constants(events)
 
-    def properties(self) -> tuple[Property, ...]:
+    def properties(self) -> tuple[PropertySpec, ...]:
         """Return the properties, each with what its values showed it to be."""
         return tuple(
-            Property(name, kind, "session" if self._constant[name] else "event") for name, kind in self._kinds.items()
+            PropertySpec(name, kind, "session" if self._constant[name] else "event")
+            for name, kind in self._kinds.items()
         )
 
     def _note_times(self, events: pl.DataFrame) -> None:

@@ -182,9 +182,7 @@ def export(
 
 
 def _chosen(dataset: PreparedDataset, names: tuple[str, ...] | None) -> list[PropertySpec]:
-    there = {
-        declared.name: PropertySpec(declared.name, declared.kind, declared.scope) for declared in dataset.properties
-    }
+    there = {declared.name: declared for declared in dataset.properties}
     if names is None:
         return list(there.values())
     for name in names:
