@@ -9,11 +9,13 @@ its format version and (where given) its SHA-256 are checked, before torch opens
 
 import hashlib
 import json
+import lzma
 import os
 import platform
 import tempfile
 import warnings
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -166,7 +168,7 @@ def load(path: Path, *, sha256: str | None = None) -> tuple[torch.jit.ScriptModu
         with _torchscript():
             module = torch.jit.load(str(path), map_location="cpu")  # type: ignore[no-untyped-call]  # torch ships it untyped
         actual = model_fingerprint(module, _configuration(manifest))
-    except (RuntimeError, ValueError, KeyError, AttributeError) as exc:
+    except (RuntimeError, ValueError, TypeError, KeyError, AttributeError) as exc:
         first_line = str(exc).strip().splitlines()[:1]
         raise ArtifactCorruptError(f"{path}: torch cannot load the model in it: {''.join(first_line)}") from exc
     if actual != manifest.fingerprint:
@@ -196,7 +198,7 @@ def read_manifest(path: Path, *, sha256: str | None = None) -> Manifest:
             damaged = archive.testzip()
             names = [name for name in archive.namelist() if name.endswith(f"/extra/{_MANIFEST}")]
             values = json.loads(archive.read(names[0])) if names and damaged is None else None
-    except (zipfile.BadZipFile, EOFError, OSError, ValueError, NotImplementedError) as exc:
+    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError, ValueError, RuntimeError) as exc:
         raise ArtifactCorruptError(
             f"{path}: not a willbuy artifact, or damaged ({exc}); train or copy it again"
         ) from exc
@@ -209,7 +211,10 @@ def read_manifest(path: Path, *, sha256: str | None = None) -> Manifest:
             f"{path}: artifact format {values['format_version']}, this release reads format {FORMAT_VERSION}; "
             "train again with this release, or run the release that wrote it"
         )
-    return Manifest.from_dict(values)
+    try:
+        return Manifest.from_dict(values)
+    except ArtifactCorruptError as exc:
+        raise ArtifactCorruptError(f"{path}: {exc}") from exc
 
 
 def _check_script(eager: SessionModel, scripted: torch.jit.ScriptModule, manifest: Manifest) -> None:

@@ -27,7 +27,7 @@ _SCALARS: Final = (
     "run_length",
     "previous_type",
     "log_gap_sum",
-    "log_gap_square_sum",
+    "log_gap_squares",
     "log_gap_max",
     "log_gap_previous",
     "distinct_items",
@@ -209,12 +209,14 @@ class Encoder(nn.Module):
         elapsed_s = (now_ms - start_ms).to(torch.float32) / 1000.0
         log_gap = torch.log1p(gap_s)
         now_events = events + 1.0
+        before_mean = log_gap_sum / (events - 1.0).clamp_min(1.0)
         log_gap_sum = log_gap_sum + log_gap
-        log_gap_square_sum = log_gap_square_sum + log_gap * log_gap
         log_gap_max = torch.maximum(log_gap_max, log_gap)
         gaps = events.clamp_min(1.0)
         log_gap_mean = log_gap_sum / gaps
-        log_gap_deviation = (log_gap_square_sum / gaps - log_gap_mean * log_gap_mean).clamp_min(0.0).sqrt()
+        # Welford (1962): the difference of two nearly equal sums would leave a root of their rounding.
+        log_gap_square_sum = (log_gap_square_sum + (log_gap - before_mean) * (log_gap - log_gap_mean)).clamp_min(0.0)
+        log_gap_deviation = (log_gap_square_sum / gaps).sqrt()
 
         # Event types.
         stuck_codes = self._stuck_codes(codes, memory)

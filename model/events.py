@@ -71,6 +71,7 @@ ALIASES: Final[Mapping[str, str]] = MappingProxyType(
         "order_completed": "purchase",
         "order_refunded": "refund",
         "product_added_to_wishlist": "add_to_wishlist",
+        "wishlist_product_added_to_cart": "add_to_cart",
         "product_shared": "share",
         "cart_shared": "share",
         "page": "page_view",

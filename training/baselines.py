@@ -47,7 +47,7 @@ def base_rate_by_position(train: Encoded, test: Encoded) -> NDArray[np.float64]:
 
 
 def lightgbm_on_aggregates(
-    encoder: Encoder, train: Encoded, validation: Encoded, test: Encoded, *, seed: int
+    encoder: Encoder, train: Encoded, validation: Encoded, test: Encoded, *, seed: int, threads: int = 1
 ) -> tuple[NDArray[np.float64], int]:
     """Fit LightGBM on every prefix's encoder features and indices, stopped early on the validation sessions.
 
@@ -58,7 +58,7 @@ def lightgbm_on_aggregates(
     """
     categorical = [f"index[{name}]" for name in encoder.index_names]
     names = [*encoder.feature_names, *categorical]
-    parameters = {**LIGHTGBM_PARAMETERS, "seed": seed}
+    parameters = {**LIGHTGBM_PARAMETERS, "seed": seed, "num_threads": threads}
     sets: list[lightgbm.Dataset] = []
     for data in (train, validation):
         label = data.columns.outcome.numpy()[data.columns.session_index().numpy()]

@@ -77,7 +77,7 @@ def restore(
         CheckpointError: the file is damaged, or of a run with another identity.
     """
     try:
-        saved = torch.load(path, weights_only=True)
+        saved = torch.load(path, weights_only=True, map_location="cpu")
         differing = sorted(key for key in identity if saved["identity"].get(key) != identity[key])
         if not differing:
             model.load_state_dict(saved["model"])

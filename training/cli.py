@@ -13,7 +13,7 @@ from typing import Annotated, Final
 
 import typer
 
-from training.console import ERR, OUT, errors_for_people
+from training.console import ERR, OUT, errors_for_people, tell
 
 cli = typer.Typer(
     no_args_is_help=True,
@@ -166,6 +166,7 @@ def train(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on from the last checkpoint of this run.")
     ] = False,  # a flag
+    threads: Annotated[int, typer.Option(min=1, max=256, help="CPU threads; one is quickest for a small network.")] = 1,
     lightgbm: Annotated[bool, typer.Option(help="Fit LightGBM for comparison.")] = True,
     posterior: Annotated[
         Path | None,
@@ -215,7 +216,9 @@ def train(
                 )
                 rejected = out.with_name(f"{out.stem}.rejected.csv")
                 dataset = run_prepare(data, folder, options, keep_rejected=rejected)
-            run_training(dataset, settings, out, device=device.value, resume=resume, posterior=posterior)
+            run_training(
+                dataset, settings, out, device=device.value, threads=threads, resume=resume, posterior=posterior
+            )
 
     work()
 
@@ -238,9 +241,9 @@ def synthesize(
         out.parent.mkdir(parents=True, exist_ok=True)
         log = generate(PRESETS[shape], sessions, seed)
         posterior = write(log, out)
-        OUT.print(f"{sessions:,} sessions, {log.events.height:,} events in {out}", markup=False)
-        OUT.print(f"P(purchase | prefix) of each prefix in {posterior}", markup=False)
-        OUT.print(f"\nNext: willbuy train {out} --posterior {posterior} --out model.pt", markup=False)
+        tell(f"{sessions:,} sessions, {log.events.height:,} events in {out}")
+        tell(f"P(purchase | prefix) of each prefix in {posterior}")
+        tell(f"\nNext: willbuy train {out} --posterior {posterior} --out model.pt")
 
     work()
 

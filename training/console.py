@@ -21,6 +21,11 @@ ERR: Final = Console(stderr=True)
 _INTERRUPTED: Final = 130
 
 
+def tell(text: str, *, style: str = "", console: Console = OUT) -> None:
+    """Print a line as it is: paths and names are no markup, and a command is not broken at the terminal's edge."""
+    console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
+
+
 def progress_bars() -> Progress:
     """Return bars that tell stage, share done, a note, and the time left; plain lines where there is no terminal."""
     return Progress(

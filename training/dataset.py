@@ -78,7 +78,7 @@ def padded(values: Tensor, offsets: Tensor, sessions: Tensor) -> Tensor:
     position = torch.arange(int(lengths.max()))
     inside = position < lengths.unsqueeze(1)
     index = torch.where(inside, offsets[sessions].unsqueeze(1) + position, 0)
-    return values[index] * inside.reshape(*inside.shape, *([1] * (values.dim() - 1))).to(values.dtype)
+    return values[index].masked_fill(~inside.reshape(*inside.shape, *([1] * (values.dim() - 1))), 0)
 
 
 def read_columns(shards: Sequence[Path], properties: Sequence[PropertySpec]) -> Columns:
@@ -132,7 +132,10 @@ def _columns(frame: pl.DataFrame, properties: Sequence[PropertySpec]) -> Columns
 
 
 def _numbers(column: pl.Series) -> NDArray[np.float32]:
-    return column.cast(pl.Float64, strict=False).fill_null(math.nan).to_numpy().astype(np.float32)
+    values = column.cast(pl.Float64, strict=False).fill_null(math.nan).to_numpy()
+    # What is too large for float32 becomes infinite, as it does when serving; the encoder bounds it.
+    with np.errstate(over="ignore"):
+        return values.astype(np.float32)
 
 
 def _category_texts(column: pl.Series) -> pl.Series:
@@ -173,21 +176,25 @@ def words_by_sessions(
     return frequent[:at_most]
 
 
-def batches(lengths: Tensor, batch_sessions: int, generator: torch.Generator | None) -> Iterator[Tensor]:
-    """Yield indices of sessions in batches of sessions of like length.
+def batches(
+    lengths: Tensor, batch_sessions: int, generator: torch.Generator | None, *, bucket_batches: int = 1
+) -> Iterator[Tensor]:
+    """Yield indices of sessions in batches.
 
     Args:
         lengths: events of each session, int64 [S].
         batch_sessions: sessions in a batch.
         generator: for a random order; None for one pass from the shortest to the longest.
+        bucket_batches: how many batches' worth of random sessions are sorted by length before they are cut into
+            batches. More is less padding, and batches whose sessions are alike: length and outcome go together, so
+            that each step then pulls the first predictions of a session to another base rate.
     """
     if generator is None:
         yield from torch.split(lengths.argsort(stable=True), batch_sessions)
         return
     order = torch.randperm(len(lengths), generator=generator)
     pools: list[Tensor] = []
-    # Sorting within pools of a few batches keeps padding low and batches random.
-    for pool in torch.split(order, 32 * batch_sessions):
+    for pool in torch.split(order, bucket_batches * batch_sessions):
         pools += torch.split(pool[lengths[pool].argsort(stable=True)], batch_sessions)
     for index in torch.randperm(len(pools), generator=generator).tolist():
         yield pools[index]

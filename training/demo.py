@@ -24,7 +24,7 @@ from rich.live import Live
 
 from model.events import PURCHASE, Event
 from model.network import NetworkSizes
-from training.console import OUT, prepare_progress
+from training.console import OUT, prepare_progress, tell
 from training.demo_screen import Shop, Shopper, screen
 from training.loop import FitSettings
 from training.prepare import prepare
@@ -59,21 +59,21 @@ def run_demo(folder: Path, *, sessions: int, seconds: float | None, shoppers: in
     OUT.rule("1. past sessions, and a model of them")
     artifact = _train(folder, sessions)
     OUT.rule("2. Redis and the service")
-    with _service(artifact, port or _free_port()) as url, _terminated_like_interrupted():
+    with _terminated_like_interrupted(), _service(artifact, port or _free_port()) as url:
         OUT.print(f"[green]ready[/green] at {url}")
         OUT.rule("3. shoppers")
-        OUT.print(f"API description   {url}/openapi.json", highlight=False)
-        OUT.print(f"one session       curl {url}/v1/sessions/SESSION", highlight=False)
-        OUT.print(f"the model         curl {url}/v1/model", highlight=False)
-        OUT.print(f"metrics           curl {url}/metrics", highlight=False)
-        OUT.print(f"training report   {folder / 'model.report.html'}", highlight=False)
+        tell(f"API description   {url}/openapi.json")
+        tell(f"one session       curl {url}/v1/sessions/SESSION")
+        tell(f"the model         curl {url}/v1/model")
+        tell(f"metrics           curl {url}/metrics")
+        tell(f"training report   {folder / 'model.report.html'}")
         OUT.print("[bold]Ctrl-C stops everything.[/bold]\n")
         # Ctrl-C is how a demo ends, not how it fails.
         with contextlib.suppress(KeyboardInterrupt):
             asyncio.run(_play(url, seconds, shoppers, speed))
     OUT.print("\nStopped the service and its Redis.")
-    OUT.print(f"Serve this model again: willbuy serve --artifact {artifact}", highlight=False)
-    OUT.print("Train on your own log:  willbuy train LOG --out model.pt", highlight=False)
+    tell(f"Serve this model again: willbuy serve --artifact {artifact}")
+    tell("Train on your own log:  willbuy train LOG --out model.pt")
 
 
 def _train(folder: Path, sessions: int) -> Path:
@@ -119,12 +119,13 @@ def _service(artifact: Path, port: int) -> Iterator[str]:
         _wait_until_ready(url, process, log)
         yield url
     finally:
-        process.terminate()
-        try:
-            process.wait(_STOP_TIMEOUT_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        with _deaf():
+            process.terminate()
+            try:
+                process.wait(_STOP_TIMEOUT_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
 
 
 def _wait_until_ready(url: str, process: "subprocess.Popen[bytes]", log: Path) -> None:
@@ -149,13 +150,25 @@ def _terminated_like_interrupted() -> Iterator[None]:
 
     def interrupt(signum: int, frame: FrameType | None) -> None:
         del signum, frame
-        raise KeyboardInterrupt
+        # Not raised here: asyncio takes SIGINT between two callbacks, an exception would come in the middle of one.
+        signal.raise_signal(signal.SIGINT)
 
     before = signal.signal(signal.SIGTERM, interrupt)
     try:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def _deaf() -> Iterator[None]:
+    """Hear no signal while the service is being stopped: a second Ctrl-C must not leave it behind."""
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 async def _play(url: str, seconds: float | None, shoppers: int, speed: float) -> None:

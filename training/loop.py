@@ -35,6 +35,7 @@ class FitSettings:
         learning_rate: highest rate of AdamW; warms up over the first epoch, then falls along a cosine.
         weight_decay: AdamW's, decoupled.
         gradient_norm: longer gradients are clipped to this.
+        bucket_batches: see `training.dataset.batches`.
         seed: of weights, order and dropout. Same seed, same result on the same CPU build.
     """
 
@@ -44,10 +45,11 @@ class FitSettings:
     learning_rate: float = 2e-3
     weight_decay: float = 1e-2
     gradient_norm: float = 1.0
+    bucket_batches: int = 4
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "patience", "batch_sessions"):
+        for name in ("epochs", "patience", "batch_sessions", "bucket_batches"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: expected a whole number from 1 up, not {getattr(self, name)}")
         for name in ("learning_rate", "gradient_norm"):
@@ -171,10 +173,12 @@ def fit(
     steps_an_epoch = math.ceil(len(train.columns.outcome) / settings.batch_sessions)
     state = Fit()
     best = {name: value.detach().clone() for name, value in model.state_dict().items()}
-    # Patience is left out: a finished run may be resumed with more of it.
     identity = {**asdict(settings), **(identity or {})}
+    # A run that stopped early may go on with more patience.
+    del identity["patience"]
     if resume and checkpoint is not None and checkpoint.is_file():
         state, best = restore(checkpoint, model, optimizer, identity)
+        state.finished = _is_over(state, settings)
     while not state.finished:
         number = len(state.epochs) + 1
         started = time.perf_counter()
@@ -184,7 +188,9 @@ def fit(
         generator = torch.Generator().manual_seed(settings.seed * 100_003 + number)
         model.train()
         total, events, done = 0.0, 0, 0
-        for index, chosen in enumerate(batches(train.columns.lengths, settings.batch_sessions, generator)):
+        for index, chosen in enumerate(
+            batches(train.columns.lengths, settings.batch_sessions, generator, bucket_batches=settings.bucket_batches)
+        ):
             rate = _rate(settings, (number - 1) * steps_an_epoch + index, steps_an_epoch)
             for group in optimizer.param_groups:
                 group["lr"] = rate
@@ -203,7 +209,7 @@ def fit(
         if epoch.validation_loss < state.best_loss:
             state.best_loss, state.best_epoch = epoch.validation_loss, number
             best = {name: value.detach().clone() for name, value in model.state_dict().items()}
-        state.finished = number >= settings.epochs or number - state.best_epoch >= settings.patience
+        state.finished = _is_over(state, settings)
         if checkpoint is not None:
             store(checkpoint, model, optimizer, state, best, identity)
         if progress is not None:
@@ -222,6 +228,11 @@ def evaluate_loss(model: SessionModel, data: Encoded, device: str = "cpu") -> fl
             loss, count = _loss(model, data, chosen, device)
             total, events = total + float(loss), events + count
     return total / events
+
+
+def _is_over(state: Fit, settings: FitSettings) -> bool:
+    number = len(state.epochs)
+    return number >= settings.epochs or number - state.best_epoch >= settings.patience
 
 
 def _rate(settings: FitSettings, step: int, steps_an_epoch: int) -> float:

@@ -102,7 +102,11 @@ def event_body(session_id: str, event_id: str, event: Event) -> dict[str, Any]:
 async def client_of(url: str, connections: int) -> AsyncIterator[httpx.AsyncClient]:
     """Yield a client for the service at `url`; proxies of the environment are not asked."""
     limits = httpx.Limits(max_connections=connections, max_keepalive_connections=connections)
-    async with httpx.AsyncClient(base_url=url, timeout=10.0, limits=limits, trust_env=False) as client:
+    try:
+        client = httpx.AsyncClient(base_url=url, timeout=10.0, limits=limits, trust_env=False)
+    except httpx.InvalidURL as exc:
+        raise ReplayError(f"{url} is no URL of a service: {exc}") from exc
+    async with client:
         yield client
 
 
@@ -142,6 +146,8 @@ async def served_model(client: httpx.AsyncClient) -> dict[str, Any]:
         model: dict[str, Any] = response.json()
     except (httpx.HTTPError, ValueError) as exc:
         raise ReplayError(f"no willbuy service answers at {client.base_url}: {type(exc).__name__}: {exc}") from exc
+    if not isinstance(model, dict) or not {"fingerprint", "state_dtype"} <= model.keys():
+        raise ReplayError(f"no willbuy service answers at {client.base_url}: GET /v1/model gave something else")
     return model
 
 

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from model.artifact import Manifest
 from model.predictor import load_predictor
-from training.console import ERR, OUT, progress_bars, stage
+from training.console import ERR, OUT, progress_bars, stage, tell
 from training.metrics import score
 from training.prepare import prepare
 from training.prepared import PreparedDataset, is_prepared, read_prepared
@@ -37,6 +37,7 @@ def run_training(
     out: Path,
     *,
     device: str = "cpu",
+    threads: int = 1,
     resume: bool = False,
     posterior: Path | None = None,
 ) -> Manifest:
@@ -49,18 +50,30 @@ def run_training(
         settings: what to compute.
         out: the artifact.
         device: `cpu`, `cuda` or `auto`.
+        threads: see `training.train.train`.
         resume: go on from the checkpoint of a run that was broken off.
         posterior: exact posterior of a synthetic log, as `willbuy synthesize` writes it.
 
     Raises:
         TrainingError: the data cannot be trained on, or the posterior is not of this data.
     """
+    # What would fail at the end is looked at before the work.
+    if out.is_dir():
+        raise TrainingError(f"{out}: is a folder; name the file to write")
+    if posterior is not None and not posterior.is_file():
+        raise TrainingError(f"{posterior}: no such file; `willbuy synthesize` writes it beside the log")
     checkpoint = out.with_name(f"{out.stem}.checkpoint")
     try:
-        result = train(dataset, settings, device=device, checkpoint=checkpoint, resume=resume, stages=stage)
+        result = train(
+            dataset, settings, device=device, threads=threads, checkpoint=checkpoint, resume=resume, stages=stage
+        )
     except KeyboardInterrupt:
         if checkpoint.is_file():
-            ERR.print(f"\nprogress is in {checkpoint}; the same command with --resume goes on from it", markup=False)
+            ERR.print(
+                f"\nprogress is in {checkpoint}; the same command with --resume goes on from it",
+                markup=False,
+                soft_wrap=True,
+            )
         raise
     optimum = None if posterior is None else _optimum(posterior, result.test)
     report = _report(result, dataset, out, optimum)
@@ -73,9 +86,11 @@ def run_training(
     for warning in report.warnings:
         ERR.print(f"note: {warning}", style="yellow", markup=False)
     size = out.stat().st_size / 1024
-    OUT.print(f"artifact  {out} ({size:.0f} KiB, model {manifest.fingerprint})", markup=False, highlight=False)
-    OUT.print(f"report    {html}", markup=False, highlight=False)
-    OUT.print(f"next      willbuy serve --artifact {out}", markup=False, highlight=False)
+    OUT.print(
+        f"artifact  {out} ({size:.0f} KiB, model {manifest.fingerprint})", markup=False, highlight=False, soft_wrap=True
+    )
+    tell(f"report    {html}")
+    tell(f"next      willbuy serve --artifact {out}")
     return manifest
 
 

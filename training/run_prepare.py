@@ -15,7 +15,7 @@ from training.sources import AUTO
 from training.sources.errors import SourceError
 from training.sources.mapping import ColumnMapping
 
-PREPARE_ERRORS: Final = (SourceError, PreparedDatasetError, ValueError)
+PREPARE_ERRORS: Final = (SourceError, PreparedDatasetError, ValueError, OSError)
 _ALWAYS_SHOWN: Final = frozenset({"rows_read", "rows_rejected", "sessions", "events", "buyers"})
 _EXAMPLES: Final = 3
 # A larger share of open sessions than this is worth a word.
@@ -94,8 +94,11 @@ def run_prepare(source: Path, out: Path, options: LogOptions, *, keep_rejected: 
             progress=progress,
         )
     rejected = out / REJECTED_FILE
-    if keep_rejected is not None and dataset.counts.rows_rejected:
-        rejected = Path(shutil.copyfile(rejected, keep_rejected))
+    if keep_rejected is not None:
+        # One of an earlier run would be taken for this run's.
+        keep_rejected.unlink(missing_ok=True)
+        if dataset.counts.rows_rejected:
+            rejected = Path(shutil.copyfile(rejected, keep_rejected))
     _print_counts(dataset, rejected)
     return dataset
 

@@ -1,5 +1,6 @@
 """A training run from prepared sessions to an artifact: split, encode, fit, calibrate, evaluate, export."""
 
+import hashlib
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -20,7 +21,7 @@ from training.baselines import base_rate_by_position, lightgbm_on_aggregates
 from training.calibration import Calibration, fit_calibration
 from training.checkpoint import Epoch, Fit
 from training.dataset import Columns, read_columns, words_by_sessions
-from training.loop import Encoded, FitSettings, encode, fit, logits, scaling_of
+from training.loop import Encoded, encode, fit, logits, scaling_of
 from training.prepared import PreparedDataset
 from training.sessions import PARTS, split
 from training.settings import TrainSettings, VocabularySettings
@@ -91,6 +92,7 @@ def train(
     settings: TrainSettings,
     *,
     device: str = "cpu",
+    threads: int = 1,
     checkpoint: Path | None = None,
     resume: bool = False,
     stages: StageFactory = silent,
@@ -101,6 +103,8 @@ def train(
         dataset: prepared sessions.
         settings: what to compute.
         device: `cpu`, `cuda` or `auto`.
+        threads: of torch and LightGBM. One is quickest for a small network on shared cores; another number sums in
+            another order, which shows in the last digits.
         checkpoint: file to resume from later; written after each epoch.
         resume: go on from it.
         stages: shows progress.
@@ -110,6 +114,7 @@ def train(
         training.checkpoint.CheckpointError: the checkpoint does not fit this run.
     """
     started = time.perf_counter()
+    torch.set_num_threads(threads)
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     properties = _chosen(dataset, settings.properties)
@@ -132,7 +137,9 @@ def train(
             encoded[part] = encode(encoder, part_columns, progress=count)
     torch.manual_seed(settings.fit.seed)
     model = SessionModel(encoder, settings.sizes, scaling_of(encoded["train"].features, bins=settings.quantile_bins))
-    outcome = _fit(model, encoded, settings.fit, dataset, device, checkpoint, resume, stages)
+    outcome = _fit(model, encoded, settings, device, checkpoint, resume, stages)
+    if not outcome.best_epoch:
+        raise TrainingError("the validation loss was never a number; a smaller --learning-rate may help")
     calibration = _calibrate(model, encoded["calibration"], warnings)
     test = _predict(model, encoded, settings, stages)
     return TrainResult(
@@ -188,6 +195,8 @@ def _chosen(dataset: PreparedDataset, names: tuple[str, ...] | None) -> list[Pro
     for name in names:
         if name not in there:
             raise TrainingError(f"property {name!r} is not in the data; it has: {', '.join(there) or 'none'}")
+        if names.count(name) > 1:
+            raise TrainingError(f"property {name!r} is named twice")
     return [there[name] for name in names]
 
 
@@ -241,15 +250,14 @@ def _encoder(
 def _fit(
     model: SessionModel,
     encoded: dict[str, Encoded],
-    settings: FitSettings,
-    dataset: PreparedDataset,
+    settings: TrainSettings,
     device: str,
     checkpoint: Path | None,
     resume: bool,
     stages: StageFactory,
 ) -> Fit:
     sessions = len(encoded["train"].columns.outcome)
-    with stages("training", settings.epochs * sessions) as stage:
+    with stages("training", settings.fit.epochs * sessions) as stage:
         note = ""
 
         def progress(number: int, done: int, epoch: Epoch | None) -> None:
@@ -262,13 +270,30 @@ def _fit(
             model,
             encoded["train"],
             encoded["validation"],
-            settings,
+            settings.fit,
             device=device,
             checkpoint=checkpoint,
             resume=resume,
-            identity={"model": asdict(model.sizes), "data": dataset.to_dict()["counts"], "sessions": sessions},
+            identity={
+                "fractions": list(settings.fractions),
+                "split_seed": settings.split_seed,
+                "quantile_bins": settings.quantile_bins,
+                "sizes": asdict(model.sizes),
+                "properties": [spec.name for spec in model.encoder.properties],
+                "vocabularies": model.encoder.vocabularies,
+                "training sessions": _digest(encoded["train"].columns),
+                "validation sessions": _digest(encoded["validation"].columns),
+            },
             progress=progress,
         )
+
+
+def _digest(columns: Columns) -> str:
+    """Return a digest of everything that is learned from."""
+    digest = hashlib.sha256("\n".join(columns.session_id).encode())
+    for tensor in (columns.outcome, columns.offsets, columns.timestamp_ms, columns.codes, columns.numbers):
+        digest.update(tensor.contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _calibrate(model: SessionModel, data: Encoded, warnings: list[str]) -> Calibration | None:
@@ -294,7 +319,12 @@ def _predict(
     if settings.lightgbm:
         with stages("fitting LightGBM for comparison", 1) as stage:
             probability[LIGHTGBM], trees = lightgbm_on_aggregates(
-                model.encoder, encoded["train"], encoded["validation"], test, seed=settings.fit.seed
+                model.encoder,
+                encoded["train"],
+                encoded["validation"],
+                test,
+                seed=settings.fit.seed,
+                threads=torch.get_num_threads(),
             )
             stage(1, f"{trees} trees")
     probability[BASE_RATE] = base_rate_by_position(encoded["train"], test)

@@ -3,10 +3,13 @@
 import math
 from collections.abc import Sequence
 from random import Random
+from typing import Any
 
+import torch
 from hypothesis import strategies as st
+from torch import Tensor
 
-from model.columns import PropertySpec
+from model.columns import PropertySpec, columns_from_events
 from model.events import Event
 from support.artifacts import EVENT_NAMES
 
@@ -28,7 +31,7 @@ _amounts = (
 _gaps_ms = st.one_of(
     st.just(0), st.integers(1, 999), st.integers(1000, 600_000), st.integers(0, 86_400_000), st.integers(-90_000, -1)
 )
-_properties = st.fixed_dictionaries(
+_properties: st.SearchStrategy[dict[str, Any]] = st.fixed_dictionaries(
     {},
     optional={
         "device": st.sampled_from(["mobile", "desktop", "fridge", ""]),
@@ -41,7 +44,9 @@ _properties = st.fixed_dictionaries(
 
 
 @st.composite
-def sessions(draw, *, min_size=1, max_size=25, items=6, categories=4):
+def sessions(
+    draw: st.DrawFn, *, min_size: int = 1, max_size: int = 25, items: int = 6, categories: int = 4
+) -> list[Event]:
     """Sessions of events over `items` items and `categories` categories, some events late, from 1970 to year 9999."""
     now_ms = draw(st.sampled_from([0, 999, 1_700_000_000_123, YEAR_9999_MS, -3_600_000]))
     events = []
@@ -88,3 +93,12 @@ def random_session(seed: int, length: int, *, items: int = 40) -> list[Event]:
 def random_sessions(lengths: Sequence[int]) -> list[list[Event]]:
     """One session of each length, each with its own seed."""
     return [random_session(seed, length) for seed, length in enumerate(lengths)]
+
+
+def columns_of(
+    sessions_: Sequence[Sequence[Event]], properties: Sequence[PropertySpec] = ALL_SCOPES, *, padding: int = 0
+) -> list[Tensor]:
+    """Columns [B, T, ...] of sessions, shorter ones padded at the end with the given value."""
+    each = [columns_from_events(events, properties) for events in sessions_]
+    pad = torch.nn.utils.rnn.pad_sequence
+    return [pad(list(column), batch_first=True, padding_value=padding) for column in zip(*each, strict=True)]

@@ -40,6 +40,10 @@ class FakeModel:
         self.refolded += len(histories)
         return [(_probability(state), state) for state in map(self._fold, histories)]
 
+    def traces(self, histories: Sequence[Sequence[Event]]) -> list[tuple[list[float], bytes]]:
+        prefixes = [[history[: length + 1] for length in range(len(history))] for history in histories]
+        return [([self.expected(prefix) for prefix in each], self._fold(each[-1])) for each in prefixes]
+
     def expected(self, events: Sequence[Event]) -> float:
         """The probability after these events, whoever folds them."""
         return _probability(self._fold(events))

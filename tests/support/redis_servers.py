@@ -54,16 +54,18 @@ class RedisServer:
         assert self._process is not None
         return self._process.pid
 
+    def arguments(self) -> list[str | Path]:
+        return [
+            *("--port", str(self.port), "--bind", "127.0.0.1", "--dir", self.directory, "--save", ""),
+            *("--appendonly", "yes" if self.appendonly else "no", "--appendfsync", "always"),
+            *self.options,
+        ]
+
     def start(self) -> None:
         self.directory.mkdir(parents=True, exist_ok=True)
         with (self.directory / "server.log").open("ab") as log:
             self._process = subprocess.Popen(
-                [
-                    self.binary,
-                    *("--port", str(self.port), "--bind", "127.0.0.1", "--dir", self.directory, "--save", ""),
-                    *("--appendonly", "yes" if self.appendonly else "no", "--appendfsync", "always"),
-                    *self.options,
-                ],
+                [self.binary, *self.arguments()],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -111,6 +113,7 @@ class RedisServer:
 
     def _answers(self) -> bool:
         try:
-            return self.command("PING") == b"+PONG\r\n"
+            # A server with a password is up too when it asks for it.
+            return self.command("PING").startswith((b"+PONG", b"-NOAUTH"))
         except OSError:
             return False

@@ -20,8 +20,9 @@ class Service:
     `settings` become `WILLBUY_` variables; nothing else of that name is passed on from the tests' own environment.
     """
 
-    def __init__(self, log: Path, settings: dict[str, object]) -> None:
+    def __init__(self, log: Path, settings: dict[str, object], *, workers: int = 1) -> None:
         self.log = log
+        self.workers = workers
         self.port = free_port()
         self.base_url = f"http://127.0.0.1:{self.port}"
         self._environment = {name: value for name, value in os.environ.items() if not name.startswith("WILLBUY_")}
@@ -46,6 +47,7 @@ class Service:
     def launch(self) -> None:
         command = [sys.executable, "-m", "uvicorn", "--factory", "app.main:create_app"]
         command += ["--host", "127.0.0.1", "--port", str(self.port), "--no-access-log"]
+        command += ["--workers", str(self.workers), "--timeout-graceful-shutdown", "10"]
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
                 command, cwd=ROOT, env=self._environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log

@@ -23,6 +23,9 @@ _TRUE_OR_FALSE: Final = {"1": True, "true": True, "0": False, "false": False}
 def text(column: pl.Series, missing_values: Collection[str] = ()) -> pl.Series:
     """Return the column as text, null where it is blank or one of `missing_values`."""
     texts = column.cast(pl.String)
+    if column.dtype.is_float():
+        # A whole number has one spelling, as `model.columns.category_text` gives it when serving.
+        texts = texts.str.replace(r"\.0$", "")
     blank = texts.str.strip_chars() == ""
     if missing_values:
         blank = blank | texts.is_in(list(missing_values))

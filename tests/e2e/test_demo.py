@@ -1,0 +1,201 @@
+"""`willbuy demo` as a user runs it: it ends by itself, by Ctrl-C and by SIGTERM, and leaves no process behind."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="processes are counted in /proc")
+
+
+def parents() -> dict[int, int]:
+    """Return each running process's parent."""
+    found = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            state, parent = stat.read_text().rpartition(")")[2].split()[:2]
+        except OSError:  # it ended meanwhile
+            continue
+        if state != "Z":
+            found[int(stat.parent.name)] = int(parent)
+    return found
+
+
+def descendants(pid: int) -> set[int]:
+    parent_of = parents()
+    found = {pid}
+    while fresh := {child for child, parent in parent_of.items() if parent in found} - found:
+        found |= fresh
+    return found - {pid}
+
+
+def command_of(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+    except OSError:
+        return ""
+
+
+# The demo with an artifact that is there already, for what happens after training.
+WITHOUT_TRAINING = """
+import shutil
+from app.cli import main
+from training import demo
+
+def ready(folder, sessions):
+    folder.mkdir()
+    return type(folder)(shutil.copy({artifact!r}, folder / "model.pt"))
+
+demo._train = ready
+main()
+"""
+
+
+def allow_ctrl_c() -> None:
+    """Undo what a shell does to its background jobs: they, and so their children, ignore Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+class Demo:
+    """A running demo, and every process that it ever had.
+
+    With `artifact` it begins after training.
+    """
+
+    def __init__(self, folder: Path, *options: object, artifact: Path | None = None) -> None:
+        self.folder = folder
+        self.output = folder / "demo.log"
+        self.seen: set[int] = set()
+        folder.mkdir()
+        program = ["-m", "app"] if artifact is None else ["-c", WITHOUT_TRAINING.format(artifact=str(artifact))]
+        command = [sys.executable, *program, "demo", "--folder", str(folder / "shop"), *map(str, options)]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+        with self.output.open("wb") as log:
+            self.process = subprocess.Popen(
+                command,
+                cwd=ROOT,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                preexec_fn=allow_ctrl_c,  # noqa: PLW1509  # sets a signal and touches no lock
+            )
+
+    def text(self) -> str:
+        return self.output.read_text("utf-8", "replace")
+
+    def wait_until(self, ready: Callable[[], bool], timeout_s: float = 90) -> None:
+        deadline = time.monotonic() + timeout_s
+        while True:
+            self.seen |= descendants(self.process.pid)
+            if ready():
+                return
+            assert self.process.poll() is None, self.text()[-3000:]
+            assert time.monotonic() < deadline, self.text()[-3000:]
+            time.sleep(0.02)
+
+    def playing(self) -> bool:
+        return "Ctrl-C stops everything." in self.text()
+
+    def serving(self) -> bool:
+        return any(" serve " in command_of(pid) for pid in self.seen)
+
+    def end(self, timeout_s: float = 60) -> int:
+        """Wait for its end while noting its processes, and return its exit status."""
+        deadline = time.monotonic() + timeout_s
+        while self.process.poll() is None:
+            assert time.monotonic() < deadline, self.text()[-3000:]
+            self.seen |= descendants(self.process.pid)
+            time.sleep(0.02)
+        return self.process.returncode
+
+    def left(self) -> set[str]:
+        """Return the commands of its processes that still run, after a moment in which a server may end."""
+        deadline = time.monotonic() + 3
+        while (alive := self.seen & parents().keys()) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        return {command_of(pid) for pid in alive}
+
+    def clean_up(self) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+        for pid in self.seen & parents().keys():
+            os.kill(pid, signal.SIGKILL)
+
+
+@pytest.fixture
+def demo(tmp_path: Path) -> Iterator[Callable[..., Demo]]:
+    demos: list[Demo] = []
+
+    def start(*options: object, **kind: Path) -> Demo:
+        demos.append(Demo(tmp_path / f"demo-{len(demos)}", *options, **kind))
+        return demos[-1]
+
+    yield start
+    for started in demos:
+        started.clean_up()
+
+
+def test_a_demo_of_five_seconds_ends_by_itself_and_leaves_no_process(demo) -> None:
+    # When
+    running = demo("--seconds", 5, "--sessions", 1500)
+    running.wait_until(running.playing)
+    began = {command_of(pid) for pid in descendants(running.process.pid)}
+    code = running.end()
+    # Then
+    assert code == 0, running.text()[-3000:]
+    assert "Traceback" not in running.text()
+    assert "Stopped the service and its Redis." in running.text()
+    # A service and its server were there: nothing left means that they were stopped, not that none was started.
+    assert any(" serve " in command for command in began)
+    assert any("valkey-server" in command or "redis-server" in command for command in began)
+    assert running.left() == set()
+    # Shoppers came, and what they leave to look at is there
+    assert "events," in running.text()
+    assert " 0 events" not in running.text().splitlines()[-6]
+    files = {path.name for path in (running.folder / "shop").iterdir()}
+    assert {"model.pt", "model.report.html", "shop.parquet", "service.log"} <= files
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_among_the_shoppers_stops_everything_in_order(demo, artifact, number) -> None:
+    running = demo(artifact=artifact)
+    running.wait_until(running.playing)
+    time.sleep(1)
+    running.seen |= descendants(running.process.pid)
+    running.process.send_signal(number)
+    assert running.end() == 0, running.text()[-3000:]
+    assert "Traceback" not in running.text()
+    assert "Stopped the service and its Redis." in running.text()
+    assert len(running.seen) >= 2
+    assert running.left() == set()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_the_service_starts_leaves_no_process(demo, artifact, number) -> None:
+    running = demo(artifact=artifact)
+    running.wait_until(running.serving)
+    running.process.send_signal(number)
+    running.end()
+    assert "Traceback" not in running.text()
+    assert running.left() == set()
+
+
+def test_a_port_that_is_taken_is_told_and_nothing_is_left(demo, artifact) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        running = demo("--port", taken.getsockname()[1], artifact=artifact)
+        assert running.end(90) == 1
+    assert "error: the service did not start" in running.text()
+    assert "address already in use" in running.text().lower()
+    assert "Traceback" not in running.text()
+    assert running.left() == set()

@@ -1,0 +1,118 @@
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from support.event_strategies import ALL_SCOPES, sessions
+
+from model import columns
+from model.columns import PropertySpec, category_text, columns_from_events, fingerprint, number_value
+from model.events import Event, identifier_code
+
+
+@given(sessions(max_size=5))
+def test_every_field_stands_in_its_column(events):
+    timestamp_ms, codes, numbers = columns_from_events(events, ALL_SCOPES)
+    assert (timestamp_ms.dtype, codes.dtype, numbers.dtype) == (torch.int64, torch.int64, torch.float32)
+    assert (timestamp_ms.shape, codes.shape, numbers.shape) == ((len(events),), (len(events), 5), (len(events), 4))
+    for row, event in enumerate(events):
+        sent = event.properties
+        assert timestamp_ms[row] == event.timestamp_ms
+        texts = [event.event_name, event.item_id, event.item_category]
+        texts += [category_text(sent.get("device")), category_text(sent.get("page"))]
+        assert codes[row].tolist() == [fingerprint(text) for text in texts]
+        values = [event.price, event.quantity, number_value(sent.get("visits")), number_value(sent.get("scroll"))]
+        expected = torch.tensor([math.nan if value is None else value for value in values], dtype=torch.float32)
+        assert torch.equal(numbers[row].nan_to_num(nan=-1.5), expected.nan_to_num(nan=-1.5))
+
+
+def test_no_event_gives_empty_columns_of_the_right_width():
+    timestamp_ms, codes, numbers = columns_from_events([], ALL_SCOPES)
+    assert (timestamp_ms.shape, codes.shape, numbers.shape) == ((0,), (0, 5), (0, 4))
+    assert (timestamp_ms.dtype, codes.dtype, numbers.dtype) == (torch.int64, torch.int64, torch.float32)
+
+
+def test_nothing_sent_is_zero_and_nan():
+    _, codes, numbers = columns_from_events([Event("page_view", 0)], ALL_SCOPES)
+    assert codes[0, 1:].tolist() == [0, 0, 0, 0]
+    assert numbers.isnan().all()
+
+
+def test_properties_that_were_not_declared_are_not_looked_at():
+    bare, laden = Event("page_view", 0), Event("page_view", 0, properties={"device": "mobile"})
+    for one, other in zip(columns_from_events([bare], []), columns_from_events([laden], []), strict=True):
+        assert torch.equal(one.nan_to_num(), other.nan_to_num())
+
+
+@given(st.text(max_size=30))
+def test_fingerprints_are_31_bits_of_the_code_and_zero_only_for_no_value(text):
+    number = fingerprint(text)
+    assert (number == 0) == (text == "")
+    assert 0 <= number < 2**31
+    assert text == "" or number == identifier_code(text) % 2**31
+
+
+def test_a_code_of_31_zero_bits_is_not_taken_for_no_value(monkeypatch):
+    monkeypatch.setattr(columns, "identifier_code", lambda _: 5 << 31)
+    assert fingerprint("unlucky") == 1
+
+
+def test_fingerprint_is_golden():
+    # In stored states and in every artifact's tables.
+    assert [fingerprint(word) for word in ("page_view", "SKU-1", None)] == [2062778826, 1743944858, 0]
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (None, None),
+        ("", None),
+        ("mobile", "mobile"),
+        (" mobile", " mobile"),
+        (True, "true"),
+        (False, "false"),
+        (1, "1"),
+        (1.0, "1"),
+        (-0.0, "0"),
+        (2**53 + 1, "9007199254740993"),
+        (0.1, "0.1"),
+        (1e22, "10000000000000000000000"),
+        (math.nan, None),
+        (math.inf, "inf"),
+    ],
+)
+def test_a_category_has_one_spelling(value, text):
+    assert category_text(value) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "number"),
+    [
+        (None, math.nan),
+        ("", math.nan),
+        ("many", math.nan),
+        ("7", 7.0),
+        (" 2.5 ", 2.5),
+        (True, 1.0),
+        (False, 0.0),
+        (-3, -3.0),
+        (math.inf, math.inf),
+        (math.nan, math.nan),
+    ],
+)
+def test_a_number_is_a_number_or_nothing(value, number):
+    assert number_value(value) == pytest.approx(number, nan_ok=True)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        (("", "number"), "property name: expected at least one character"),
+        (("device", "text"), "property device: kind must be number or category, not 'text'"),
+        (("device", "number", "visitor"), "property device: scope must be event or session, not 'visitor'"),
+    ],
+)
+def test_a_property_that_makes_no_sense_is_refused(fields, message):
+    with pytest.raises(ValueError, match=message):
+        PropertySpec(*fields)

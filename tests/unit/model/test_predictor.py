@@ -1,0 +1,417 @@
+"""The predictor: its answers are the offline model's, and a state is bytes of a known layout."""
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support.artifacts import random_model
+from support.event_strategies import ALL_SCOPES, columns_of, random_session, random_sessions, sessions
+
+from model.artifact import ArtifactDigestError, ArtifactMissingError, load, save
+from model.columns import fingerprint
+from model.events import Event
+from model.predictor import Predictor, load_predictor
+
+LENGTHS = [60, 1, 33, 2, 60, 17, 5, 48]
+TOLERANCE = {"float32": 1e-5, "float16": 2e-3}
+
+
+@pytest.fixture(scope="module")
+def artifacts(tmp_path_factory):
+    """Path and eager model of an artifact for each hidden size."""
+    folder = tmp_path_factory.mktemp("artifacts")
+    made = {}
+    for hidden_size, layers in ((8, 2), (64, 1)):
+        model = random_model(hidden_size=hidden_size, layers=layers, properties=ALL_SCOPES, calendar=True)
+        save(model, folder / f"{hidden_size}.pt")
+        made[hidden_size] = (folder / f"{hidden_size}.pt", model)
+    return made
+
+
+@pytest.fixture(scope="module")
+def predictor(artifacts):
+    """One of hidden size 8, two layers, with float32 states, used by many tests: it keeps nothing of a session."""
+    return load_predictor(artifacts[8][0], state_dtype="float32")
+
+
+def stepwise(predictor, events):
+    """Probability and state after each event, one call an event."""
+    state, trace = None, []
+    for event in events:
+        (probability,), (state,) = predictor.advance([event], [state])
+        trace.append((probability, state))
+    return trace
+
+
+def parts_of(predictor, state):
+    """A state's times, memory, carry and hidden, read by the layout that the module documents."""
+    widths = predictor.manifest.state
+    layout = [("<i8", 2), ("<i4", widths["memory"] - 2), ("<f4", widths["carry"])]
+    layout.append(("<f2" if predictor.state_dtype == "float16" else "<f4", widths["hidden"]))
+    parts, offset = [], 0
+    for kind, count in layout:
+        parts.append(np.frombuffer(state, kind, count, offset))
+        offset += np.dtype(kind).itemsize * count
+    assert offset == len(state)
+    return parts
+
+
+# --- the fold
+
+
+@pytest.mark.parametrize("state_dtype", ["float32", "float16"])
+@pytest.mark.parametrize("hidden_size", [8, 64])
+def test_stepwise_answers_are_the_offline_models(artifacts, hidden_size, state_dtype):
+    # Given whole sessions, what the eager model says of each prefix
+    path, model = artifacts[hidden_size]
+    shopping = random_sessions(LENGTHS)
+    with torch.inference_mode():
+        offline = model(*columns_of(shopping, ALL_SCOPES))
+    # When they are stepped together, states as bytes in between
+    traces = load_predictor(path, state_dtype=state_dtype).traces(shopping)
+    # Then no answer differs by more than was promised
+    assert [len(trace) for trace, _ in traces] == LENGTHS
+    for row, (trace, _) in enumerate(traces):
+        difference = np.abs(np.array(trace) - offline[row, : len(trace)].numpy()).max()
+        assert difference <= TOLERANCE[state_dtype]
+    answers = np.concatenate([trace for trace, _ in traces])
+    assert answers.std() > 0.05  # else a constant would do
+
+
+@settings(max_examples=12, deadline=None)
+@given(shopping=st.lists(sessions(max_size=10), min_size=1, max_size=5))
+def test_ugly_sessions_get_the_offline_answers_too(artifacts, predictor, shopping):
+    with torch.inference_mode():
+        offline = artifacts[8][1](*columns_of(shopping, ALL_SCOPES))
+    assert offline.isfinite().all()
+    for row, (trace, _) in enumerate(predictor.traces(shopping)):
+        assert trace == pytest.approx(offline[row, : len(trace)].tolist(), abs=1e-5)
+
+
+@settings(max_examples=8, deadline=None)
+@given(shopping=st.lists(sessions(min_size=0, max_size=10), max_size=5))
+def test_scored_sessions_are_the_offline_models_and_keep_their_order(artifacts, predictor, shopping):
+    scores = predictor.score_sessions(shopping)
+    assert [len(row) for row in scores] == [len(events) for events in shopping]
+    for row, events in zip(scores, shopping, strict=True):
+        if events:
+            with torch.inference_mode():
+                alone = artifacts[8][1](*columns_of([events], ALL_SCOPES))[0]
+            assert row == pytest.approx(alone.tolist(), abs=1e-5)
+
+
+@pytest.mark.parametrize("state_dtype", ["float32", "float16"])
+def test_answers_and_states_do_not_depend_on_who_is_in_the_batch(artifacts, state_dtype):
+    predictor = load_predictor(artifacts[8][0], state_dtype=state_dtype)
+    shopping = random_sessions([20] * 7)  # padded to 8
+    together = predictor.traces(shopping)
+    for events, (trace, state) in zip(shopping, together, strict=True):
+        alone = stepwise(predictor, events)
+        assert trace == pytest.approx([probability for probability, _ in alone], abs=TOLERANCE[state_dtype] / 2)
+        *counted, hidden = parts_of(predictor, state)
+        *counted_alone, hidden_alone = parts_of(predictor, alone[-1][1])
+        for part, part_alone in zip(counted[:2], counted_alone[:2], strict=True):
+            np.testing.assert_array_equal(part, part_alone)
+        np.testing.assert_allclose(counted[2], counted_alone[2], rtol=1e-6, equal_nan=True)
+        np.testing.assert_allclose(hidden, hidden_alone, rtol=2e-3 if state_dtype == "float16" else 1e-5, atol=2e-3)
+
+
+def test_the_same_call_gives_the_same_bytes(predictor):
+    event = random_session(0, 1)[0]
+    assert predictor.advance([event], [None]) == predictor.advance([event], [None])
+
+
+def test_refold_is_what_stepping_left(predictor):
+    histories = random_sessions([12, 1, 30, 12])
+    for (probability, state), events in zip(predictor.refold(histories), histories, strict=True):
+        expected_probability, expected_state = stepwise(predictor, events)[-1]
+        assert probability == pytest.approx(expected_probability, abs=1e-6)
+        for part, expected in zip(parts_of(predictor, state), parts_of(predictor, expected_state), strict=True):
+            np.testing.assert_allclose(part, expected, rtol=1e-5, atol=1e-6, equal_nan=True)
+
+
+def test_a_state_goes_on_where_a_refold_stopped(predictor):
+    events = random_session(3, 20)
+    ((_, state),) = predictor.refold([events[:12]])
+    for event, (expected, _) in zip(events[12:], stepwise(predictor, events)[12:], strict=True):
+        (probability,), (state,) = predictor.advance([event], [state])
+        assert probability == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize(("count", "max_batch_size"), [(2, 1), (2, 3), (4, 4), (5, 4), (11, 3)])
+def test_more_events_than_a_batch_takes_are_split_in_order(artifacts, predictor, count, max_batch_size):
+    small = load_predictor(artifacts[8][0], state_dtype="float32", max_batch_size=max_batch_size)
+    events = [random_session(seed, 1)[0] for seed in range(count)]
+    states: list[bytes | None] = [None if seed % 2 else stepwise(predictor, random_session(seed, 3))[-1][1]
+                                  for seed in range(count)]  # fmt: skip
+    expected, expected_states = predictor.advance(events, states)
+    answers, following = small.advance(events, states)
+    assert answers == pytest.approx(expected, abs=1e-6)
+    assert [state[:16] for state in following] == [state[:16] for state in expected_states]
+    assert [len(row) for row in small.score_sessions([[event] for event in events])] == [1] * count
+    assert small.score_sessions([[event] for event in events]) == [
+        pytest.approx([answer], abs=1e-6) for answer in predictor.advance(events, [None] * count)[0]
+    ]
+
+
+def test_nothing_in_gives_nothing_out(predictor):
+    assert predictor.advance([], []) == ([], [])
+    assert predictor.refold([]) == []
+    assert predictor.traces([]) == []
+    assert predictor.score_sessions([]) == []
+    assert predictor.score_sessions([[], []]) == [[], []]
+
+
+def test_histories_without_an_event_are_refused(predictor):
+    with pytest.raises(ValueError, match="histories: expected at least one event in each"):
+        predictor.refold([[Event("page_view", 0)], []])
+
+
+# --- states
+
+
+@pytest.mark.parametrize(("state_dtype", "size"), [("float32", 4), ("float16", 2)])
+def test_a_state_is_as_long_as_its_parts(artifacts, state_dtype, size):
+    predictor = load_predictor(artifacts[64][0], state_dtype=state_dtype)
+    widths = predictor.manifest.state
+    assert widths["hidden"] == 2 * 64
+    assert predictor.state_size == 2 * 8 + 4 * (widths["memory"] - 2) + 4 * widths["carry"] + size * widths["hidden"]
+    _, states = predictor.advance([Event("page_view", 0)] * 3, [None] * 3)
+    assert [len(state) for state in states] == [predictor.state_size] * 3
+
+
+@pytest.mark.parametrize("wrong", [b"", b"x", "one short", "one long"])
+def test_a_state_of_another_length_is_refused(predictor, wrong):
+    size = predictor.state_size
+    state = {"one short": bytes(size - 1), "one long": bytes(size + 1)}.get(wrong, wrong)
+    good = predictor.advance([Event("page_view", 0)], [None])[1][0]
+    with pytest.raises(ValueError, match=rf"states: expected {size} bytes each, found \[{len(state)}\]"):
+        predictor.advance([Event("page_view", 1)] * 2, [good, state])
+
+
+def test_a_float16_state_is_not_taken_for_a_float32_one(artifacts, predictor):
+    half = load_predictor(artifacts[8][0], state_dtype="float16")
+    _, states = half.advance([Event("page_view", 0)], [None])
+    with pytest.raises(ValueError, match="states: expected"):
+        predictor.advance([Event("page_view", 1)], states)
+
+
+@pytest.mark.parametrize("events", [0, 2])
+def test_one_state_an_event_is_asked_for(predictor, events):
+    with pytest.raises(ValueError, match=f"states: expected {events}, one an event, not 1"):
+        predictor.advance([Event("page_view", 0)] * events, [None])
+
+
+@pytest.mark.parametrize("state_dtype", ["float32", "float16"])
+def test_the_layout_of_a_state_is_the_documented_one(artifacts, state_dtype):
+    # Given two events whose every trace in the state is known
+    predictor = load_predictor(artifacts[8][0], state_dtype=state_dtype)
+    start_ms, last_ms = 1_700_000_000_123, 1_700_000_009_456
+    first = Event("view_item", start_ms, "SKU-9", "shoes", price=12.5, properties={"device": "mobile", "visits": 3})
+    second = Event("add_to_cart", last_ms, "SKU-1", "hats", price=7.25, quantity=2, properties={"page": "mobile"})
+    state = stepwise(predictor, [first, second])[-1][1]
+    # Then the bytes hold them where they always stood
+    assert state[:16] == start_ms.to_bytes(8, "little") + last_ms.to_bytes(8, "little")
+    memory_end = 16 + 4 * (1 + 16 + 8 + 2)
+    previous_item, *memory = np.frombuffer(state[16:memory_end], "<i4").tolist()
+    items, categories, sticky = memory[:16], memory[16:24], memory[24:]
+    assert previous_item == fingerprint("SKU-1")
+    assert items == [fingerprint("SKU-9"), fingerprint("SKU-1")] + [0] * 14
+    assert categories == [fingerprint("shoes"), fingerprint("hats")] + [0] * 6
+    assert sticky == [fingerprint("mobile"), 0]
+    types = 8
+    carry_end = memory_end + 4 * (18 + 2 * types + 16 + 8 + 2)
+    carry = np.frombuffer(state[memory_end:carry_end], "<f4")
+    log_gap = math.log1p(9.333)
+    by_name = dict(zip(["events", "run_length"], carry[:2].tolist(), strict=True))
+    assert by_name == {"events": 2, "run_length": 1}
+    assert carry[6] == pytest.approx(log_gap)  # the gap before this event, for the next one's log_gap_previous
+    assert carry[7:11].tolist() == [2, 2, 0, 2]  # distinct items, events with an item, repeats, distinct categories
+    assert carry[11:18].tolist() == [2, 14.5, 19.75, 2, 12.5, 7.25, 7.25]  # the cart, then the prices
+    assert sorted(carry[18:26].tolist()) == [0] * 6 + [1, 1]
+    assert sorted(carry[26:34].tolist()) == [-1] * 6 + [0, pytest.approx(9.333)]
+    assert carry[34:58].tolist() == [1, 1] + [0] * 14 + [1, 1] + [0] * 6
+    assert carry[58] == 3
+    assert math.isnan(carry[59])  # an event's own number is not kept
+    hidden = np.frombuffer(state[carry_end:], "<f2" if state_dtype == "float16" else "<f4")
+    assert len(hidden) == 2 * 2 * 8
+    assert np.abs(hidden).max() <= 2
+    assert hidden.any()
+
+
+def test_golden_bytes_of_a_state_that_an_untrained_lstm_cannot_change(tmp_path):
+    # Given a network whose weights are all zero, so that only what the encoder counts is in the state
+    model = random_model(hidden_size=1, event_names=("page_view",), properties=())
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.zero_()
+    save(model, tmp_path / "zero.pt")
+    predictor = load_predictor(tmp_path / "zero.pt")
+    # When one event is folded
+    (probability,), (state,) = predictor.advance([Event("page_view", 258, "SKU-1", price=2.0)], [None])
+    # Then the bytes are those of every release that reads format 1
+    assert probability == 0.5
+    expected = (258).to_bytes(8, "little") * 2  # start and last
+    expected += bytes.fromhex("9a7cf267") * 2 + bytes(4 * 15) + bytes(4 * 8)
+    ones = bytes.fromhex("0000803f")
+    twos = bytes.fromhex("00000040")
+    zero = bytes(4)
+    expected += ones + ones + ones + zero * 4  # events, run length, type, gaps
+    expected += ones + ones + zero * 2  # items
+    expected += zero * 2 + twos + ones + twos * 3  # cart, prices
+    expected += zero + ones + bytes.fromhex("000080bf") + zero  # counts and times of "other" and page_view
+    expected += ones + zero * 15 + zero * 8  # slots
+    expected += bytes(2 * 2)  # h and c
+    assert state == expected
+
+
+def test_only_h_and_c_are_rounded_to_float16(artifacts, predictor):
+    half = load_predictor(artifacts[8][0], state_dtype="float16")
+    events = random_session(5, 30)
+    state, half_state = (stepwise(each, events)[-1][1] for each in (predictor, half))
+    for part, half_part in zip(parts_of(predictor, state)[:3], parts_of(half, half_state)[:3], strict=True):
+        np.testing.assert_array_equal(half_part, part)
+
+
+def test_a_cell_past_float16s_range_is_kept_finite(artifacts):
+    predictor = load_predictor(artifacts[8][0], state_dtype="float16")
+    hidden, carry, memory = predictor._module.initial_state(2)
+    hidden[0], hidden[1] = 1e6, -1e6
+    packed = predictor._packed(hidden, carry, memory)
+    values = [set(parts_of(predictor, state)[3].tolist()) for state in packed]
+    assert values == [{65504.0}, {-65504.0}]
+    probabilities, _ = predictor.advance([Event("page_view", 0)] * 2, packed)
+    assert all(0 <= probability <= 1 for probability in probabilities)
+
+
+@settings(max_examples=20, deadline=None)
+@given(events=sessions(max_size=6))
+def test_unpacking_and_packing_gives_the_same_bytes(predictor, events):
+    states = [state for _, state in stepwise(predictor, events)]
+    assert predictor._packed(*predictor._unpacked(states, len(states))) == states
+
+
+def test_states_survive_a_new_process_of_the_same_artifact(artifacts, predictor):
+    events = random_session(6, 10)
+    state = stepwise(predictor, events[:9])[-1][1]
+    other = load_predictor(artifacts[8][0], state_dtype="float32")
+    assert other.fingerprint == predictor.fingerprint
+    assert other.advance(events[9:], [state])[0] == pytest.approx(predictor.advance(events[9:], [state])[0], abs=1e-6)
+
+
+# --- properties
+
+
+def test_a_session_property_sent_once_sticks_and_an_event_property_does_not(predictor):
+    def last_answer(*properties):
+        return stepwise(predictor, [Event("view_item", n, properties=p) for n, p in enumerate(properties)])[-1][0]
+
+    assert last_answer({"device": "mobile"}, {}) == last_answer({"device": "mobile"}, {"device": "mobile"})
+    assert last_answer({"visits": 9}, {}) == last_answer({"visits": 9}, {"visits": 9})
+    assert last_answer({"page": "mobile"}, {}) != last_answer({"page": "mobile"}, {"page": "mobile"})
+    assert last_answer({"scroll": 9}, {}) != last_answer({"scroll": 9}, {"scroll": 9})
+    assert last_answer({}, {}) == last_answer({}, {"undeclared": 1})
+
+
+# --- what it knows of itself
+
+
+def test_it_knows_its_vocabulary_and_nothing_else(predictor):
+    assert predictor.knows("view_item")
+    assert not any(map(predictor.knows, ("wheel_of_fortune", "View Item", "", "purchase")))
+
+
+def test_it_carries_its_manifest(artifacts, predictor):
+    _, manifest = load(artifacts[8][0])
+    assert predictor.manifest == manifest
+    assert predictor.fingerprint == manifest.fingerprint
+    assert (predictor.device, predictor.state_dtype, predictor.max_batch_size) == ("cpu", "float32", 256)
+
+
+@pytest.mark.parametrize(("max_batch_size", "sizes"), [(1, [1]), (4, [1, 2, 4]), (6, [1, 2, 4, 6])])
+def test_warming_up_runs_every_size_that_a_request_can_come_in_and_changes_no_answer(artifacts, max_batch_size, sizes):
+    predictor = load_predictor(artifacts[8][0], max_batch_size=max_batch_size)
+    event = random_session(7, 1)[0]
+    before = predictor.advance([event], [None])
+    module: Any = predictor._module
+    run: list[int] = []
+
+    class Counting:
+        def __getattr__(self, name):
+            return getattr(module, name)
+
+        def step(self, timestamp_ms, *rest):
+            run.append(len(timestamp_ms))
+            return module.step(timestamp_ms, *rest)
+
+    counting: Any = Counting()
+    predictor._module = counting
+    predictor.warm_up()
+    assert sorted(set(run)) == sizes
+    assert min(run.count(size) for size in sizes) >= 2
+    warmed = set(run)
+    for count in range(1, max_batch_size + 1):
+        predictor.advance([event] * count, [None] * count)
+    assert set(run) == warmed
+    after = predictor.advance([event], [None])
+    assert after[0] == pytest.approx(before[0], abs=1e-6)
+
+
+# --- loading
+
+
+def test_auto_is_the_cpu_where_there_is_no_gpu(artifacts, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert load_predictor(artifacts[8][0], device="auto").device == "cpu"
+    with pytest.raises(ValueError, match="device: cuda was asked for, but torch sees no GPU; set it to auto or cpu"):
+        load_predictor(artifacts[8][0], device="cuda")
+
+
+@pytest.mark.parametrize("device", ["", "tpu", "cuda:0", "CPU"])
+def test_other_devices_are_refused(artifacts, device):
+    with pytest.raises(ValueError, match=f"device: expected auto, cpu or cuda, not '{device}'"):
+        load_predictor(artifacts[8][0], device=device)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"state_dtype": "bfloat16"}, "state_dtype: expected float16 or float32, not 'bfloat16'"),
+        ({"max_batch_size": 0}, "max_batch_size: expected a whole number from 1 up, not 0"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused(artifacts, options, message):
+    with pytest.raises(ValueError, match=message):
+        load_predictor(artifacts[8][0], **options)
+
+
+def test_what_is_wrong_with_a_file_is_told(artifacts, tmp_path):
+    with pytest.raises(ArtifactMissingError):
+        load_predictor(tmp_path / "none.pt")
+    with pytest.raises(ArtifactDigestError):
+        load_predictor(artifacts[8][0], sha256="0" * 64)
+
+
+def test_the_number_of_threads_is_set_where_it_is_asked_for(artifacts):
+    before = torch.get_num_threads()
+    try:
+        load_predictor(artifacts[8][0], threads=1)
+        assert torch.get_num_threads() == 1
+        torch.set_num_threads(2)
+        load_predictor(artifacts[8][0])
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no GPU")
+def test_answers_on_a_gpu_are_those_of_the_cpu(artifacts, predictor):
+    shopping = random_sessions(LENGTHS)
+    on_gpu: Predictor = load_predictor(artifacts[8][0], device="cuda", state_dtype="float32")
+    on_gpu.warm_up()
+    for (trace, _), (expected, _) in zip(on_gpu.traces(shopping), predictor.traces(shopping), strict=True):
+        assert trace == pytest.approx(expected, abs=1e-4)

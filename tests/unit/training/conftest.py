@@ -1,0 +1,101 @@
+"""Small shops and toy sessions, for the tests of training."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # it ships no types
+
+from model.columns import PropertySpec, columns_from_events
+from model.events import Event
+from model.network import NetworkSizes
+from training.dataset import Columns
+from training.loop import FitSettings
+from training.prepare import prepare
+from training.prepared import PreparedDataset
+from training.settings import TrainSettings
+from training.sources.canonical import write_events
+from training.synthetic import PRESETS, generate, write
+from training.train import TrainResult, train
+
+SETTINGS = TrainSettings(
+    fit=FitSettings(epochs=3, patience=3, batch_sessions=64, learning_rate=5e-3),
+    sizes=NetworkSizes(hidden_size=16, head_size=16, dropout=0.1, input_dropout=0.0),
+)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Compute in one thread: networks this small only wait for each other in several, and sums keep their order."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with threadpool_limits(1):
+        yield
+    torch.set_num_threads(before)
+
+
+@dataclass(frozen=True)
+class SyntheticShop:
+    """A prepared synthetic log, and the truth about it."""
+
+    log: Path
+    posterior: Path
+    dataset: PreparedDataset
+
+
+@pytest.fixture(scope="session")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> SyntheticShop:
+    folder = tmp_path_factory.mktemp("shop")
+    log = folder / "shop.parquet"
+    posterior = write(generate(PRESETS["default"], 3000, seed=5), log)
+    return SyntheticShop(log, posterior, prepare(log, folder / "prepared"))
+
+
+@pytest.fixture(scope="session")
+def settings() -> TrainSettings:
+    return SETTINGS
+
+
+@pytest.fixture(scope="session")
+def trained(shop: SyntheticShop, one_thread: None) -> TrainResult:
+    """A model of the synthetic shop, with everything it is compared with."""
+    return train(shop.dataset, SETTINGS)
+
+
+@pytest.fixture
+def prepared(tmp_path: Path) -> Callable[..., PreparedDataset]:
+    """Prepare a log of rows by column: `prepared({"session_id": [...], ...}, clock="session")`."""
+
+    def make(columns: dict[str, Sequence[Any]] | pl.DataFrame, *, clock: Any = "session", **options: Any) -> Any:
+        log = tmp_path / "log.parquet"
+        write_events(pl.DataFrame(columns), log, clock=clock)
+        return prepare(log, tmp_path / "prepared", **options)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def columns_of() -> Callable[..., Columns]:
+    """Lay out sessions of events as the training's columns."""
+
+    def make(
+        sessions: Sequence[Sequence[Event]], outcomes: Sequence[float], properties: Sequence[PropertySpec] = ()
+    ) -> Columns:
+        timestamp_ms, codes, numbers = columns_from_events([event for one in sessions for event in one], properties)
+        offsets = np.cumsum([0, *map(len, sessions)])
+        return Columns(
+            np.array([f"s{number}" for number in range(len(sessions))], dtype=object),
+            np.array([events[0].timestamp_ms for events in sessions]),
+            torch.tensor(outcomes, dtype=torch.float32),
+            torch.from_numpy(offsets),
+            timestamp_ms,
+            codes,
+            numbers,
+        )
+
+    return make
