@@ -105,27 +105,33 @@ def _service(artifact: Path, port: int) -> Iterator[str]:
     url = f"http://127.0.0.1:{port}"
     command = [sys.executable, "-m", "app", "serve", "--artifact", str(artifact), "--port", str(port)]
     log = artifact.with_name("service.log")
-    with log.open("wb") as output:
-        process = subprocess.Popen(  # noqa: S603  # our own interpreter and module
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            # Ctrl-C is for this program, which then stops the service in order.
-            start_new_session=True,
-            env={**os.environ, "PYTHONUNBUFFERED": "1"},
-        )
+    process: subprocess.Popen[bytes] | None = None
     try:
+        with log.open("wb") as output, _deferred_signals():
+            process = subprocess.Popen(  # noqa: S603  # our own interpreter and module
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                # Ctrl-C is for this program, which then stops the service in order.
+                start_new_session=True,
+                env={**os.environ, "PYTHONUNBUFFERED": "1"},
+            )
         _wait_until_ready(url, process, log)
         yield url
     finally:
-        with _deaf():
-            process.terminate()
-            try:
-                process.wait(_STOP_TIMEOUT_S)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+        if process is not None:
+            _stop(process)
+
+
+def _stop(process: "subprocess.Popen[bytes]") -> None:
+    with _deaf():
+        process.terminate()
+        try:
+            process.wait(_STOP_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
 
 
 def _wait_until_ready(url: str, process: "subprocess.Popen[bytes]", log: Path) -> None:
@@ -158,6 +164,26 @@ def _terminated_like_interrupted() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def _deferred_signals() -> Iterator[None]:
+    """Hear signals only at the end: an exception in the middle of `Popen` would leave a process that nobody knows."""
+    heard: list[int] = []
+
+    def note(signum: int, frame: FrameType | None) -> None:
+        del frame
+        heard.append(signum)
+
+    # Handlers are not inherited by the new process, as a mask or SIG_IGN would be.
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        for number in heard:
+            signal.raise_signal(number)
 
 
 @contextmanager
