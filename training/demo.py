@@ -182,8 +182,8 @@ def _deferred_signals() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-        for number in heard:
-            signal.raise_signal(number)
+        for signum in heard:
+            signal.raise_signal(signum)
 
 
 @contextmanager
