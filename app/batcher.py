@@ -1,14 +1,15 @@
 """Batches of what came in while the last batch ran. Knows nothing of events, sessions or models.
 
-There is no timer: an idle batcher handles an item at once, a busy one handles together what has gathered. At most one
-item of a key is in a batch, and items of a key are handled in the order they were submitted.
+There is no timer: an idle batcher handles an item at once, a busy one handles together what has gathered. Items of a
+key are handled in the order they were submitted, and no two batches run at once.
 """
 
 import asyncio
 from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable, Hashable, Sequence
-from dataclasses import dataclass
-from typing import Generic, TypeVar
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Final, Generic, TypeVar
 
 from app.errors import OverloadedError, ShuttingDownError
 
@@ -16,38 +17,117 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-# Compared by identity: two waiters may have submitted equal items.
+class Later(Enum):
+    """What a handler answers for an item that it wants again in a later batch."""
+
+    LATER = "later"
+
+
+LATER: Final = Later.LATER
+
+
+# Takes a batch and a question: does a caller still wait for the item of this place? Once it does not, it never will.
+Handle = Callable[[list[Item], Callable[[int], bool]], Awaitable[Sequence[Result | Exception | Later]]]
+
+
+# Compared by identity: two callers may have submitted equal items.
 @dataclass(slots=True, eq=False)
-class _Waiter(Generic[Item, Result]):
+class _Call(Generic[Result]):
+    """One caller, the results of its items so far, and the one future it waits for however many they are."""
+
+    results: list[Result | Exception | None]
+    missing: int
+    answered: "asyncio.Future[None]"
+
+    def answer(self, place: int, result: Result | Exception) -> None:
+        self.results[place] = result
+        self.missing -= 1
+        if not self.missing and not self.answered.done():
+            self.answered.set_result(None)
+
+
+@dataclass(slots=True, eq=False)
+class _Waiting(Generic[Item, Result]):
     item: Item
-    future: "asyncio.Future[Result]"
+    call: _Call[Result]
+    place: int
+
+    @property
+    def is_wanted(self) -> bool:
+        # As its answer is missing, the future can be done for one reason only: the caller was cancelled or gave up.
+        return not self.call.answered.done()
+
+
+@dataclass(slots=True)
+class _Queue(Generic[Item, Result]):
+    """Items that wait, by key; keys in the order their turn comes, items of each in the order they came."""
+
+    keys: OrderedDict[Hashable, deque[_Waiting[Item, Result]]] = field(default_factory=OrderedDict)
+    length: int = 0
+
+    def append(self, key: Hashable, waiting: _Waiting[Item, Result]) -> None:
+        self.keys.setdefault(key, deque()).append(waiting)
+        self.length += 1
+
+    def put_back(self, key: Hashable, waiting: _Waiting[Item, Result]) -> None:
+        """Put an item before all others of its key; a key without others goes behind all keys."""
+        self.keys.setdefault(key, deque()).appendleft(waiting)
+        self.length += 1
+
+    def take(self, most: int, most_of_a_key: int) -> list[_Waiting[Item, Result]]:
+        taken: list[_Waiting[Item, Result]] = []
+        for _ in range(len(self.keys)):
+            if len(taken) == most:
+                break
+            key, waiting = self.keys.popitem(last=False)
+            for _ in range(min(most_of_a_key, most - len(taken), len(waiting))):
+                taken.append(waiting.popleft())  # noqa: PERF401 - what is taken is popped
+            if waiting:
+                # Behind all other keys; for itself this key comes again in the next batch at the earliest.
+                self.keys[key] = waiting
+        self.length -= len(taken)
+        return taken
+
+    def remove(self, keys: set[Hashable], call: _Call[Result]) -> None:
+        """Remove a call's items, which are of these keys."""
+        for key in keys:
+            if (waiting := self.keys.get(key)) is None:
+                continue
+            kept = deque(one for one in waiting if one.call is not call)
+            self.length -= len(waiting) - len(kept)
+            if kept:
+                self.keys[key] = kept
+            else:
+                del self.keys[key]
 
 
 class Batcher(Generic[Item, Result]):
-    """Groups single items into batches, bounded in size and in number waiting.
+    """Groups items into batches, bounded in size and in number waiting.
 
     Args:
-        handle: takes a batch and returns one result or exception an item, in order.
-        key: what must not be twice in one batch.
+        handle: returns one result or exception an item of the batch, in order. An item that is to come again later is
+            answered `LATER`, and so are then all items of its key behind it.
+        key: items of equal keys depend on each other's order.
         max_batch_size: most items of a batch.
         max_queue: most items that wait for a batch.
+        max_run: most items of one key in a batch.
     """
 
     def __init__(
         self,
-        handle: Callable[[list[Item]], Awaitable[Sequence[Result | Exception]]],
+        handle: Handle[Item, Result],
         *,
         key: Callable[[Item], Hashable],
         max_batch_size: int,
         max_queue: int,
+        max_run: int = 1,
     ) -> None:
         self._handle = handle
         self._key = key
         self._max_batch_size = max_batch_size
         self._max_queue = max_queue
-        # Keys in the order their turn comes, each with its waiters in the order they came.
-        self._waiting: OrderedDict[Hashable, deque[_Waiter[Item, Result]]] = OrderedDict()
-        self._queue_length = 0
+        self._max_run = max_run
+        self._queue = _Queue[Item, Result]()
         self._wake = asyncio.Event()
         self._closing = False
         self._runner: asyncio.Task[None] | None = None
@@ -55,7 +135,7 @@ class Batcher(Generic[Item, Result]):
     @property
     def queue_length(self) -> int:
         """Number of items that wait for a batch, without those of the batch that runs."""
-        return self._queue_length
+        return self._queue.length
 
     @property
     def running(self) -> bool:
@@ -69,27 +149,34 @@ class Batcher(Generic[Item, Result]):
     async def submit(self, item: Item) -> Result:
         """Return the item's result, or raise its exception.
 
-        A caller that is cancelled before its batch begins takes its item back: it is not handled. Afterwards it is
-        handled, and nobody hears of it.
+        A caller that is cancelled before its batch begins takes its item back: it is not handled. Afterwards it is up
+        to the handler, which can ask whether the item is still wanted.
 
         Raises:
             OverloadedError: `max_queue` items are waiting.
             ShuttingDownError: the batcher is closed, or was never started.
         """
-        if not self.running:
-            raise ShuttingDownError("This replica takes no more events; send the event again.")
-        if self._queue_length >= self._max_queue:
-            raise OverloadedError(f"{self._max_queue} events are waiting already; send the event again.")
-        waiter = _Waiter[Item, Result](item, asyncio.get_running_loop().create_future())
-        key = self._key(item)
-        self._waiting.setdefault(key, deque()).append(waiter)
-        self._queue_length += 1
-        self._wake.set()
-        try:
-            return await waiter.future
-        except asyncio.CancelledError:
-            self._take_back(key, waiter)
-            raise
+        (result,) = await self._results([item], give_up_at=None)
+        if result is None:  # pragma: no cover - a call without a limit of time ends answered or cancelled
+            raise RuntimeError("an item was not answered")
+        if isinstance(result, Exception):
+            raise result
+        return result
+
+    async def submit_many(self, items: Sequence[Item], *, give_up_at: float) -> list[Result | Exception | None]:
+        """Return the items' results and exceptions, in order; None for those not answered at `give_up_at`.
+
+        Costs one future, however many items. What is not answered by then is taken back as in `submit`.
+
+        Args:
+            items: handled each for itself, those of one key in this order.
+            give_up_at: when to wait no longer, by the event loop's clock.
+
+        Raises:
+            OverloadedError: there is no room for all of them; none is handled.
+            ShuttingDownError: the batcher is closed, or was never started.
+        """
+        return await self._results(items, give_up_at=give_up_at) if items else []
 
     async def close(self) -> None:
         """Refuse new items, handle those that wait, and return when the last of them is answered."""
@@ -98,49 +185,52 @@ class Batcher(Generic[Item, Result]):
         if self._runner is not None:
             await self._runner
 
+    async def _results(self, items: Sequence[Item], *, give_up_at: float | None) -> list[Result | Exception | None]:
+        if not self.running:
+            raise ShuttingDownError("This replica takes no more events; send the event again.")
+        if self._queue.length + len(items) > self._max_queue:
+            raise OverloadedError(f"{self._queue.length} events of at most {self._max_queue} wait already; send again.")
+        results: list[Result | Exception | None] = [None] * len(items)
+        call = _Call[Result](results, len(items), asyncio.get_running_loop().create_future())
+        keys = [self._key(item) for item in items]
+        for place, (key, item) in enumerate(zip(keys, items, strict=True)):
+            self._queue.append(key, _Waiting(item, call, place))
+        self._wake.set()
+        try:
+            async with asyncio.timeout_at(give_up_at):
+                await call.answered
+        except TimeoutError:
+            pass
+        finally:
+            if call.missing:
+                self._queue.remove(set(keys), call)
+        # A copy: what is answered from now on comes too late.
+        return results.copy()
+
     async def _run(self) -> None:
         while True:
             await self._wake.wait()
             self._wake.clear()
-            while self._waiting:
-                if batch := self._next_batch():
+            while self._queue.keys:
+                # A caller that was cancelled a moment ago may not have had its turn to take its items back.
+                taken = self._queue.take(self._max_batch_size, self._max_run)
+                if batch := [waiting for waiting in taken if waiting.is_wanted]:
                     await self._handle_batch(batch)
             if self._closing:
                 return
 
-    def _next_batch(self) -> list[_Waiter[Item, Result]]:
-        batch = []
-        for _ in range(min(self._max_batch_size, len(self._waiting))):
-            key, waiters = self._waiting.popitem(last=False)
-            batch.append(waiters.popleft())
-            if waiters:
-                # Behind all other keys; for itself this key comes again in the next batch at the earliest.
-                self._waiting[key] = waiters
-        self._queue_length -= len(batch)
-        # A caller that was cancelled a moment ago may not have had its turn to take its item back.
-        return [waiter for waiter in batch if not waiter.future.done()]
-
-    async def _handle_batch(self, batch: list[_Waiter[Item, Result]]) -> None:
+    async def _handle_batch(self, batch: list[_Waiting[Item, Result]]) -> None:
+        results: Sequence[Result | Exception | Later]
         try:
-            results = await self._handle([waiter.item for waiter in batch])
+            results = await self._handle([one.item for one in batch], lambda place: batch[place].is_wanted)
         except Exception as exc:  # noqa: BLE001 - whatever it is, it belongs to the callers of this batch
             results = [exc] * len(batch)
         if len(results) != len(batch):
             # Whose result is missing cannot be known, and nobody may get another's.
             results = [RuntimeError(f"the handler gave {len(results)} results for {len(batch)} items")] * len(batch)
-        for waiter, result in zip(batch, results, strict=True):
-            if waiter.future.done():  # its caller has gone
-                continue
-            if isinstance(result, Exception):
-                waiter.future.set_exception(result)
+        # Backwards, so that what is put back stands in its order again.
+        for waiting, result in zip(reversed(batch), reversed(results), strict=True):
+            if not isinstance(result, Later):
+                waiting.call.answer(waiting.place, result)
             else:
-                waiter.future.set_result(result)
-
-    def _take_back(self, key: Hashable, waiter: _Waiter[Item, Result]) -> None:
-        waiters = self._waiting.get(key)
-        if waiters is None or waiter not in waiters:
-            return
-        waiters.remove(waiter)
-        self._queue_length -= 1
-        if not waiters:
-            del self._waiting[key]
+                self._queue.put_back(self._key(waiting.item), waiting)

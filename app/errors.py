@@ -3,9 +3,11 @@
 The tree follows the data's way; each error belongs to one arrow:
 
     request -> InvalidJsonError, UnsupportedMediaTypeError, UnsupportedEncodingError, BodyTooLargeError,
+               TooManyEventsError, TooManySessionEventsError,
                BodyTimeoutError, InvalidEventError, InvalidRequestError
     batcher -> OverloadedError, ShuttingDownError, DeadlineExceededError
     scorer  -> SessionNotFoundError, SessionFullError, ConflictError, PredictionError
+    model   -> ReloadDisabledError, ReloadInProgressError, ArtifactRefusedError
     store   -> StoreUnavailableError, CorruptRecordError
 
 `to_problem` turns any of them into a body of RFC 9457 (https://www.rfc-editor.org/rfc/rfc9457).
@@ -70,6 +72,22 @@ class BodyTooLargeError(WillbuyError):
     status = 413
     code = "body_too_large"
     title = "The body is too large"
+
+
+class TooManyEventsError(WillbuyError):
+    """One request has more events than the limit."""
+
+    status = 413
+    code = "too_many_events"
+    title = "The request has too many events"
+
+
+class TooManySessionEventsError(WillbuyError):
+    """One request has more events of a session than are remembered, so it could not be sent again safely."""
+
+    status = 422
+    code = "too_many_session_events"
+    title = "The request has too many events of one session"
 
 
 class BodyTimeoutError(WillbuyError):
@@ -165,6 +183,31 @@ class PredictionError(WillbuyError):
 
     code = "prediction_failed"
     title = "The model could not score this event"
+
+
+class ReloadDisabledError(WillbuyError):
+    """Loading another artifact by request is switched off."""
+
+    status = 403
+    code = "reload_disabled"
+    title = "Reloading by request is switched off"
+
+
+class ReloadInProgressError(WillbuyError):
+    """Another artifact is being loaded."""
+
+    status = 409
+    code = "reload_in_progress"
+    title = "A reload is under way already"
+    retry_after_s = 5
+
+
+class ArtifactRefusedError(WillbuyError):
+    """The artifact cannot be used; the model that was loaded stays."""
+
+    status = 422
+    code = "artifact_refused"
+    title = "The artifact cannot be used"
 
 
 class StoreError(WillbuyError):

@@ -8,12 +8,21 @@ from typing import Any, Final
 
 from pydantic import ValidationError
 
-from app.errors import InvalidEventError, InvalidJsonError, UnsupportedEncodingError, UnsupportedMediaTypeError
+from app.errors import (
+    InvalidEventError,
+    InvalidJsonError,
+    InvalidRequestError,
+    TooManyEventsError,
+    UnsupportedEncodingError,
+    UnsupportedMediaTypeError,
+    WillbuyError,
+)
 from app.metrics import Metrics
 from app.schemas import EventIn
 from app.settings import Settings
 from model.events import PURCHASE, Event, canonical_event_name, identifier_code
 
+NDJSON: Final = "application/x-ndjson"
 _MOST_ERRORS: Final = 20
 _LONGEST_ECHO: Final = 64
 _OWN_FACTS: Final = "unknown field; the shop's own facts belong into `properties`"
@@ -49,15 +58,25 @@ class _DuplicateKeyError(ValueError):
     pass
 
 
-def check_headers(content_type: str | None, content_encoding: str | None) -> None:
-    """Raise when the headers declare a body that is not plain JSON."""
+def check_headers(content_type: str | None, content_encoding: str | None, *, or_lines: bool = False) -> bool:
+    """Return whether the headers declare lines of JSON; raise when they declare neither that nor plain JSON.
+
+    Args:
+        content_type: the header, None without one.
+        content_encoding: the header, None without one.
+        or_lines: whether `application/x-ndjson` is accepted too.
+    """
     media_type = (content_type or "").partition(";")[0].strip().lower()
-    if media_type != "application/json" and not (
+    is_lines = or_lines and media_type == NDJSON
+    is_json = media_type == "application/json" or (
         media_type.startswith("application/") and media_type.endswith("+json")
-    ):
-        raise UnsupportedMediaTypeError("Expected the header `Content-Type: application/json`.")
+    )
+    if not is_lines and not is_json:
+        accepted = f"application/json` or `{NDJSON}" if or_lines else "application/json"
+        raise UnsupportedMediaTypeError(f"Expected the header `Content-Type: {accepted}`.")
     if content_encoding and content_encoding.strip().lower() != "identity":
         raise UnsupportedEncodingError("Expected no `Content-Encoding`: bodies are small and are read uncompressed.")
+    return is_lines
 
 
 def parse_event(body: bytes) -> EventIn:
@@ -67,11 +86,47 @@ def parse_event(body: bytes) -> EventIn:
         InvalidJsonError: the body is empty, not UTF-8, not JSON, too deeply nested, or has a key twice.
         InvalidEventError: it is JSON, but not an event; every field at fault is named.
     """
+    return _event(_value(body))
+
+
+def parse_events(body: bytes, *, is_lines: bool, max_events: int) -> list[EventIn | WillbuyError]:
+    """Return the events in a body, or what is wrong with each, in order.
+
+    Args:
+        body: a JSON array, or lines of JSON, of which blank ones are skipped.
+        is_lines: which of the two.
+        max_events: most events that it may have.
+
+    Raises:
+        InvalidJsonError: the array as a whole is no JSON.
+        InvalidRequestError: it is JSON, but no array.
+        TooManyEventsError: there are more than `max_events`.
+    """
+    parts: Sequence[Any]
+    if is_lines:
+        parts = [line for line in body.split(b"\n") if line.strip()]
+    else:
+        parts = _value(body)
+        if not isinstance(parts, list):
+            error = {"field": "body", "message": "expected a JSON array of events", "code": "not_an_array"}
+            raise InvalidRequestError("The body is JSON, but not an array.", [error])
+    if len(parts) > max_events:
+        raise TooManyEventsError(f"Expected at most {max_events} events, not {len(parts)}.")
+    events: list[EventIn | WillbuyError] = []
+    for part in parts:
+        try:
+            events.append(_event(_value(part) if is_lines else part))
+        except WillbuyError as exc:
+            events.append(exc)
+    return events
+
+
+def _value(body: bytes) -> Any:  # noqa: ANN401 - JSON
     if not body:
-        raise InvalidJsonError("The body is empty; expected one event as a JSON object.")
+        raise InvalidJsonError("The body is empty; expected JSON.")
     try:
         # Decoded here, as json.loads would also take UTF-16 and lone surrogates.
-        value = json.loads(body.decode("utf-8"), object_pairs_hook=_object)
+        return json.loads(body.decode("utf-8"), object_pairs_hook=_object)
     except UnicodeDecodeError as exc:
         raise InvalidJsonError(f"The body is not UTF-8: byte {exc.start} cannot be decoded.") from exc
     except json.JSONDecodeError as exc:
@@ -83,6 +138,9 @@ def parse_event(body: bytes) -> EventIn:
     except ValueError as exc:
         # Python converts no integer of thousands of digits.
         raise InvalidJsonError("The body has a number with too many digits.") from exc
+
+
+def _event(value: object) -> EventIn:
     if not isinstance(value, dict):
         error = {"field": "body", "message": "expected one event as a JSON object", "code": "not_an_object"}
         raise InvalidEventError("The body is JSON, but not an object.", [error])

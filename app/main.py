@@ -3,42 +3,42 @@
 Nothing is global: two apps in one process share nothing.
 """
 
+import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from importlib.metadata import version
 from typing import Final
 
-from fastapi import FastAPI, Request, Response
-from fastapi.exceptions import RequestValidationError
+from fastapi import FastAPI
 from pydantic import ValidationError
-from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect
 from structlog.typing import FilteringBoundLogger
 
-from app.batcher import Batcher
-from app.errors import InvalidRequestError, WillbuyError, problem
-from app.intake import Intake, Submission, field_errors
+from app.artifact_file import ArtifactFile
+from app.batcher import Batcher, Later
+from app.drain import Drain
+from app.intake import Intake, Submission
 from app.logging import build_logger
 from app.metrics import Metrics
 from app.middleware import BodyLimit, RequestContext
+from app.models import LiveModel, stamp_of
 from app.openapi import complete_openapi
-from app.routes import events, operations, sessions
-from app.routes.responses import error_response, problem_response
-from app.scorer import Scorer
+from app.opening import open_shadow, open_store
+from app.problems import handle_errors
+from app.routes import batch, events, operations, sessions
+from app.routes.batch import BATCH_PATH
+from app.scorer import Scorer, longest_run
 from app.services import Services
 from app.settings import Settings
+from app.shadow import Shadow
 from app.stepper import Model
 from app.stores.base import StateStore
-from app.stores.redis import RedisStore
 from app.task import Score
-from model.predictor import load_predictor
+from app.tracer import Tracer
 
 _DESCRIPTION: Final = """Post what visitors do; after each event, read how likely the session is to end in a purchase.
 
 Errors are `application/problem+json` (RFC 9457) with a stable `code`."""
-
-_FRAMEWORK_CODES: Final = {404: "not_found", 405: "method_not_allowed"}
 
 
 class StartupError(SystemExit):
@@ -67,19 +67,29 @@ def create_app(
         StartupError: a setting is invalid, or the artifact cannot be used.
     """
     settings = settings or _settings_from_environment()
-    model = model or _load_model(settings)
     metrics = Metrics()
     logger = build_logger(log_format=settings.log_format, log_level=settings.log_level)
+    models = _live_model(settings, model, metrics, logger)
+    drain = Drain(delay_s=settings.drain_delay_s, logger=logger)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        services = _start(settings, model, store, metrics, logger, now_ms)
+        services, shadow = _start(settings, models, drain, store, metrics, logger, now_ms)
         app.state.services = services
+        # Keeps the task from being collected while it runs.
+        closing: list[asyncio.Task[None]] = []
+        drain.install(lambda: closing.append(asyncio.create_task(services.batcher.close())))
+        model = models.current
         logger.info("started", model=model.fingerprint, device=model.device, redis=settings.masked_redis_url)
+        del model  # else this frame would keep the first model for good
         try:
             yield
         finally:
+            drain.uninstall()
+            await models.close()
             await services.batcher.close()
+            if shadow is not None:
+                await shadow.close()
             await services.store.close()
             logger.info("stopped")
 
@@ -93,60 +103,80 @@ def create_app(
         redoc_url=None,
         redirect_slashes=False,
     )
-    for router in (events.router, sessions.router, operations.router):
+    for router in (events.router, batch.router, sessions.router, operations.router):
         app.include_router(router)
     complete_openapi(app)
-    _handle_errors(app, metrics, logger)
-    app.add_middleware(BodyLimit, max_body_bytes=settings.max_body_bytes, metrics=metrics)
-    app.add_middleware(RequestContext, metrics=metrics, logger=logger)
+    handle_errors(app, metrics, logger)
+    app.add_middleware(
+        BodyLimit,
+        max_body_bytes=settings.max_body_bytes,
+        exceptions={BATCH_PATH: settings.max_batch_body_bytes},
+        metrics=metrics,
+    )
+    app.add_middleware(RequestContext, metrics=metrics, logger=logger, is_draining=lambda: drain.draining)
     return app
 
 
 def _start(
     settings: Settings,
-    model: Model,
+    models: LiveModel,
+    drain: Drain,
     store: StateStore | None,
     metrics: Metrics,
     logger: FilteringBoundLogger,
     now_ms: Callable[[], int],
-) -> Services:
+) -> tuple[Services, Shadow | None]:
     """Build and start everything that needs the event loop."""
-    model.warm_up()
-    metrics.model_info.labels(model.fingerprint).set(1)
-    store = store or RedisStore(
-        settings.redis_url.get_secret_value(),
-        session_idle_s=settings.session_idle_s,
-        timeout_s=settings.redis_timeout_s,
-        max_connections=settings.redis_max_connections,
-        observe=lambda operation, seconds: metrics.store_seconds.labels(operation).observe(seconds),
-    )
-    scorer = Scorer(
-        store,
-        model,
-        metrics=metrics,
-        logger=logger,
-        max_session_events=settings.max_session_events,
-        dedupe_window=settings.dedupe_window,
-        commit_attempts=settings.commit_attempts,
-    )
+    models.current.warm_up()
+    store = store or open_store(settings, metrics)
+    shadow = open_shadow(settings, models, store, metrics, logger, now_ms)
+
+    async def score(
+        submissions: Sequence[Submission], is_wanted: Callable[[int], bool]
+    ) -> Sequence[Score | Exception | Later]:
+        # A scorer for each batch costs next to nothing, and a batch keeps its model whatever is loaded meanwhile.
+        scorer = Scorer(
+            store,
+            models.current,
+            metrics=metrics,
+            logger=logger,
+            max_session_events=settings.max_session_events,
+            dedupe_window=settings.dedupe_window,
+            commit_attempts=settings.commit_attempts,
+            max_rebuild_events=settings.max_rebuild_events,
+        )
+        results = await scorer.score(submissions, is_wanted)
+        if shadow is not None:
+            shadow.observe(submissions, results)
+        return results
+
     batcher: Batcher[Submission, Score] = Batcher(
-        scorer.score,
+        score,
         key=lambda submission: submission.session_id,
         max_batch_size=settings.max_batch_size,
         max_queue=settings.max_queue,
+        max_run=longest_run(settings.dedupe_window),
     )
     metrics.queue_length.set_function(lambda: batcher.queue_length)
     batcher.start()
-    return Services(
+    if settings.watch_artifact_s:
+        models.start_watch(settings.watch_artifact_s)
+    if shadow is not None:
+        shadow.start()
+    services = Services(
         settings=settings,
         metrics=metrics,
         logger=logger,
-        model=model,
+        models=models,
+        drain=drain,
         store=store,
         intake=Intake(settings, metrics),
         batcher=batcher,
+        # One: a second processor is rarely free, and events go first.
+        tracer=Tracer(most_at_once=1, timeout_s=settings.request_timeout_s, logger=logger),
         now_ms=now_ms,
     )
+    return services, shadow
 
 
 def _settings_from_environment() -> Settings:
@@ -161,53 +191,18 @@ def _settings_from_environment() -> Settings:
         raise StartupError("willbuy cannot start: " + "; ".join(faults)) from exc
 
 
-def _load_model(settings: Settings) -> Model:
+def _live_model(settings: Settings, model: Model | None, metrics: Metrics, logger: FilteringBoundLogger) -> LiveModel:
+    artifact = ArtifactFile(settings.artifact, settings.artifact_sha256, settings)
+    stamp = stamp_of(artifact.path)
     try:
-        return load_predictor(
-            settings.artifact,
-            device=settings.device,
-            state_dtype=settings.state_dtype,
-            max_batch_size=settings.max_batch_size,
-            sha256=settings.artifact_sha256,
-            # One a worker: workers with a full set each oversubscribe the cores.
-            threads=1,
-        )
+        first = model or artifact.load()
     except ValueError as exc:  # ArtifactError is one
         raise StartupError(f"willbuy cannot start: {exc}") from exc
-
-
-def _handle_errors(app: FastAPI, metrics: Metrics, logger: FilteringBoundLogger) -> None:
-    """Make every error a problem, those of the framework too."""
-
-    async def on_error(_request: Request, exc: Exception) -> Response:
-        if not isinstance(exc, WillbuyError):  # pragma: no cover - registered for this class alone
-            raise exc
-        metrics.errors.labels(exc.code).inc()
-        if exc.status == 500:  # noqa: PLR2004 - a status is its own name
-            logger.error("request_failed", code=exc.code, detail=exc.detail, cause=repr(exc.__cause__))
-        return error_response(exc)
-
-    async def on_http_error(_request: Request, exc: Exception) -> Response:
-        if not isinstance(exc, HTTPException):  # pragma: no cover - registered for this class alone
-            raise exc
-        code = _FRAMEWORK_CODES.get(exc.status_code, "http_error")
-        metrics.errors.labels(code).inc()
-        title = str(exc.detail)
-        body = problem(exc.status_code, code, title, f"{title}; /openapi.json lists what there is.")
-        return problem_response(body, dict(exc.headers or {}))
-
-    async def on_invalid_request(request: Request, exc: Exception) -> Response:
-        if not isinstance(exc, RequestValidationError):  # pragma: no cover - registered for this class alone
-            raise exc
-        errors = field_errors([{**error, "loc": error["loc"][1:]} for error in exc.errors()])
-        detail = "; ".join(f"{error['field']}: {error['message']}" for error in errors)
-        return await on_error(request, InvalidRequestError(detail, errors))
-
-    async def on_disconnect(_request: Request, _exc: Exception) -> Response:
-        # Nobody is there to read it; the status is for the metrics.
-        return Response(status_code=499)
-
-    app.add_exception_handler(WillbuyError, on_error)
-    app.add_exception_handler(HTTPException, on_http_error)
-    app.add_exception_handler(RequestValidationError, on_invalid_request)
-    app.add_exception_handler(ClientDisconnect, on_disconnect)
+    return LiveModel(
+        first,
+        path=artifact.path,
+        stamp=stamp,
+        load_unless=artifact.load_unless,
+        metrics=metrics,
+        logger=logger,
+    )

@@ -3,10 +3,11 @@
 Every app has a registry of its own, so that many can live in one process.
 """
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Summary, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 _SECONDS = (0.0005, 0.001, 0.002, 0.004, 0.008, 0.015, 0.03, 0.06, 0.125, 0.25, 0.5, 1.0, 2.0, 5.0)
+_DIFFERENCES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
 _SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
 
 
@@ -34,19 +35,39 @@ class Metrics:
         self.step_seconds = histogram("step_seconds", "The model's step of a batch", _SECONDS)
         self.store_seconds = histogram("store_seconds", "One round trip to the store", _SECONDS, "operation")
 
+        self.store_breakers_open = Gauge(
+            "willbuy_store_breakers_open", "Redis servers that are not asked for now", registry=registry
+        )
+
         self.events_folded = counter("events_folded", "Events folded into sessions")
         self.sessions_started = counter("sessions_started", "Sessions whose first event came")
         self.purchases = counter("purchases", "Sessions closed by a purchase")
         self.duplicates = counter("duplicates", "Events answered from a session's last answers")
         self.conflicts = counter("conflicts", "Commits refused because another came first")
         self.rebuilds = counter("rebuilds", "Sessions whose state was folded again from history")
+        self.rebuilt_events = counter("rebuilt_events", "Events that were folded again from history")
+        self.rebuilds_postponed = counter("rebuilds_postponed", "Sessions put off to a later batch, to bound rebuilds")
         self.rebuild_seconds = histogram("rebuild_seconds", "Folding histories again, a batch", _SECONDS)
+        self.abandoned_events = counter("abandoned_events", "Events not folded, as their callers had gone")
+        self.sessions_deleted = counter("sessions_deleted", "Requests to erase a session")
         self.late_events = counter("late_events", "Events older than one folded before")
         self.future_events = counter("future_events", "Events ahead of the server's clock, taken as now")
         self.unseen_names = counter("unseen_names", "Events whose name the model does not know")
         self.closed_session_events = counter("closed_session_events", "Events after their session's purchase")
 
         self.model_info = Gauge("willbuy_model_info", "The model in use; always 1", ["fingerprint"], registry=registry)
+        self.model_reloads = counter("model_reloads", "Attempts to load another artifact", "result")
+
+        def summary(name: str, text: str, *labels: str) -> Summary:
+            return Summary(f"willbuy_{name}", text, labels, registry=registry)
+
+        self.shadow_info = Gauge("willbuy_shadow_info", "The candidate; always 1", ["fingerprint"], registry=registry)
+        self.shadow_difference = histogram("shadow_difference", "Between candidate and live model", _DIFFERENCES)
+        self.shadow_probability = summary("shadow_probability", "Of sessions that both scored", "model")
+        self.shadow_log_loss = summary("shadow_log_loss", "Of sessions that ended", "model")
+        self.shadow_outcomes = counter("shadow_outcomes", "Sessions that both scored and that ended", "outcome")
+        self.shadow_dropped = counter("shadow_dropped", "Comparisons given up for lack of room")
+        self.shadow_failures = counter("shadow_failures", "Comparisons that failed")
 
     def exposition(self) -> bytes:
         """Return all metrics in Prometheus' text format."""

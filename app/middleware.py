@@ -2,6 +2,7 @@
 
 import re
 import time
+from collections.abc import Callable, Mapping
 from typing import Final
 from uuid import uuid4
 
@@ -21,13 +22,23 @@ _METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "O
 class RequestContext:
     """Names, times and counts each request, and turns what nobody caught into a problem of code `internal_error`.
 
+    While the service is draining, every answer asks its caller to connect anew.
+
     The name is the caller's `X-Request-ID` where it is a sensible one, else a random one; the answer carries it.
     """
 
-    def __init__(self, app: ASGIApp, *, metrics: Metrics, logger: FilteringBoundLogger) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        metrics: Metrics,
+        logger: FilteringBoundLogger,
+        is_draining: Callable[[], bool] = lambda: False,
+    ) -> None:
         self._app = app
         self._metrics = metrics
         self._logger = logger
+        self._is_draining = is_draining
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one ASGI connection."""
@@ -43,7 +54,10 @@ class RequestContext:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                MutableHeaders(scope=message)[REQUEST_ID_HEADER] = request_id
+                headers = MutableHeaders(scope=message)
+                headers[REQUEST_ID_HEADER] = request_id
+                if self._is_draining():
+                    headers["connection"] = "close"
             await send(message)
 
         started = time.perf_counter()
@@ -66,11 +80,15 @@ class RequestContext:
 
 
 class BodyLimit:
-    """Refuses bodies of more than `max_body_bytes`: at once where the length is declared, else while reading."""
+    """Refuses bodies of more than `max_body_bytes`: at once where the length is declared, else while reading.
 
-    def __init__(self, app: ASGIApp, *, max_body_bytes: int, metrics: Metrics) -> None:
+    `exceptions` are paths with a limit of their own.
+    """
+
+    def __init__(self, app: ASGIApp, *, max_body_bytes: int, exceptions: Mapping[str, int], metrics: Metrics) -> None:
         self._app = app
         self._max_body_bytes = max_body_bytes
+        self._exceptions = exceptions
         self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -78,9 +96,10 @@ class BodyLimit:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        most = self._exceptions.get(scope["path"], self._max_body_bytes)
         declared = Headers(scope=scope).get("content-length", "")
-        if declared.isdecimal() and int(declared) > self._max_body_bytes:
-            error = self._error()
+        if declared.isdecimal() and int(declared) > most:
+            error = _too_large(most)
             self._metrics.errors.labels(error.code).inc()
             await error_response(error)(scope, receive, send)
             return
@@ -90,11 +109,12 @@ class BodyLimit:
             nonlocal received_bytes
             message = await receive()
             received_bytes += len(message.get("body", b""))
-            if received_bytes > self._max_body_bytes:
-                raise self._error()
+            if received_bytes > most:
+                raise _too_large(most)
             return message
 
         await self._app(scope, receive_counted, send)
 
-    def _error(self) -> BodyTooLargeError:
-        return BodyTooLargeError(f"Expected a body of at most {self._max_body_bytes} bytes.")
+
+def _too_large(most: int) -> BodyTooLargeError:
+    return BodyTooLargeError(f"Expected a body of at most {most} bytes.")

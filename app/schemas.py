@@ -185,6 +185,28 @@ class ScoreOut(BaseModel):
     """What was accepted though it looks wrong, each starting with the field's name."""
 
 
+class ItemOut(BaseModel):
+    """What became of one event of a batch: a score, or the problem that its own request would have got."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True, json_schema_extra={"title": "Item"})
+
+    status: int
+    """200, or the problem's status."""
+    score: ScoreOut | None = None
+    """The answer, with status 200."""
+    problem: "Problem | None" = None
+    """What went wrong, with any other status."""
+
+
+class BatchOut(BaseModel):
+    """The answer to a batch."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True, json_schema_extra={"title": "Batch"})
+
+    results: list[ItemOut]
+    """One an event, in the request's order; blank lines of NDJSON are no events."""
+
+
 class SessionOut(BaseModel):
     """A session as it stands."""
 
@@ -206,6 +228,32 @@ class SessionOut(BaseModel):
     """Fingerprint of the model that gave the probability."""
     outcome: Literal["open", "purchase"]
     """Whether it has bought."""
+
+
+class TracePoint(BaseModel):
+    """A folded event, and the probability after it."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+    event_name: str
+    """Its canonical name."""
+    timestamp: datetime
+    """Its time."""
+    item_id: str | None
+    """Its item."""
+    probability: float
+    """Probability of a purchase after it."""
+
+
+class TracedSessionOut(SessionOut):
+    """A session as it stands, and how it came to be."""
+
+    model_config = ConfigDict(json_schema_extra={"title": "TracedSession"})
+
+    trace: list[TracePoint]
+    """The folded events in the order they were folded."""
+    trace_model: str
+    """Fingerprint of the model that gave the trace: the current one, whichever gave the answers at the time."""
 
 
 class FieldError(BaseModel):

@@ -1,25 +1,39 @@
-"""One batch of events of distinct sessions: load, rebuild where needed, advance, commit, redo what conflicted.
+"""One batch: load, rebuild where needed, advance, commit, redo what conflicted.
 
-Each event gets its own answer or error; what is wrong with one session touches no other.
+Events of one session are folded one after another, each with its own answer or error, and committed together; the
+model steps different sessions at once. What is wrong with one session touches no other, and what is wrong with one
+event touches no other event, but for the version check: a session's events of a batch are stored all or none, and
+those that are not stored are tried again.
 """
 
-import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from math import isfinite
 
 from structlog.typing import FilteringBoundLogger
 
-from app.errors import ConflictError, CorruptRecordError, PredictionError, SessionFullError
+from app.batcher import Later
+from app.errors import ConflictError, CorruptRecordError, DeadlineExceededError, PredictionError, SessionFullError
 from app.intake import Submission
 from app.isolation import each
 from app.metrics import Metrics
+from app.rebuilder import RebuildBudget, Rebuilder, is_foreign
 from app.stepper import Stepper
 from app.stores.base import StateStore
-from app.stores.records import Outcome, Record
-from app.task import Score, Task
+from app.stores.records import Outcome
+from app.task import Effect, Run, Score, Task, runs_of
 from app.transitions import with_fold, without_fold
 from model.events import Event
+
+
+@dataclass(frozen=True, slots=True)
+class _Batch:
+    """What stays the same in all attempts of a batch; one model, whatever is loaded meanwhile."""
+
+    model: Stepper
+    is_wanted: Callable[[int], bool]
+    budget: RebuildBudget
 
 
 class Scorer:
@@ -33,6 +47,7 @@ class Scorer:
         max_session_events: most events of one session.
         dedupe_window: how many answers a session remembers.
         commit_attempts: how often a conflicting event is tried.
+        max_rebuild_events: most events that a batch folds again for the current model, unless one session has more.
     """
 
     def __init__(
@@ -45,6 +60,7 @@ class Scorer:
         max_session_events: int,
         dedupe_window: int,
         commit_attempts: int,
+        max_rebuild_events: int,
     ) -> None:
         self._store = store
         self._model = model
@@ -53,162 +69,179 @@ class Scorer:
         self._max_session_events = max_session_events
         self._dedupe_window = dedupe_window
         self._commit_attempts = commit_attempts
+        self._max_rebuild_events = max_rebuild_events
+        self._rebuilder = Rebuilder(store, metrics=metrics, logger=logger, last_attempt=commit_attempts)
 
-    async def score(self, submissions: Sequence[Submission]) -> list[Score | Exception]:
+    async def score(
+        self, submissions: Sequence[Submission], is_wanted: Callable[[int], bool] = lambda _place: True
+    ) -> list[Score | Exception | Later]:
         """Fold each submission into its session and answer it.
 
         Args:
-            submissions: of distinct sessions.
+            submissions: those of one session in the order in which they are to be folded, at most `longest_run` of
+                them.
+            is_wanted: whether somebody still waits for the answer to the submission of a place. What nobody waits
+                for just before the commit is not folded; a caller who goes during the commit is too late.
 
         Returns:
-            For each, in order, its score or the error that its caller is to get.
+            For each, in order, its score, the error that its caller is to get, or `LATER`.
         """
         started = time.perf_counter()
-        tasks = [Task(submission) for submission in submissions]
-        undecided = tasks
-        for _ in range(self._commit_attempts):
-            for task in undecided:
-                task.begin_anew()
-            await self._attempt(undecided)
-            undecided = [task for task in undecided if task.result is None]
-            if not undecided:
-                break
-        for task in undecided:
-            task.result = task.broken_history or ConflictError(
-                f"Others committed to this session in each of {self._commit_attempts} attempts; send the event again."
-            )
-        self._metrics.batch_size.observe(len(tasks))
+        tasks = [Task(submission, place) for place, submission in enumerate(submissions)]
+        undecided = runs_of(tasks)
+        self._metrics.batch_size.observe(len(undecided))
+        batch = _Batch(self._model, is_wanted, RebuildBudget(self._max_rebuild_events))
+        # Ends: each attempt decides a run, counts a conflict, of which there may be so many, or drops a task.
+        while undecided:
+            await self._attempt(batch, undecided)
+            undecided = [run for run in undecided if not run.is_decided]
         self._metrics.batch_seconds.observe(time.perf_counter() - started)
         return [task.result for task in tasks if task.result is not None]
 
-    async def _attempt(self, tasks: Sequence[Task]) -> None:
-        """Take every task to its result, or mark it as conflicted."""
-        await self._load(tasks)
-        folding = [task for task in tasks if task.result is None and task.folds]
-        await self._rebuild([task for task in folding if self._is_foreign(task.record)])
-        self._advance([task for task in folding if task.result is None and not task.conflicted])
-        await self._commit([task for task in tasks if task.result is None and not task.conflicted])
+    async def _attempt(self, batch: _Batch, runs: Sequence[Run]) -> None:
+        """Take every run to its results, or to its next attempt."""
+        await self._load(runs)
+        for turn in range(max(len(run.tasks) for run in runs)):
+            pairs = [(run, run.tasks[turn]) for run in runs if turn < len(run.tasks) and not run.is_stopped]
+            folding = [(run, task) for run, task in pairs if self._is_to_be_folded(batch, run, task)]
+            foreign = [run for run, _ in folding if run.unfoldable is None and is_foreign(run.current, batch.model)]
+            for changed in await self._rebuilder.rebuild(batch.model, foreign, batch.budget):
+                self._conflict(changed)
+            self._advance(batch, [(run, task) for run, task in folding if not run.is_stopped])
+        await self._commit(batch, [run for run in runs if not run.is_stopped])
 
-    async def _load(self, tasks: Sequence[Task]) -> None:
-        """Read records; decide duplicates, full sessions and whether there is anything to fold."""
-        records = await self._store.load([task.submission.session_id for task in tasks])
-        for task, record in zip(tasks, records, strict=True):
+    async def _load(self, runs: Sequence[Run]) -> None:
+        records = await self._store.load([run.session_id for run in runs])
+        for run, record in zip(runs, records, strict=True):
             if isinstance(record, Exception):
-                task.result = record
+                run.fail(record)
                 if isinstance(record, CorruptRecordError):
-                    self._logger.error("record_corrupt", session_id=task.submission.session_id, detail=record.detail)
-                continue
-            task.record = record
-            submission = task.submission
-            if record is not None and (known := record.answers.find(submission.code)) is not None:
-                if submission.has_event_id:
-                    self._metrics.duplicates.inc()
-                task.result = Score(submission.session_id, known, duplicate=submission.has_event_id)
-            elif submission.is_purchase or (record is not None and record.outcome is not Outcome.OPEN):
-                task.following, task.answer = without_fold(
-                    record, submission, model=self._model.fingerprint, window=self._dedupe_window
-                )
-            elif record is not None and record.events >= self._max_session_events:
-                task.result = SessionFullError(
-                    f"The session has {record.events} events, and one may have {self._max_session_events}."
-                )
+                    self._logger.error("record_corrupt", session_id=run.session_id, detail=record.detail)
             else:
-                task.folds = True
-                task.state = record.state if record is not None and record.events else None
+                run.begin(record)
 
-    def _is_foreign(self, record: Record | None) -> bool:
-        """Whether the record's state is not of the current model, or not stored as the current setting says."""
-        return (
-            record is not None
-            and record.events > 0
-            and (record.model != self._model.fingerprint or len(record.state) != self._model.state_size)
-        )
-
-    async def _rebuild(self, tasks: Sequence[Task]) -> None:
-        """Replace each state by the fold of the session's history through the current model."""
-        if not tasks:
-            return
-        histories = await self._store.load_histories([task.submission.session_id for task in tasks])
-        whole: list[tuple[Task, list[Event]]] = []
-        for task, history in zip(tasks, histories, strict=True):
-            if isinstance(history, Exception):
-                task.result = history
-            elif task.record is not None and len(history) != task.record.events:
-                # Somebody committed, or the session expired, between the two reads; or else the server has thrown
-                # the history away, which shows when it is so in every attempt.
-                self._conflict(task)
-                task.broken_history = CorruptRecordError(
-                    f"The record counts {task.record.events} events and the history has {len(history)}, so the state "
-                    "cannot be made anew for the current model."
-                )
-            else:
-                whole.append((task, history))
-        started = time.perf_counter()
-        # In a thread: long histories would hold up every other request.
-        refolded = await asyncio.to_thread(each, self._model.refold, [history for _, history in whole], self._logger)
-        self._metrics.rebuild_seconds.observe(time.perf_counter() - started)
-        for (task, _), folded in zip(whole, refolded, strict=True):
-            if isinstance(folded, Exception):
-                task.result = folded
-            else:
-                self._metrics.rebuilds.inc()
-                task.state = folded[1]
-
-    def _advance(self, tasks: Sequence[Task]) -> None:
-        """Step the model once for all tasks."""
-        if not tasks:
-            return
-        started = time.perf_counter()
-        steps = each(self._step, [(task.submission.event, task.state) for task in tasks], self._logger)
-        self._metrics.step_seconds.observe(time.perf_counter() - started)
-        for task, step in zip(tasks, steps, strict=True):
-            if isinstance(step, Exception):
-                task.result = step
-            elif not isfinite(step[0]):
-                self._logger.error("probability_not_finite", session_id=task.submission.session_id)
-                task.result = PredictionError("The model's answer is not a number.")
-            else:
-                probability, state = step
-                task.following, task.answer = with_fold(
-                    task.record,
-                    task.submission,
-                    model=self._model.fingerprint,
-                    probability=probability,
-                    state=state,
-                    window=self._dedupe_window,
-                )
-
-    def _step(self, inputs: Sequence[tuple[Event, bytes | None]]) -> list[tuple[float, bytes]]:
-        probabilities, states = self._model.advance([event for event, _ in inputs], [state for _, state in inputs])
-        return list(zip(probabilities, states, strict=True))
-
-    async def _commit(self, tasks: Sequence[Task]) -> None:
-        """Store what follows; what is stored is decided, what is not is conflicted."""
-        if not tasks:
-            return
-        committed = await self._store.commit([task.commit() for task in tasks])
-        for task, stored in zip(tasks, committed, strict=True):
-            if isinstance(stored, Exception):
-                task.result = stored
-            elif not stored:
-                self._conflict(task)
-            elif task.answer is not None:
-                self._count(task)
-                task.result = Score(task.submission.session_id, task.answer, warnings=task.warnings)
-
-    def _conflict(self, task: Task) -> None:
-        self._metrics.conflicts.inc()
-        task.conflicted = True
-
-    def _count(self, task: Task) -> None:
-        """Count a committed event."""
-        if task.record is None:
-            self._metrics.sessions_started.inc()
-        if task.folds:
-            self._metrics.events_folded.inc()
-            if task.is_late:
-                self._metrics.late_events.inc()
-        elif task.record is not None and task.record.outcome is not Outcome.OPEN:
-            self._metrics.closed_session_events.inc()
+    def _is_to_be_folded(self, batch: _Batch, run: Run, task: Task) -> bool:
+        """Return whether the task is one for the model; propose its answer if not."""
+        record, submission = run.current, task.submission
+        if record is not None and (known := record.answers.find(submission.code)) is not None:
+            task.proposed = Score(
+                submission.session_id, known, duplicate=submission.has_event_id, warnings=submission.warnings
+            )
+        elif submission.is_purchase or (record is not None and record.outcome is not Outcome.OPEN):
+            is_first = record is None or record.outcome is Outcome.OPEN
+            run.current, answer = without_fold(
+                record, submission, model=batch.model.fingerprint, window=self._dedupe_window
+            )
+            task.propose(answer, Effect.PURCHASE if is_first else Effect.AFTER_PURCHASE)
+        elif record is not None and record.events >= self._max_session_events:
+            task.proposed = SessionFullError(
+                f"The session has {record.events} events, and one may have {self._max_session_events}."
+            )
         else:
-            self._metrics.purchases.inc()
+            return True
+        return False
+
+    def _advance(self, batch: _Batch, pairs: Sequence[tuple[Run, Task]]) -> None:
+        """Step the model once for all pairs; they are of different runs."""
+        inputs: list[tuple[Event, bytes | None]] = []
+        stepped: list[tuple[Run, Task]] = []
+        for run, task in pairs:
+            if run.unfoldable is not None:
+                task.proposed = run.unfoldable
+                continue
+            stepped.append((run, task))
+            inputs.append((task.submission.event, run.current.state if run.current and run.current.events else None))
+        if not stepped:
+            return
+        started = time.perf_counter()
+        steps = each(lambda some: _step(batch.model, some), inputs, self._logger)
+        self._metrics.step_seconds.observe(time.perf_counter() - started)
+        for (run, task), step in zip(stepped, steps, strict=True):
+            if isinstance(step, Exception):
+                task.proposed = step
+            elif not isfinite(step[0]):
+                self._logger.error("probability_not_finite", session_id=run.session_id)
+                task.proposed = PredictionError("The model's answer is not a number.")
+            else:
+                self._fold(batch, run, task, *step)
+
+    def _fold(self, batch: _Batch, run: Run, task: Task, probability: float, state: bytes) -> None:
+        event = task.submission.event
+        is_late = run.current is not None and event.timestamp_ms < run.current.last_event_ms
+        run.current, answer = with_fold(
+            run.current,
+            task.submission,
+            model=batch.model.fingerprint,
+            probability=probability,
+            state=state,
+            window=self._dedupe_window,
+        )
+        run.appended.append(event)
+        task.propose(answer, Effect.FOLD, is_late=is_late)
+
+    async def _commit(self, batch: _Batch, runs: Sequence[Run]) -> None:
+        """Store what follows; what is stored is decided, what is not is tried again."""
+        changed = []
+        for run in runs:
+            if not self._stands_without_the_gone(batch, run):
+                continue
+            if run.is_changed:
+                changed.append(run)
+            else:
+                self._accept(run)
+        if not changed:
+            return
+        for run, stored in zip(changed, await self._store.commit([run.commit() for run in changed]), strict=True):
+            if isinstance(stored, Exception):
+                run.fail(stored)
+            elif stored:
+                self._accept(run)
+            else:
+                self._conflict(run)
+
+    def _stands_without_the_gone(self, batch: _Batch, run: Run) -> bool:
+        """Take out the tasks whose callers have gone; return whether the run is the same without them."""
+        gone = [task.place for task in run.tasks if not batch.is_wanted(task.place)]
+        if not gone:
+            return True
+        self._metrics.abandoned_events.inc(len(gone))
+        return run.drop(gone, DeadlineExceededError("The caller had gone; the event was not folded.")) or not run.tasks
+
+    def _conflict(self, run: Run) -> None:
+        self._metrics.conflicts.inc()
+        run.conflicts += 1
+        run.is_stopped = True
+        if run.conflicts == self._commit_attempts:
+            many = self._commit_attempts
+            run.fail(ConflictError(f"Others committed to this session in each of {many} attempts; send it again."))
+
+    def _accept(self, run: Run) -> None:
+        """Give each task what was proposed, and count what was stored."""
+        run.accept()
+        metrics = self._metrics
+        if run.is_changed and run.read is None:
+            metrics.sessions_started.inc()
+        for task in run.tasks:
+            if task.effect is Effect.FOLD:
+                metrics.events_folded.inc()
+                metrics.late_events.inc(int(task.is_late))
+            elif task.effect is Effect.PURCHASE:
+                metrics.purchases.inc()
+            elif task.effect is Effect.AFTER_PURCHASE:
+                metrics.closed_session_events.inc()
+            elif isinstance(task.result, Score) and task.result.duplicate:
+                metrics.duplicates.inc()
+
+
+def longest_run(dedupe_window: int) -> int:
+    """Return how many events of one session a batch may have.
+
+    A commit whose reply was lost is recognised by the answers that it left in the record. A quarter of the window, so
+    that it still is when others have committed up to three quarters of one on top of it.
+    """
+    return max(1, dedupe_window // 4)
+
+
+def _step(model: Stepper, inputs: Sequence[tuple[Event, bytes | None]]) -> list[tuple[float, bytes]]:
+    probabilities, states = model.advance([event for event, _ in inputs], [state for _, state in inputs])
+    return list(zip(probabilities, states, strict=True))

@@ -5,12 +5,11 @@ Each is an environment variable: `WILLBUY_` and the field's name in capitals. `d
 
 from pathlib import Path
 from typing import Annotated, Literal, Self
-from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-REDIS_SCHEMES = ("redis", "rediss", "unix")
+from app.stores.address import masked_url, parse_address
 
 # The answers of a record are numbered by one byte (app/stores/records.py).
 LARGEST_DEDUPE_WINDOW = 255
@@ -36,6 +35,18 @@ class Settings(BaseSettings):
     """SHA-256 that the artifact must have, in hexadecimal. Loading an artifact runs the code in it, so set this
     wherever the file comes over a network."""
 
+    watch_artifact_s: Annotated[float, Field(ge=0, le=3600)] = 0.0
+    """How often to look whether another file stands at the artifact's path, to load it without a restart; 0: never."""
+
+    allow_reload: bool = False
+    """Whether `POST /v1/model/reload` loads the artifact's path anew; whoever reaches the service may call it."""
+
+    shadow_artifact: Path | None = None
+    """A candidate that scores some sessions beside the model, seen in the metrics alone."""
+
+    shadow_share: Annotated[float, Field(ge=0, le=1)] = 0.1
+    """Share of the sessions that the candidate scores."""
+
     device: Literal["auto", "cpu", "cuda"] = "cpu"
     """Where the model runs. `auto` takes a GPU when there is one; one step is so small that a CPU usually wins."""
 
@@ -44,13 +55,32 @@ class Settings(BaseSettings):
     offline model instead of 2e-3. Records of the other kind are rebuilt from the session's history."""
 
     redis_url: SecretStr = SecretStr("redis://127.0.0.1:6379/0")
-    """The server that holds all sessions: `redis://`, `rediss://` (TLS) or `unix://`, with user and password inside."""
+    """What holds all sessions: `redis://`, `unix://`, `redis+cluster://host:port,...` or
+    `redis+sentinel://host:port,.../service`, with user and password inside; `rediss` instead of `redis` is TLS."""
+
+    redis_ca_file: Path | None = None
+    """Certificates that TLS to Redis trusts, in PEM; without it, the system's."""
+
+    redis_sentinel_username: str | None = None
+    """User at the sentinels, which are no part of the servers' users."""
+
+    redis_sentinel_password: SecretStr | None = None
+    """Password at the sentinels."""
 
     redis_timeout_s: Annotated[float, Field(gt=0, le=60)] = 0.5
-    """Longest wait for Redis to accept a connection, or to answer one round trip."""
+    """Longest wait for one answer of Redis, connecting and waiting for a free connection included."""
 
     redis_max_connections: Annotated[int, Field(ge=2, le=1024)] = 16
-    """Most connections of one replica to Redis; further callers wait for a free one, at most `redis_timeout_s`."""
+    """Most connections of one replica to one Redis server; further callers wait for a free one."""
+
+    redis_failures_to_open: Annotated[int, Field(ge=1, le=1000)] = 3
+    """Failures of a Redis server in a row, time-outs among them, after which it is not asked for a while."""
+
+    redis_open_s: Annotated[float, Field(gt=0, le=60)] = 1.0
+    """For how long it is not asked; everything that needs it is refused at once. Then one call tries it."""
+
+    redis_wait_replicas: Annotated[int, Field(ge=0, le=16)] = 0
+    """Redis replicas that must have a commit before it is acknowledged; see docs/operations.md."""
 
     session_idle_s: Annotated[int, Field(ge=1, le=30 * 86400)] = 1800
     """Idle time after which a session ends and everything stored of it vanishes."""
@@ -69,10 +99,14 @@ class Settings(BaseSettings):
     """How far ahead of the server's clock a timestamp may lie; within it the server's clock is taken instead."""
 
     max_batch_size: Annotated[int, Field(ge=1, le=4096)] = 256
-    """Most sessions that are stepped together."""
+    """Most events that are handled together."""
 
     max_queue: Annotated[int, Field(ge=1, le=1_000_000)] = 4096
     """Most events that may wait for a batch; more are refused at once (`overloaded`)."""
+
+    max_rebuild_events: Annotated[int, Field(ge=1, le=10_000_000)] = 8192
+    """Most events of histories that one batch folds again after a change of the model; sessions beyond it wait for the
+    next batch, so that a release holds up nobody for long. A longer history is folded alone."""
 
     commit_attempts: Annotated[int, Field(ge=1, le=100)] = 8
     """How often an event is tried when other replicas commit to its session at the same time, before `conflict`."""
@@ -84,6 +118,15 @@ class Settings(BaseSettings):
     max_body_bytes: Annotated[int, Field(ge=1024, le=64 * 2**20)] = 65536
     """Largest request body; a larger one is refused (`body_too_large`)."""
 
+    max_batch_events: Annotated[int, Field(ge=1, le=100_000)] = 1000
+    """Most events of one request to `/v1/events/batch`; not more than `max_queue` in any case."""
+
+    max_batch_body_bytes: Annotated[int, Field(ge=1024, le=64 * 2**20)] = 4 * 2**20
+    """Largest body of such a request."""
+
+    drain_delay_s: Annotated[float, Field(ge=0, le=300)] = 0.0
+    """How long after SIGTERM events are still taken while `/readyz` answers 503: what balancers need to notice."""
+
     log_format: Literal["console", "json"] = "json"
     """`json`: one object a line, for log collectors. `console`: coloured, for people."""
 
@@ -93,17 +136,7 @@ class Settings(BaseSettings):
     @field_validator("redis_url")
     @classmethod
     def _supported_url(cls, value: SecretStr) -> SecretStr:
-        parts = urlsplit(value.get_secret_value())
-        if parts.scheme not in REDIS_SCHEMES:
-            raise ValueError("must start with redis://, rediss:// or unix://")
-        if parts.scheme == "unix" and not parts.path:
-            raise ValueError("must name the socket's path: unix:///run/redis/redis.sock")
-        if parts.scheme != "unix":
-            if not parts.hostname:
-                raise ValueError("must name a host: redis://host:6379/0")
-            _ = parts.port  # raises ValueError for a port that is no port
-            if parts.path.strip("/") and not parts.path.strip("/").isdecimal():
-                raise ValueError("must end in a database number: redis://host:6379/0")
+        parse_address(value.get_secret_value())
         return value
 
     @model_validator(mode="after")
@@ -115,7 +148,4 @@ class Settings(BaseSettings):
     @property
     def masked_redis_url(self) -> str:
         """The Redis URL without its password and options, fit for logs."""
-        parts = urlsplit(self.redis_url.get_secret_value())
-        user_part, separator, host_part = parts.netloc.rpartition("@")
-        user = f"{user_part.partition(':')[0]}:***@" if separator else ""
-        return f"{parts.scheme}://{user}{host_part}{parts.path}"
+        return masked_url(self.redis_url.get_secret_value())

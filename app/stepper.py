@@ -30,6 +30,10 @@ class Stepper(Protocol):
         """Fold whole histories; last probability and state of each."""
         ...
 
+    def traces(self, histories: Sequence[Sequence[Event]]) -> list[tuple[list[float], bytes]]:
+        """Like `refold`, with the probability after each event; may be called in a thread beside all others."""
+        ...
+
 
 class ManifestLike(Protocol):
     """What is told of an artifact."""

@@ -1,12 +1,15 @@
-"""One submission on its way through a batch, and the score at its end."""
+"""What a batch is made of: submissions, and runs of submissions of one session, which are committed together."""
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from enum import Enum, auto
 from typing import Final
 
-from app.errors import CorruptRecordError
+from app.batcher import Later
 from app.intake import Submission
 from app.stores.base import Commit
 from app.stores.records import Answer, Record
+from model.events import Event
 
 LATE: Final = "timestamp: earlier than an event before it; no time is counted between them"
 
@@ -21,45 +24,125 @@ class Score:
     warnings: tuple[str, ...] = ()
 
 
+class Effect(Enum):
+    """What a submission does to its session's record."""
+
+    NONE = auto()
+    FOLD = auto()
+    PURCHASE = auto()
+    AFTER_PURCHASE = auto()
+
+
 @dataclass(slots=True)
 class Task:
-    """One submission within an attempt: what was read, and what becomes of it.
+    """One submission within a batch.
 
-    `result` is set once the submission is decided; until then it goes on to the next stage.
+    Attributes:
+        submission: the submission.
+        place: its place in the batch.
+        effect: what it does in this attempt.
+        is_late: whether it is folded after an event that happened later.
+        proposed: what it is answered if this attempt's commit goes through.
+        result: what it is answered; None as long as it is undecided.
     """
 
     submission: Submission
-    record: Record | None = None
-    state: bytes | None = None
-    following: Record | None = None
-    answer: Answer | None = None
-    folds: bool = False
-    conflicted: bool = False
-    broken_history: CorruptRecordError | None = None
-    result: Score | Exception | None = None
+    place: int
+    effect: Effect = Effect.NONE
+    is_late: bool = False
+    proposed: Score | Exception | None = None
+    result: Score | Exception | Later | None = None
 
-    def begin_anew(self) -> None:
-        """Forget what an attempt found; the next one looks at what is stored then."""
-        self.record = self.state = self.following = self.answer = self.broken_history = None
-        self.folds = self.conflicted = False
+    def propose(self, answer: Answer, effect: Effect, *, is_late: bool = False) -> None:
+        """Set what the submission does and is answered, if the commit goes through."""
+        warnings = (*self.submission.warnings, LATE) if is_late else self.submission.warnings
+        self.effect = effect
+        self.is_late = is_late
+        self.proposed = Score(self.submission.session_id, answer, warnings=warnings)
+
+
+@dataclass(slots=True)
+class Run:
+    """The submissions of one session in a batch, in order, and what becomes of the session.
+
+    Attributes:
+        session_id: the session.
+        tasks: those whose callers still wait.
+        read: the record as it was read; None when there was none.
+        current: the record after the tasks so far.
+        appended: events that were folded so far.
+        conflicts: how many attempts failed since others committed to the session.
+        unfoldable: why nothing can be folded in this attempt.
+        is_stopped: whether this attempt is over for the run, be it decided or not.
+    """
+
+    session_id: str
+    tasks: list[Task] = field(default_factory=list)
+    read: Record | None = None
+    current: Record | None = None
+    appended: list[Event] = field(default_factory=list)
+    conflicts: int = 0
+    unfoldable: Exception | None = None
+    is_stopped: bool = False
+
+    def begin(self, record: Record | None) -> None:
+        """Forget what an attempt found and begin the next one with what is stored now."""
+        self.read = self.current = record
+        self.appended = []
+        self.unfoldable = None
+        self.is_stopped = False
+        for task in self.tasks:
+            task.effect, task.is_late, task.proposed = Effect.NONE, False, None
 
     @property
-    def is_late(self) -> bool:
-        """Whether the event is folded after one that happened later."""
-        return self.folds and self.record is not None and self.submission.event.timestamp_ms < self.record.last_event_ms
+    def is_decided(self) -> bool:
+        """Whether each task has its result."""
+        return all(task.result is not None for task in self.tasks)
 
     @property
-    def warnings(self) -> tuple[str, ...]:
-        """What was accepted though it looks wrong."""
-        return (*self.submission.warnings, LATE) if self.is_late else self.submission.warnings
+    def is_changed(self) -> bool:
+        """Whether there is anything to store."""
+        return any(task.effect is not Effect.NONE for task in self.tasks)
+
+    def accept(self) -> None:
+        """Make what was proposed the result: it is stored, or there was nothing to store."""
+        self.is_stopped = True
+        for task in self.tasks:
+            task.result = task.proposed
+
+    def fail(self, error: Exception | Later) -> None:
+        """Give an error to every task, as nothing of the run is stored."""
+        self.is_stopped = True
+        for task in self.tasks:
+            task.result = error
+
+    def drop(self, places: Iterable[int], error: Exception) -> bool:
+        """Give `error` to the tasks of these places and take them out; return whether the rest stands as it is."""
+        gone = set(places)
+        dropped = [task for task in self.tasks if task.place in gone]
+        self.tasks = [task for task in self.tasks if task.place not in gone]
+        for task in dropped:
+            task.result = error
+        return all(task.effect is Effect.NONE for task in dropped)
 
     def commit(self) -> Commit:
-        """Return what to store; only for a task that was given a following record."""
-        if self.following is None:
-            raise RuntimeError("a task without a record was committed")
+        """Return what to store; only for a run that changed something."""
+        if self.current is None:
+            raise RuntimeError("a run without a record was committed")
         return Commit(
-            session_id=self.submission.session_id,
-            expected=None if self.record is None else self.record.version,
-            record=self.following,
-            appended=(self.submission.event,) if self.folds else (),
+            session_id=self.session_id,
+            expected=None if self.read is None else self.read.version,
+            record=self.current,
+            appended=tuple(self.appended),
         )
+
+
+def runs_of(tasks: Iterable[Task]) -> list[Run]:
+    """Return the tasks by session, each session's in their order."""
+    runs: dict[str, Run] = {}
+    for task in tasks:
+        session_id = task.submission.session_id
+        if session_id not in runs:
+            runs[session_id] = Run(session_id)
+        runs[session_id].tasks.append(task)
+    return list(runs.values())

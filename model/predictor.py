@@ -27,7 +27,7 @@ _WARM_UP_RUNS: Final = 3
 class Predictor:
     """Advances sessions by one event each.
 
-    Not safe for several threads at once.
+    Keeps nothing between calls, so several threads may call it: the service traces a session beside the live steps.
 
     Args:
         module: a scripted `model.network.SessionModel`.

@@ -73,9 +73,9 @@ def service(artifact, tmp_path):
     """Start services: `service(redis_url=..., dedupe_window=2)`; each argument is a setting."""
     services: list[Service] = []
 
-    def start(**settings):
+    def start(*, workers=1, **settings):
         log = tmp_path / f"service-{len(services)}.log"
-        started = Service(log, {"artifact": artifact, "log_format": "console"} | settings)
+        started = Service(log, {"artifact": artifact, "log_format": "console"} | settings, workers=workers)
         services.append(started)
         started.start()
         return started

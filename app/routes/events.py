@@ -19,10 +19,10 @@ from app.errors import (
     UnsupportedMediaTypeError,
 )
 from app.intake import check_headers, parse_event
+from app.routes.bodies import read_body, score_json, too_late
 from app.routes.responses import documented, json_response
 from app.schemas import EVENT_EXAMPLE, ScoreOut
 from app.services import services_of
-from app.task import Score
 from model.events import canonical_event_name
 
 router = APIRouter(tags=["events"])
@@ -62,13 +62,8 @@ async def post_event(request: Request) -> Response:
     again with the same `event_id`, and it counts once. An unknown session is started by its first event.
     """
     services = services_of(request)
-    deadline = asyncio.get_running_loop().time() + services.settings.request_timeout_s
     check_headers(request.headers.get("content-type"), request.headers.get("content-encoding"))
-    try:
-        async with asyncio.timeout_at(deadline):
-            body = await request.body()
-    except TimeoutError as exc:
-        raise BodyTimeoutError(f"The body did not arrive within {services.settings.request_timeout_s:g} s.") from exc
+    body, deadline = await read_body(request)
     event = parse_event(body)
     knows = services.model.knows(canonical_event_name(event.event_name))
     submission = services.intake.submission(event, now_ms=services.now_ms(), knows=knows)
@@ -76,21 +71,5 @@ async def post_event(request: Request) -> Response:
         async with asyncio.timeout_at(deadline):
             score = await services.batcher.submit(submission)
     except TimeoutError as exc:
-        raise DeadlineExceededError(
-            f"No answer within {services.settings.request_timeout_s:g} s; send the event again with the same event_id."
-        ) from exc
-    return json_response(_score_out(score).model_dump_json().encode())
-
-
-def _score_out(score: Score) -> ScoreOut:
-    answer = score.answer
-    return ScoreOut(
-        session_id=score.session_id,
-        probability=answer.probability,
-        events=answer.events,
-        model=answer.model,
-        outcome="open" if answer.outcome == 0 else "purchase",
-        folded=answer.folded,
-        duplicate=score.duplicate,
-        warnings=list(score.warnings),
-    )
+        raise DeadlineExceededError(too_late(services.settings.request_timeout_s)) from exc
+    return json_response(score_json(score))

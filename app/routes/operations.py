@@ -4,8 +4,15 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
-from app.errors import StoreError, problem
-from app.routes.responses import problem_response
+from app.errors import (
+    ArtifactRefusedError,
+    ReloadDisabledError,
+    ReloadInProgressError,
+    ShuttingDownError,
+    StoreError,
+    problem,
+)
+from app.routes.responses import documented, problem_response
 from app.services import services_of
 
 router = APIRouter(tags=["operations"])
@@ -27,13 +34,15 @@ async def healthz() -> dict[str, str]:
     responses={503: {"description": "`not_ready`: something that requests need is not there; `checks` names it."}},
 )
 async def readyz(request: Request) -> Response | dict[str, Any]:
-    """Ask Redis, the model and the batcher; each is named with `ok` or with what is wrong."""
+    """Ask Redis and the model, and whether the replica is shutting down; each is named with `ok` or what is wrong."""
     services = services_of(request)
     checks = {"redis": "ok", "model": "ok" if services.batcher.running else "not taking events"}
     try:
         await services.store.ping()
     except StoreError as exc:
         checks["redis"] = exc.code
+    if services.drain.draining:
+        checks["replica"] = ShuttingDownError.code
     failing = [name for name, state in checks.items() if state != "ok"]
     if not failing:
         return {"status": "ready", "checks": checks}
@@ -44,17 +53,37 @@ async def readyz(request: Request) -> Response | dict[str, Any]:
 
 @router.get("/v1/model", summary="Which model is loaded?")
 async def get_model(request: Request) -> dict[str, Any]:
-    """Answer with the artifact's manifest, where it runs, and how its states are stored."""
+    """Answer with the artifact's manifest, when it was loaded, where it runs, and how its states are stored."""
     services = services_of(request)
-    manifest = services.model.manifest.to_dict()
+    model = services.model
+    manifest = model.manifest.to_dict()
     sizes = {f"{name}_count": len(manifest.pop(name)) for name in _LONG_VOCABULARIES if name in manifest}
     return {
-        "fingerprint": services.model.fingerprint,
-        "device": services.model.device,
+        "fingerprint": model.fingerprint,
+        "loaded_at": services.models.loaded_at.isoformat(timespec="milliseconds"),
+        "device": model.device,
         "state_dtype": services.settings.state_dtype,
-        "state_bytes": services.model.state_size,
+        "state_bytes": model.state_size,
         "manifest": manifest | sizes,
     }
+
+
+@router.post(
+    "/v1/model/reload",
+    summary="Load the artifact's path anew",
+    responses=documented(ReloadDisabledError, ReloadInProgressError, ArtifactRefusedError),
+)
+async def reload_model(request: Request) -> dict[str, str]:
+    """Load what stands at the configured path now, and use it from the next batch on.
+
+    No request fails meanwhile, and sessions go on with their whole history. An artifact that cannot be used is
+    refused, and the loaded one stays. Only this worker process reloads; the file watch reaches all of them.
+    """
+    services = services_of(request)
+    if not services.settings.allow_reload:
+        raise ReloadDisabledError("Set WILLBUY_ALLOW_RELOAD=true where only operators reach this path.")
+    result = await services.models.reload()
+    return {"result": result, "fingerprint": services.model.fingerprint}
 
 
 @router.get("/metrics", summary="Prometheus metrics", response_class=Response)

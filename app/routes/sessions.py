@@ -1,4 +1,4 @@
-"""`GET /v1/sessions/{session_id}`: a session as it stands.
+"""`GET` and `DELETE /v1/sessions/{session_id}`: a session as it stands, how it came to be, and its end.
 
 The id is the rest of the path, so that ids with slashes work, plain or as `%2F`. Ids of `.` and `..` cannot be read
 back by clients that resolve such paths.
@@ -7,38 +7,96 @@ back by clients that resolve such paths.
 from datetime import UTC, datetime
 from typing import Annotated
 
-from fastapi import APIRouter, Path, Request, Response
+from fastapi import APIRouter, Path, Query, Request, Response
 
 from app.errors import (
     CorruptRecordError,
+    DeadlineExceededError,
     InvalidRequestError,
+    PredictionError,
     SessionNotFoundError,
     StoreUnavailableError,
 )
 from app.routes.responses import documented, json_response
-from app.schemas import SessionId, SessionOut
-from app.services import services_of
-from app.stores.records import Outcome
+from app.schemas import SessionId, SessionOut, TracedSessionOut, TracePoint
+from app.services import Services, services_of
+from app.stores.records import Outcome, Record
 
 router = APIRouter(tags=["sessions"])
+
+_SessionId = Annotated[SessionId, Path(description="The shop's id; slashes are allowed.")]
 
 
 @router.get(
     "/v1/sessions/{session_id:path}",
     summary="Read a session",
-    response_model=SessionOut,
-    responses=documented(SessionNotFoundError, InvalidRequestError, CorruptRecordError, StoreUnavailableError),
+    response_model=SessionOut | TracedSessionOut,
+    responses=documented(
+        SessionNotFoundError,
+        InvalidRequestError,
+        CorruptRecordError,
+        PredictionError,
+        DeadlineExceededError,
+        StoreUnavailableError,
+    ),
 )
 async def get_session(
-    request: Request, session_id: Annotated[SessionId, Path(description="The shop's id; slashes are allowed.")]
+    request: Request,
+    session_id: _SessionId,
+    trace: Annotated[
+        bool, Query(description="Add the probability after each event, as the current model sees it.")
+    ] = False,
 ) -> Response:
     """Answer with the session's probability and how it came to be; reading changes nothing, lifetime included."""
+    if trace:
+        return json_response((await _traced(services_of(request), session_id)).model_dump_json().encode())
     (record,) = await services_of(request).store.load([session_id])
     if isinstance(record, Exception):
         raise record
     if record is None:
-        raise SessionNotFoundError("The session never was, or it ended and its idle time has passed.")
-    session = SessionOut(
+        raise _not_found()
+    return json_response(_session(session_id, record).model_dump_json().encode())
+
+
+@router.delete(
+    "/v1/sessions/{session_id:path}",
+    summary="Erase a session",
+    status_code=204,
+    responses=documented(InvalidRequestError, StoreUnavailableError),
+)
+async def delete_session(request: Request, session_id: _SessionId) -> Response:
+    """Erase everything of the session: score, events, and its place on the board; answer 204 whether it was or not.
+
+    An event that comes at the same time is erased too, or starts a new session of the same id.
+    """
+    services = services_of(request)
+    await services.store.delete(session_id)
+    services.metrics.sessions_deleted.inc()
+    return Response(status_code=204)
+
+
+async def _traced(services: Services, session_id: str) -> TracedSessionOut:
+    found = await services.store.load_session(session_id)
+    if found is None:
+        raise _not_found()
+    record, history = found
+    model = services.model
+    probabilities = await services.tracer.trace(model, history)
+    trace = [
+        TracePoint(
+            event_name=event.event_name,
+            timestamp=_time(event.timestamp_ms),
+            item_id=event.item_id,
+            probability=probability,
+        )
+        for event, probability in zip(history, probabilities, strict=True)
+    ]
+    session = _session(session_id, record)
+    return TracedSessionOut(**session.model_dump(), trace=trace, trace_model=model.fingerprint)
+
+
+def _session(session_id: str, record: Record) -> SessionOut:
+    return SessionOut(
         session_id=session_id,
         probability=record.probability,
         events=record.events,
@@ -47,7 +105,10 @@ async def get_session(
         model=record.model,
         outcome="open" if record.outcome is Outcome.OPEN else "purchase",
     )
-    return json_response(session.model_dump_json().encode())
+
+
+def _not_found() -> SessionNotFoundError:
+    return SessionNotFoundError("The session never was, or it ended and its idle time has passed.")
 
 
 def _time(timestamp_ms: int) -> datetime:

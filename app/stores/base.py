@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from app.errors import StoreError
+from app.errors import CorruptRecordError, StoreError
 from app.stores.records import Record
 from model.events import Event
 
@@ -26,6 +26,13 @@ class Commit:
     appended: Sequence[Event] = ()
 
 
+def whole_history(record: Record, history: list[Event]) -> list[Event]:
+    """Return the history if it is as long as the record says; raise `CorruptRecordError` if not."""
+    if len(history) != record.events:
+        raise CorruptRecordError(f"The record counts {record.events} events and the history has {len(history)}.")
+    return history
+
+
 class StateStore(Protocol):
     """Sessions under compare-and-set.
 
@@ -42,12 +49,26 @@ class StateStore(Protocol):
         """Return each session's events in the order they were folded; empty where there is none."""
         ...
 
+    async def load_session(self, session_id: str) -> tuple[Record, list[Event]] | None:
+        """Return a session's record and its history of the same moment; None where there is no session.
+
+        Raises:
+            CorruptRecordError: they cannot be read, or the history is not as long as the record says.
+            StoreUnavailableError: the store is gone.
+        """
+        ...
+
     async def commit(self, commits: Sequence[Commit]) -> list[bool | StoreError]:
         """Store each record if its session is still as expected, and say for each whether it was.
 
-        Atomic for a session: record and history change together or not at all. The session's lifetime starts again.
-        The same commit may be sent twice: the second changes nothing and answers True while its record stands.
+        Atomic for a session: record, history and live board change together or not at all. The session's lifetime
+        starts again. The same commit may be sent twice: the second changes nothing and answers True while its record
+        stands.
         """
+        ...
+
+    async def delete(self, session_id: str) -> None:
+        """Erase everything of a session, if there is anything; raise `StoreUnavailableError` if that is not sure."""
         ...
 
     async def ping(self) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from app.errors import CorruptRecordError, StoreError
-from app.stores.base import Commit
+from app.stores.base import Commit, whole_history
 from app.stores.history import decode_event, encode_event
 from app.stores.records import Record, decode_record, encode_record
 from model.events import Event
@@ -38,9 +38,22 @@ class MemoryStore:
         """See `StateStore.load_histories`."""
         return [self._history(session_id) for session_id in session_ids]
 
+    async def load_session(self, session_id: str) -> tuple[Record, list[Event]] | None:
+        """See `StateStore.load_session`."""
+        record, history = self._record(session_id), self._history(session_id)
+        if isinstance(record, Exception):
+            raise record
+        if isinstance(history, Exception):
+            raise history
+        return None if record is None else (record, whole_history(record, history))
+
     async def commit(self, commits: Sequence[Commit]) -> list[bool | StoreError]:
         """See `StateStore.commit`."""
         return [self._committed(commit) for commit in commits]
+
+    async def delete(self, session_id: str) -> None:
+        """See `StateStore.delete`."""
+        self._sessions.pop(session_id, None)
 
     async def ping(self) -> None:
         """See `StateStore.ping`."""

@@ -10,7 +10,8 @@ import redis
 
 from app.errors import CorruptRecordError, StoreUnavailableError
 from app.stores.base import Commit
-from app.stores.keys import history_key, record_key, shard_of
+from app.stores.connection import ConnectionOptions
+from app.stores.keys import board_key, history_key, record_key, seen_key, shard_of
 from app.stores.memory import MemoryStore
 from app.stores.records import Answers, Outcome, Record
 from app.stores.redis import RedisStore
@@ -40,9 +41,9 @@ def a_commit(session_id, expected, version, *events):
     return Commit(session_id, expected and expected.to_bytes(8, "big"), a_record(version), events)
 
 
-def redis_store(server, **options):
-    options = {"session_idle_s": 1800, "timeout_s": 2.0, "max_connections": 16} | options
-    return RedisStore(server.url, **options)
+def redis_store(server, *, session_idle_s=1800, options=None, **others):
+    options = options or ConnectionOptions(timeout_s=2.0)
+    return RedisStore(server.url, session_idle_s=session_idle_s, options=options, **others)
 
 
 class Kind:
@@ -196,8 +197,125 @@ async def test_every_key_expires(redis_server):
     await store.commit([a_commit(str(i), None, 1, Event("page_view", 1)) for i in range(20)])
     with redis.Redis.from_url(redis_server.url) as client:
         lifetimes_ms = [client.pttl(key) for key in client.scan_iter()]
-    assert len(lifetimes_ms) == 40
+    # Records and histories, and board and last seen of each shard
+    assert len(lifetimes_ms) == 40 + 2 * len({shard_of(str(i)) for i in range(20)})
     assert all(0 < lifetime_ms <= 60_000 for lifetime_ms in lifetimes_ms)
+    await store.close()
+
+
+async def test_a_session_is_read_whole(kind):
+    async with kind.open() as store:
+        await store.commit([a_commit("a", None, 1, Event("page_view", 1))])
+        assert await store.load_session("a") == (a_record(1), [Event("page_view", 1)])
+        assert await store.load_session("b") is None
+        kind.damage(store, "a", history=[b"one", b"two"])
+        with pytest.raises(CorruptRecordError):
+            await store.load_session("a")
+
+
+async def test_a_session_and_a_history_that_do_not_fit_are_not_read_as_one(kind):
+    async with kind.open() as store:
+        await store.commit([a_commit("a", None, 1)])
+        with pytest.raises(CorruptRecordError, match="counts 1 events and the history has 0"):
+            await store.load_session("a")
+
+
+async def test_what_is_deleted_is_gone_and_a_commit_on_it_is_a_conflict(kind):
+    async with kind.open() as store:
+        await store.commit([a_commit(session_id, None, 1, Event("page_view", 1)) for session_id in ("a", "b")])
+        await store.delete("a")
+        await store.delete("a")
+        await store.delete("never was")
+        assert await store.load(["a", "b"]) == [None, a_record(1)]
+        assert await store.load_histories(["a", "b"]) == [[], [Event("page_view", 1)]]
+        assert await store.commit([a_commit("a", 1, 2, Event("page_view", 2))]) == [False]
+        assert await store.commit([a_commit("a", None, 3, Event("page_view", 3))]) == [True]
+        assert await store.load_histories(["a"]) == [[Event("page_view", 3)]]
+
+
+async def test_nothing_of_a_deleted_session_is_left(redis_server):
+    store = redis_store(redis_server)
+    await store.commit([a_commit("a", None, 1, Event("page_view", 1))])
+    await store.delete("a")
+    with redis.Redis.from_url(redis_server.url) as client:
+        assert list(client.scan_iter()) == []
+    await store.close()
+
+
+async def test_without_a_server_a_session_can_be_neither_read_nor_deleted(start_redis):
+    server = start_redis("valkey-8.1")
+    store = redis_store(server)
+    server.kill()
+    with pytest.raises(StoreUnavailableError):
+        await store.load_session("a")
+    with pytest.raises(StoreUnavailableError):
+        await store.delete("a")
+    await store.close()
+
+
+class Board:
+    """What a shard's sorted sets hold."""
+
+    def __init__(self, server, shard):
+        self._url = server.url
+        self._shard = shard
+
+    def members(self, key):
+        with redis.Redis.from_url(self._url) as client:
+            return {member.decode(): score for member, score in client.zrange(key(self._shard), 0, -1, withscores=True)}
+
+    @property
+    def board(self):
+        return self.members(board_key)
+
+    @property
+    def seen(self):
+        return self.members(seen_key)
+
+
+def ids_of_one_shard(count):
+    shard = shard_of("0")
+    return [str(number) for number in range(400 * count) if shard_of(str(number)) == shard][:count], shard
+
+
+async def test_the_board_shows_open_sessions_by_probability(redis_server):
+    store = redis_store(redis_server)
+    (first, second), shard = ids_of_one_shard(2)
+    board = Board(redis_server, shard)
+    before_ms = time.time() * 1000 - 1
+    await store.commit([a_commit(first, None, 1), a_commit(second, None, 1)])
+    assert board.board == {first: 0.5, second: 0.5}
+    await store.commit([Commit(first, (1).to_bytes(8, "big"), a_record(2, probability=0.1 + 0.2))])
+    # To the last bit
+    assert board.board == {first: 0.1 + 0.2, second: 0.5}
+    # A commit that conflicts changes nothing
+    assert await store.commit([Commit(first, (9).to_bytes(8, "big"), a_record(3, probability=0.9))]) == [False]
+    assert board.board[first] == 0.1 + 0.2
+    # A purchase takes the session off the board, and it stays among those that were seen
+    await store.commit([Commit(first, (2).to_bytes(8, "big"), a_record(4, outcome=Outcome.PURCHASE))])
+    assert board.board == {second: 0.5}
+    assert set(board.seen) == {first, second}
+    assert all(before_ms <= seen_ms <= time.time() * 1000 + 1 for seen_ms in board.seen.values())
+    await store.close()
+
+
+async def test_ended_sessions_are_swept_by_the_shards_commits_a_bounded_number_each(redis_server):
+    store = redis_store(redis_server, session_idle_s=600)
+    (live, *ended), shard = ids_of_one_shard(41)
+    board = Board(redis_server, shard)
+    await store.commit([a_commit(session_id, None, 1) for session_id in [live, *ended]])
+    # Given 40 sessions whose idle time has passed
+    with redis.Redis.from_url(redis_server.url) as client:
+        for session_id in ended:
+            client.delete(record_key(session_id), history_key(session_id))
+            client.zincrby(seen_key(shard), -600_001, session_id)
+    # When commits of one session come, each sweeps 17
+    left = []
+    for version in range(1, 4):
+        assert await store.commit([a_commit(live, version, version + 1)]) == [True]
+        left.append((len(board.seen) - 1, len(board.board) - 1))
+    assert left == [(23, 23), (6, 6), (0, 0)]
+    assert set(board.board) == set(board.seen) == {live}
     await store.close()
 
 
@@ -246,7 +364,8 @@ async def test_a_full_server_refuses_writes_as_unavailable(start_redis):
 
 async def test_a_server_that_is_gone_is_told_at_once_and_found_again(start_redis):
     server = start_redis("valkey-8.1", appendonly=True)
-    store = redis_store(server)
+    # It is asked every time, however often it failed
+    store = redis_store(server, options=ConnectionOptions(timeout_s=2.0, failures_to_open=1000))
     await store.commit([a_commit("a", None, 1)])
     server.kill()
     for results in (
@@ -266,7 +385,7 @@ async def test_a_server_that_is_gone_is_told_at_once_and_found_again(start_redis
 
 async def test_a_server_that_hangs_is_given_up_and_found_again(start_redis):
     server = start_redis("valkey-8.1")
-    store = redis_store(server, timeout_s=0.1)
+    store = redis_store(server, options=ConnectionOptions(timeout_s=0.1))
     await store.commit([a_commit("a", None, 1)])
     server.pause()
     (result,) = await store.load(["a"])
@@ -277,7 +396,7 @@ async def test_a_server_that_hangs_is_given_up_and_found_again(start_redis):
 
 
 async def test_more_callers_than_connections_wait_for_a_free_one(redis_server):
-    store = redis_store(redis_server, max_connections=2)
+    store = redis_store(redis_server, options=ConnectionOptions(max_connections=2))
     results = await asyncio.gather(*(store.commit([a_commit(str(i), None, 1)]) for i in range(50)))
     assert results == [[True]] * 50
     await store.close()

@@ -5,8 +5,10 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 from zlib import crc32
 
+from redis import Redis
 from redis.crc import key_slot
 
 from support.redis_servers import RedisServer, free_port
@@ -36,7 +38,10 @@ class RedisCluster:
     """Primaries that share all slots evenly; `replicas` of them have a replica each, after the primaries in `nodes`."""
 
     def __init__(self, binary: Path, directory: Path, *, primaries: int = 3, replicas: int = 0) -> None:
-        options = ("--cluster-enabled", "yes", "--cluster-node-timeout", "1000", "--cluster-config-file", "nodes.conf")
+        options = (
+            *("--cluster-enabled", "yes", "--cluster-node-timeout", "1000", "--cluster-config-file", "nodes.conf"),
+            *("--cluster-require-full-coverage", "no"),
+        )
         self.nodes = [
             RedisServer(binary, directory / f"node-{number}", options=options) for number in range(primaries + replicas)
         ]
@@ -86,8 +91,10 @@ class RedisCluster:
         assert target.command("CLUSTER", "SETSLOT", str(slot), "IMPORTING", self.id_of(source)) == b"+OK\r\n"
         assert source.command("CLUSTER", "SETSLOT", str(slot), "MIGRATING", self.id_of(target)) == b"+OK\r\n"
 
-    def move_keys(self, slot: int, source: RedisServer, target: RedisServer) -> None:
-        while (reply := source.command("CLUSTER", "GETKEYSINSLOT", str(slot), "1")) != b"*0\r\n":
+    def move_keys(self, slot: int, source: RedisServer, target: RedisServer, *, most: int = 1000) -> None:
+        for _ in range(most):
+            if (reply := source.command("CLUSTER", "GETKEYSINSLOT", str(slot), "1")) == b"*0\r\n":
+                return
             key = reply.split(b"\r\n")[2].decode()
             answer = source.command("MIGRATE", "127.0.0.1", str(target.port), key, "0", "5000")
             assert answer == b"+OK\r\n", answer
@@ -120,16 +127,23 @@ class Sentinel(RedisServer):
             configuration.write_text("\n".join(lines) + "\n")
         return [configuration, "--sentinel"]
 
+    def ask(self, *words: str) -> Any:
+        """One command as the driver gives it, with the password."""
+        with Redis(port=self.port, password=self._password or None) as client:
+            return client.execute_command(*words)
+
 
 class Sentinels:
     """A primary, a replica, and sentinels that make the replica primary when the primary is gone."""
 
-    def __init__(self, binary: Path, directory: Path, *, sentinels: int = 3) -> None:
+    def __init__(self, binary: Path, directory: Path, *, sentinels: int = 3, password: str = "") -> None:
         self.primary = RedisServer(binary, directory / "primary")
         replicaof = ("--replicaof", "127.0.0.1", str(self.primary.port))
         self.replica = RedisServer(binary, directory / "replica", options=replicaof)
         self.sentinels = [
-            Sentinel(binary, directory / f"sentinel-{number}", self.primary, quorum=sentinels // 2 + 1)
+            Sentinel(
+                binary, directory / f"sentinel-{number}", self.primary, quorum=sentinels // 2 + 1, password=password
+            )
             for number in range(sentinels)
         ]
 
@@ -151,13 +165,11 @@ class Sentinels:
 
     def fail_over(self) -> None:
         """Make the replica the primary, and the primary its replica, both alive."""
-        assert self.sentinels[0].command("SENTINEL", "FAILOVER", "shop") == b"+OK\r\n"
+        self.sentinels[0].ask("SENTINEL FAILOVER", "shop")
 
     def named_port(self) -> int:
-        reply = self.sentinels[0].command("SENTINEL", "GET-MASTER-ADDR-BY-NAME", "shop")
-        return int(reply.split(b"\r\n")[4])
+        return int(self.sentinels[0].ask("SENTINEL GET-MASTER-ADDR-BY-NAME", "shop")[1])
 
     def _is_settled(self, sentinel: Sentinel) -> bool:
-        words = sentinel.command("SENTINEL", "MASTER", "shop").split(b"\r\n")
-        values = dict(zip(words[2::4], words[4::4], strict=False))
-        return values[b"num-slaves"] == b"1" and values[b"num-other-sentinels"] == b"%d" % (len(self.sentinels) - 1)
+        seen = sentinel.ask("SENTINEL MASTER", "shop")
+        return bool(seen["num-slaves"] == 1 and seen["num-other-sentinels"] == len(self.sentinels) - 1)

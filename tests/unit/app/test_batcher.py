@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.batcher import Batcher
+from app.batcher import LATER, Batcher
 from app.errors import OverloadedError, ShuttingDownError
 
 pytestmark = pytest.mark.anyio
@@ -19,15 +19,15 @@ class Handler:
         self.gate = asyncio.Event()
         self.entered = asyncio.Event()
 
-    async def __call__(self, items):
+    async def __call__(self, items, is_wanted):
         self.batches.append(items)
         self.entered.set()
         await self.gate.wait()
         return [f"answer to {item}" for item in items]
 
 
-def a_batcher(handler, *, key=lambda item: item, max_batch_size=4, max_queue=8):
-    batcher = Batcher(handler, key=key, max_batch_size=max_batch_size, max_queue=max_queue)
+def a_batcher(handler, *, key=lambda item: item, max_batch_size=4, max_queue=8, max_run=1):
+    batcher = Batcher(handler, key=key, max_batch_size=max_batch_size, max_queue=max_queue, max_run=max_run)
     batcher.start()
     return batcher
 
@@ -99,7 +99,7 @@ async def test_an_item_cancelled_in_the_moment_its_batch_is_taken_is_not_handled
 
 
 async def test_a_crash_fails_its_batch_and_no_other():
-    async def handle(items):
+    async def handle(items, is_wanted):
         if "bad" in items:
             raise RuntimeError("crashed")
         return items
@@ -112,7 +112,7 @@ async def test_a_crash_fails_its_batch_and_no_other():
 
 
 async def test_an_exception_as_result_goes_to_its_own_caller():
-    async def handle(items):
+    async def handle(items, is_wanted):
         return [ValueError(item) if item == "bad" else item for item in items]
 
     batcher = a_batcher(handle)
@@ -123,7 +123,7 @@ async def test_an_exception_as_result_goes_to_its_own_caller():
 
 
 async def test_too_few_results_give_nobody_anothers():
-    async def handle(items):
+    async def handle(items, is_wanted):
         return items[1:]
 
     batcher = a_batcher(handle)
@@ -153,35 +153,175 @@ async def test_a_batcher_that_never_started_refuses():
     await batcher.close()
 
 
+def in_a_while(seconds=30.0):
+    return asyncio.get_running_loop().time() + seconds
+
+
+async def test_many_items_are_answered_together_each_with_its_own():
+    async def handle(items, is_wanted):
+        return [ValueError(item) if item == "bad" else f"answer to {item}" for item in items]
+
+    batcher = a_batcher(handle, max_batch_size=2)
+    answer_a, error, answer_b = await batcher.submit_many(["a", "bad", "b"], give_up_at=in_a_while())
+    assert [answer_a, answer_b] == ["answer to a", "answer to b"]
+    assert isinstance(error, ValueError)
+    assert await batcher.submit_many([], give_up_at=in_a_while()) == []
+    await batcher.close()
+
+
+async def test_items_of_a_key_are_taken_in_runs_and_stay_in_order():
+    handler = Handler()
+    handler.gate.set()
+    batcher = a_batcher(handler, key=lambda item: item[0], max_batch_size=4, max_queue=20, max_run=3)
+    items = ["a1", "a2", "b1", "a3", "a4", "a5", "b2"]
+    results = await batcher.submit_many(items, give_up_at=in_a_while())
+    assert results == [f"answer to {item}" for item in items]
+    assert handler.batches == [["a1", "a2", "a3", "b1"], ["a4", "a5", "b2"]]
+    await batcher.close()
+
+
+async def test_many_items_for_which_there_is_too_little_room_are_refused_whole():
+    handler = Handler()
+    batcher = a_batcher(handler, max_queue=3)
+    (running,) = await submit_all(batcher, ["a"])
+    await handler.entered.wait()
+    waiting = await submit_all(batcher, ["b"])
+    with pytest.raises(OverloadedError):
+        await batcher.submit_many(["c", "d", "e"], give_up_at=in_a_while())
+    assert batcher.queue_length == 1
+    many = asyncio.create_task(batcher.submit_many(["c", "d"], give_up_at=in_a_while()))
+    await asyncio.sleep(0)
+    assert batcher.queue_length == 3
+    handler.gate.set()
+    await asyncio.gather(running, *waiting, many)
+    assert handler.batches == [["a"], ["b", "c", "d"]]
+    await batcher.close()
+
+
+async def test_many_items_that_take_too_long_are_answered_as_far_as_they_came():
+    wanted = []
+
+    class SecondHangs(Handler):
+        async def __call__(self, items, is_wanted):
+            if self.batches:
+                await super().__call__(items, is_wanted)
+                wanted.append([is_wanted(place) for place in range(len(items))])
+            else:
+                self.batches.append(items)
+            return [f"answer to {item}" for item in items]
+
+    handler = SecondHangs()
+    batcher = a_batcher(handler, max_batch_size=2)
+    results = await batcher.submit_many(["a", "b", "c", "d", "e"], give_up_at=in_a_while(0.05))
+    assert results == ["answer to a", "answer to b", None, None, None]
+    # What no batch had taken is taken back, and the batch that runs can know that nobody waits for it
+    assert batcher.queue_length == 0
+    handler.gate.set()
+    assert await batcher.submit("f") == "answer to f"
+    assert handler.batches == [["a", "b"], ["c", "d"], ["f"]]
+    assert wanted == [[False, False], [True]]
+    await batcher.close()
+
+
+async def test_a_batch_knows_which_of_its_items_are_still_wanted():
+    handler = Handler()
+    wanted = []
+
+    async def handle(items, is_wanted):
+        results = await handler(items, is_wanted)
+        wanted.append([is_wanted(place) for place in range(len(items))])
+        return results
+
+    batcher = a_batcher(handle)
+    kept, gone = await submit_all(batcher, ["a", "b"])
+    await handler.entered.wait()
+    gone.cancel()
+    handler.gate.set()
+    await asyncio.gather(kept, gone, return_exceptions=True)
+    await batcher.close()
+    assert handler.batches == [["a", "b"]]
+    assert wanted == [[True, False]]
+
+
+async def test_what_the_handler_puts_off_comes_again_before_the_rest_of_its_key():
+    batches = []
+
+    async def handle(items, is_wanted):
+        batches.append(items)
+        return [LATER if item[0] == "a" and len(batches) == 1 else f"answer to {item}" for item in items]
+
+    batcher = a_batcher(handle, key=lambda item: item[0], max_run=2, max_queue=20)
+    items = ["a1", "a2", "b1", "a3", "a4", "b2", "b3"]
+    assert await batcher.submit_many(items, give_up_at=in_a_while()) == [f"answer to {item}" for item in items]
+    assert batches == [["a1", "a2", "b1", "b2"], ["a1", "a2", "b3"], ["a3", "a4"]]
+    assert batcher.queue_length == 0
+    await batcher.close()
+
+
+async def test_what_is_put_off_is_handled_before_closing_and_dropped_when_nobody_waits():
+    handler = Handler()
+
+    async def handle(items, is_wanted):
+        await handler(items, is_wanted)
+        return [LATER if len(handler.batches) < 3 else f"answer to {item}" for item in items]
+
+    batcher = a_batcher(handle)
+    kept, gone = await submit_all(batcher, ["a", "b"])
+    await handler.entered.wait()
+    gone.cancel()
+    handler.gate.set()
+    await batcher.close()
+    assert await kept == "answer to a"
+    assert handler.batches == [["a", "b"], ["a"], ["a"]]
+    assert batcher.queue_length == 0
+
+
 @settings(deadline=None, max_examples=150)
 @given(
     script=st.lists(
-        st.tuples(st.sampled_from(["submit", "cancel", "yield"]), st.integers(0, 3), st.integers(0, 3)), max_size=60
+        st.tuples(st.sampled_from(["submit", "submit many", "cancel", "yield"]), st.integers(0, 3), st.integers(0, 3)),
+        max_size=60,
     ),
     pauses=st.lists(st.integers(0, 4), min_size=1, max_size=10),
     max_batch_size=st.integers(1, 5),
+    max_run=st.integers(1, 3),
+    put_off=st.sets(st.integers(0, 20)),
 )
-def test_whatever_the_interleaving_each_item_is_handled_once_and_in_order(script, pauses, max_batch_size):
-    asyncio.run(asyncio.wait_for(run_script(script, pauses, max_batch_size), 5))
+def test_whatever_the_interleaving_each_item_is_handled_once_and_in_order(
+    script, pauses, max_batch_size, max_run, put_off
+):
+    asyncio.run(asyncio.wait_for(run_script(script, pauses, max_batch_size, max_run, put_off), 5))
 
 
-async def run_script(script, pauses, max_batch_size):
-    """An item is (key, number); numbers grow in the order of submission."""
+async def run_script(script, pauses, max_batch_size, max_run, put_off):
+    """An item is (key, number); numbers grow in the order of submission. Keys are put off in batches `put_off`."""
     batches = []
+    handled: list[tuple[int, int]] = []
 
-    async def handle(items):
+    async def handle(items, is_wanted):
         batches.append(items)
+        later = items[0][0] if len(batches) in put_off else None
         for _ in range(pauses[len(batches) % len(pauses)]):
             await asyncio.sleep(0)
-        return [("answer", item) for item in items]
+        handled.extend(item for item in items if item[0] != later)
+        return [LATER if item[0] == later else ("answer", item) for item in items]
 
-    batcher = a_batcher(handle, key=lambda item: item[0], max_batch_size=max_batch_size, max_queue=1000)
+    batcher = a_batcher(
+        handle, key=lambda item: item[0], max_batch_size=max_batch_size, max_queue=1000, max_run=max_run
+    )
     tasks: dict[tuple[int, int], asyncio.Task[object]] = {}
     cancelled = set()
+    many: list[tuple[list[tuple[int, int]], asyncio.Task[list[object]]]] = []
+    submitted = 0
     for action, key, count in script:
         if action == "submit":
-            item = (key, len(tasks))
+            item = (key, submitted)
             tasks[item] = asyncio.create_task(batcher.submit(item))
+            submitted += 1
+        elif action == "submit many":
+            items = [((key + place) % 3, submitted + place) for place in range(2 * count)]
+            many.append((items, asyncio.create_task(batcher.submit_many(items, give_up_at=in_a_while()))))
+            submitted += len(items)
         elif action == "cancel" and tasks:
             item = list(tasks)[key * count % len(tasks)]
             if tasks[item].cancel():
@@ -190,15 +330,26 @@ async def run_script(script, pauses, max_batch_size):
             for _ in range(count):
                 await asyncio.sleep(0)
     await asyncio.gather(*tasks.values(), return_exceptions=True)
+    for items, task in many:
+        assert await task == [("answer", item) for item in items]
     await batcher.close()
 
-    handled = [item for batch in batches for item in batch]
-    assert len(handled) == len(set(handled))
+    assert_each_once_and_in_order(handled)
     assert set(tasks) - cancelled <= set(handled)
+    assert_bounded(batches, max_batch_size, max_run)
+    assert all(tasks[item].result() == ("answer", item) for item in tasks if item not in cancelled)
+    assert batcher.queue_length == 0
+
+
+def assert_each_once_and_in_order(handled):
+    assert len(handled) == len(set(handled))
     by_key = defaultdict(list)
     for key, number in handled:
         by_key[key].append(number)
     assert all(numbers == sorted(numbers) for numbers in by_key.values())
-    assert all(len({key for key, _ in batch}) == len(batch) <= max_batch_size for batch in batches)
-    assert all(tasks[item].result() == ("answer", item) for item in tasks if item not in cancelled)
-    assert batcher.queue_length == 0
+
+
+def assert_bounded(batches, max_batch_size, max_run):
+    for batch in batches:
+        assert len(batch) <= max_batch_size
+        assert all(sum(key == one for key, _ in batch) <= max_run for one, _ in batch)

@@ -3,13 +3,23 @@ import io
 from itertools import count
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from support.fakes import FakeModel
 
-from app.errors import ConflictError, CorruptRecordError, PredictionError, SessionFullError, StoreUnavailableError
+from app.batcher import LATER
+from app.errors import (
+    ConflictError,
+    CorruptRecordError,
+    DeadlineExceededError,
+    PredictionError,
+    SessionFullError,
+    StoreUnavailableError,
+)
 from app.intake import Submission
 from app.logging import build_logger
 from app.metrics import Metrics
-from app.scorer import Scorer
+from app.scorer import Scorer, longest_run
 from app.stores.memory import MemoryStore
 from app.stores.records import Outcome
 from app.task import LATE
@@ -45,7 +55,12 @@ class Bench:
         self.metrics = Metrics()
         self.log = io.StringIO()
         logger = build_logger(log_format="json", log_level="info", stream=self.log)
-        limits = {"max_session_events": 100, "dedupe_window": 8, "commit_attempts": 4} | limits
+        limits = {
+            "max_session_events": 100,
+            "dedupe_window": 8,
+            "commit_attempts": 4,
+            "max_rebuild_events": 1000,
+        } | limits
         self.scorer = Scorer(store, self.model, metrics=self.metrics, logger=logger, **limits)
 
     async def score(self, *submissions):
@@ -297,3 +312,223 @@ async def test_a_commit_whose_reply_was_lost_is_recognised_also_without_an_event
     assert score.answer.probability == bench.model.expected([mine.event])
     assert not score.duplicate
     assert await bench.store.load_histories(["s"]) == [[mine.event, other.event]]
+
+
+async def test_events_of_one_session_in_a_batch_are_folded_in_order_and_stored_at_once(bench):
+    commits = []
+    commit = bench.store.commit
+
+    async def watched(some):
+        commits.append(len(some))
+        return await commit(some)
+
+    bench.store.commit = watched
+    mine = [submission("s", at_ms=NOW_MS + i, item_id=str(i)) for i in range(3)]
+    other = submission("t")
+    scores = await bench.score(mine[0], other, mine[1], mine[2])
+    events = [one.event for one in mine]
+    mine_scores = [scores[0], scores[2], scores[3]]
+    assert [score.answer.probability for score in mine_scores] == [
+        bench.model.expected(events[: i + 1]) for i in range(3)
+    ]
+    assert [score.answer.events for score in mine_scores] == [1, 2, 3]
+    assert bench.model.batches == [2, 1, 1]
+    assert commits == [2]
+    assert await bench.store.load_histories(["s"]) == [events]
+    assert bench.counted("sessions_started") == 2
+    assert bench.counted("events_folded") == 4
+
+
+async def test_within_a_batch_a_duplicate_a_purchase_and_a_limit_are_what_they_are_across_batches(store):
+    def events():
+        return [
+            submission(event_id="a", item_id="1"),
+            submission(event_id="a", item_id="2"),
+            submission(event_id="b", at_ms=NOW_MS - 5),
+            submission(event_id="c"),
+            submission(event_id="d", event_name="purchase"),
+            submission(event_id="e"),
+            submission(event_id="b"),
+        ]
+
+    together = await Bench(store, max_session_events=2).score(*events())
+    alone_store = MemoryStore(session_idle_s=1800, now_ms=lambda: NOW_MS)
+    alone = await Bench(alone_store, max_session_events=2).score_in_turn(*events())
+    assert isinstance(together[3], SessionFullError)
+    assert isinstance(alone[3], SessionFullError)
+    assert [result for result in together if result is not together[3]] == [
+        result for result in alone if result is not alone[3]
+    ]
+    assert [result.duplicate for result in together if result is not together[3]] == [
+        False,
+        True,
+        False,
+        False,
+        False,
+        True,
+    ]
+
+
+async def test_an_event_that_fails_does_not_undo_others_of_its_session(bench):
+    before, bad, after = submission(), submission(item_id="poison"), submission()
+    first, error, second = await bench.score(before, bad, after)
+    assert isinstance(error, PredictionError)
+    assert first.answer.events == 1
+    assert second.answer.probability == bench.model.expected([before.event, after.event])
+    assert await bench.store.load_histories(["s"]) == [[before.event, after.event]]
+
+
+async def test_a_run_that_conflicts_is_folded_again_from_what_is_stored_then(bench):
+    commit = bench.store.commit
+    mine, other = [submission(item_id=str(i)) for i in range(3)], submission(item_id="other")
+
+    async def commit_behind_another(commits):
+        bench.store.commit = commit
+        await bench.score(other)
+        return await commit(commits)
+
+    bench.store.commit = commit_behind_another
+    scores = await bench.score(*mine)
+    events = [other.event, *(one.event for one in mine)]
+    assert [score.answer.probability for score in scores] == [bench.model.expected(events[: i + 2]) for i in range(3)]
+    assert await bench.store.load_histories(["s"]) == [events]
+    assert bench.counted("conflicts") == 1
+
+
+async def test_a_run_whose_reply_was_lost_is_recognised_whole(bench):
+    commit = bench.store.commit
+    mine, other = [submission(item_id=str(i)) for i in range(3)], submission(item_id="other")
+
+    async def commit_but_lose_the_reply(commits):
+        bench.store.commit = commit
+        await commit(commits)
+        await bench.score(other)
+        return [False]
+
+    bench.store.commit = commit_but_lose_the_reply
+    scores = await bench.score(*mine)
+    events = [one.event for one in mine]
+    assert [score.answer.probability for score in scores] == [bench.model.expected(events[: i + 1]) for i in range(3)]
+    assert await bench.store.load_histories(["s"]) == [[*events, other.event]]
+
+
+@pytest.mark.parametrize("window", [1, 2, 8, 255])
+def test_a_run_is_shorter_than_the_window_by_far(window):
+    assert 1 <= longest_run(window) <= max(1, window / 4)
+
+
+async def test_a_run_fails_whole_when_the_store_does(bench):
+    async def commit(commits):
+        return [StoreUnavailableError("gone")] * len(commits)
+
+    bench.store.commit = commit
+    results = await bench.score(submission(), submission(), submission("t"))
+    assert all(isinstance(result, StoreUnavailableError) for result in results)
+
+
+@pytest.mark.parametrize("gone", [{0}, {1}, {2}, {0, 2}, {0, 1, 2}])
+async def test_events_whose_callers_are_gone_before_the_commit_are_not_folded(bench, gone):
+    mine = [submission(item_id=str(i)) for i in range(3)]
+    results = await bench.scorer.score([*mine, submission("t")], lambda place: place not in gone)
+    kept = [one.event for place, one in enumerate(mine) if place not in gone]
+    assert all(isinstance(results[place], DeadlineExceededError) for place in gone)
+    scores = [results[place] for place in range(3) if place not in gone]
+    assert [score.answer.probability for score in scores] == [
+        bench.model.expected(kept[: i + 1]) for i in range(len(kept))
+    ]
+    assert await bench.store.load_histories(["s"]) == [kept]
+    assert results[3].answer.events == 1
+    assert bench.counted("abandoned_events") == len(gone)
+    # It costs no attempt
+    assert bench.counted("conflicts") == 0
+
+
+async def test_an_event_that_races_a_delete_is_erased_or_starts_a_new_session(bench):
+    first, raced = submission(item_id="first"), submission(item_id="raced")
+    await bench.score(first)
+    commit = bench.store.commit
+
+    async def delete_before_the_commit(commits):
+        bench.store.commit = commit
+        await bench.store.delete("s")
+        return await commit(commits)
+
+    bench.store.commit = delete_before_the_commit
+    (score,) = await bench.score(raced)
+    assert score.answer.events == 1
+    assert score.answer.probability == bench.model.expected([raced.event])
+    assert await bench.store.load_histories(["s"]) == [[raced.event]]
+    await bench.store.delete("s")
+    assert await bench.store.load(["s"]) == [None]
+
+
+async def test_rebuilds_beyond_the_budget_wait_for_a_later_batch_and_nothing_else_does(store):
+    old = Bench(store, FakeModel("a"))
+    for name in "pqr":
+        await old.score(*[submission(name, item_id=str(i)) for i in range(4)])
+    bench = Bench(store, FakeModel("b"), max_rebuild_events=8)
+    batch = [submission("p"), submission("q"), submission("r"), submission("r"), submission("new")]
+    results = await bench.score(*batch)
+    assert [result is LATER for result in results] == [False, False, True, True, False]
+    assert bench.counted("rebuilt_events") == 8
+    assert bench.counted("rebuilds_postponed") == 1
+    later = await bench.score(*batch[2:4])
+    assert [score.answer.events for score in later] == [5, 6]
+    (history,) = await store.load_histories(["r"])
+    assert later[1].answer.probability == bench.model.expected(history)
+
+
+async def test_a_history_longer_than_the_budget_is_rebuilt_alone(store):
+    for name in "pq":
+        await Bench(store, FakeModel("a")).score(*[submission(name) for _ in range(4)])
+    bench = Bench(store, FakeModel("b"), max_rebuild_events=1)
+    first, second = await bench.score(submission("p"), submission("q"))
+    assert first.answer.events == 5
+    assert second is LATER
+
+
+@settings(deadline=None, max_examples=100)
+@given(
+    steps=st.lists(
+        st.tuples(
+            st.integers(0, 2),
+            st.lists(st.tuples(st.sampled_from("pqr"), st.integers(0, 30)), min_size=1, max_size=6),
+        ),
+        max_size=15,
+    ),
+    budget=st.integers(1, 12),
+)
+def test_replicas_of_different_models_back_and_forth_lose_double_and_reorder_nothing(steps, budget):
+    asyncio.run(back_and_forth(steps, budget))
+
+
+async def back_and_forth(steps, budget):
+    """Each step is a replica and its batch: sessions and event ids, some of them again and again."""
+    store = MemoryStore(session_idle_s=1800, now_ms=lambda: NOW_MS)
+    models = [FakeModel("a"), FakeModel("b"), FakeModel("b", state_size=24)]
+    replicas = [
+        Bench(store, model, max_session_events=1000, dedupe_window=255, max_rebuild_events=budget) for model in models
+    ]
+    acknowledged = {}
+    folded: dict[str, list[Event]] = {name: [] for name in "pqr"}
+    for replica, batch in steps:
+        bench = replicas[replica]
+        waiting = [submission(name, event_id=f"{name}{number}", item_id=str(number)) for name, number in batch]
+        rounds = 0
+        while waiting:
+            results = await bench.score(*waiting)
+            for one, score in zip(waiting, results, strict=True):
+                if score is LATER:
+                    continue
+                key = (one.session_id, one.code)
+                assert score.duplicate == (key in acknowledged)
+                if not score.duplicate:
+                    folded[one.session_id].append(one.event)
+                    acknowledged[key] = score.answer
+                    assert score.answer.probability == bench.model.expected(folded[one.session_id])
+                assert score.answer == acknowledged[key]
+            waiting = [one for one, score in zip(waiting, results, strict=True) if score is LATER]
+            rounds += 1
+            # Each round rebuilds one session at least
+            assert rounds <= 3
+    assert await store.load_histories("pqr") == [folded[name] for name in "pqr"]

@@ -1,0 +1,68 @@
+"""The parts that stand behind the scorer, opened as the settings say."""
+
+from collections.abc import Callable
+
+from structlog.typing import FilteringBoundLogger
+
+from app.artifact_file import ArtifactFile
+from app.metrics import Metrics
+from app.models import LiveModel
+from app.settings import Settings
+from app.shadow import Shadow
+from app.stores.base import StateStore
+from app.stores.connection import ConnectionOptions
+from app.stores.redis import RedisStore
+
+
+def open_shadow(
+    settings: Settings,
+    models: LiveModel,
+    store: StateStore,
+    metrics: Metrics,
+    logger: FilteringBoundLogger,
+    now_ms: Callable[[], int],
+) -> Shadow | None:
+    """Return what compares the settings' candidate with the live model; None without one that can be used."""
+    if settings.shadow_artifact is None or not settings.shadow_share:
+        return None
+    try:
+        candidate = ArtifactFile(settings.shadow_artifact, None, settings).load()
+    except ValueError as exc:
+        # A bad candidate must not keep the service from its work.
+        logger.error("shadow_refused", reason=str(exc))  # noqa: TRY400 - a bad file needs no traceback
+        return None
+    return Shadow(
+        store,
+        candidate,
+        live=lambda: models.current.fingerprint,
+        share=settings.shadow_share,
+        session_idle_s=settings.session_idle_s,
+        now_ms=now_ms,
+        metrics=metrics,
+        logger=logger,
+    )
+
+
+def open_store(settings: Settings, metrics: Metrics) -> StateStore:
+    """Return the store on the settings' Redis, which need not be there yet."""
+
+    def on_breaker(opened: bool) -> None:
+        metrics.store_breakers_open.inc(1 if opened else -1)
+
+    sentinel_password = settings.redis_sentinel_password
+    return RedisStore(
+        settings.redis_url.get_secret_value(),
+        session_idle_s=settings.session_idle_s,
+        options=ConnectionOptions(
+            timeout_s=settings.redis_timeout_s,
+            max_connections=settings.redis_max_connections,
+            ca_file=settings.redis_ca_file,
+            sentinel_username=settings.redis_sentinel_username,
+            sentinel_password=None if sentinel_password is None else sentinel_password.get_secret_value(),
+            failures_to_open=settings.redis_failures_to_open,
+            open_s=settings.redis_open_s,
+            on_breaker=on_breaker,
+        ),
+        wait_replicas=settings.redis_wait_replicas,
+        observe=lambda operation, seconds: metrics.store_seconds.labels(operation).observe(seconds),
+    )

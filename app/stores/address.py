@@ -1,0 +1,119 @@
+"""Which Redis is meant, read from a URL.
+
+    redis://[user:password@]host[:port][/db]            one server
+    unix:///path                                        one server, on a socket
+    redis+cluster://[user:password@]host[:port],...     a cluster, by some of its nodes
+    redis+sentinel://[user:password@]host[:port],.../service[/db]
+                                                        whatever primary these sentinels name for the service
+
+`rediss://`, `rediss+cluster://` and `rediss+sentinel://` are the same over TLS. User and password are the servers';
+sentinels have settings of their own.
+"""
+
+from dataclasses import dataclass
+from typing import Final, Literal
+from urllib.parse import SplitResult, unquote, urlsplit
+
+_REDIS_PORT: Final = 6379
+_SENTINEL_PORT: Final = 26379
+_KINDS: Final[dict[str, tuple[Literal["single", "cluster", "sentinel"], bool]]] = {
+    "redis": ("single", False),
+    "rediss": ("single", True),
+    "unix": ("single", False),
+    "redis+cluster": ("cluster", False),
+    "rediss+cluster": ("cluster", True),
+    "redis+sentinel": ("sentinel", False),
+    "rediss+sentinel": ("sentinel", True),
+}
+
+Endpoint = tuple[str, int]
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class RedisAddress:
+    """One URL, taken apart; not printable, as it holds the password.
+
+    Attributes:
+        url: as it was given.
+        kind: one server, a cluster, or sentinels.
+        tls: whether connections are encrypted.
+        endpoints: host and port of the server, the cluster's nodes, or the sentinels; empty for a socket.
+        username: the servers' user, if any.
+        password: the servers' password, if any.
+        service: the sentinels' name of the primary; empty otherwise.
+        database: number of the database.
+    """
+
+    url: str
+    kind: Literal["single", "cluster", "sentinel"]
+    tls: bool
+    endpoints: tuple[Endpoint, ...]
+    username: str | None
+    password: str | None
+    service: str
+    database: int
+
+
+def parse_address(url: str) -> RedisAddress:
+    """Return what the URL says; raise `ValueError`, without a word of the URL in it, when it says nothing sensible."""
+    parts = urlsplit(url)
+    if parts.scheme not in _KINDS:
+        raise ValueError("must start with redis://, rediss://, unix://, redis+cluster:// or redis+sentinel://")
+    kind, tls = _KINDS[parts.scheme]
+    user_part, separator, host_part = parts.netloc.rpartition("@")
+    username, _, password = user_part.partition(":")
+    if parts.scheme == "unix":
+        if not parts.path:
+            raise ValueError("must name the socket's path: unix:///run/redis/redis.sock")
+        endpoints: tuple[Endpoint, ...] = ()
+    else:
+        default_port = _SENTINEL_PORT if kind == "sentinel" else _REDIS_PORT
+        endpoints = tuple(_endpoint(text, default_port) for text in host_part.split(","))
+    service, database = _path(kind, parts)
+    if kind == "single" and len(endpoints) > 1:
+        raise ValueError("must name one host; several are for redis+cluster:// and redis+sentinel://")
+    if kind != "single" and parts.query:
+        raise ValueError("must not have options after a question mark; there are settings for them")
+    return RedisAddress(
+        url=url,
+        kind=kind,
+        tls=tls,
+        endpoints=endpoints,
+        username=(unquote(username) or None) if separator else None,
+        password=(unquote(password) or None) if separator else None,
+        service=service,
+        database=database,
+    )
+
+
+def masked_url(url: str) -> str:
+    """Return a URL that was accepted without its password and options, fit for logs."""
+    parts = urlsplit(url)
+    user_part, separator, host_part = parts.netloc.rpartition("@")
+    user = f"{user_part.partition(':')[0]}:***@" if separator else ""
+    return f"{parts.scheme}://{user}{host_part}{parts.path}"
+
+
+def _endpoint(text: str, default_port: int) -> Endpoint:
+    parts = urlsplit(f"//{text}")
+    if not parts.hostname:
+        raise ValueError("must name a host: redis://host:6379/0")
+    # `port` raises ValueError for a port that is none, without naming the URL.
+    return parts.hostname, parts.port or default_port
+
+
+def _path(kind: str, parts: SplitResult) -> tuple[str, int]:
+    """Return the sentinels' service and the number of the database."""
+    if parts.scheme == "unix":
+        return "", 0
+    words = [unquote(word) for word in parts.path.strip("/").split("/") if word]
+    service = ""
+    if kind == "sentinel":
+        if not words:
+            raise ValueError("must name the service: redis+sentinel://host:26379/service")
+        service = words.pop(0)
+    if kind == "cluster" and words not in ([], ["0"]):
+        raise ValueError("must not name a database: a cluster has only database 0")
+    if len(words) > 1 or not all(word.isdecimal() for word in words):
+        raise ValueError("must end in a database number: redis://host:6379/0")
+    return service, int(words[0]) if words else 0

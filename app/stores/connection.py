@@ -1,0 +1,173 @@
+"""From an address to something that commands can be sent to, whatever kind of Redis it is.
+
+A command names its shard, so that a cluster knows where it goes; a single server does not care.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from redis.asyncio import Connection, ConnectionPool, SSLConnection
+from redis.asyncio.retry import Retry
+from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool
+from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
+
+from app.breaker import CircuitBreaker
+from app.stores.address import Endpoint, RedisAddress, parse_address
+from app.stores.cluster import Cluster, Command
+from app.stores.server import Reply, Server
+
+__all__ = ["Command", "ConnectionOptions", "Link", "open_link"]
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class ConnectionOptions:
+    """How Redis is talked to, beside its address; not printable, as it holds a password.
+
+    Attributes:
+        timeout_s: longest wait for one round trip, connecting included.
+        max_connections: most connections to one server.
+        ca_file: certificates that TLS trusts; None: the system's.
+        sentinel_username: user at the sentinels.
+        sentinel_password: password at the sentinels.
+        failures_to_open: failures of a server in a row after which it is left alone.
+        open_s: for how many seconds it is left alone.
+        on_breaker: called with True when a server is left alone, with False when it answers again.
+    """
+
+    timeout_s: float = 0.5
+    max_connections: int = 16
+    ca_file: Path | None = None
+    sentinel_username: str | None = None
+    sentinel_password: str | None = None
+    failures_to_open: int = 3
+    open_s: float = 1.0
+    on_breaker: Callable[[bool], None] = lambda _opened: None
+
+
+class Link(Protocol):
+    """Where commands go. Nothing raises: an error stands in its reply's place."""
+
+    async def get(self, keys: Sequence[tuple[int, str]]) -> list[Reply]:
+        """Return the strings under keys, each with its shard, in one round trip a server."""
+        ...
+
+    async def execute(self, commands: Sequence[Command], *, wait_replicas: int = 0) -> list[Reply]:
+        """Return the replies of commands in order, in one round trip a server where nothing moves.
+
+        A command may be sent twice. With `wait_replicas`, writes that fewer replicas confirmed are errors.
+        """
+        ...
+
+    async def ping(self) -> Exception | None:
+        """Return what is wrong, or None when there is a server that answers."""
+        ...
+
+    async def close(self) -> None:
+        """Close all connections."""
+        ...
+
+
+class SingleLink:
+    """One server, or the primary that sentinels name."""
+
+    def __init__(self, server: Server, sentinel: Sentinel | None = None) -> None:
+        self._server = server
+        self._sentinel = sentinel
+
+    async def get(self, keys: Sequence[tuple[int, str]]) -> list[Reply]:
+        """See `Link.get`."""
+        if not keys:
+            return []
+        (values,) = await self._server.execute([("MGET", *(key for _, key in keys))])
+        return [values] * len(keys) if isinstance(values, Exception) else values
+
+    async def execute(self, commands: Sequence[Command], *, wait_replicas: int = 0) -> list[Reply]:
+        """See `Link.execute`."""
+        return await self._server.execute([words for _, words in commands], wait_replicas=wait_replicas)
+
+    async def ping(self) -> Exception | None:
+        """See `Link.ping`."""
+        (reply,) = await self._server.execute([("PING",)])
+        return reply if isinstance(reply, Exception) else None
+
+    async def close(self) -> None:
+        """See `Link.close`."""
+        await self._server.close()
+        if self._sentinel is not None:
+            await self._sentinel.aclose()
+
+
+def open_link(url: str, options: ConnectionOptions) -> Link:
+    """Return a link to what the URL names; connects when the first command comes."""
+    address = parse_address(url)
+    if address.kind == "cluster":
+        return Cluster(
+            address.endpoints,
+            lambda endpoint: _server(_pool(address, options, endpoint), options),
+            timeout_s=options.timeout_s,
+        )
+    if address.kind == "sentinel":
+        sentinel = Sentinel(  # type: ignore[no-untyped-call]  # the driver ships it untyped
+            address.endpoints,
+            sentinel_kwargs=_waits(options)
+            | {"username": options.sentinel_username, "password": options.sentinel_password}
+            | ({"ssl": True, **_tls(options)} if address.tls else {}),
+        )
+        pool: ConnectionPool = SentinelConnectionPool(  # type: ignore[no-untyped-call]  # same
+            address.service,
+            sentinel,
+            **_waits(options),
+            **_login(address),
+            **({"ssl": True, **_tls(options)} if address.tls else {}),
+            db=address.database,
+        )
+        return SingleLink(_server(pool, options), sentinel)
+    tls = _tls(options) if address.tls else {}
+    # The driver reads the URL itself, and its options too; what they say goes before what is said here.
+    return SingleLink(_server(ConnectionPool.from_url(address.url, **_waits(options), **tls), options))
+
+
+def _pool(address: RedisAddress, options: ConnectionOptions, endpoint: Endpoint) -> ConnectionPool:
+    """Return a pool of one node of a cluster."""
+    host, port = endpoint
+    return ConnectionPool(
+        connection_class=SSLConnection if address.tls else Connection,
+        host=host,
+        port=port,
+        **_waits(options),
+        **_login(address),
+        **(_tls(options) if address.tls else {}),
+    )
+
+
+def _server(pool: ConnectionPool, options: ConnectionOptions) -> Server:
+    breaker = CircuitBreaker(
+        failures_to_open=options.failures_to_open,
+        open_s=options.open_s,
+        clock_s=time.monotonic,
+        on_change=options.on_breaker,
+    )
+    return Server(pool, timeout_s=options.timeout_s, max_connections=options.max_connections, breaker=breaker)
+
+
+def _waits(options: ConnectionOptions) -> dict[str, Any]:
+    return {
+        "max_connections": options.max_connections,
+        "socket_timeout": options.timeout_s,
+        "socket_connect_timeout": options.timeout_s,
+        # Once more, and only after a broken connection: a server that is slow gets no second wait.
+        "retry": Retry(NoBackoff(), 1, supported_errors=(RedisConnectionError,)),
+        "protocol": 2,
+    }
+
+
+def _login(address: RedisAddress) -> dict[str, Any]:
+    return {"username": address.username, "password": address.password}
+
+
+def _tls(options: ConnectionOptions) -> dict[str, Any]:
+    return {} if options.ca_file is None else {"ssl_ca_certs": str(options.ca_file)}

@@ -1,0 +1,349 @@
+"""The store on a cluster, behind sentinels, with passwords and over TLS: real servers, real fail-overs."""
+
+import asyncio
+import ssl
+import subprocess
+import time
+from contextlib import asynccontextmanager
+from itertools import count
+from typing import Any
+
+import pytest
+from support.redis_servers import BINARIES, RedisServer, find_binary
+from support.redis_topologies import RedisCluster, Sentinels, until
+
+from app.errors import StoreUnavailableError
+from app.stores.base import Commit
+from app.stores.connection import ConnectionOptions
+from app.stores.keys import shard_of
+from app.stores.records import Answers, Outcome, Record
+from app.stores.redis import RedisStore
+from model.events import Event
+
+pytestmark = pytest.mark.anyio
+
+_versions = count(1)
+
+
+def a_commit(session_id, expected=None):
+    """The next commit of a session whose record is `expected`."""
+    fields: dict[str, Any] = {
+        "version": next(_versions).to_bytes(8, "big"),
+        "model": "00" * 8,
+        "probability": 0.5,
+        "events": 1 if expected is None else expected.events + 1,
+        "first_seen_ms": 1,
+        "last_seen_ms": int(time.time() * 1000),
+        "last_event_ms": 1,
+        "outcome": Outcome.OPEN,
+        "outcome_ms": 0,
+        "answers": Answers(),
+        "state": b"state",
+    }
+    return Commit(session_id, expected and expected.version, Record(**fields), (Event("page_view", 1),))
+
+
+@asynccontextmanager
+async def opened(url, *, wait_replicas=0, **options):
+    chosen = ConnectionOptions(**({"timeout_s": 2.0, "open_s": 0.1} | options))
+    store = RedisStore(url, session_idle_s=1800, options=chosen, wait_replicas=wait_replicas)
+    try:
+        yield store
+    finally:
+        await store.close()
+
+
+def binary_of(name):
+    binary = find_binary(name)
+    if binary is None:
+        pytest.skip(f"{name} is missing")
+    return binary
+
+
+@pytest.fixture(params=sorted(BINARIES))
+def cluster(request, tmp_path):
+    started = RedisCluster(binary_of(request.param), tmp_path)
+    try:
+        started.start()
+        yield started
+    finally:
+        started.stop()
+
+
+@pytest.fixture(params=sorted(BINARIES))
+def sentinels(request, tmp_path):
+    started = Sentinels(binary_of(request.param), tmp_path)
+    try:
+        started.start()
+        yield started
+    finally:
+        started.stop()
+
+
+SESSIONS = [f"s-{number}" for number in range(300)]
+
+
+async def commit_until_done(store, commit):
+    """What a caller does: again until it is accepted."""
+    deadline = time.monotonic() + 30
+    while True:
+        (result,) = await store.commit([commit])
+        if result is True:
+            return
+        assert isinstance(result, StoreUnavailableError)
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.05)
+
+
+async def test_a_batch_over_all_nodes_of_a_cluster_is_read_and_written(cluster):
+    async with opened(cluster.url) as store:
+        await store.ping()
+        commits = [a_commit(session_id) for session_id in SESSIONS]
+        assert await store.commit(commits) == [True] * len(SESSIONS)
+        assert await store.load(SESSIONS) == [commit.record for commit in commits]
+        assert await store.load_histories(SESSIONS) == [[Event("page_view", 1)]] * len(SESSIONS)
+        # The script's compare-and-set holds there as well
+        assert await store.commit([a_commit(session_id) for session_id in SESSIONS]) == [False] * len(SESSIONS)
+    for node in cluster.primaries:
+        assert int(node.command("DBSIZE")[1:]) > 100
+
+
+async def test_a_batch_makes_one_round_trip_to_each_node(cluster):
+    async with opened(cluster.url) as store:
+        await store.commit([a_commit(session_id) for session_id in SESSIONS])
+        sent = []
+        for server in store._link._servers.values():
+            original = server._send
+
+            async def counted(commands, wait_replicas, original=original):
+                sent.append(len(commands))
+                return await original(commands, wait_replicas)
+
+            server._send = counted
+        await store.load(SESSIONS)
+        assert len(sent) == 3
+        assert sum(sent) == len(SESSIONS)
+        sent.clear()
+        await store.commit([a_commit(session_id) for session_id in SESSIONS])
+        assert len(sent) == 3
+        assert sum(sent) == len({shard_of(session_id) for session_id in SESSIONS})
+
+
+async def test_a_slot_that_moves_while_it_is_used_loses_nothing(cluster):
+    session_id = "s-1"
+    slot = cluster.slot_of(session_id)
+    source = cluster.owner_of(session_id)
+    target = next(node for node in cluster.primaries if node is not source)
+    async with opened(cluster.url) as store:
+        first = a_commit(session_id)
+        await commit_until_done(store, first)
+        cluster.begin_to_move(slot, source, target)
+        # The keys are still at the source, then some are moved, then all: reading works at each stage
+        assert await store.load([session_id, "s-unknown"]) == [first.record, None]
+        cluster.move_keys(slot, source, target, most=1)
+        assert await store.load([session_id]) == [first.record]
+        # A script cannot run on keys that are here and there: refused within the time, and wholly
+        second = a_commit(session_id, first.record)
+        (result,) = await store.commit([second])
+        assert isinstance(result, StoreUnavailableError)
+        assert await store.load_histories([session_id]) == [[Event("page_view", 1)]]
+        cluster.move_keys(slot, source, target)
+        assert await store.load([session_id]) == [first.record]
+        cluster.end_the_move(slot, target)
+        await commit_until_done(store, second)
+        assert await store.load([session_id]) == [second.record]
+        assert await store.load_histories([session_id]) == [[Event("page_view", 1)] * 2]
+
+
+async def test_one_node_that_hangs_or_is_gone_fails_its_own_sessions_alone(cluster):
+    async with opened(cluster.url) as store:
+        commits = {session_id: a_commit(session_id) for session_id in SESSIONS}
+        assert await store.commit(list(commits.values())) == [True] * len(SESSIONS)
+        lost = cluster.primaries[1]
+        lost.pause()
+        records = await store.load(SESSIONS)
+        for session_id, record in zip(SESSIONS, records, strict=True):
+            if cluster.owner_of(session_id) is lost:
+                assert isinstance(record, StoreUnavailableError)
+            else:
+                assert record == commits[session_id].record
+        await store.ping()
+        lost.resume()
+        deadline = time.monotonic() + 30
+        while await store.load(SESSIONS) != [commits[session_id].record for session_id in SESSIONS]:
+            assert time.monotonic() < deadline
+            await asyncio.sleep(0.05)
+
+
+@pytest.mark.parametrize("kind", sorted(BINARIES))
+async def test_a_replica_of_the_cluster_takes_over_from_a_primary_that_died(kind, tmp_path):
+    cluster = RedisCluster(binary_of(kind), tmp_path, replicas=3)
+    try:
+        cluster.start()
+        async with opened(cluster.url, wait_replicas=1) as store:
+            commits = [a_commit(session_id) for session_id in SESSIONS]
+            assert await store.commit(commits) == [True] * len(SESSIONS)
+            cluster.primaries[0].kill()
+            deadline = time.monotonic() + 30
+            while await store.load(SESSIONS) != [commit.record for commit in commits]:
+                assert time.monotonic() < deadline
+                await asyncio.sleep(0.1)
+    finally:
+        cluster.stop()
+
+
+async def test_a_cluster_that_is_not_there_is_unavailable_and_found_once_it_is(cluster):
+    for node in cluster.nodes:
+        node.kill()
+    async with opened(cluster.url) as store:
+        with pytest.raises(StoreUnavailableError):
+            await store.ping()
+        assert all(isinstance(record, StoreUnavailableError) for record in await store.load(SESSIONS))
+        for node in cluster.nodes:
+            node.start()
+        await commit_until_done(store, a_commit("s-1"))
+
+
+async def test_sentinels_lead_to_the_new_primary_when_the_old_one_died(sentinels):
+    async with opened(sentinels.url, wait_replicas=1) as store:
+        first = a_commit("s-1")
+        await commit_until_done(store, first)
+        sentinels.primary.kill()
+        until(lambda: sentinels.named_port() == sentinels.replica.port)
+        assert await eventually_loaded(store, "s-1") == first.record
+    async with opened(sentinels.url) as store:
+        await commit_until_done(store, a_commit("s-1", first.record))
+
+
+async def test_a_demoted_primary_that_answers_read_only_is_left_for_the_new_one(sentinels):
+    async with opened(sentinels.url) as store:
+        first = a_commit("s-1")
+        await commit_until_done(store, first)
+        sentinels.fail_over()
+        # The old primary is alive and holds our connections, but takes no writes
+        until(lambda: b"role:slave" in sentinels.primary.command("INFO", "replication"))
+        await commit_until_done(store, a_commit("s-1", first.record))
+        assert b"role:master" in sentinels.replica.command("INFO", "replication")
+        assert int(sentinels.replica.command("DBSIZE")[1:]) > 0
+
+
+async def test_sentinels_have_a_password_of_their_own(tmp_path):
+    started = Sentinels(binary_of("valkey-8.1"), tmp_path, sentinels=1, password="of-the-sentinels")
+    try:
+        started.start()
+        async with opened(started.url) as store:
+            with pytest.raises(StoreUnavailableError):
+                await store.ping()
+        async with opened(started.url, sentinel_password="of-the-sentinels") as store:
+            await commit_until_done(store, a_commit("s-1"))
+    finally:
+        started.stop()
+
+
+async def eventually_loaded(store, session_id):
+    deadline = time.monotonic() + 30
+    while isinstance((found := await store.load([session_id]))[0], StoreUnavailableError):
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.05)
+    return found[0]
+
+
+async def test_a_single_server_that_became_a_replica_is_connected_to_anew(tmp_path, start_redis):
+    """As behind a name or a proxy that leads to another server after a fail-over."""
+    server, other = start_redis(), start_redis()
+    async with opened(server.url) as store:
+        await commit_until_done(store, a_commit("s-1"))
+        server.command("REPLICAOF", "127.0.0.1", str(other.port))
+        (result,) = await store.commit([a_commit("s-2")])
+        assert isinstance(result, StoreUnavailableError)
+        server.command("REPLICAOF", "NO", "ONE")
+        await commit_until_done(store, a_commit("s-2"))
+
+
+async def test_a_commit_that_too_few_replicas_have_is_not_acknowledged(start_redis):
+    server = start_redis()
+    async with opened(server.url, wait_replicas=1, timeout_s=0.3) as store:
+        (result,) = await store.commit([a_commit("s-1")])
+        assert isinstance(result, StoreUnavailableError)
+
+
+async def test_user_and_password_are_needed_and_used(start_redis):
+    server = start_redis(options=("--requirepass", "se:cr@et"))
+    async with opened(server.url) as store:
+        with pytest.raises(StoreUnavailableError):
+            await store.ping()
+    async with opened(server.url.replace("//", "//default:se%3Acr%40et@")) as store:
+        await commit_until_done(store, a_commit("s-1"))
+
+
+@pytest.fixture
+def certificate(tmp_path):
+    """A certificate for 127.0.0.1 that vouches for itself, and its key."""
+    paths = tmp_path / "server.crt", tmp_path / "server.key"
+    subprocess.run(
+        [
+            *("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"),
+            *("-days", "2", "-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1"),
+            *("-out", paths[0], "-keyout", paths[1]),
+        ],
+        check=True,
+        capture_output=True,
+    )
+    return paths
+
+
+@asynccontextmanager
+async def behind_tls(server, certificate):
+    """A port that speaks TLS and passes on to the server: the wheels' servers are built without TLS."""
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(*certificate)
+
+    async def pass_on(source, sink):
+        try:
+            while data := await source.read(65536):
+                sink.write(data)
+                await sink.drain()
+        except ConnectionError:
+            pass
+        finally:
+            sink.close()
+
+    async def serve(reader, writer):
+        upstream_reader, upstream_writer = await asyncio.open_connection("127.0.0.1", server.port)
+        await asyncio.gather(pass_on(reader, upstream_writer), pass_on(upstream_reader, writer))
+
+    listener = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=context)
+    try:
+        yield listener.sockets[0].getsockname()[1]
+    finally:
+        listener.close()
+
+
+async def test_tls_is_spoken_and_the_certificate_is_checked(start_redis, certificate):
+    server = start_redis()
+    async with behind_tls(server, certificate) as port:
+        url = f"rediss://127.0.0.1:{port}/0"
+        async with opened(url, ca_file=certificate[0]) as store:
+            await commit_until_done(store, a_commit("s-1"))
+            assert isinstance((await store.load(["s-1"]))[0], Record)
+        # An authority that nobody trusts is no authority
+        async with opened(url) as store:
+            with pytest.raises(StoreUnavailableError):
+                await store.ping()
+
+
+async def test_two_databases_of_a_server_do_not_meet(start_redis):
+    server = start_redis()
+    async with opened(server.url) as one, opened(server.url.replace("/0", "/1")) as other:
+        await commit_until_done(one, a_commit("s-1"))
+        assert await other.load(["s-1"]) == [None]
+
+
+def test_servers_of_a_test_keep_their_port(tmp_path):
+    server = RedisServer(binary_of("valkey-8.1"), tmp_path)
+    port = server.port
+    server.start()
+    server.kill()
+    server.start()
+    server.stop()
+    assert server.port == port
