@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check lint format lock clean
+.PHONY: help setup demo test faults check lint format lock clean
 
 help:  ## List the targets.
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -23,6 +23,9 @@ demo: setup  ## Train on a synthetic shop, start Redis and the service, play sho
 
 test: setup  ## Run all tests.
 	$(BIN)/python -m pytest
+
+faults: setup  ## Run the long fault schedules (docs/faults.md); takes ten minutes or more.
+	PYTHONPATH=tests $(BIN)/python -m faults
 
 lint: setup  ## Check style, types and import rules.
 	$(BIN)/ruff check .

@@ -185,7 +185,7 @@ class Scorer:
         for run in runs:
             if not self._stands_without_the_gone(batch, run):
                 continue
-            if run.is_changed:
+            if run.is_changed or (run.repeats_answers and self._store.confirms_by_writing):
                 changed.append(run)
             else:
                 self._accept(run)

@@ -104,6 +104,11 @@ class Run:
         """Whether there is anything to store."""
         return any(task.effect is not Effect.NONE for task in self.tasks)
 
+    @property
+    def repeats_answers(self) -> bool:
+        """Whether an answer that was stored before is given again."""
+        return any(isinstance(task.proposed, Score) and task.proposed.duplicate for task in self.tasks)
+
     def accept(self) -> None:
         """Make what was proposed the result: it is stored, or there was nothing to store."""
         self.is_stopped = True
@@ -126,7 +131,7 @@ class Run:
         return all(task.effect is Effect.NONE for task in dropped)
 
     def commit(self) -> Commit:
-        """Return what to store; only for a run that changed something."""
+        """Return what to store: the session after the run, or as it was read, if the run changed nothing."""
         if self.current is None:
             raise RuntimeError("a run without a record was committed")
         return Commit(

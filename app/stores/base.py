@@ -16,7 +16,7 @@ class Commit:
     Attributes:
         session_id: the session.
         expected: version of the record that was read; None when there was none.
-        record: what to store; its version is new.
+        record: what to store; its version is new, unless the record is only written again to be confirmed.
         appended: events to append to the history, oldest first; may be empty.
     """
 
@@ -40,6 +40,11 @@ class StateStore(Protocol):
     is an error in its place, not an exception for all. A store that is gone altogether gives every one of them
     `StoreUnavailableError`.
     """
+
+    @property
+    def confirms_by_writing(self) -> bool:
+        """Whether what was read may not be acknowledged before it was written again, see `RedisStore`."""
+        ...
 
     async def load(self, session_ids: Sequence[str]) -> list[Record | StoreError | None]:
         """Return each session's record, None where there is none."""

@@ -30,6 +30,11 @@ class MemoryStore:
         self._now_ms = now_ms
         self._sessions: dict[str, _Session] = {}
 
+    @property
+    def confirms_by_writing(self) -> bool:
+        """See `StateStore.confirms_by_writing`."""
+        return False
+
     async def load(self, session_ids: Sequence[str]) -> list[Record | StoreError | None]:
         """See `StateStore.load`."""
         return [self._record(session_id) for session_id in session_ids]

@@ -66,6 +66,15 @@ class RedisStore:
         self._wait_replicas = wait_replicas
         self._link = open_link(url, options or ConnectionOptions())
 
+    @property
+    def confirms_by_writing(self) -> bool:
+        """Whether replicas must confirm what is acknowledged.
+
+        A commit that too few replicas confirmed is an error to its caller and stands on the primary all the same. The
+        same event again finds it there; only a write makes the replicas' confirmation mean that they have it too.
+        """
+        return self._wait_replicas > 0
+
     async def load(self, session_ids: Sequence[str]) -> list[Record | StoreError | None]:
         """See `StateStore.load`."""
         keys = [(shard_of(session_id), record_key(session_id)) for session_id in session_ids]

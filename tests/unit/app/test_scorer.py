@@ -266,6 +266,8 @@ async def test_a_store_that_is_gone_fails_every_event(bench):
 
 async def test_racing_replicas_lose_nothing_and_answer_in_commit_order(store):
     class YieldingStore:
+        confirms_by_writing = False
+
         """Gives way between read and commit, so that others come in between."""
 
         async def load(self, session_ids):
@@ -532,3 +534,34 @@ async def back_and_forth(steps, budget):
             # Each round rebuilds one session at least
             assert rounds <= 3
     assert await store.load_histories("pqr") == [folded[name] for name in "pqr"]
+
+
+class ConfirmingStore(MemoryStore):
+    """A store whose commits wait for replicas; `is_confirmed` says whether they answer."""
+
+    is_confirmed = True
+    confirms_by_writing = True
+
+    async def commit(self, commits):
+        stored = await super().commit(commits)
+        return stored if self.is_confirmed else [StoreUnavailableError("too few replicas")] * len(stored)
+
+
+async def test_an_event_whose_commit_was_not_confirmed_is_not_acknowledged_before_it_is():
+    # Given a commit that the primary has and too few replicas confirmed
+    store = ConfirmingStore(session_idle_s=1800, now_ms=lambda: NOW_MS)
+    bench = Bench(store)
+    store.is_confirmed = False
+    (first,) = await bench.score(submission(event_id="e"))
+    assert isinstance(first, StoreUnavailableError)
+
+    # When it is sent again while the replicas are still away, and once more when they are back
+    (second,) = await bench.score(submission(event_id="e"))
+    store.is_confirmed = True
+    (third,) = await bench.score(submission(event_id="e"))
+
+    # Then only what the replicas have is acknowledged, and it counts once
+    assert isinstance(second, StoreUnavailableError)
+    assert third.duplicate
+    assert third.answer.events == 1
+    assert await store.load_histories(["s"]) == [[Event("page_view", NOW_MS)]]

@@ -1,0 +1,53 @@
+"""The service with one guarantee taken out: `python -m faults.broken compare_and_set serve --port 8001`.
+
+For the harness alone, to show that it finds what it is there to find. The product has no such switch: parts of it are
+replaced in this process before the command starts.
+"""
+
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import uvicorn
+
+from app import cli
+from app.errors import StoreError
+from app.stores.base import Commit
+from app.stores.records import Answers, Record
+from app.stores.redis import RedisStore
+
+
+def break_compare_and_set() -> None:
+    """The last writer wins: each commit expects just the version that is stored when it arrives."""
+    commit = RedisStore.commit
+
+    async def overwrite(store: RedisStore, commits: Sequence[Commit]) -> list[bool | StoreError]:
+        found = await store.load([each.session_id for each in commits])
+        versions = [record.version if isinstance(record, Record) else None for record in found]
+        blind = [replace(each, expected=version) for each, version in zip(commits, versions, strict=True)]
+        return await commit(store, blind)
+
+    RedisStore.commit = overwrite  # type: ignore[assignment,method-assign]  # replacing it is the point
+
+
+def break_dedupe() -> None:
+    """No event id is ever known."""
+    Answers.find = lambda _answers, _code: None  # type: ignore[assignment,method-assign]  # same
+
+
+def break_drain() -> None:
+    """SIGTERM ends the process at once and calls that a success."""
+
+    def leave(_server: uvicorn.Server, _signal: int, _frame: Any) -> None:
+        os._exit(0)
+
+    uvicorn.Server.handle_exit = leave  # type: ignore[assignment,method-assign]  # same
+
+
+BREAKS = {"compare_and_set": break_compare_and_set, "dedupe": break_dedupe, "drain": break_drain}
+
+if __name__ == "__main__":
+    BREAKS[sys.argv.pop(1)]()
+    cli.main()

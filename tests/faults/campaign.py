@@ -1,0 +1,187 @@
+"""One run: load, faults on schedule, and the oracle's verdict at the end."""
+
+import asyncio
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from random import Random
+from typing import Any, Final
+
+from redis.asyncio import Redis, RedisCluster
+from support.artifacts import write_artifact
+from support.redis_servers import RedisServer
+from support.redis_topologies import RedisCluster as ClusterServers
+
+from app.stores.connection import ConnectionOptions
+from app.stores.keys import SHARDS, board_key
+from app.stores.redis import RedisStore
+from faults.driver import Driver
+from faults.faults import Fault
+from faults.fleet import Fleet
+from faults.ledger import Ledger
+from faults.oracle import Oracle
+from faults.report import Report, counts_of
+from faults.workload import SessionPlan, session_plans
+from model.predictor import StateDtype, load_predictor
+
+REQUEST_TIMEOUT_S: Final = 2.0
+# What a client waits on top of the service's deadline: machines that run tests are busy.
+SLACK_S: Final = 3.0
+_WEEK_S: Final = 7 * 86_400
+
+
+@dataclass(frozen=True, slots=True)
+class Campaign:
+    """What to run.
+
+    Attributes:
+        title: its name in the report.
+        binary: of the Redis or Valkey server.
+        schedule: the faults, one after another.
+        sessions: fewest sessions; load goes on until the last fault is over, too.
+        shoppers: sessions that are played at the same time.
+        think_s: mean time between two steps of a session.
+        pause_s: between two faults.
+        state_dtype: as the service's setting.
+        settings: further settings of the service.
+        appendonly: whether Redis writes every command to disk before it answers.
+        has_cluster: whether Redis is a cluster of three primaries with a replica for each.
+        has_standby: whether Redis has a replica, to which `faults.fail_over` goes over.
+        may_lose: whether Redis itself may lose what it has acknowledged, so that losses are measured and not judged.
+        breakage: the guarantee that is taken out, for a negative control.
+    """
+
+    title: str
+    binary: Path
+    schedule: Sequence[Fault]
+    sessions: int
+    shoppers: int = 60
+    replicas: int = 3
+    think_s: float = 0.25
+    pause_s: float = 0.5
+    seed: int = 0
+    state_dtype: StateDtype = "float32"
+    settings: Mapping[str, object] = field(default_factory=dict)
+    appendonly: bool = True
+    has_cluster: bool = False
+    has_standby: bool = False
+    may_lose: bool = False
+    breakage: str | None = None
+
+
+@dataclass(slots=True)
+class _Run:
+    plans: Iterator[SessionPlan]
+    driver: Driver
+    started: int = 0
+    faults_over: bool = False
+    faults: list[tuple[str, float]] = field(default_factory=list)
+
+
+async def run(campaign: Campaign, directory: Path) -> Report:
+    """Run a campaign with all its files below `directory` and return what came of it."""
+    artifacts = (
+        write_artifact(directory / "first.pt", seed=0),
+        write_artifact(directory / "second.pt", seed=1, hidden_size=16),
+    )
+    fleet = Fleet(
+        RedisServer(campaign.binary, directory / "redis", appendonly=campaign.appendonly),
+        directory,
+        artifacts=artifacts,
+        replicas=campaign.replicas,
+        settings={
+            "request_timeout_s": REQUEST_TIMEOUT_S,
+            "state_dtype": campaign.state_dtype,
+            "max_event_age_s": _WEEK_S,
+            "max_batch_size": 64,
+            "log_level": "warning",
+            **campaign.settings,
+        },
+        standby=RedisServer(campaign.binary, directory / "standby") if campaign.has_standby else None,
+        cluster=ClusterServers(campaign.binary, directory, replicas=3) if campaign.has_cluster else None,
+        breakage=campaign.breakage,
+    )
+    ledger = Ledger()
+    patience_s = REQUEST_TIMEOUT_S + SLACK_S
+    began_s = time.monotonic()
+    try:
+        await fleet.start()
+        faults = await _load(campaign, fleet, ledger, patience_s)
+        oracle = Oracle(
+            [load_predictor(path, state_dtype=campaign.state_dtype) for path in artifacts], campaign.state_dtype
+        )
+        await _judge(oracle, fleet, ledger)
+    finally:
+        await fleet.close()
+    oracle.judge_requests(ledger, fleet.pauses, fleet.terminations, patience_s)
+    facts = {
+        "server": campaign.binary.name,
+        "replicas": campaign.replicas,
+        "seed": campaign.seed,
+        "state_dtype": campaign.state_dtype,
+        **campaign.settings,
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+        "seconds": round(time.monotonic() - began_s, 1),
+    }
+    return Report(campaign.title, facts, counts_of(ledger), faults, oracle.verdict)
+
+
+async def _load(campaign: Campaign, fleet: Fleet, ledger: Ledger, patience_s: float) -> list[tuple[str, float]]:
+    driver = Driver(
+        fleet.clients,
+        ledger,
+        seed=campaign.seed,
+        patience_s=patience_s,
+        think_s=campaign.think_s,
+        most_in_flight=2 * campaign.shoppers,
+    )
+    # A second ago, as no event may be ahead of the service's clock.
+    going = _Run(session_plans(campaign.seed, int(time.time() * 1000) - 1000), driver)
+    async with asyncio.TaskGroup() as tasks:
+        for _ in range(campaign.shoppers):
+            tasks.create_task(_shop(going, campaign.sessions))
+        tasks.create_task(_break_and_mend(going, campaign, fleet))
+    return going.faults
+
+
+async def _shop(going: _Run, sessions: int) -> None:
+    while going.started < sessions or not going.faults_over:
+        going.started += 1
+        await going.driver.play(next(going.plans))
+
+
+async def _break_and_mend(going: _Run, campaign: Campaign, fleet: Fleet) -> None:
+    random = Random(campaign.seed)
+    for fault in campaign.schedule:
+        await asyncio.sleep(campaign.pause_s)
+        began_s = time.monotonic()
+        await fault(fleet, random)
+        going.faults.append((fault.__name__, time.monotonic() - began_s))
+    going.faults_over = True
+
+
+async def _judge(oracle: Oracle, fleet: Fleet, ledger: Ledger) -> None:
+    """Read everything that is stored, past the proxy, and let the oracle look at it."""
+    store = RedisStore(fleet.store_url, session_idle_s=1800, options=ConnectionOptions(timeout_s=60))
+    ids = list(ledger.sessions)
+    try:
+        records = dict(zip(ids, await store.load(ids), strict=True))
+        histories = dict(zip(ids, await store.load_histories(ids), strict=True))
+    finally:
+        await store.close()
+    oracle.judge_sessions(ledger, records, histories)
+    oracle.judge_board(records, await _board(fleet))
+
+
+async def _board(fleet: Fleet) -> dict[str, float]:
+    """Return the live board of all shards: session ids with their scores."""
+    url = f"redis://127.0.0.1:{fleet.redis.port if fleet.cluster is None else fleet.cluster.nodes[0].port}"
+    # Typed for every kind of reply that there is; these are pairs of bytes and float.
+    client: Any = Redis.from_url(url) if fleet.cluster is None else RedisCluster.from_url(url)
+    try:
+        shards = [await client.zrange(board_key(shard), 0, -1, withscores=True) for shard in range(SHARDS)]
+    finally:
+        await client.aclose()
+    return {member.decode(): score for shard in shards for member, score in shard}

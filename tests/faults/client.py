@@ -1,0 +1,64 @@
+"""A small HTTP/1.1 client that leaves every failure to its caller.
+
+No retries and no time-outs of its own: the harness has to know what each attempt met. A cancelled request closes its
+connection, as a client does that gives up.
+"""
+
+import asyncio
+import json
+from dataclasses import dataclass
+from typing import Any
+
+_Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """An answer that arrived whole."""
+
+    status: int
+    body: dict[str, Any]
+
+
+class HttpClient:
+    """Kept-alive connections to one loopback port, as many as there are requests at a time."""
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+        self._idle: list[_Connection] = []
+
+    async def post(self, path: str, body: bytes) -> Reply:
+        """Return the answer, or raise `OSError` or `EOFError` when there was none."""
+        reader, writer = await self._connection()
+        whole = False
+        try:
+            head = f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
+            writer.write(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+            status, headers = _parsed(await reader.readuntil(b"\r\n\r\n"))
+            content = await reader.readexactly(int(headers.get("content-length", "0")))
+            whole = headers.get("connection", "").lower() != "close"
+        finally:
+            if whole:
+                self._idle.append((reader, writer))
+            else:
+                writer.close()
+        return Reply(status, json.loads(content) if content else {})
+
+    def close(self) -> None:
+        """Drop idle connections."""
+        while self._idle:
+            self._idle.pop()[1].close()
+
+    async def _connection(self) -> _Connection:
+        while self._idle:
+            reader, writer = self._idle.pop()
+            if not reader.at_eof() and not writer.is_closing():
+                return reader, writer
+            writer.close()
+        return await asyncio.open_connection("127.0.0.1", self._port)
+
+
+def _parsed(head: bytes) -> tuple[int, dict[str, str]]:
+    first, *lines = head.decode("latin-1").rstrip("\r\n").split("\r\n")
+    pairs = (line.partition(":") for line in lines)
+    return int(first.split(" ", 2)[1]), {name.strip().lower(): value.strip() for name, _, value in pairs}

@@ -1,0 +1,174 @@
+"""What goes wrong: each fault is a coroutine that breaks something of the fleet and mends it again."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from random import Random
+from typing import Final
+
+from support.redis_topologies import RedisCluster, until
+
+from faults.fleet import Fleet
+from faults.ledger import HTTP_OK
+
+Fault = Callable[[Fleet, Random], Awaitable[None]]
+
+# Each way, so a load or a commit takes twice that: below `redis_timeout_s`, or nothing would ever be answered.
+_SLOW_S: Final = 0.15
+# Each way: beyond `redis_timeout_s`, so that commits go through and their replies are never seen.
+_TOO_SLOW_S: Final = 0.4
+# Each way: what a replica in another building is behind.
+_LAG_S: Final = 0.05
+# Longer than anybody waits.
+_STALLED_S: Final = 30.0
+_MOVED_SLOTS: Final = 60
+# Neither a clock nor DEBUG SLEEP is there on every server; this takes most of a second.
+_BUSY_SCRIPT: Final = "local n = 0 for i = 1, 120000000 do n = n + i end return 1"
+
+
+async def kill_replica(fleet: Fleet, random: Random) -> None:
+    """kill -9 a replica in the middle of its requests; it comes back."""
+    number = random.randrange(len(fleet.replicas))
+    fleet.replicas[number].crash()
+    await asyncio.sleep(0.3)
+    await fleet.restart(number)
+
+
+async def pause_replica(fleet: Fleet, random: Random) -> None:
+    """SIGSTOP a replica, and SIGCONT: it goes on with records that others have changed meanwhile."""
+    await fleet.pause(random.randrange(len(fleet.replicas)), 1.0)
+
+
+async def kill_redis(fleet: Fleet, _random: Random) -> None:
+    """kill -9 Redis; it comes back with its append-only file."""
+    await asyncio.to_thread(fleet.redis.kill)
+    await asyncio.sleep(0.3)
+    await asyncio.to_thread(fleet.redis.start)
+
+
+async def pause_redis(fleet: Fleet, _random: Random) -> None:
+    """SIGSTOP Redis: what was sent to it is done later, when everybody has given up on it."""
+    fleet.redis.pause()
+    await asyncio.sleep(1.0)
+    fleet.redis.resume()
+
+
+async def cut_connections(fleet: Fleet, _random: Random) -> None:
+    """Close all connections to Redis again and again, by CLIENT KILL and on the wire."""
+    for _ in range(4):
+        await asyncio.to_thread(fleet.redis.command, "CLIENT", "KILL", "TYPE", "normal")
+        await asyncio.sleep(0.1)
+        fleet.proxy.cut()
+        await asyncio.sleep(0.1)
+
+
+async def slow_redis(fleet: Fleet, _random: Random) -> None:
+    """Make Redis slow, and then so slow that commits go through and their replies come too late."""
+    for delay_s, seconds in ((_SLOW_S, 1.0), (_TOO_SLOW_S, 1.2)):
+        fleet.proxy.delay_s = delay_s
+        await asyncio.sleep(seconds)
+    fleet.proxy.delay_s = 0.0
+
+
+async def block_redis(fleet: Fleet, _random: Random) -> None:
+    """Let a command hold Redis up for longer than anybody waits, as a slow script does."""
+    reply = await asyncio.to_thread(fleet.redis.command, "EVAL", _BUSY_SCRIPT, "0")
+    if reply != b":1\r\n":
+        raise RuntimeError(f"Redis did not run the script: {reply!r}")
+
+
+async def roll_replica(fleet: Fleet, random: Random) -> None:
+    """SIGTERM a replica while slow commits keep its requests waiting; it comes back."""
+    number = random.randrange(len(fleet.replicas))
+    fleet.proxy.delay_s = _SLOW_S
+    await asyncio.sleep(0.8)
+    await fleet.terminate(number)
+    fleet.proxy.delay_s = 0.0
+    await fleet.restart(number)
+
+
+async def roll_fleet(fleet: Fleet, _random: Random) -> None:
+    """Restart every replica, one after another."""
+    for number in range(len(fleet.replicas)):
+        await fleet.terminate(number)
+        await fleet.restart(number)
+
+
+async def canary(fleet: Fleet, random: Random) -> None:
+    """Let one replica run the other model beside the rest, and take it back."""
+    number = random.randrange(len(fleet.replicas))
+    for artifact in (fleet.artifacts[1], fleet.artifacts[0]):
+        await fleet.terminate(number)
+        fleet.put_model(number, artifact)
+        await fleet.restart(number)
+        await asyncio.sleep(1.0)
+
+
+async def reload_models(fleet: Fleet, _random: Random) -> None:
+    """Swap the model inside running replicas, there and back."""
+    for artifact in (fleet.artifacts[1], fleet.artifacts[0]):
+        for number, client in enumerate(fleet.clients):
+            fleet.put_model(number, artifact)
+            reply = await client.post("/v1/model/reload", b"")
+            if reply.status != HTTP_OK:
+                raise RuntimeError(f"replica {number} did not reload: {reply}")
+        await asyncio.sleep(0.5)
+
+
+async def release(fleet: Fleet, _random: Random) -> None:
+    """Release the other model replica by replica, and roll it back, killing a replica in between."""
+    for artifact in (fleet.artifacts[1], fleet.artifacts[0]):
+        for number in range(len(fleet.replicas)):
+            await fleet.terminate(number)
+            fleet.put_model(number, artifact)
+            await fleet.restart(number)
+        await asyncio.sleep(1.0)
+        fleet.replicas[0].crash()
+        await fleet.restart(0)
+
+
+async def fail_over(fleet: Fleet, _random: Random) -> None:
+    """Lose the primary while its standby lags behind, and go on with the standby."""
+    fleet.link.delay_s = _LAG_S
+    await asyncio.sleep(1.0)
+    await _lose_primary(fleet)
+
+
+async def fail_over_stalled(fleet: Fleet, _random: Random) -> None:
+    """Lose the primary when its standby has heard nothing for a second, as happens before many a real fail-over."""
+    fleet.link.delay_s = _STALLED_S
+    await asyncio.sleep(1.0)
+    await _lose_primary(fleet)
+
+
+async def _lose_primary(fleet: Fleet) -> None:
+    await asyncio.to_thread(fleet.fail_over)
+    await asyncio.sleep(2.0)
+
+
+async def move_slots(fleet: Fleet, _random: Random) -> None:
+    """Move slots with all their keys from node to node of the cluster."""
+    cluster = _cluster_of(fleet)
+    moved = set()
+    for name in map(str, range(_MOVED_SLOTS)):
+        slot, source = cluster.slot_of(name), cluster.owner_of(name)
+        target = cluster.primaries[(cluster.primaries.index(source) + 1) % len(cluster.primaries)]
+        if slot not in moved:
+            moved.add(slot)
+            await asyncio.to_thread(cluster.begin_to_move, slot, source, target)
+            await asyncio.sleep(0.02)
+            await asyncio.to_thread(cluster.move_keys, slot, source, target)
+            await asyncio.to_thread(cluster.end_the_move, slot, target)
+
+
+async def change_primary(fleet: Fleet, _random: Random) -> None:
+    """Let a replica of the cluster take over from its living primary, as an operator does before maintenance."""
+    replica = _cluster_of(fleet).replicas[0]
+    await asyncio.to_thread(replica.command, "CLUSTER", "FAILOVER")
+    await asyncio.to_thread(until, lambda: b"role:master" in replica.command("INFO", "replication"))
+    await asyncio.sleep(1.0)
+
+
+def _cluster_of(fleet: Fleet) -> RedisCluster:
+    if fleet.cluster is None:
+        raise ValueError("there is no cluster")
+    return fleet.cluster

@@ -1,0 +1,208 @@
+"""The processes under test: replicas of the service, one Redis, and the proxy between them."""
+
+import asyncio
+import http.client
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from support.redis_servers import RedisServer
+from support.redis_topologies import RedisCluster
+from support.service import ROOT, Service
+
+from faults.client import HttpClient
+from faults.proxy import Proxy
+
+GRACE_S = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """A replica that was stopped for a while and could answer nobody."""
+
+    replica: int
+    began_s: float
+    ended_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Termination:
+    """A replica that was asked to stop.
+
+    Attributes:
+        status: its exit status; None when it had to be killed.
+    """
+
+    replica: int
+    signalled_s: float
+    ended_s: float
+    status: int | None
+
+
+class Replica(Service):
+    """One `willbuy serve`, whole or with one guarantee taken out (see `broken`)."""
+
+    def __init__(self, log: Path, settings: Mapping[str, object], breakage: str | None = None) -> None:
+        super().__init__(log, dict(settings))
+        self._program = ["app"] if breakage is None else ["faults.broken", breakage]
+        self._environment["PYTHONPATH"] = str(ROOT / "tests")
+
+    def launch(self) -> None:
+        """Start the process and do not wait."""
+        command = [sys.executable, "-m", *self._program, "serve", "--host", "127.0.0.1", "--port", str(self.port)]
+        with self.log.open("ab") as log:
+            self._process = subprocess.Popen(
+                command, cwd=ROOT, env=self._environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+            )
+
+    def _answers(self) -> bool:
+        # Asked many times a second while a whole fleet starts on few cores, so it must cost next to nothing.
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=2)
+        try:
+            connection.request("GET", "/healthz")
+            return connection.getresponse().status == http.client.OK
+        except OSError:
+            return False
+        finally:
+            connection.close()
+
+    def crash(self) -> None:
+        """End it as the kernel does when memory runs out; nothing if it has ended."""
+        if self._process is not None and self._process.poll() is None:
+            self._process.kill()
+            self._process.wait()
+
+
+class Fleet:
+    """Replicas behind one list of ports, as a balancer without health checks sees them.
+
+    Attributes:
+        artifacts: the models of the run; replicas start with the first.
+        clients: one a replica, in order.
+        standby: a Redis that replicates the other over `link`, or None.
+        cluster: what replicas talk to in place of `redis`, without a proxy, or None.
+        pauses, terminations: what the oracle must know to judge requests that were not answered.
+    """
+
+    def __init__(
+        self,
+        redis: RedisServer,
+        directory: Path,
+        *,
+        artifacts: Sequence[Path],
+        replicas: int,
+        settings: Mapping[str, object],
+        standby: RedisServer | None = None,
+        cluster: RedisCluster | None = None,
+        breakage: str | None = None,
+    ) -> None:
+        self.redis = redis
+        self.standby = standby
+        self.cluster = cluster
+        self.proxy = Proxy(redis.port)
+        self.link = Proxy(redis.port)
+        self.artifacts = artifacts
+        self.clients: list[HttpClient] = []
+        self.replicas: list[Replica] = []
+        self.pauses: list[Pause] = []
+        self.terminations: list[Termination] = []
+        self._directory = directory
+        self._count = replicas
+        self._settings = dict(settings)
+        self._breakage = breakage
+
+    async def start(self) -> None:
+        """Start everything and return when it answers."""
+        await asyncio.to_thread(self.redis.start if self.cluster is None else self.cluster.start)
+        await self.proxy.start()
+        if self.standby is not None:
+            await self.link.start()
+            self.standby.options = ("--replicaof", "127.0.0.1", str(self.link.port))
+            await asyncio.to_thread(self.standby.start)
+        for number in range(self._count):
+            settings = {
+                "artifact": self._model_path(number),
+                "redis_url": self.cluster.url if self.cluster else f"redis://127.0.0.1:{self.proxy.port}/0",
+                "allow_reload": True,
+                **self._settings,
+            }
+            replica = Replica(self._directory / f"replica-{number}.log", settings, self._breakage)
+            self.replicas.append(replica)
+            self.clients.append(HttpClient(replica.port))
+            self.put_model(number, self.artifacts[0])
+        await asyncio.gather(*(asyncio.to_thread(replica.start) for replica in self.replicas))
+
+    async def close(self) -> None:
+        """End every process."""
+        for client in self.clients:
+            client.close()
+        for replica in self.replicas:
+            replica.crash()
+        await self.proxy.close()
+        await self.link.close()
+        for server in (self.redis, self.standby):
+            if server is not None:
+                await asyncio.to_thread(server.stop)
+        if self.cluster is not None:
+            await asyncio.to_thread(self.cluster.stop)
+
+    @property
+    def store_url(self) -> str:
+        """Where the sessions are, past the proxy."""
+        return self.redis.url if self.cluster is None else self.cluster.url
+
+    def put_model(self, number: int, artifact: Path) -> None:
+        """Put an artifact where a replica looks for it, as a release does: beside it, then renamed over it."""
+        path = self._model_path(number)
+        shutil.copy(artifact, path.with_suffix(".new"))
+        path.with_suffix(".new").replace(path)
+
+    def _model_path(self, number: int) -> Path:
+        return self._directory / f"live-{number}.pt"
+
+    async def restart(self, number: int) -> None:
+        """Start a replica that has ended."""
+        self.clients[number].close()
+        await asyncio.to_thread(self.replicas[number].start)
+
+    async def pause(self, number: int, seconds: float) -> None:
+        """Stop a replica as a starved or migrated container stops, and let it go on."""
+        began_s = time.monotonic()
+        os.kill(self.replicas[number].pid, signal.SIGSTOP)
+        await asyncio.sleep(seconds)
+        os.kill(self.replicas[number].pid, signal.SIGCONT)
+        self.pauses.append(Pause(number, began_s, time.monotonic()))
+
+    def fail_over(self) -> None:
+        """Lose Redis, make the standby, as far as it has come, the Redis of all replicas, and the lost one its standby.
+
+        What sentinels do, at the moment that the harness chooses.
+        """
+        if self.standby is None:
+            raise ValueError("there is no standby")
+        self.redis.kill()
+        self.link.cut()
+        self.redis, self.standby = self.standby, self.redis
+        self.redis.command("REPLICAOF", "NO", "ONE")
+        self.proxy.target_port = self.link.target_port = self.redis.port
+        self.proxy.cut()
+        self.link.delay_s = 0.0
+        self.standby.options = ("--replicaof", "127.0.0.1", str(self.link.port))
+        self.standby.start()
+
+    async def terminate(self, number: int) -> None:
+        """Ask a replica to stop, and wait until it has."""
+        signalled_s = time.monotonic()
+        self.replicas[number].terminate()
+        try:
+            status: int | None = await asyncio.to_thread(self.replicas[number].wait, GRACE_S)
+        except subprocess.TimeoutExpired:
+            self.replicas[number].crash()
+            status = None
+        self.terminations.append(Termination(number, signalled_s, time.monotonic(), status))

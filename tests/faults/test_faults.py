@@ -1,0 +1,51 @@
+"""The short run of the fault harness, and proof that it can fail. `make faults` is the long one (docs/faults.md)."""
+
+import pytest
+from conftest import missing
+from support.redis_servers import find_binary
+
+from faults.campaign import Campaign, run
+from faults.schedule import CONTROLS, SHORT
+
+pytestmark = pytest.mark.anyio
+
+# What each missing guarantee must be caught by, and how many replicas that takes.
+CAUGHT_BY = {
+    "compare_and_set": ("wrong_answers", 2),
+    "dedupe": ("folded_twice", 1),
+    "drain": ("dropped_by_drain", 1),
+}
+
+
+@pytest.fixture
+def binary():
+    found = find_binary("valkey-8.1")
+    if found is None:
+        raise missing("valkey-8.1")
+    return found
+
+
+async def test_under_faults_every_session_is_the_offline_fold_of_its_acknowledged_events(binary, tmp_path):
+    report = await run(Campaign("short", binary, SHORT, sessions=200, shoppers=30, pause_s=0.3), tmp_path)
+    assert report.passed, report.summary()
+    # Then the run was one that could have gone wrong
+    assert report.counts["models_seen"] == 2
+    assert report.counts["acknowledgements_of_duplicates"] > 50
+    assert {"200", "503", "no answer"} <= report.counts["statuses"].keys()
+
+
+@pytest.mark.parametrize("guarantee", CONTROLS)
+async def test_a_service_without_a_guarantee_is_caught(guarantee, binary, tmp_path):
+    violation, replicas = CAUGHT_BY[guarantee]
+    campaign = Campaign(
+        guarantee,
+        binary,
+        CONTROLS[guarantee],
+        sessions=60,
+        shoppers=30,
+        replicas=replicas,
+        think_s=0.02,
+        breakage=guarantee,
+    )
+    report = await run(campaign, tmp_path)
+    assert report.verdict.counts[violation] > 0, report.summary()

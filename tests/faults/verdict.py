@@ -1,0 +1,43 @@
+"""Every way in which a run can fail, and how often it did."""
+
+from collections import Counter, defaultdict
+from dataclasses import dataclass, field
+from typing import Final
+
+_EXAMPLES: Final = 5
+
+# Every way to fail, in the words of the report. All must be 0.
+VIOLATIONS: Final = {
+    "lost": "acknowledged events that are not stored",
+    "folded_twice": "events folded more than once",
+    "never_sent": "stored events that nobody sent, or not so",
+    "reordered": "events folded before one that was acknowledged before they were sent",
+    "wrong_answers": "answers that the offline model does not give",
+    "unequal_duplicates": "events that were answered in two ways",
+    "wrong_records": "records that are not the fold of their history",
+    "wrong_board": "sessions that the live board has not, or not as their record says",
+    "hung": "requests without an answer past the deadline",
+    "dropped_by_drain": "requests that a stopping replica had and did not answer",
+    "unclean_exits": "replicas that did not end with status 0 when asked to stop",
+    "refused": "answers of an unexpected status",
+    "undelivered": "events never acknowledged in spite of all retries",
+}
+
+
+@dataclass(slots=True)
+class Verdict:
+    """How often each violation was found, and the first few of each in words."""
+
+    counts: Counter[str] = field(default_factory=Counter)
+    examples: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
+
+    @property
+    def passed(self) -> bool:
+        """Whether nothing at all was found."""
+        return not self.counts
+
+    def found(self, violation: str, example: str) -> None:
+        """Count one."""
+        self.counts[violation] += 1
+        if len(self.examples[violation]) < _EXAMPLES:
+            self.examples[violation].append(example)
