@@ -156,12 +156,10 @@ class SessionModel(nn.Module):
         self.register_buffer("bin_feature", scaling.bin_feature)
         self.register_buffer("bin_low", scaling.bin_low)
         self.register_buffer("bin_width", scaling.bin_width)
-        self.embeddings = nn.ModuleList(
-            nn.Embedding(size, min(sizes.embedding_size, (size + 1) // 2)) for size in encoder.index_sizes
-        )
-        embedded = sum(min(sizes.embedding_size, (size + 1) // 2) for size in encoder.index_sizes)
+        widths = [min(sizes.embedding_size, (size + 1) // 2) for size in encoder.index_sizes]
+        self.embeddings = nn.ModuleList(map(nn.Embedding, encoder.index_sizes, widths))
         self.bins = nn.Linear(len(scaling.bin_feature), sizes.head_size)
-        input_size = features + embedded + sizes.head_size
+        input_size = features + sum(widths) + sizes.head_size
         self.lstm = LSTM(input_size, sizes.hidden_size, sizes.layers)
         # The head sees the inputs beside the LSTM's output: what a sum or a share says need not pass the gates.
         self.head = nn.Linear(sizes.hidden_size + input_size, sizes.head_size)

@@ -12,8 +12,7 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-import torch
-from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # it ships no types
+from support.threads import one_thread
 from typer.testing import CliRunner
 
 from model.artifact import read_manifest
@@ -25,13 +24,9 @@ FAST = ["--epochs", "2", "--hidden-size", "8", "--head-size", "8", "--learning-r
 
 
 @pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Compute in one thread, as the processes below do: the order of sums is part of a fingerprint."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    with threadpool_limits(1):
+def in_one_thread() -> Iterator[None]:
+    with one_thread():
         yield
-    torch.set_num_threads(before)
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ import numpy as np
 import polars as pl
 
 from model.events import PURCHASE, Event
+from training.sources.canonical import write_events
 from training.synthetic.posterior import posterior
 from training.synthetic.process import ADD, CAMPAIGNS, DEVICES, EVENT_NAMES, REMOVE, Process
 from training.synthetic.sample import Index, Traces, sample
@@ -76,7 +77,7 @@ def write(log: SyntheticLog, out: Path) -> Path:
     """
     truth = out.with_name(f"{out.stem}.posterior.parquet")
     out.parent.mkdir(parents=True, exist_ok=True)
-    log.events.write_parquet(out, metadata={"willbuy.clock": "calendar"})
+    write_events(log.events, out, clock="calendar")
     log.posterior.write_parquet(truth)
     return truth
 

@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
-from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # it ships no types
+from support.threads import one_thread
 
 from model.columns import PropertySpec, columns_from_events
 from model.events import Event
@@ -30,13 +30,9 @@ SETTINGS = TrainSettings(
 
 
 @pytest.fixture(scope="session", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Compute in one thread: networks this small only wait for each other in several, and sums keep their order."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    with threadpool_limits(1):
+def in_one_thread() -> Iterator[None]:
+    with one_thread():
         yield
-    torch.set_num_threads(before)
 
 
 @dataclass(frozen=True)
@@ -62,7 +58,7 @@ def settings() -> TrainSettings:
 
 
 @pytest.fixture(scope="session")
-def trained(shop: SyntheticShop, one_thread: None) -> TrainResult:
+def trained(shop: SyntheticShop, in_one_thread: None) -> TrainResult:
     """A model of the synthetic shop, with everything it is compared with."""
     return train(shop.dataset, SETTINGS)
 
