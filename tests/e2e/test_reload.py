@@ -145,13 +145,15 @@ async def test_the_watch_loads_a_file_once_it_is_whole(service, valkey, artifact
     running = asyncio.create_task(shoppers.run())
     whole = other.read_bytes()
     async with httpx.AsyncClient(base_url=replica.base_url, timeout=30) as client:
-        # Given a release that is copied straight over the file, slowly
+        # Given a release that is copied straight over the file, slowly: all but its end is no model
+        part = len(whole) // 5
         with live.open("wb") as stream:
-            for start in range(0, len(whole), len(whole) // 5):
-                stream.write(whole[start : start + len(whole) // 5])
+            for start in range(0, 4 * part, part):
+                stream.write(whole[start : start + part])
                 stream.flush()
                 await asyncio.sleep(0.15)
                 assert (await client.get("/v1/model")).json()["fingerprint"] == read_manifest(artifact).fingerprint
+            stream.write(whole[4 * part :])
         await until_model(client, other)
         put_in_place(artifact, live)
         await until_model(client, artifact)
