@@ -30,6 +30,7 @@ class ArtifactFile:
             state_dtype=self._settings.state_dtype,
             max_batch_size=self._settings.max_batch_size,
             sha256=self._sha256,
+            base_rate=self._settings.base_rate,
             # One a worker: workers with a full set each oversubscribe the cores.
             threads=1,
         )

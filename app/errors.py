@@ -6,7 +6,8 @@ The tree follows the data's way; each error belongs to one arrow:
                TooManyEventsError, TooManySessionEventsError,
                BodyTimeoutError, InvalidEventError, InvalidRequestError
     batcher -> OverloadedError, ShuttingDownError, DeadlineExceededError
-    scorer  -> SessionNotFoundError, SessionFullError, ConflictError, PredictionError
+    scorer  -> SessionNotFoundError, SessionFullError, OutcomeConflictError, ConflictError, PredictionError
+    board   -> BoardBusyError, TooManyStreamsError
     model   -> ReloadDisabledError, ReloadInProgressError, ArtifactRefusedError
     store   -> StoreUnavailableError, CorruptRecordError
 
@@ -169,6 +170,14 @@ class SessionFullError(WillbuyError):
     title = "The session has reached its largest number of events"
 
 
+class OutcomeConflictError(WillbuyError):
+    """The session was closed before, and with another outcome."""
+
+    status = 409
+    code = "outcome_conflict"
+    title = "The session was closed with another outcome"
+
+
 class ConflictError(WillbuyError):
     """Others kept committing to the session, for as many attempts as the setting allows."""
 
@@ -183,6 +192,24 @@ class PredictionError(WillbuyError):
 
     code = "prediction_failed"
     title = "The model could not score this event"
+
+
+class BoardBusyError(WillbuyError):
+    """Too many different questions about the sessions are being answered."""
+
+    status = 503
+    code = "board_busy"
+    title = "Too many different questions are waiting"
+    retry_after_s = 1
+
+
+class TooManyStreamsError(WillbuyError):
+    """As many streams are open as one replica may have."""
+
+    status = 503
+    code = "too_many_streams"
+    title = "Too many streams are open"
+    retry_after_s = 5
 
 
 class ReloadDisabledError(WillbuyError):

@@ -18,7 +18,7 @@ from app.errors import (
     WillbuyError,
 )
 from app.metrics import Metrics
-from app.schemas import EventIn
+from app.schemas import EventIn, OutcomeIn
 from app.settings import Settings
 from model.events import PURCHASE, Event, canonical_event_name, identifier_code
 
@@ -121,6 +121,23 @@ def parse_events(body: bytes, *, is_lines: bool, max_events: int) -> list[EventI
     return events
 
 
+def parse_outcome(body: bytes) -> OutcomeIn:
+    """Return what a body says of a session's end.
+
+    Raises:
+        InvalidJsonError: as for `parse_event`.
+        InvalidRequestError: it is JSON, but no outcome; every field at fault is named.
+    """
+    value = _value(body)
+    if not isinstance(value, dict):
+        error = {"field": "body", "message": "expected an outcome as a JSON object", "code": "not_an_object"}
+        raise InvalidRequestError("The body is JSON, but not an object.", [error])
+    try:
+        return OutcomeIn.model_validate(value)
+    except ValidationError as exc:
+        raise InvalidRequestError(*_faults(exc)) from exc
+
+
 def _value(body: bytes) -> Any:  # noqa: ANN401 - JSON
     if not body:
         raise InvalidJsonError("The body is empty; expected JSON.")
@@ -147,8 +164,13 @@ def _event(value: object) -> EventIn:
     try:
         return EventIn.model_validate(value)
     except ValidationError as exc:
-        errors = field_errors(exc.errors(include_url=False, include_context=False, include_input=False))
-        raise InvalidEventError("; ".join(f"{e['field']}: {e['message']}" for e in errors), errors) from exc
+        raise InvalidEventError(*_faults(exc)) from exc
+
+
+def _faults(invalid: ValidationError) -> tuple[str, list[dict[str, str]]]:
+    """Return what is wrong, as one line and field by field."""
+    errors = field_errors(invalid.errors(include_url=False, include_context=False, include_input=False))
+    return "; ".join(f"{error['field']}: {error['message']}" for error in errors), errors
 
 
 def field_errors(errors: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
@@ -191,8 +213,8 @@ class Intake:
         event_name = canonical_event_name(body.event_name)
         warnings = []
         timestamp_ms = now_ms if body.timestamp is None else body.timestamp
-        if not now_ms - self._max_age_ms <= timestamp_ms <= now_ms + self._max_ahead_ms:
-            raise self._out_of_bounds(timestamp_ms - now_ms)
+        if not self._is_within_bounds(timestamp_ms, now_ms):
+            raise InvalidEventError(*self._out_of_bounds(timestamp_ms - now_ms))
         if timestamp_ms > now_ms:
             self._metrics.future_events.inc()
             ahead_s = (timestamp_ms - now_ms) / 1000
@@ -218,13 +240,23 @@ class Intake:
             warnings=tuple(warnings),
         )
 
-    def _out_of_bounds(self, offset_ms: int) -> InvalidEventError:
+    def outcome_ms(self, body: OutcomeIn, *, now_ms: int) -> int:
+        """Return when what became of a session was known; raise `InvalidRequestError` for a time out of bounds."""
+        timestamp_ms = now_ms if body.timestamp is None else body.timestamp
+        if not self._is_within_bounds(timestamp_ms, now_ms):
+            raise InvalidRequestError(*self._out_of_bounds(timestamp_ms - now_ms))
+        return min(timestamp_ms, now_ms)
+
+    def _is_within_bounds(self, timestamp_ms: int, now_ms: int) -> bool:
+        return now_ms - self._max_age_ms <= timestamp_ms <= now_ms + self._max_ahead_ms
+
+    def _out_of_bounds(self, offset_ms: int) -> tuple[str, list[dict[str, str]]]:
         if offset_ms < 0:
             message = f"expected a time at most {self._max_age_ms // 1000} s in the past"
         else:
             message = f"expected a time at most {self._max_ahead_ms // 1000} s ahead of the server's clock"
         error = {"field": "timestamp", "message": message, "code": "timestamp_out_of_bounds"}
-        return InvalidEventError(f"timestamp: {message}", [error])
+        return f"timestamp: {message}", [error]
 
 
 def _random_code() -> int:

@@ -16,6 +16,8 @@ from structlog.typing import FilteringBoundLogger
 
 from app.artifact_file import ArtifactFile
 from app.batcher import Batcher, Later
+from app.board.kept import KeptAnswers
+from app.board.opening import open_dashboards
 from app.drain import Drain
 from app.intake import Intake, Submission
 from app.logging import build_logger
@@ -24,9 +26,11 @@ from app.middleware import BodyLimit, RequestContext
 from app.models import LiveModel, stamp_of
 from app.openapi import complete_openapi
 from app.opening import open_shadow, open_store
+from app.outcomes.opening import open_outcomes
 from app.problems import handle_errors
-from app.routes import batch, events, operations, sessions
+from app.routes import batch, board, dashboard, events, operations, outcomes, sessions, stats, stream
 from app.routes.batch import BATCH_PATH
+from app.schemas_board import OutcomesOut
 from app.scorer import Scorer, longest_run
 from app.services import Services
 from app.settings import Settings
@@ -78,7 +82,13 @@ def create_app(
         app.state.services = services
         # Keeps the task from being collected while it runs.
         closing: list[asyncio.Task[None]] = []
-        drain.install(lambda: closing.append(asyncio.create_task(services.batcher.close())))
+
+        def refuse() -> None:
+            # The server waits for open answers, and streams would never end by themselves.
+            services.dashboards.streams.close()
+            closing.append(asyncio.create_task(services.batcher.close()))
+
+        drain.install(refuse)
         model = models.current
         logger.info("started", model=model.fingerprint, device=model.device, redis=settings.masked_redis_url)
         del model  # else this frame would keep the first model for good
@@ -87,6 +97,8 @@ def create_app(
         finally:
             drain.uninstall()
             await models.close()
+            await services.dashboards.close()
+            await services.outcomes.close()
             await services.batcher.close()
             if shadow is not None:
                 await shadow.close()
@@ -103,8 +115,10 @@ def create_app(
         redoc_url=None,
         redirect_slashes=False,
     )
-    for router in (events.router, batch.router, sessions.router, operations.router):
-        app.include_router(router)
+    routes = (events, batch, board, outcomes, sessions, stats, stream, operations)
+    for module in routes:
+        app.include_router(module.router)
+    app.include_router(dashboard.build_router())
     complete_openapi(app)
     handle_errors(app, metrics, logger)
     app.add_middleware(
@@ -113,6 +127,7 @@ def create_app(
         exceptions={BATCH_PATH: settings.max_batch_body_bytes},
         metrics=metrics,
     )
+    app.add_middleware(KeptAnswers, dashboards=lambda: app.state.services.dashboards)
     app.add_middleware(RequestContext, metrics=metrics, logger=logger, is_draining=lambda: drain.draining)
     return app
 
@@ -163,6 +178,14 @@ def _start(
         models.start_watch(settings.watch_artifact_s)
     if shadow is not None:
         shadow.start()
+
+    ended = open_outcomes(settings, store, models, metrics, logger, now_ms)
+    ended.start()
+
+    async def ended_sessions() -> OutcomesOut:
+        purchase, none = await ended.trust.outcomes()
+        return OutcomesOut(purchase=purchase, none=none, window_s=settings.trust_window_s)
+
     services = Services(
         settings=settings,
         metrics=metrics,
@@ -174,6 +197,17 @@ def _start(
         batcher=batcher,
         # One: a second processor is rarely free, and events go first.
         tracer=Tracer(most_at_once=1, timeout_s=settings.request_timeout_s, logger=logger),
+        outcomes=ended,
+        dashboards=open_dashboards(
+            settings,
+            store,
+            metrics,
+            logger,
+            queue_length=lambda: batcher.queue_length,
+            model=lambda: models.current.fingerprint,
+            outcomes=ended_sessions,
+            trust=ended.trust.summary,
+        ),
         now_ms=now_ms,
     )
     return services, shadow

@@ -49,11 +49,26 @@ class Metrics:
         self.rebuilds_postponed = counter("rebuilds_postponed", "Sessions put off to a later batch, to bound rebuilds")
         self.rebuild_seconds = histogram("rebuild_seconds", "Folding histories again, a batch", _SECONDS)
         self.abandoned_events = counter("abandoned_events", "Events not folded, as their callers had gone")
+        self.streams_open = Gauge("willbuy_streams_open", "Open streams of server-sent events", registry=registry)
         self.sessions_deleted = counter("sessions_deleted", "Requests to erase a session")
         self.late_events = counter("late_events", "Events older than one folded before")
         self.future_events = counter("future_events", "Events ahead of the server's clock, taken as now")
         self.unseen_names = counter("unseen_names", "Events whose name the model does not know")
         self.closed_session_events = counter("closed_session_events", "Events after their session's purchase")
+
+        self.outcomes = counter("outcomes", "Ended sessions taken on", "outcome", "closed_by")
+        self.outcomes_lost = counter("outcomes_lost", "Ended sessions whose outcome was not written down")
+        self.closer_failures = counter("closer_failures", "Turns of the closer that failed")
+
+        def gauge(name: str, text: str, *labels: str) -> Gauge:
+            return Gauge(f"willbuy_{name}", text, labels, registry=registry)
+
+        self.trust_sessions = gauge("trust_sessions", "Ended sessions that the figures rest on", "events")
+        self.trust_figure = gauge("trust_figure", "How the model does on ended sessions", "figure", "events")
+        self.drift_sessions = gauge("drift_sessions", "Ended sessions whose inputs were looked at")
+        self.drift_max_psi = gauge("drift_max_psi", "Largest population stability index of all features")
+        self.drift_unseen_name_share = gauge("drift_unseen_name_share", "Share of events with an unknown name")
+        self.drift_failures = counter("drift_failures", "Times that inputs could not be looked at")
 
         self.model_info = Gauge("willbuy_model_info", "The model in use; always 1", ["fingerprint"], registry=registry)
         self.model_reloads = counter("model_reloads", "Attempts to load another artifact", "result")

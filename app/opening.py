@@ -11,6 +11,7 @@ from app.settings import Settings
 from app.shadow import Shadow
 from app.stores.base import StateStore
 from app.stores.connection import ConnectionOptions
+from app.stores.outcomes import OutcomeLimits
 from app.stores.redis import RedisStore
 
 
@@ -53,6 +54,8 @@ def open_store(settings: Settings, metrics: Metrics) -> StateStore:
     return RedisStore(
         settings.redis_url.get_secret_value(),
         session_idle_s=settings.session_idle_s,
+        outcome_grace_s=settings.outcome_grace_s,
+        outcomes=OutcomeLimits(most=settings.outcomes_kept, kept_s=settings.outcomes_kept_s),
         options=ConnectionOptions(
             timeout_s=settings.redis_timeout_s,
             max_connections=settings.redis_max_connections,

@@ -39,7 +39,7 @@ def _not_blank(value: str) -> str:
     return value
 
 
-def _timestamp_ms(value: object) -> int | None:
+def timestamp_ms(value: object) -> int | None:
     """Return milliseconds since the epoch of an RFC 3339 time or of a whole number of milliseconds."""
     if value is None:
         return None
@@ -81,7 +81,7 @@ _Identifier = Annotated[str, Field(min_length=1, max_length=256), AfterValidator
 _Amount = Annotated[float, Field(ge=0, le=LARGEST_AMOUNT, allow_inf_nan=False)]
 _Timestamp = Annotated[
     int | None,
-    BeforeValidator(_timestamp_ms),
+    BeforeValidator(timestamp_ms),
     WithJsonSchema(
         {"anyOf": [{"type": "string", "format": "date-time"}, {"type": "integer"}, {"type": "null"}], "default": None}
     ),
@@ -175,8 +175,9 @@ class ScoreOut(BaseModel):
     """Number of events folded into the session."""
     model: str
     """Fingerprint of the model that gave the probability."""
-    outcome: Literal["open", "purchase"]
-    """`purchase` once the session has bought; its probability then stands still."""
+    outcome: Literal["open", "purchase", "none"]
+    """`purchase` once the session has bought, `none` once the shop said that it will not; the probability then stands
+    still."""
     folded: bool
     """Whether this event is part of the probability: not the purchase itself, and nothing after it."""
     duplicate: bool
@@ -226,8 +227,22 @@ class SessionOut(BaseModel):
     """Server's clock at its last."""
     model: str
     """Fingerprint of the model that gave the probability."""
-    outcome: Literal["open", "purchase"]
-    """Whether it has bought."""
+    outcome: Literal["open", "purchase", "none"]
+    """Whether it has bought; `none`: the shop said that it will not."""
+
+
+class OutcomeIn(BaseModel):
+    """What became of a session."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True, json_schema_extra={"title": "Outcome"}
+    )
+
+    outcome: Literal["purchase", "none"]
+    """Whether it ended in a purchase."""
+
+    timestamp: _Timestamp = None
+    """When: RFC 3339 with an offset, or milliseconds since the epoch. Without it: now."""
 
 
 class TracePoint(BaseModel):

@@ -177,6 +177,7 @@ class Scorer:
             window=self._dedupe_window,
         )
         run.appended.append(event)
+        run.probabilities.append(probability)
         task.propose(answer, Effect.FOLD, is_late=is_late)
 
     async def _commit(self, batch: _Batch, runs: Sequence[Run]) -> None:

@@ -7,15 +7,18 @@ from fastapi import Request
 from structlog.typing import FilteringBoundLogger
 
 from app.batcher import Batcher
+from app.board.opening import Dashboards
 from app.drain import Drain
 from app.intake import Intake, Submission
 from app.metrics import Metrics
 from app.models import LiveModel
+from app.outcomes.opening import Outcomes
 from app.settings import Settings
 from app.stepper import Model
 from app.stores.base import StateStore
 from app.task import Score
 from app.tracer import Tracer
+from app.trust.trust import Trust
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,12 +34,19 @@ class Services:
     intake: Intake
     batcher: Batcher[Submission, Score]
     tracer: Tracer
+    outcomes: Outcomes
+    dashboards: Dashboards
     now_ms: Callable[[], int]
 
     @property
     def model(self) -> Model:
         """The model in use now; another one may be a moment later, so ask once for what belongs together."""
         return self.models.current
+
+    @property
+    def trust(self) -> Trust:
+        """How the model does on sessions that have ended."""
+        return self.outcomes.trust
 
 
 def services_of(request: Request) -> Services:

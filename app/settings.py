@@ -54,6 +54,10 @@ class Settings(BaseSettings):
     """How a session's hidden state is stored: `float16` halves the record, `float32` keeps answers within 1e-5 of the
     offline model instead of 2e-3. Records of the other kind are rebuilt from the session's history."""
 
+    base_rate: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Share of sessions that buy in the live shop, where it differs from the log that the model was trained on; the
+    probabilities are shifted to it. None: as trained. Stored states do not depend on it, so it may be changed."""
+
     redis_url: SecretStr = SecretStr("redis://127.0.0.1:6379/0")
     """What holds all sessions: `redis://`, `unix://`, `redis+cluster://host:port,...` or
     `redis+sentinel://host:port,.../service`, with user and password inside; `rediss` instead of `redis` is TLS."""
@@ -83,7 +87,25 @@ class Settings(BaseSettings):
     """Redis replicas that must have a commit before it is acknowledged; see docs/operations.md."""
 
     session_idle_s: Annotated[int, Field(ge=1, le=30 * 86400)] = 1800
-    """Idle time after which a session ends and everything stored of it vanishes."""
+    """Idle time after which a session ends: what is stored of it goes to the outcomes, as one that did not buy."""
+
+    outcome_grace_s: Annotated[int, Field(ge=1, le=30 * 86400)] = 3600
+    """For how long the events of a session that has ended stay, if no replica is there to note its outcome."""
+
+    close_every_s: Annotated[float, Field(gt=0, le=3600)] = 5.0
+    """How often a replica looks for sessions that have ended."""
+
+    outcomes_kept: Annotated[int, Field(ge=0, le=1_000_000)] = 50_000
+    """How many ended sessions wait in Redis to be collected (`willbuy collect`), about; older ones go. 0: none."""
+
+    outcomes_kept_s: Annotated[int, Field(ge=60, le=365 * 86400)] = 7 * 86400
+    """For how long they wait, about."""
+
+    trust_window_s: Annotated[int, Field(ge=24, le=90 * 86400)] = 86400
+    """How far back the figures go that say how well the model does on sessions that have ended."""
+
+    drift_events_per_s: Annotated[float, Field(ge=0, le=100_000)] = 200.0
+    """Events of ended sessions a second, on average, whose features a replica compares with the training data."""
 
     max_session_events: Annotated[int, Field(ge=1, le=100_000)] = 1000
     """Most events of one session; more are refused (`session_full`). Bounds the history, so a rebuild too."""
@@ -123,6 +145,18 @@ class Settings(BaseSettings):
 
     max_batch_body_bytes: Annotated[int, Field(ge=1024, le=64 * 2**20)] = 4 * 2**20
     """Largest body of such a request."""
+
+    board_cache_s: Annotated[float, Field(gt=0, le=10)] = 0.5
+    """Age up to which an answer of the live board is given again to whoever asks the same."""
+
+    stats_interval_s: Annotated[float, Field(gt=0, le=3)] = 1.0
+    """How often a replica reports how it is doing, and the age up to which an answer of `/v1/stats` is given again."""
+
+    stream_interval_s: Annotated[float, Field(gt=0, le=60)] = 1.0
+    """How often a stream looks for changes."""
+
+    max_streams: Annotated[int, Field(ge=0, le=10_000)] = 256
+    """Most streams that may be open at one replica; more are refused (`too_many_streams`)."""
 
     drain_delay_s: Annotated[float, Field(ge=0, le=300)] = 0.0
     """How long after SIGTERM events are still taken while `/readyz` answers 503: what balancers need to notice."""

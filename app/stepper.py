@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 from model.events import Event
+from model.summary import DataSummary, InputCounts
 
 
 class Stepper(Protocol):
@@ -54,6 +55,15 @@ class Model(Stepper, Protocol):
     @property
     def device(self) -> str:
         """Where it runs."""
+        ...
+
+    @property
+    def summary(self) -> DataSummary | None:
+        """What its training sessions looked like; None where the artifact does not say."""
+        ...
+
+    def count_inputs(self, histories: Sequence[Sequence[Event]]) -> InputCounts | None:
+        """Count the inputs of sessions by the summary's bins; may be called in a thread beside all others."""
         ...
 
     def knows(self, event_name: str) -> bool:

@@ -8,7 +8,7 @@ from typing import Final
 from app.batcher import Later
 from app.intake import Submission
 from app.stores.base import Commit
-from app.stores.records import Answer, Record
+from app.stores.records import Answer, Outcome, Record
 from model.events import Event
 
 LATE: Final = "timestamp: earlier than an event before it; no time is counted between them"
@@ -71,6 +71,7 @@ class Run:
         read: the record as it was read; None when there was none.
         current: the record after the tasks so far.
         appended: events that were folded so far.
+        probabilities: what each of those is answered.
         conflicts: how many attempts failed since others committed to the session.
         unfoldable: why nothing can be folded in this attempt.
         is_stopped: whether this attempt is over for the run, be it decided or not.
@@ -81,6 +82,7 @@ class Run:
     read: Record | None = None
     current: Record | None = None
     appended: list[Event] = field(default_factory=list)
+    probabilities: list[float] = field(default_factory=list)
     conflicts: int = 0
     unfoldable: Exception | None = None
     is_stopped: bool = False
@@ -88,7 +90,7 @@ class Run:
     def begin(self, record: Record | None) -> None:
         """Forget what an attempt found and begin the next one with what is stored now."""
         self.read = self.current = record
-        self.appended = []
+        self.appended, self.probabilities = [], []
         self.unfoldable = None
         self.is_stopped = False
         for task in self.tasks:
@@ -134,11 +136,17 @@ class Run:
         """Return what to store: the session after the run, or as it was read, if the run changed nothing."""
         if self.current is None:
             raise RuntimeError("a run without a record was committed")
+        read, current = self.read, self.current
+        has_history_of_model = read is not None and read.events > 0 and read.model == current.model
+        was_open = read is None or read.outcome is Outcome.OPEN
         return Commit(
             session_id=self.session_id,
-            expected=None if self.read is None else self.read.version,
-            record=self.current,
+            expected=None if read is None else read.version,
+            record=current,
             appended=tuple(self.appended),
+            probabilities=tuple(self.probabilities),
+            model=None if has_history_of_model else current.model,
+            closed_by="event" if was_open and current.outcome is not Outcome.OPEN else None,
         )
 
 

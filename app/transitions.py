@@ -37,22 +37,29 @@ def with_fold(
 
 
 def without_fold(record: Record | None, submission: Submission, *, model: str, window: int) -> tuple[Record, Answer]:
-    """Return the record after a purchase, or after whatever came later, and the event's answer.
+    """Return the record after a purchase, or after whatever came once the session was closed, and the event's answer.
 
     Neither is ever an input of the model. The record is written all the same: its lifetime starts again, so that a
-    visitor who browses on after buying stays in the session that is closed.
+    visitor who browses on after buying stays in the session that is closed. What became of a session is said once: a
+    purchase after the shop said that there is none does not change it.
     """
     previous = record or _blank(submission, model)
-    answer = Answer(previous.probability, previous.events, previous.model, Outcome.PURCHASE, folded=False)
+    outcome = Outcome.PURCHASE if previous.outcome is Outcome.OPEN else previous.outcome
+    answer = Answer(previous.probability, previous.events, previous.model, outcome, folded=False)
     following = replace(
         previous,
         version=os.urandom(VERSION_BYTES),
         last_seen_ms=max(previous.last_seen_ms, submission.received_ms),
-        outcome=Outcome.PURCHASE,
+        outcome=outcome,
         outcome_ms=submission.event.timestamp_ms if previous.outcome is Outcome.OPEN else previous.outcome_ms,
         answers=previous.answers.with_answer(submission.code, answer, window),
     )
     return following, answer
+
+
+def with_outcome(record: Record, outcome: Outcome, *, outcome_ms: int) -> Record:
+    """Return the record of an open session once the shop has said what became of it."""
+    return replace(record, version=os.urandom(VERSION_BYTES), outcome=outcome, outcome_ms=outcome_ms)
 
 
 def _blank(submission: Submission, model: str) -> Record:

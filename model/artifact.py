@@ -34,6 +34,7 @@ from model.manifest import (
     ArtifactError,
     ArtifactMissingError,
     ArtifactVersionError,
+    BaseRateUnknownError,
     Manifest,
     ScriptMismatchError,
 )
@@ -45,6 +46,7 @@ __all__ = [
     "ArtifactError",
     "ArtifactMissingError",
     "ArtifactVersionError",
+    "BaseRateUnknownError",
     "Manifest",
     "ScriptMismatchError",
     "load",
@@ -79,7 +81,7 @@ def model_fingerprint(model: torch.nn.Module, configuration: Mapping[str, Any]) 
 def _configuration(manifest: Manifest) -> dict[str, Any]:
     """Return the part of a manifest that the fingerprint covers: what changes an answer or a state's layout."""
     values = manifest.to_dict()
-    about = {"fingerprint", "metrics", "data", "training", "versions", "created"}
+    about = {"fingerprint", "metrics", "data", "training", "model_card", "versions", "created"}
     return {key: value for key, value in values.items() if key not in about}
 
 

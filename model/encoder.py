@@ -55,6 +55,11 @@ _FEATURES_BEFORE_TYPES: Final = (
     "log_price_min", "price_against_mean", "price_against_previous", "log_quantity",
 )  # fmt: skip
 _CALENDAR_FEATURES: Final = ("hour_sin", "hour_cos", "weekday_sin", "weekday_cos")
+# What the current event says by itself, when it is known how long after the previous one it came. `is_first` tells "no
+# gap" from "no time". A session-scoped property counts too: a fact about the visitor, sent once for all events.
+_FEATURES_OF_THE_EVENT: Final = frozenset(
+    {"log_gap", "is_first", "has_item", "has_category", "has_price", "log_price", "log_quantity", *_CALENDAR_FEATURES}
+)
 
 # Larger prices and quantities count as this: float32 keeps its sums finite.
 _LARGEST: Final = 1e12
@@ -161,6 +166,16 @@ class Encoder(nn.Module):
             *(f"value[{spec.name}]" for spec in number_specs),
             *(f"given[{spec.name}]" for spec in number_specs),
         ]
+
+    @torch.jit.unused
+    def features_of_the_event(self) -> list[int]:
+        """Return the positions of the features that the current event says by itself: the rest are running aggregates.
+
+        The categorical indices are all of the current event.
+        """
+        numbers = [spec.name for spec in self.properties if spec.kind == "number"]
+        of_the_event = _FEATURES_OF_THE_EVENT.union(*([f"value[{name}]", f"given[{name}]"] for name in numbers))
+        return [position for position, name in enumerate(self.feature_names) if name in of_the_event]
 
     @torch.jit.export
     def initial_state(self, sessions: int) -> tuple[Tensor, Tensor]:

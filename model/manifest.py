@@ -5,6 +5,7 @@ ArtifactError
 ├── ArtifactCorruptError    damaged, or another program's file
 ├── ArtifactVersionError    written in another format version
 ├── ArtifactDigestError     not the file whose SHA-256 was asked for
+├── BaseRateUnknownError    asked to shift its base rate, and does not tell it
 └── ScriptMismatchError     the script differs from the eager model; nothing was written
 """
 
@@ -37,6 +38,10 @@ class ArtifactDigestError(ArtifactError):
     """The file is not the one whose SHA-256 was asked for."""
 
 
+class BaseRateUnknownError(ArtifactError):
+    """The artifact does not tell the base rate that it was trained at, so it cannot be shifted to another."""
+
+
 class ScriptMismatchError(ArtifactError):
     """The scripted model does not compute what the eager one does; nothing was written."""
 
@@ -56,8 +61,10 @@ class Manifest:
         features: names of the encoder's features, in order.
         calibration: temperature and bias on the logit.
         metrics: quality on held-out sessions by prefix length, as `willbuy train` printed it.
-        data: what it was trained on, in counts.
+        data: what it was trained on, in counts; `base_rate` is the share of buyers among the sessions that its
+            probabilities were calibrated on.
         training: the settings of the run.
+        model_card: what it is for, how good it is and what it is not, for people (`training.model_card`).
         versions: of the project, torch and Python.
         created: time of export, RFC 3339.
         format_version: of this file.
@@ -77,6 +84,7 @@ class Manifest:
     metrics: dict[str, Any] = field(default_factory=dict)
     data: dict[str, Any] = field(default_factory=dict)
     training: dict[str, Any] = field(default_factory=dict)
+    model_card: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     created: str = ""
     format_version: int = FORMAT_VERSION
@@ -84,6 +92,12 @@ class Manifest:
     def to_dict(self) -> dict[str, Any]:
         """Return the manifest as JSON-ready values."""
         return asdict(self)
+
+    @property
+    def base_rate(self) -> float | None:
+        """Share of sessions that buy, as the probabilities have it; None in an artifact that does not tell."""
+        told = self.data.get("base_rate")
+        return float(told) if isinstance(told, int | float) and 0.0 < told < 1.0 else None
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Manifest":

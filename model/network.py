@@ -1,50 +1,51 @@
-"""The network: encoder, LSTM, head and calibration, as a fold over events.
+"""The network: encoder, recurrent cell, head and calibration, as a fold over events.
 
 Two methods are the contract. `step` advances B sessions by one event each and is what the service runs; `forward` does
 the same for whole sequences at once and is what training and evaluation run. They agree to float32 rounding.
 
-The LSTM is that of Hochreiter & Schmidhuber (1997) with forget gates (Gers et al., 2000), gates as drawn in Olah
-(2015), with x the features and h the output:
+By default the cell is an LSTM and it sees the encoder's running aggregates. Both can be taken away, one by one
+(`NetworkSizes.cell` and `.aggregates`), to see what each of them brings: docs/ladder.md.
 
-    f = sigmoid(W_f [h_{t-1}; x_t] + b_f)      forget gate
-    i = sigmoid(W_i [h_{t-1}; x_t] + b_i)      input gate
-    g = tanh   (W_g [h_{t-1}; x_t] + b_g)      candidate
-    o = sigmoid(W_o [h_{t-1}; x_t] + b_o)      output gate
-    c_t = f * c_{t-1} + i * g
-    h_t = o * tanh(c_t)
-
-Shape legend: B sessions, T events, F features, I categorical indices, P quantile bins, E input size, H hidden size,
-L layers.
+Shape legend: B sessions, T events, F features, I categorical indices, P quantile bins, E input size, H output size and
+S state width of the cell.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Final
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from model.cells import CELLS, DEFAULT_CELL
+from model.dropout import dropout
 from model.encoder import Encoder
 
 
 @dataclass(frozen=True, slots=True)
 class NetworkSizes:
-    """Sizes of the network's parts.
+    """Sizes of the network's parts, and which parts it has.
 
     Attributes:
-        hidden_size: units of each LSTM layer.
-        layers: LSTM layers.
+        hidden_size: units of each recurrent layer; a `feed-forward` network has none.
+        layers: recurrent layers.
         head_size: units of the head's hidden layer, and of the layer on the quantile bins.
-        dropout: share of bins, LSTM outputs and head units dropped while training.
-        input_dropout: share of the LSTM's inputs dropped while training.
+        dropout: share of bins, recurrent outputs and head units dropped while training.
+        input_dropout: share of the inputs dropped while training.
         embedding_size: upper bound of the width of a categorical column's embedding.
+        cell: `lstm`, `gru`, `rnn`, or `feed-forward` for no memory of the network's own.
+        aggregates: whether the network sees the encoder's running aggregates; without them, only what the current
+            event says by itself (`model.encoder.Encoder.features_of_the_event`).
     """
 
-    hidden_size: int = 32
+    hidden_size: int = 64
     layers: int = 1
     head_size: int = 64
-    dropout: float = 0.3
+    dropout: float = 0.2
     input_dropout: float = 0.1
     embedding_size: int = 8
+    cell: str = DEFAULT_CELL
+    aggregates: bool = True
 
     def __post_init__(self) -> None:
         for name in ("hidden_size", "layers", "head_size", "embedding_size"):
@@ -53,6 +54,8 @@ class NetworkSizes:
         for name in ("dropout", "input_dropout"):
             if not 0.0 <= getattr(self, name) < 1.0:
                 raise ValueError(f"{name}: expected a share from 0 up to, not including, 1, not {getattr(self, name)}")
+        if self.cell not in CELLS:
+            raise ValueError(f"cell: expected one of {', '.join(CELLS)}, not {self.cell!r}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,61 +85,31 @@ class FeatureScaling:
             torch.ones(features),
         )
 
-
-class LSTM(nn.Module):
-    """Layers of LSTM cells with one set of weights for the step and for the sequence.
-
-    Weights are this module's own parameters in torch's gate order (i, f, g, o) rather than an `nn.LSTM`, whose flat
-    copy of them keeps `torch.jit.freeze` from working.
-    """
-
-    def __init__(self, input_size: int, hidden_size: int, layers: int) -> None:
-        super().__init__()
-        self.hidden_size: int = hidden_size
-        self.layers: int = layers
-        self.weights = nn.ParameterList()
-        bound = hidden_size**-0.5
-        for layer in range(layers):
-            width = input_size if layer == 0 else hidden_size
-            for shape in ((4 * hidden_size, width), (4 * hidden_size, hidden_size), (4 * hidden_size,)):
-                self.weights.append(nn.Parameter(torch.empty(shape).uniform_(-bound, bound)))
-            # A forget gate that starts open lets gradients reach far back from the first epoch on.
-            with torch.no_grad():
-                self.weights[-1][hidden_size : 2 * hidden_size] = 1.0
-            # torch's kernels want two bias vectors; the textbook has one. The second stays zero.
-            self.weights.append(nn.Parameter(torch.zeros(4 * hidden_size), requires_grad=False))
-
-    @torch.jit.export
-    def step(self, inputs: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
-        """Advance by one event: inputs [B, E], hidden [B, 2 L H] (h and c of each layer in turn) to output and hidden.
-
-        Returns:
-            The last layer's h [B, H] and the next hidden [B, 2 L H].
-        """
-        states = torch.split(hidden, self.hidden_size, 1)
-        following: list[Tensor] = []
-        weights = [weight for weight in self.weights]  # noqa: C416  # TorchScript unrolls this, list() it cannot
-        for layer in range(self.layers):
-            w_ih, w_hh, b_ih, b_hh = weights[4 * layer : 4 * layer + 4]
-            h, c = torch.lstm_cell(inputs, [states[2 * layer], states[2 * layer + 1]], w_ih, w_hh, b_ih, b_hh)
-            following.append(h)
-            following.append(c)
-            inputs = h
-        return inputs, torch.cat(following, 1)
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        """Return the last layer's h after each event [B, T, H] of inputs [B, T, E], from the initial state."""
-        zeros = torch.zeros([self.layers, inputs.size(0), self.hidden_size], dtype=inputs.dtype, device=inputs.device)
-        weights = [weight for weight in self.weights]  # noqa: C416  # as above
-        return torch.lstm(inputs, [zeros, zeros], weights, True, self.layers, 0.0, self.training, False, True)[0]
+    def narrowed(self, chosen: list[int]) -> "FeatureScaling":
+        """Return the scaling of some of the features, in the order of `chosen`."""
+        position = {feature: at for at, feature in enumerate(chosen)}
+        kept = [at for at, feature in enumerate(self.bin_feature.tolist()) if feature in position]
+        narrow = FeatureScaling.identity(len(chosen))
+        narrow = replace(narrow, mean=self.mean[chosen], deviation=self.deviation[chosen])
+        if not kept:
+            return narrow
+        return replace(
+            narrow,
+            bin_feature=torch.tensor([position[int(self.bin_feature[at])] for at in kept]),
+            bin_low=self.bin_low[kept],
+            bin_width=self.bin_width[kept],
+        )
 
 
 class SessionModel(nn.Module):
     """From raw event columns and a session's state to the probability that the session ends in a purchase.
 
-    The state is three tensors: ``hidden`` float32 [B, 2 L H], and the encoder's ``carry`` and ``memory``.
+    The state is three tensors: ``hidden`` float32 [B, S], and the encoder's ``carry`` and ``memory``.
     """
 
+    # A constant, so that the script of a network with aggregates holds nothing of the choice.
+    aggregates: Final[bool]
+    seen_features: Tensor
     feature_mean: Tensor
     feature_deviation: Tensor
     bin_feature: Tensor
@@ -151,6 +124,12 @@ class SessionModel(nn.Module):
         scaling = scaling or FeatureScaling.identity(features)
         self.encoder = encoder
         self.sizes = sizes
+        self.aggregates = sizes.aggregates
+        if not sizes.aggregates:
+            seen = encoder.features_of_the_event()
+            features = len(seen)
+            scaling = scaling.narrowed(seen)
+            self.register_buffer("seen_features", torch.tensor(seen))
         self.register_buffer("feature_mean", scaling.mean)
         self.register_buffer("feature_deviation", scaling.deviation)
         self.register_buffer("bin_feature", scaling.bin_feature)
@@ -160,23 +139,26 @@ class SessionModel(nn.Module):
         self.embeddings = nn.ModuleList(map(nn.Embedding, encoder.index_sizes, widths))
         self.bins = nn.Linear(len(scaling.bin_feature), sizes.head_size)
         input_size = features + sum(widths) + sizes.head_size
-        self.lstm = LSTM(input_size, sizes.hidden_size, sizes.layers)
-        # The head sees the inputs beside the LSTM's output: what a sum or a share says need not pass the gates.
-        self.head = nn.Linear(sizes.hidden_size + input_size, sizes.head_size)
+        # Called after the default cell whichever it is: weights keep one name from artifact to artifact.
+        self.lstm = CELLS[sizes.cell](input_size, sizes.hidden_size, sizes.layers)
+        # The head sees the inputs beside the cell's output: what a sum or a share says need not pass the gates.
+        self.head = nn.Linear(self.lstm.output_size + input_size, sizes.head_size)
         self.logit = nn.Linear(sizes.head_size, 1)
         self.dropout: float = sizes.dropout
         self.input_dropout: float = sizes.input_dropout
-        self.hidden_width: int = 2 * sizes.layers * sizes.hidden_size
+        self.hidden_width: int = self.lstm.state_width
         # Platt scaling (Platt 1999) on logits; temperature is 1 / scale. Fitted after training, on sessions of its own.
         self.register_buffer("temperature", torch.ones(()))
         self.register_buffer("bias", torch.zeros(()))
 
     def inputs(self, features: Tensor, indices: Tensor) -> Tensor:
-        """Return the inputs [..., E] of LSTM and head for features [..., F] and indices [..., I]."""
+        """Return the inputs [..., E] of cell and head for features [..., F] and indices [..., I]."""
+        if not self.aggregates:
+            features = torch.index_select(features, -1, self.seen_features)
         parts = [((features - self.feature_mean) / self.feature_deviation).clamp(-8.0, 8.0)]
         for column, embedding in enumerate(self.embeddings):
             parts.append(embedding(indices[..., column]))
-        known = functional.dropout(torch.cat(parts, -1), self.input_dropout, self.training)
+        known = dropout(torch.cat(parts, -1), self.input_dropout, self.training)
         return torch.cat([known, self.binned(features)], -1)
 
     def binned(self, features: Tensor) -> Tensor:
@@ -186,16 +168,17 @@ class SessionModel(nn.Module):
         Learning"): how much of each bin lies below the value. It lets the network bend where the data does, as trees
         do; docs/benchmarks.md has what it brought.
         """
-        below = torch.index_select(features, -1, self.bin_feature) - self.bin_low
-        filled = (below / self.bin_width).clamp(0.0, 1.0) - 0.5
-        units = functional.relu(self.bins(functional.dropout(filled, self.dropout, self.training)))
-        return functional.dropout(units, self.dropout, self.training)
+        # In place: as wide as all other inputs together, this is where memory goes to and fro.
+        below = torch.index_select(features, -1, self.bin_feature).sub_(self.bin_low)
+        filled = below.div_(self.bin_width).clamp_(0.0, 1.0).sub_(0.5)
+        units = functional.relu(self.bins(dropout(filled, self.dropout, self.training)))
+        return dropout(units, self.dropout, self.training)
 
     def raw_logit(self, output: Tensor, inputs: Tensor) -> Tensor:
-        """Return the uncalibrated logit [...] of the LSTM's output [..., H] and its inputs [..., E]."""
-        output = functional.dropout(output, self.dropout, self.training)
+        """Return the uncalibrated logit [...] of the cell's output [..., H] and its inputs [..., E]."""
+        output = dropout(output, self.dropout, self.training)
         units = functional.relu(self.head(torch.cat([output, inputs], -1)))
-        logits: Tensor = self.logit(functional.dropout(units, self.dropout, self.training))
+        logits: Tensor = self.logit(dropout(units, self.dropout, self.training))
         return logits.squeeze(-1)
 
     def sequence_logits(self, features: Tensor, indices: Tensor) -> Tensor:

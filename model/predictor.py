@@ -1,7 +1,10 @@
 """The artifact behind two functions: events in, probabilities out, states as bytes.
 
 A state is `memory` times (2 x int64), the rest of `memory` (int32), `carry` (float32) and `hidden` (float16 or
-float32), one after another, little endian. Only h and c may be float16: what the encoder counts keeps its precision.
+float32), one after another, little endian. Only `hidden`, which is h and c of an LSTM, h of a GRU or a plain recurrent
+net and nothing of a feed-forward net, may be float16: what the encoder counts keeps its precision.
+
+A live base rate changes what is said of a state and never the state: it may be set and changed at any time.
 """
 
 from collections.abc import Iterator, Sequence
@@ -12,9 +15,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from model.artifact import Manifest, load
+from model.artifact import BaseRateUnknownError, Manifest, load
+from model.base_rate import logit_shift
 from model.columns import columns_from_events
 from model.events import Event
+from model.summary import DataSummary, InputCounts, count_inputs
 
 StateDtype = Literal["float16", "float32"]
 _TIMES: Final = 2
@@ -30,11 +35,16 @@ class Predictor:
     Keeps nothing between calls, so several threads may call it: the service traces a session beside the live steps.
 
     Args:
-        module: a scripted `model.network.SessionModel`.
+        module: a scripted `model.network.SessionModel`, from now on this predictor's own.
         manifest: its manifest.
         device: `cpu` or `cuda`.
-        state_dtype: how h and c are kept in a state's bytes.
+        state_dtype: how the recurrent state is kept in a state's bytes.
         max_batch_size: events that are stepped at once; more are split.
+        base_rate: share of sessions that buy where the model is asked; None for the share where it was trained.
+
+    Raises:
+        BaseRateUnknownError: `base_rate` is given, and the manifest does not tell the one it was trained at.
+        ValueError: an argument is out of its range.
     """
 
     def __init__(
@@ -45,19 +55,25 @@ class Predictor:
         device: str = "cpu",
         state_dtype: StateDtype = "float16",
         max_batch_size: int = 256,
+        base_rate: float | None = None,
     ) -> None:
         if max_batch_size < 1:
             raise ValueError(f"max_batch_size: expected a whole number from 1 up, not {max_batch_size}")
         if state_dtype not in ("float16", "float32"):
             raise ValueError(f"state_dtype: expected float16 or float32, not {state_dtype!r}")
+        if base_rate is not None:
+            # Counted from the manifest's bias, so that a module that was shifted before is not shifted twice.
+            module.bias.fill_(manifest.calibration["bias"] + _shift(manifest, base_rate))
         self._module = module.to(device)
         self._device = torch.device(device)
         self.manifest = manifest
         self.fingerprint = manifest.fingerprint
         self.device = device
+        self.base_rate = base_rate
         self.state_dtype: StateDtype = state_dtype
         self.max_batch_size = max_batch_size
         self._event_names = frozenset(manifest.event_names)
+        self.summary = DataSummary.from_dict(manifest.data.get("inputs"))
         self._hidden_type = np.dtype("<f2" if state_dtype == "float16" else "<f4")
         widths = manifest.state
         parts = (
@@ -123,6 +139,21 @@ class Predictor:
                 traces[index].append(probability)
                 states[index] = state
         return [(trace, state) for trace, state in zip(traces, states, strict=True) if state is not None]
+
+    def count_inputs(self, histories: Sequence[Sequence[Event]]) -> InputCounts | None:
+        """Return how the sessions' features fall into the bins of the training data; None where that is not known.
+
+        Folds the sessions through the encoder alone, which takes a while: not between two requests.
+        """
+        if self.summary is None:
+            return None
+        return count_inputs(
+            self._module.encoder,
+            histories,
+            names=self.manifest.features,
+            properties=self.manifest.properties,
+            summary=self.summary,
+        )
 
     def score_sessions(self, sessions: Sequence[Sequence[Event]]) -> list[list[float]]:
         """Return the offline model's probability after each event of whole sessions.
@@ -210,6 +241,15 @@ class Predictor:
         return [whole[start : start + width] for start in range(0, len(whole), width)]
 
 
+def _shift(manifest: Manifest, base_rate: float) -> float:
+    if manifest.base_rate is None:
+        raise BaseRateUnknownError(
+            f"base_rate: cannot shift to {base_rate}, since model {manifest.fingerprint} does not tell the base rate "
+            "that it was trained at; train it anew, or leave the base rate unset"
+        )
+    return logit_shift(manifest.base_rate, base_rate)
+
+
 def load_predictor(
     path: Path,
     *,
@@ -218,6 +258,7 @@ def load_predictor(
     max_batch_size: int = 256,
     sha256: str | None = None,
     threads: int | None = None,
+    base_rate: float | None = None,
 ) -> Predictor:
     """Load an artifact for stepping.
 
@@ -229,10 +270,12 @@ def load_predictor(
         sha256: digest that the file must have.
         threads: torch threads of this process, all of it; None leaves them. One a worker is right for a service:
             workers with a full set each oversubscribe the cores.
+        base_rate: share of sessions that buy where the model is asked; None for the share where it was trained
+            (`model.base_rate`).
 
     Raises:
         model.artifact.ArtifactError: the file cannot be used.
-        ValueError: `device` is not one of the three, or is `cuda` where there is none.
+        ValueError: `device` is not one of the three, or is `cuda` where there is none; `base_rate` is no share.
     """
     if device not in ("auto", "cpu", "cuda"):
         raise ValueError(f"device: expected auto, cpu or cuda, not {device!r}")
@@ -243,4 +286,11 @@ def load_predictor(
     if threads is not None:
         torch.set_num_threads(threads)
     module, manifest = load(path, sha256=sha256)
-    return Predictor(module, manifest, device=device, state_dtype=state_dtype, max_batch_size=max_batch_size)
+    return Predictor(
+        module,
+        manifest,
+        device=device,
+        state_dtype=state_dtype,
+        max_batch_size=max_batch_size,
+        base_rate=base_rate,
+    )

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from model.network import SessionModel
+from training.distributed import ALONE, WorkerError, Workers
 
 
 class CheckpointError(ValueError):
@@ -38,7 +38,7 @@ class Fit:
 
 def store(
     path: Path,
-    model: SessionModel,
+    model: nn.Module,
     optimizer: torch.optim.Optimizer,
     state: Fit,
     best: dict[str, Tensor],
@@ -48,7 +48,7 @@ def store(
 
     Args:
         path: where to.
-        model: as of the last epoch.
+        model: what is trained, as of the last epoch.
         optimizer: its.
         state: progress.
         best: weights of the best epoch.
@@ -69,21 +69,30 @@ def store(
 
 
 def restore(
-    path: Path, model: SessionModel, optimizer: torch.optim.Optimizer, identity: dict[str, Any]
+    path: Path,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    identity: dict[str, Any],
+    workers: Workers = ALONE,
 ) -> tuple[Fit, dict[str, Tensor]]:
     """Read what `store` wrote into model and optimizer; return the progress and the best weights.
+
+    Of several processes, the first reads the file and tells the others, which may be on machines without it.
 
     Raises:
         CheckpointError: the file is damaged, or of a run with another identity.
     """
     try:
-        saved = torch.load(path, weights_only=True, map_location="cpu")
+        file: Any = torch.load(path, weights_only=True, map_location="cpu") if workers.first else None
+        saved = workers.of_the_first(file)
         differing = sorted(key for key in identity if saved["identity"].get(key) != identity[key])
         if not differing:
             model.load_state_dict(saved["model"])
             optimizer.load_state_dict(saved["optimizer"])
             epochs = [Epoch(**epoch) for epoch in saved["state"]["epochs"]]
             return Fit(**{**saved["state"], "epochs": epochs}), saved["best"]
+    except WorkerError:
+        raise
     except Exception as exc:  # unpickling a damaged file may raise nearly anything
         raise CheckpointError(f"{path}: not a readable checkpoint ({type(exc).__name__}); leave out --resume") from exc
     raise CheckpointError(

@@ -17,8 +17,12 @@ PREFIX_LENGTHS: Final = (1, 2, 3, 5, 8, 10, 15, 20)
 
 CALIBRATION_BINS: Final = 15
 
+TOP_SHARE: Final = 0.1
+"""Share of the predictions that the lift looks at: the top decile."""
+
 _FLOOR: Final = 1e-15  # keeps the loss of a confident mistake finite: at most 34.5 nats
-_Z_95: Final = 1.959963984540054
+# A position that fewer prefixes came to shares its base rate with its neighbours.
+_LEAST_PREFIXES: Final = 30
 _RESAMPLING_CELLS: Final = 4_000_000  # session draws held at once by the bootstrap: 32 MB
 
 
@@ -32,10 +36,11 @@ class Scores:
         auc: probability that a buyer is ranked above a non-buyer, ties counting half; None with one class only.
         average_precision: precision averaged over the recall that each threshold adds; None without buyers.
         log_loss: mean of -log of the probability given to what happened, in nats; see `log_losses`.
-        log_loss_skill: 1 - log_loss / (log loss of always saying the base rate of these same outcomes); 0 is
-            knowing nothing but the base rate, 1 is perfect; None with one class only.
+        log_loss_skill: 1 - log_loss / (log loss of always saying the base rate at the prefix's position, see
+            `position_rates`); 0 is knowing nothing but the base rate, 1 is perfect; None with one class only.
         brier: mean squared difference of probability and outcome (Brier 1950).
         calibration_error: see `calibration_error`.
+        lift: see `lift`.
     """
 
     count: int
@@ -46,6 +51,7 @@ class Scores:
     log_loss_skill: float | None
     brier: float | None
     calibration_error: float | None
+    lift: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,25 +63,6 @@ class ScoreRow:
 
 
 @dataclass(frozen=True, slots=True)
-class ReliabilityPoint:
-    """One bin of a reliability diagram.
-
-    Attributes:
-        count: predictions in the bin.
-        probability: their mean probability.
-        observed: share of them that ended in a purchase.
-        low: lower end of the 95 % Wilson interval of `observed`.
-        high: its upper end.
-    """
-
-    count: int
-    probability: float
-    observed: float
-    low: float
-    high: float
-
-
-@dataclass(frozen=True, slots=True)
 class PairedDifference:
     """Mean loss of a minus mean loss of b: negative where a is better. `low` and `high` bound 95 % of resamples."""
 
@@ -84,19 +71,24 @@ class PairedDifference:
     high: float
 
 
-def score(outcome: ArrayLike, probability: ArrayLike) -> Scores:
+def score(outcome: ArrayLike, probability: ArrayLike, reference: ArrayLike | None = None) -> Scores:
     """Return all scores of these predictions.
+
+    Args:
+        outcome: (N,) what happened.
+        probability: (N,) what was said.
+        reference: (N,) what the skill is measured against; the base rate of these same outcomes by default.
 
     Raises:
         ValueError: shapes differ, an outcome is neither 0 nor 1, or a probability is not in [0, 1].
     """
-    bought, chance = _checked(outcome, probability)
+    bought, chance = checked(outcome, probability)
     if not len(bought):
-        return Scores(0, None, None, None, None, None, None, None)
+        return Scores(0, None, None, None, None, None, None, None, None)
     base_rate = float(bought.mean())
     loss = float(log_losses(bought, chance).mean())
     both = 0.0 < base_rate < 1.0
-    base_loss = float(log_losses(bought, np.full(len(bought), base_rate)).mean())
+    base_loss = float(log_losses(bought, np.full(len(bought), base_rate) if reference is None else reference).mean())
     return Scores(
         count=len(bought),
         base_rate=base_rate,
@@ -106,6 +98,7 @@ def score(outcome: ArrayLike, probability: ArrayLike) -> Scores:
         log_loss_skill=1.0 - loss / base_loss if both else None,
         brier=float(np.mean((chance - bought) ** 2)),
         calibration_error=calibration_error(bought, chance),
+        lift=lift(bought, chance),
     )
 
 
@@ -120,12 +113,32 @@ def by_prefix_length(
     Raises:
         ValueError: as for `score`, or `prefix_length` is of another shape.
     """
-    bought, chance = _checked(outcome, probability)
+    bought, chance = checked(outcome, probability)
     length = np.asarray(prefix_length)
     if length.shape != bought.shape:
         raise ValueError(f"prefix_length: shape {bought.shape} is needed, not {length.shape}")
     rows = [ScoreRow(n, score(bought[length == n], chance[length == n])) for n in lengths]
-    return [*rows, ScoreRow(None, score(bought, chance))]
+    return [*rows, ScoreRow(None, score(bought, chance, position_rates(length, bought)))]
+
+
+def position_rates(prefix_length: ArrayLike, outcome: ArrayLike) -> NDArray[np.float64]:
+    """Return (N,) the base rate of these same outcomes at each prefix's position.
+
+    Who comes far buys more often, so one base rate for all prefixes would leave a model skill for merely counting
+    events. Neighbouring positions are taken together until they hold 30 prefixes: the rate of a few is their outcome.
+    """
+    length, bought = np.asarray(prefix_length), np.asarray(outcome, dtype=np.float64)
+    _, row, count = np.unique(length, return_inverse=True, return_counts=True)
+    group, groups, held = np.zeros(len(count), dtype=np.int64), 0, 0
+    for position, prefixes in enumerate(count):
+        group[position] = groups
+        held += int(prefixes)
+        if held >= _LEAST_PREFIXES:
+            groups, held = groups + 1, 0
+    # What is left over at the end joins the last whole group.
+    by_prefix = np.minimum(group, max(groups - 1, 0))[row]
+    rates: NDArray[np.float64] = (np.bincount(by_prefix, weights=bought) / np.bincount(by_prefix))[by_prefix]
+    return rates
 
 
 def log_losses(outcome: ArrayLike, probability: ArrayLike) -> NDArray[np.float64]:
@@ -147,36 +160,30 @@ def calibration_error(outcome: ArrayLike, probability: ArrayLike, bins: int = CA
     probabilities share a bin, so the order of the predictions does not matter. Even perfect probabilities score
     above 0 on a finite sample, about sqrt(2 / pi * bins * p * (1 - p) / N).
     """
-    bought, chance = _checked(outcome, probability)
+    bought, chance = checked(outcome, probability)
     if not len(bought):
         return None
-    bin_of = _equal_mass_bins(chance, bins)
+    bin_of = equal_mass_bins(chance, bins)
     gap = np.bincount(bin_of, weights=bought - chance, minlength=bins)
     return float(np.sum(np.abs(gap)) / len(bought))
 
 
-def reliability(outcome: ArrayLike, probability: ArrayLike, bins: int = CALIBRATION_BINS) -> list[ReliabilityPoint]:
-    """Return the reliability diagram: a point for each equal-mass bin that holds predictions, in rising probability.
+def lift(outcome: ArrayLike, probability: ArrayLike, share: float = TOP_SHARE) -> float | None:
+    """Return how many times as often those with the highest probabilities bought as all did; None without buyers.
 
-    Intervals are Wilson's (1927, doi:10.1080/01621459.1927.10502953), with z = 1.96, n the bin's count and q the
-    observed share: (q + z**2 / 2n +- z sqrt(q (1 - q) / n + z**2 / 4n**2)) / (1 + z**2 / n). They take predictions
-    as independent; prefixes of one session are not, so over pooled prefixes the true intervals are wider.
+    Args:
+        outcome: (N,) what happened.
+        probability: (N,) what was said; at the border, equal ones count by the part of them that fits.
+        share: of the predictions that is looked at.
     """
-    bought, chance = _checked(outcome, probability)
-    bin_of = _equal_mass_bins(chance, bins)
-    count = np.bincount(bin_of, minlength=bins)
-    filled = count > 0
-    n = count[filled]
-    mean = np.bincount(bin_of, weights=chance, minlength=bins)[filled] / n
-    observed = np.bincount(bin_of, weights=bought, minlength=bins)[filled] / n
-    centre = (observed + _Z_95**2 / (2 * n)) / (1 + _Z_95**2 / n)
-    half = _Z_95 * np.sqrt(observed * (1 - observed) / n + _Z_95**2 / (4 * n**2)) / (1 + _Z_95**2 / n)
-    # Rounding alone could leave the interval of "none of n" an ulp above zero or below it.
-    low, high = np.clip(centre - half, 0.0, observed), np.clip(centre + half, observed, 1.0)
-    return [
-        ReliabilityPoint(int(c), float(m), float(o), float(lo), float(hi))
-        for c, m, o, lo, hi in zip(n, mean, observed, low, high, strict=True)
-    ]
+    bought, chance = checked(outcome, probability)
+    if not bought.any():
+        return None
+    values, row, ties = np.unique(-chance, return_inverse=True, return_counts=True)
+    buyers = np.bincount(row, weights=bought, minlength=len(values))
+    room = share * len(chance)
+    inside = np.clip(room - (np.cumsum(ties) - ties), 0.0, ties) / ties
+    return float(np.sum(buyers * inside) / room / bought.mean())
 
 
 def paired_bootstrap(
@@ -218,7 +225,12 @@ def paired_bootstrap(
     return PairedDifference(float(total.sum() / length.sum()), float(low), float(high))
 
 
-def _checked(outcome: ArrayLike, probability: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def checked(outcome: ArrayLike, probability: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return both as (N,) arrays.
+
+    Raises:
+        ValueError: shapes differ, an outcome is neither 0 nor 1, or a probability is not in [0, 1].
+    """
     bought, chance = np.asarray(outcome, dtype=np.float64), np.asarray(probability, dtype=np.float64)
     if bought.ndim != 1 or bought.shape != chance.shape:
         raise ValueError(f"probability: shape {bought.shape} of outcome is needed, one axis, not {chance.shape}")
@@ -231,9 +243,18 @@ def _checked(outcome: ArrayLike, probability: ArrayLike) -> tuple[NDArray[np.flo
     return bought, chance
 
 
-def _equal_mass_bins(probability: NDArray[np.float64], bins: int) -> NDArray[np.int64]:
-    """Return (N,) bins from 0: the bin of a value is where the middle of its ties falls among all predictions."""
-    _, row, ties = np.unique(probability, return_inverse=True, return_counts=True)
+def equal_mass_bins(
+    probability: NDArray[np.float64], bins: int, weight: NDArray[np.float64] | None = None
+) -> NDArray[np.int64]:
+    """Return (N,) bins from 0: the bin of a value is where the middle of its ties falls among all predictions.
+
+    Args:
+        probability: (N,).
+        bins: how many, of equal weight.
+        weight: (N,) of each prediction; 1 by default.
+    """
+    _, row = np.unique(probability, return_inverse=True)
+    ties = np.bincount(row, weights=weight)
     middle = np.cumsum(ties) - ties / 2
-    bin_of: NDArray[np.int64] = np.floor(middle / max(len(probability), 1) * bins).astype(np.int64)[row]
-    return bin_of
+    bin_of: NDArray[np.int64] = np.floor(middle / max(ties.sum(), 1e-300) * bins).astype(np.int64)[row]
+    return np.minimum(bin_of, bins - 1)

@@ -179,6 +179,9 @@ def split(
     """
     if len(fractions) != len(PARTS) or min(fractions) < 0 or not np.isclose(sum(fractions), 1.0):
         raise ValueError(f"fractions must be {len(PARTS)} shares that add up to 1, not {tuple(fractions)}")
+    if sessions[_SESSION].is_duplicated().any():
+        # The two would land in two parts: prefixes of one session on both sides.
+        raise ValueError("session_id: expected each session once")
     if clock == "session":
         codes = [identifier_code(f"{seed}:{session_id}") for session_id in sessions[_SESSION]]
         shares = pl.Series((np.array(codes, dtype=np.int64).astype(np.float64) / 2.0**64) + 0.5)

@@ -1,84 +1,59 @@
-"""A training run from prepared sessions to an artifact: split, encode, fit, calibrate, evaluate, export."""
+"""A training run on prepared sessions: load, fit, calibrate, and predict the test sessions."""
 
 import hashlib
+import math
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import numpy as np
 import polars as pl
 import torch
-from numpy.typing import NDArray
 
-from model.artifact import Manifest, manifest_of, save
-from model.columns import PropertySpec
 from model.encoder import Encoder
 from model.network import SessionModel
+from model.summary import DataSummary, summarise
 from training.baselines import base_rate_by_position, lightgbm_on_aggregates
 from training.calibration import Calibration, fit_calibration
 from training.checkpoint import Epoch, Fit
-from training.dataset import Columns, read_columns, words_by_sessions
-from training.loop import Encoded, encode, fit, logits, scaling_of
+from training.data import Room, TrainingData, TrainingError, load
+from training.dataset import Columns
+from training.distributed import ALONE, Workers, device_of
+from training.encoded import Encoded
+from training.evaluation.slices import items_of, slices_of
+from training.export import export
+from training.loop import Progress, evaluate_loss, fit, logits
 from training.prepared import PreparedDataset
+from training.recipe import fit_settings, pretrained, taught
+from training.result import Predictions, TrainResult
 from training.sessions import PARTS, split
-from training.settings import TrainSettings, VocabularySettings
+from training.settings import TrainSettings
+from training.stages import Stage, StageFactory, silent
+
+__all__ = [
+    "BASE_RATE",
+    "LIGHTGBM",
+    "WILLBUY",
+    "Predictions",
+    "Stage",
+    "StageFactory",
+    "TrainResult",
+    "TrainingError",
+    "Tune",
+    "export",
+    "parts_of",
+    "silent",
+    "train",
+]
 
 WILLBUY: Final = "willbuy"
 LIGHTGBM: Final = "LightGBM"
 BASE_RATE: Final = "base rate"
 
-
-class TrainingError(ValueError):
-    """The data cannot be trained on; the message says why and what to do."""
-
-
-class Stage(Protocol):
-    """Shows one stage of a run."""
-
-    def __call__(self, done: int, note: str = "") -> None:
-        """Show how many steps are done in all, and what to say of it."""
-
-
-StageFactory = Callable[[str, int], AbstractContextManager[Stage]]
-"""Called with a stage's name and its number of steps."""
-
-
-def silent(_name: str, _steps: int) -> AbstractContextManager[Stage]:
-    """Show nothing."""
-
-    def stage(done: int, note: str = "") -> None:
-        del done, note
-
-    return nullcontext(stage)
-
-
-@dataclass(frozen=True, slots=True)
-class Predictions:
-    """What each model said of every prefix of the test sessions, all [N], and what became of them."""
-
-    probability: dict[str, NDArray[np.float64]]
-    outcome: NDArray[np.float64]
-    prefix_length: NDArray[np.int64]
-    session_index: NDArray[np.int64]
-    session_id: NDArray[np.object_]
-
-
-@dataclass(frozen=True, slots=True)
-class TrainResult:
-    """What a run came to."""
-
-    model: SessionModel
-    fit: Fit
-    calibration: Calibration | None
-    test: Predictions
-    sessions: dict[str, int]
-    buyers: dict[str, int]
-    seconds: float
-    warnings: list[str]
-    device: str
+Tune = Callable[[Encoder, Encoded, Encoded], TrainSettings]
+"""Called with the encoder and the encoded training and validation sessions; returns the settings to fit with."""
 
 
 def parts_of(dataset: PreparedDataset, fractions: tuple[float, ...], seed: int) -> dict[str, set[str]]:
@@ -96,6 +71,10 @@ def train(
     checkpoint: Path | None = None,
     resume: bool = False,
     stages: StageFactory = silent,
+    start: SessionModel | None = None,
+    tune: Tune | None = None,
+    room: Room | None = None,
+    workers: Workers = ALONE,
 ) -> TrainResult:
     """Train on prepared sessions.
 
@@ -108,192 +87,175 @@ def train(
         checkpoint: file to resume from later; written after each epoch.
         resume: go on from it.
         stages: shows progress.
+        start: an earlier model to go on from, in place: its vocabularies, scaling and sizes stay, and its weights too
+            unless an epoch is better on the validation sessions.
+        tune: asked once, when the sessions are encoded, which settings to fit with.
+        room: where encoded sessions are kept; what is computed does not depend on it.
+        workers: the processes of the run, of which only the first compares with LightGBM.
 
     Raises:
         TrainingError: a part of the data lacks buyers or non-buyers, or a property is not in the data.
+        training.leaks.LeakError: an input tells what is not known yet.
         training.checkpoint.CheckpointError: the checkpoint does not fit this run.
+        training.distributed.WorkerError: another process of the run is gone.
+        OSError: there is no room for the encoded sessions.
+        training.distributed.DeviceError: there is no such device.
     """
     started = time.perf_counter()
     torch.set_num_threads(threads)
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    properties = _chosen(dataset, settings.properties)
-    parts = parts_of(dataset, settings.fractions, settings.split_seed)
-    columns = _columns_by_part(dataset, properties, parts)
-    warnings: list[str] = []
-    _check(columns)
-
-    encoder = _encoder(dataset, properties, parts["train"], settings.vocabulary)
-    encoded = {}
-    with stages("encoding sessions", sum(len(part.outcome) for part in columns.values())) as stage:
-        done = 0
-
-        def count(sessions: int) -> None:
-            nonlocal done
-            done += sessions
-            stage(done)
-
-        for part, part_columns in columns.items():
-            encoded[part] = encode(encoder, part_columns, progress=count)
-    torch.manual_seed(settings.fit.seed)
-    model = SessionModel(encoder, settings.sizes, scaling_of(encoded["train"].features, bins=settings.quantile_bins))
-    outcome = _fit(model, encoded, settings, device, checkpoint, resume, stages)
-    if not outcome.best_epoch:
+    device = device_of(device, workers)
+    encoder = None if start is None else start.encoder
+    data = load(dataset, settings, encoder=encoder, room=room, stages=stages, workers=workers)
+    if tune is not None:
+        settings = tune(data.encoder, data.parts["train"], data.parts["validation"])
+    run = _Run(data, settings, device, checkpoint, resume, stages, workers)
+    untaught = None
+    if start is None:
+        model = run.pretrain()
+        untaught = taught(
+            model,
+            data.parts["train"],
+            data.parts["validation"],
+            settings,
+            threads=threads,
+            stages=stages,
+            workers=workers,
+        )
+        outcome = run.fit(model, math.inf)
+    else:
+        # An earlier model has learned all that, on more sessions; its weights stay where nothing better is found.
+        model = start
+        outcome = run.fit(model, evaluate_loss(start.to(device), data.parts["validation"], device, workers))
+    if not math.isfinite(outcome.best_loss):
         raise TrainingError("the validation loss was never a number; a smaller --learning-rate may help")
-    calibration = _calibrate(model, encoded["calibration"], warnings)
-    test = _predict(model, encoded, settings, stages)
+    warnings = [*data.warnings, *_sampled(data, settings)]
+    if untaught is not None:
+        warnings.append(untaught)
+    calibration = _calibrate(model, data.sample("calibration", settings), warnings)
+    compare = settings.lightgbm and workers.first
     return TrainResult(
         model=model,
         fit=outcome,
         calibration=calibration,
-        test=test,
-        sessions={part: len(part_columns.outcome) for part, part_columns in columns.items()},
-        buyers={part: int(part_columns.outcome.sum()) for part, part_columns in columns.items()},
+        test=_predict(model, data, settings, stages, lightgbm=compare),
+        sessions=data.sessions,
+        buyers=data.buyers,
         seconds=time.perf_counter() - started,
         warnings=warnings,
         device=device,
+        inputs=_inputs(data),
     )
 
 
-def export(
-    result: TrainResult, dataset: PreparedDataset, settings: TrainSettings, metrics: dict[str, Any], path: Path
-) -> Manifest:
-    """Write the artifact with its manifest.
-
-    Raises:
-        model.artifact.ScriptMismatchError: the script differs from the model that was trained.
-    """
-    described = dataset.to_dict()
-    manifest = manifest_of(
-        result.model,
-        metrics=metrics,
-        data={
-            "source_format": described["source_format"],
-            "clock": described["clock"],
-            "first_time_ms": described["first_time_ms"],
-            "last_time_ms": described["last_time_ms"],
-            "counts": described["counts"],
-            "prepare": described["settings"],
-            "sessions": result.sessions,
-            "buyers": result.buyers,
-        },
-        training={
-            **asdict(settings),
-            "seconds": round(result.seconds, 1),
-            "device": result.device,
-            "best_epoch": result.fit.best_epoch,
-            "epochs_run": len(result.fit.epochs),
-        },
+def _inputs(data: TrainingData) -> DataSummary:
+    """Return what the training sessions look like to the model, for the service to compare live ones with."""
+    encoded = data.parts["train"]
+    return summarise(
+        encoded.features, encoded.indices[:, 0], data.encoder.feature_names, sessions=data.sessions["train"]
     )
-    return save(result.model, path, manifest)
 
 
-def _chosen(dataset: PreparedDataset, names: tuple[str, ...] | None) -> list[PropertySpec]:
-    there = {declared.name: declared for declared in dataset.properties}
-    if names is None:
-        return list(there.values())
-    for name in names:
-        if name not in there:
-            raise TrainingError(f"property {name!r} is not in the data; it has: {', '.join(there) or 'none'}")
-        if names.count(name) > 1:
-            raise TrainingError(f"property {name!r} is named twice")
-    return [there[name] for name in names]
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """What both fits of a run have in common, as in `train`."""
 
+    data: TrainingData
+    settings: TrainSettings
+    device: str
+    checkpoint: Path | None
+    resume: bool
+    stages: StageFactory
+    workers: Workers
 
-def _columns_by_part(
-    dataset: PreparedDataset, properties: list[PropertySpec], parts: dict[str, set[str]]
-) -> dict[str, Columns]:
-    whole = read_columns(dataset.shards, properties)
-    index_of = {session_id: index for index, session_id in enumerate(whole.session_id)}
-    return {
-        part: whole.select(torch.tensor(sorted(index_of[session_id] for session_id in ids), dtype=torch.int64))
-        for part, ids in parts.items()
-    }
-
-
-def _check(columns: dict[str, Columns]) -> None:
-    for part in ("train", "validation", "test"):
-        sessions, buyers = len(columns[part].outcome), int(columns[part].outcome.sum())
-        if not 0 < buyers < sessions:
-            raise TrainingError(
-                f"the {part} part has {buyers} buyers among {sessions} sessions; at least one of each outcome is "
-                "needed: take a longer log"
+    def pretrain(self) -> SessionModel:
+        """Return a new model that foretells events; one that is fresh, where the settings ask for no more."""
+        epochs = self.settings.pretraining.epochs
+        sessions = len(self.data.parts["train"].columns.outcome)
+        with self.stages("learning what comes next", epochs * sessions) if epochs else silent("", 0) as stage:
+            return pretrained(
+                self.data.encoder,
+                self.data.parts["train"],
+                self.data.parts["validation"],
+                self.settings,
+                device=self.device,
+                checkpoint=self.checkpoint,
+                resume=self.resume,
+                identity=self._identity({}),
+                progress=_shown(stage, sessions),
+                workers=self.workers,
             )
 
+    def fit(self, model: SessionModel, loss_to_beat: float) -> Fit:
+        """Fit the model to the outcomes, in place."""
+        training = self.data.parts["train"]
+        sessions = len(training.columns.outcome)
+        with self.stages("learning outcomes", self.settings.fit.epochs * sessions) as stage:
+            return fit(
+                model,
+                training,
+                self.data.parts["validation"],
+                fit_settings(training, self.settings),
+                device=self.device,
+                checkpoint=self.checkpoint,
+                resume=self.resume,
+                identity=self._identity({"loss to beat": loss_to_beat, "teacher": asdict(self.settings.teacher)}),
+                progress=_shown(stage, sessions),
+                loss_to_beat=loss_to_beat,
+                workers=self.workers,
+            )
 
-def _encoder(
-    dataset: PreparedDataset, properties: list[PropertySpec], training_ids: set[str], limits: VocabularySettings
-) -> Encoder:
-    def words(column: str, at_least: int, at_most: int) -> list[str]:
-        return words_by_sessions(dataset.shards, column, training_ids, at_least=at_least, at_most=at_most)
-
-    names = words("event_name", limits.event_names_at_least, limits.event_names_at_most)
-    if not names:
-        raise TrainingError(
-            f"no event name occurs in {limits.event_names_at_least} training sessions or more: take a longer log"
-        )
-    return Encoder(
-        names,
-        words("item_category", limits.categories_at_least, limits.categories_at_most),
-        words("item_id", limits.items_at_least, limits.items_at_most),
-        properties,
-        {
-            spec.name: words(f"property.{spec.name}", limits.property_values_at_least, limits.property_values_at_most)
-            for spec in properties
-            if spec.kind == "category"
-        },
-        # A date without the time of day says nothing of the hour.
-        calendar=dataset.clock == "calendar",
-    )
+    def _identity(self, beside: dict[str, Any]) -> dict[str, Any]:
+        """Return what must be equal for a checkpoint to fit this run."""
+        if self.checkpoint is None:
+            return {}
+        encoder = self.data.encoder
+        return {
+            "fractions": list(self.settings.fractions),
+            "split_seed": self.settings.split_seed,
+            "quantile_bins": self.settings.quantile_bins,
+            "sizes": asdict(self.settings.sizes),
+            "pretraining": asdict(self.settings.pretraining),
+            "properties": [spec.name for spec in encoder.properties],
+            "vocabularies": encoder.vocabularies,
+            "processes": self.workers.count,
+            "training sessions": _digest(self.data.parts["train"].columns),
+            "validation sessions": _digest(self.data.parts["validation"].columns),
+            **beside,
+        }
 
 
-def _fit(
-    model: SessionModel,
-    encoded: dict[str, Encoded],
-    settings: TrainSettings,
-    device: str,
-    checkpoint: Path | None,
-    resume: bool,
-    stages: StageFactory,
-) -> Fit:
-    sessions = len(encoded["train"].columns.outcome)
-    with stages("training", settings.fit.epochs * sessions) as stage:
-        note = ""
+def _shown(stage: Stage, sessions: int) -> Progress:
+    note = ""
 
-        def progress(number: int, done: int, epoch: Epoch | None) -> None:
-            nonlocal note
-            if epoch is not None:
-                note = f"epoch {number}: train {epoch.train_loss:.4f}, validation {epoch.validation_loss:.4f} nats"
-            stage((number - 1) * sessions + done, note)
+    def progress(number: int, done: int, epoch: Epoch | None) -> None:
+        nonlocal note
+        if epoch is not None:
+            note = f"epoch {number}: train {epoch.train_loss:.4f}, validation {epoch.validation_loss:.4f} nats"
+        stage((number - 1) * sessions + done, note)
 
-        return fit(
-            model,
-            encoded["train"],
-            encoded["validation"],
-            settings.fit,
-            device=device,
-            checkpoint=checkpoint,
-            resume=resume,
-            identity={
-                "fractions": list(settings.fractions),
-                "split_seed": settings.split_seed,
-                "quantile_bins": settings.quantile_bins,
-                "sizes": asdict(model.sizes),
-                "properties": [spec.name for spec in model.encoder.properties],
-                "vocabularies": model.encoder.vocabularies,
-                "training sessions": _digest(encoded["train"].columns),
-                "validation sessions": _digest(encoded["validation"].columns),
-            },
-            progress=progress,
-        )
+    return progress
 
 
 def _digest(columns: Columns) -> str:
     """Return a digest of everything that is learned from."""
-    digest = hashlib.sha256("\n".join(columns.session_id).encode())
+    digest = hashlib.sha256()
+    for session_id in columns.session_id:
+        digest.update(f"{session_id}\n".encode())
     for tensor in (columns.outcome, columns.offsets, columns.timestamp_ms, columns.codes, columns.numbers):
-        digest.update(tensor.contiguous().numpy().tobytes())
+        digest.update(tensor.contiguous().numpy().data)
     return digest.hexdigest()
+
+
+def _sampled(data: TrainingData, settings: TrainSettings) -> list[str]:
+    """Say of which parts only a sample is looked at once the network is fitted."""
+    large = [part for part in PARTS if len(data.parts[part].features) > settings.sample_events]
+    if not large:
+        return []
+    told = (
+        f"the network was fitted on all sessions; for calibration, LightGBM and this report, random sessions with "
+        f"{settings.sample_events:,} events (sample_events) stand for each of these parts: {', '.join(large)}"
+    )
+    return [told]
 
 
 def _calibrate(model: SessionModel, data: Encoded, warnings: list[str]) -> Calibration | None:
@@ -302,7 +264,10 @@ def _calibrate(model: SessionModel, data: Encoded, warnings: list[str]) -> Calib
         index = data.columns.session_index().numpy()
         calibration = fit_calibration(logits(model, data).numpy(), data.columns.outcome.numpy()[index], index)
     if calibration is None:
-        warnings.append("too few sessions of either outcome to calibrate on: the logits are used as they are")
+        # A new model's is the identity, that of one that was gone on from is nearer to right than none.
+        earlier = float(model.temperature) != 1.0 or float(model.bias) != 0.0
+        kept = "the earlier model's calibration stays" if earlier else "the logits are used as they are"
+        warnings.append(f"too few sessions of either outcome to calibrate on: {kept}")
     else:
         model.temperature.fill_(calibration.temperature)
         model.bias.fill_(calibration.bias)
@@ -310,24 +275,24 @@ def _calibrate(model: SessionModel, data: Encoded, warnings: list[str]) -> Calib
 
 
 def _predict(
-    model: SessionModel, encoded: dict[str, Encoded], settings: TrainSettings, stages: StageFactory
+    model: SessionModel, data: TrainingData, settings: TrainSettings, stages: StageFactory, *, lightgbm: bool
 ) -> Predictions:
-    test = encoded["test"]
+    test = data.sample("test", settings)
     with torch.inference_mode():
         raw = logits(model, test).to(model.bias.device)
         probability = {WILLBUY: model.calibrated(raw).cpu().double().numpy()}
-    if settings.lightgbm:
+    if lightgbm:
         with stages("fitting LightGBM for comparison", 1) as stage:
             probability[LIGHTGBM], trees = lightgbm_on_aggregates(
                 model.encoder,
-                encoded["train"],
-                encoded["validation"],
+                data.sample("train", settings),
+                data.sample("validation", settings),
                 test,
                 seed=settings.fit.seed,
                 threads=torch.get_num_threads(),
             )
             stage(1, f"{trees} trees")
-    probability[BASE_RATE] = base_rate_by_position(encoded["train"], test)
+    probability[BASE_RATE] = base_rate_by_position(data.parts["train"], test)
     index = test.columns.session_index().numpy()
     return Predictions(
         probability=probability,
@@ -335,4 +300,5 @@ def _predict(
         prefix_length=test.columns.prefix_length().numpy(),
         session_index=index,
         session_id=test.columns.session_id,
+        slices=slices_of(test.columns, items_of(data.parts["train"].columns)),
     )

@@ -39,7 +39,7 @@ def score_json(score: Score) -> bytes:
             probability=answer.probability,
             events=answer.events,
             model=answer.model,
-            outcome="open" if answer.outcome == 0 else "purchase",
+            outcome=answer.outcome.word,
             folded=answer.folded,
             duplicate=score.duplicate,
             warnings=list(score.warnings),

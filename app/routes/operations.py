@@ -53,7 +53,10 @@ async def readyz(request: Request) -> Response | dict[str, Any]:
 
 @router.get("/v1/model", summary="Which model is loaded?")
 async def get_model(request: Request) -> dict[str, Any]:
-    """Answer with the artifact's manifest, when it was loaded, where it runs, and how its states are stored."""
+    """Answer with the artifact's manifest, when it was loaded, where it runs, and how its states are stored.
+
+    `base_rate` is the share of buyers that the probabilities are shifted to; null: as trained.
+    """
     services = services_of(request)
     model = services.model
     manifest = model.manifest.to_dict()
@@ -64,6 +67,7 @@ async def get_model(request: Request) -> dict[str, Any]:
         "device": model.device,
         "state_dtype": services.settings.state_dtype,
         "state_bytes": model.state_size,
+        "base_rate": services.settings.base_rate,
         "manifest": manifest | sizes,
     }
 

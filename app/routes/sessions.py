@@ -20,7 +20,7 @@ from app.errors import (
 from app.routes.responses import documented, json_response
 from app.schemas import SessionId, SessionOut, TracedSessionOut, TracePoint
 from app.services import Services, services_of
-from app.stores.records import Outcome, Record
+from app.stores.records import Record
 
 router = APIRouter(tags=["sessions"])
 
@@ -54,8 +54,8 @@ async def get_session(
     if isinstance(record, Exception):
         raise record
     if record is None:
-        raise _not_found()
-    return json_response(_session(session_id, record).model_dump_json().encode())
+        raise not_found()
+    return json_response(session_out(session_id, record).model_dump_json().encode())
 
 
 @router.delete(
@@ -78,7 +78,7 @@ async def delete_session(request: Request, session_id: _SessionId) -> Response:
 async def _traced(services: Services, session_id: str) -> TracedSessionOut:
     found = await services.store.load_session(session_id)
     if found is None:
-        raise _not_found()
+        raise not_found()
     record, history = found
     model = services.model
     probabilities = await services.tracer.trace(model, history)
@@ -91,11 +91,12 @@ async def _traced(services: Services, session_id: str) -> TracedSessionOut:
         )
         for event, probability in zip(history, probabilities, strict=True)
     ]
-    session = _session(session_id, record)
+    session = session_out(session_id, record)
     return TracedSessionOut(**session.model_dump(), trace=trace, trace_model=model.fingerprint)
 
 
-def _session(session_id: str, record: Record) -> SessionOut:
+def session_out(session_id: str, record: Record) -> SessionOut:
+    """Return a session as it is told to callers."""
     return SessionOut(
         session_id=session_id,
         probability=record.probability,
@@ -103,11 +104,12 @@ def _session(session_id: str, record: Record) -> SessionOut:
         first_seen=_time(record.first_seen_ms),
         last_seen=_time(record.last_seen_ms),
         model=record.model,
-        outcome="open" if record.outcome is Outcome.OPEN else "purchase",
+        outcome=record.outcome.word,
     )
 
 
-def _not_found() -> SessionNotFoundError:
+def not_found() -> SessionNotFoundError:
+    """Return what is told of a session that is not there."""
     return SessionNotFoundError("The session never was, or it ended and its idle time has passed.")
 
 

@@ -2,10 +2,15 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from itertools import zip_longest
+from typing import Literal, Protocol
 
 from app.errors import CorruptRecordError, StoreError
+from app.stores.board import BoardStore
+from app.stores.history import encode_event
+from app.stores.outcomes import OutcomeStore
 from app.stores.records import Record
+from app.stores.replicas import ReplicaStore
 from model.events import Event
 
 
@@ -18,12 +23,27 @@ class Commit:
         expected: version of the record that was read; None when there was none.
         record: what to store; its version is new, unless the record is only written again to be confirmed.
         appended: events to append to the history, oldest first; may be empty.
+        probabilities: what each of them was answered; empty: not known.
+        model: fingerprint of the model that answered, where it is not the one of the history's last event.
+        closed_by: who closes the session with this commit: a purchase event, or the shop by a call; None: nobody, or
+            it was closed before.
     """
 
     session_id: str
     expected: bytes | None
     record: Record
     appended: Sequence[Event] = ()
+    probabilities: Sequence[float] = ()
+    model: str | None = None
+    closed_by: Literal["event", "api"] | None = None
+
+    def entries(self) -> list[bytes]:
+        """Return the bytes of what is to be appended to the history."""
+        pairs = zip_longest(self.appended, self.probabilities)
+        return [
+            encode_event(event, probability, None if place else self.model)
+            for place, (event, probability) in enumerate(pairs)
+        ]
 
 
 def whole_history(record: Record, history: list[Event]) -> list[Event]:
@@ -46,12 +66,30 @@ class StateStore(Protocol):
         """Whether what was read may not be acknowledged before it was written again, see `RedisStore`."""
         ...
 
+    @property
+    def board(self) -> BoardStore:
+        """The live board, read only."""
+        ...
+
+    @property
+    def outcomes(self) -> OutcomeStore:
+        """The sessions that ended, and what is counted of them."""
+        ...
+
+    @property
+    def replicas(self) -> ReplicaStore:
+        """The reports of all replicas."""
+        ...
+
     async def load(self, session_ids: Sequence[str]) -> list[Record | StoreError | None]:
         """Return each session's record, None where there is none."""
         ...
 
     async def load_histories(self, session_ids: Sequence[str]) -> list[list[Event] | StoreError]:
-        """Return each session's events in the order they were folded; empty where there is none."""
+        """Return each session's events in the order they were folded; empty where there is none.
+
+        One that idled out may have its events until it is closed, though its record is gone.
+        """
         ...
 
     async def load_session(self, session_id: str) -> tuple[Record, list[Event]] | None:
@@ -66,9 +104,9 @@ class StateStore(Protocol):
     async def commit(self, commits: Sequence[Commit]) -> list[bool | StoreError]:
         """Store each record if its session is still as expected, and say for each whether it was.
 
-        Atomic for a session: record, history and live board change together or not at all. The session's lifetime
-        starts again. The same commit may be sent twice: the second changes nothing and answers True while its record
-        stands.
+        Atomic for a session: record, history and live board change together or not at all, and with them the stream
+        of closed sessions, where a session is closed. The session's lifetime starts again. The same commit may be sent
+        twice: the second changes nothing and answers True while its record stands.
         """
         ...
 

@@ -53,6 +53,9 @@ class Cluster:
         timeout_s: for how long moving slots are followed; a round trip has a bound of its own.
     """
 
+    # Shards are in slots of their own.
+    shards_a_script = 1
+
     def __init__(
         self, seeds: Sequence[Endpoint], open_server: Callable[[Endpoint], Server], *, timeout_s: float
     ) -> None:

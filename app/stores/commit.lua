@@ -1,20 +1,25 @@
 --[[
-Commits sessions of one shard, each if and only if its record is still the one that was read; then sweeps what ended.
+Commits sessions of one shard, each if and only if its record is still the one that was read.
 
 KEYS
   KEYS[1]       board of the shard      sorted set: session ids by probability
   KEYS[2]       last seen of the shard  sorted set: session ids by the time of their last commit, ms, server's clock
+  KEYS[3]       closed of the shard     stream: see `closing.lua`, which stands before this text
   then two for each session, i = 1, 2, ...:
-  KEYS[2i+1]    record of the session   string: one codec byte, eight bytes of version, the rest
-  KEYS[2i+2]    history of the session  list: one entry an event, oldest first
+  KEYS[2i+2]    record of the session   string: one codec byte, eight bytes of version, the rest
+  KEYS[2i+3]    history of the session  list: one entry an event, oldest first
 
 ARGV
-  ARGV[1]       lifetime of all keys in milliseconds
+  ARGV[1]       idle time that ends a session, in milliseconds
+  ARGV[2]       for how many milliseconds more the history of an open session stays, to be closed
+  ARGV[3]       entries of `closed` at most, about
+  ARGV[4]       lifetime of `closed` in milliseconds
   then for each session:
     id          session id
     expected    version that was read, eight bytes; empty: there must be no record
     record      the new record, its version inside
     score       probability for the board; empty: the session is to leave the board
+    closing     facts for `closed` where this commit closes the session; 'closed' where one before it did; else empty
     count       how many history entries follow
     entry...    history entries to append, oldest first
 
@@ -23,44 +28,54 @@ Returns one integer a session: 1 committed, 0 the record is another one now and 
 A record that already has the new version counts as committed: a first attempt went through and its reply was lost, so
 sending the same commit again is safe. Versions are random and never used twice, hence a session that expired and began
 anew never passes for the old one.
-Records and `seen` go by one clock and to the millisecond: a session is swept only if its record is gone.
+A commit that closes a session appends it to `closed`; so does one that begins a session under the id of one that idled
+out and was not closed yet. Only those two read a history.
+Records and `seen` go by one clock and to the millisecond: who is longer in `seen` than the idle time has no record. The
+two sorted sets outlive the histories, so that a closer which comes too late still finds out how many it missed.
 Runs on Redis 6.2 and later and on Valkey; touches only the version of the old record.
 ]]
 
-local SWEPT_BESIDE = 16
-
-local board_key, seen_key = KEYS[1], KEYS[2]
-local ttl_ms = tonumber(ARGV[1])
+local board_key, seen_key, closed_key = KEYS[1], KEYS[2], KEYS[3]
+local idle_ms, grace_ms = tonumber(ARGV[1]), tonumber(ARGV[2])
+local longest, kept_ms = ARGV[3], ARGV[4]
 local time = redis.call('TIME')
 local now_ms = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
 -- As text: Lua would write a number of this size with an exponent.
-local expires_ms = string.format('%.0f', now_ms + ttl_ms)
 local seen_ms = string.format('%.0f', now_ms)
-local sessions = (#KEYS - 2) / 2
+local ends_ms = string.format('%.0f', now_ms + idle_ms)
+local forgotten_ms = string.format('%.0f', now_ms + idle_ms + grace_ms)
+local sets_end_ms = string.format('%.0f', now_ms + idle_ms + 2 * grace_ms)
+local sessions = (#KEYS - 3) / 2
 local results = {}
-local position = 2
+local position = 5
 
 for session = 1, sessions do
-  local record_key, history_key = KEYS[2 * session + 1], KEYS[2 * session + 2]
+  local record_key, history_key = KEYS[2 * session + 2], KEYS[2 * session + 3]
   local id, expected, record, score = ARGV[position], ARGV[position + 1], ARGV[position + 2], ARGV[position + 3]
-  local count = tonumber(ARGV[position + 4])
-  position = position + 5
+  local closing, count = ARGV[position + 4], tonumber(ARGV[position + 5])
+  position = position + 6
 
   local stored = redis.call('GETRANGE', record_key, 1, 8)
   if stored == expected then
-    redis.call('SET', record_key, record, 'PXAT', expires_ms)
-    if expected == '' then
+    if expected == '' and redis.call('EXISTS', history_key) == 1 then
+      local before_ms = redis.call('ZSCORE', seen_key, id) or seen_ms
+      append_closed(closed_key, longest, kept_ms, id, IDLED_OUT, before_ms, history_key)
       redis.call('DEL', history_key)
     end
+    redis.call('SET', record_key, record, 'PXAT', ends_ms)
     for entry = position, position + count - 1 do
       redis.call('RPUSH', history_key, ARGV[entry])
     end
-    redis.call('PEXPIREAT', history_key, expires_ms)
+    -- What is closed has no outcome left to be written down, so its history need not outlive its record.
+    redis.call('PEXPIREAT', history_key, closing == '' and forgotten_ms or ends_ms)
     redis.call('ZADD', seen_key, seen_ms, id)
     if score == '' then
       redis.call('ZREM', board_key, id)
     else
       redis.call('ZADD', board_key, score, id)
+    end
+    if closing ~= '' and closing ~= 'closed' then
+      append_closed(closed_key, longest, kept_ms, id, closing, seen_ms, history_key)
     end
     results[session] = 1
   elseif stored == string.sub(record, 2, 9) then
@@ -71,13 +86,7 @@ for session = 1, sessions do
   position = position + count
 end
 
-local before_ms = string.format('(%.0f', now_ms - ttl_ms)
-local ended = redis.call('ZRANGEBYSCORE', seen_key, '-inf', before_ms, 'LIMIT', 0, sessions + SWEPT_BESIDE)
-for _, id in ipairs(ended) do
-  redis.call('ZREM', seen_key, id)
-  redis.call('ZREM', board_key, id)
-end
-redis.call('PEXPIREAT', board_key, expires_ms)
-redis.call('PEXPIREAT', seen_key, expires_ms)
+redis.call('PEXPIREAT', board_key, sets_end_ms)
+redis.call('PEXPIREAT', seen_key, sets_end_ms)
 
 return results

@@ -51,6 +51,11 @@ class ConnectionOptions:
 class Link(Protocol):
     """Where commands go. Nothing raises: an error stands in its reply's place."""
 
+    @property
+    def shards_a_script(self) -> int:
+        """How many shards one script call may touch; it holds up the server for as long as it runs."""
+        ...
+
     async def get(self, keys: Sequence[tuple[int, str]]) -> list[Reply]:
         """Return the strings under keys, each with its shard, in one round trip a server."""
         ...
@@ -73,6 +78,8 @@ class Link(Protocol):
 
 class SingleLink:
     """One server, or the primary that sentinels name."""
+
+    shards_a_script = 16
 
     def __init__(self, server: Server, sentinel: Sentinel | None = None) -> None:
         self._server = server

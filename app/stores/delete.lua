@@ -1,23 +1,40 @@
 --[[
-Erases everything of one session.
+Erases everything of one session, the sessions of this id that were closed and not trimmed yet among it.
 
 KEYS
   KEYS[1]  board of the shard      sorted set: session ids by probability
   KEYS[2]  last seen of the shard  sorted set: session ids by time
   KEYS[3]  record of the session   string
   KEYS[4]  history of the session  list
+  KEYS[5]  closed of the shard     stream whose entries have the session id as their first field
+  KEYS[6]  outcomes of the shard   stream whose entries have the session id as their first field
 
 ARGV
   ARGV[1]  session id
 
 Returns 1 if there was a record, 0 if not.
 
+The streams are read whole, a page at a time: there is no index, and their length is bounded.
 A commit that read the session before and comes after finds another version, reads again, and begins a new session.
 Runs on Redis 6.2 and later and on Valkey.
 ]]
+
+local PAGE = 100
 
 local existed = redis.call('DEL', KEYS[3])
 redis.call('DEL', KEYS[4])
 redis.call('ZREM', KEYS[1], ARGV[1])
 redis.call('ZREM', KEYS[2], ARGV[1])
+for stream = 5, 6 do
+  local from = '-'
+  while from do
+    local entries = redis.call('XRANGE', KEYS[stream], from, '+', 'COUNT', PAGE)
+    for _, entry in ipairs(entries) do
+      if entry[2][2] == ARGV[1] then
+        redis.call('XDEL', KEYS[stream], entry[1])
+      end
+    end
+    from = #entries == PAGE and '(' .. entries[PAGE][1] or nil
+  end
+end
 return existed

@@ -4,22 +4,31 @@
     wb:{<shard>}:h:<session id>   list         its history
     wb:{<shard>}:board            sorted set   open sessions of the shard by probability
     wb:{<shard>}:seen             sorted set   all sessions of the shard by the time of their last commit, in ms
+    wb:{<shard>}:closed           stream       sessions that were closed, as they lay in Redis; a replica takes them on
+    wb:{<shard>}:outcomes         stream       the same sessions as JSON, for whoever collects them
+    wb:{<shard>}:closer           string       which replica closes the shard's sessions for now
+    wb:{00}:trust:<model>:<n>     hash         counts of a model's answers and their outcomes, in time bucket n
+    wb:{00}:drift:<model>:<n>     hash         counts of the inputs of closed sessions as the model sees them, likewise
+    wb:{00}:counted:<token>       string       which counts were added already
 
 The shard stands in braces, which makes it a Redis Cluster hash tag: all keys of a shard are in one slot, so one script
 may touch them together.
 
-A commit writes all four, a delete erases the session from all four, each atomically. A purchase takes the session off
-the board and leaves it in `seen`. The times in `seen` are of Redis' clock, which also ends the sessions: a session is
-over once its time in `seen` and the idle time have passed. Its record and history are then gone; what is left of it in
-the two sorted sets is swept by the shard's next commits, oldest first, each commit of n sessions sweeping up to n + 16,
-so that what is left shrinks under any load. Until then a reader of the board must look at `seen`. A shard without any
-commit for the idle time loses both sorted sets. Nothing ever scans.
+A commit writes the first four, a delete erases the session from all of them and from the streams, each atomically. A
+purchase takes the session off the board and leaves it in `seen`. The times in `seen` are of Redis' clock, which also
+ends the sessions: a session is over once its time in `seen` and the idle time have passed. Its record is then gone, so
+that its next event starts a new session. The history of a session that was open stays for a grace time, which is what
+the closer needs to write it to `closed` (`app.outcomes`); then, or when the id is used again, it goes. Until the closer
+comes, an ended session stands in the two sorted sets, so a reader of the board must look at `seen`. Everything expires:
+if no replica lived for the whole grace time, what ended meanwhile is gone without its outcome. Nothing ever scans.
 """
 
 from zlib import crc32
 
 # Fixed for all time: another number would put live sessions where nobody looks for them.
 SHARDS = 256
+# Counts over all shards have to be somewhere; any shard would do.
+COUNTS_SHARD = 0
 
 
 def shard_of(session_id: str) -> int:
@@ -45,6 +54,36 @@ def board_key(shard: int) -> str:
 def seen_key(shard: int) -> str:
     """Return the key of a shard's sessions by the time of their last commit, a sorted set."""
     return f"{_prefix(shard)}seen"
+
+
+def closed_key(shard: int) -> str:
+    """Return the key of a shard's closed sessions that no replica has taken on yet, a stream."""
+    return f"{_prefix(shard)}closed"
+
+
+def outcomes_key(shard: int) -> str:
+    """Return the key of a shard's closed sessions as JSON, a stream."""
+    return f"{_prefix(shard)}outcomes"
+
+
+def closer_key(shard: int) -> str:
+    """Return the key of the replica that closes a shard's sessions for now, a string."""
+    return f"{_prefix(shard)}closer"
+
+
+def trust_key(model: str, bucket: int) -> str:
+    """Return the key of the counts of a model's answers in a time bucket, a hash."""
+    return f"{_prefix(COUNTS_SHARD)}trust:{model}:{bucket}"
+
+
+def drift_key(model: str, bucket: int) -> str:
+    """Return the key of the counts of a model's inputs in a time bucket, a hash."""
+    return f"{_prefix(COUNTS_SHARD)}drift:{model}:{bucket}"
+
+
+def counted_key(token: str) -> str:
+    """Return the key that says that some counts were added already, a string."""
+    return f"{_prefix(COUNTS_SHARD)}counted:{token}"
 
 
 def _prefix(shard: int) -> str:

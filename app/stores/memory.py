@@ -1,11 +1,13 @@
 """The store's protocol in a dictionary, for tests of what stands in front of it; keeps bytes, as Redis does."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from app.errors import CorruptRecordError, StoreError
 from app.stores.base import Commit, whole_history
-from app.stores.history import decode_event, encode_event
+from app.stores.history import decode_event
+from app.stores.memory_board import MemoryBoard, MemoryReplicas, MemorySession
+from app.stores.outcomes import NoOutcomes
 from app.stores.records import Record, decode_record, encode_record
 from model.events import Event
 
@@ -29,6 +31,9 @@ class MemoryStore:
         self._session_idle_ms = session_idle_s * 1000
         self._now_ms = now_ms
         self._sessions: dict[str, _Session] = {}
+        self.board = MemoryBoard(self._live_sessions)
+        self.replicas = MemoryReplicas()
+        self.outcomes = NoOutcomes()
 
     @property
     def confirms_by_writing(self) -> bool:
@@ -73,6 +78,13 @@ class MemoryStore:
             return None
         return session
 
+    def _live_sessions(self) -> Iterator[MemorySession]:
+        for session_id in list(self._sessions):
+            record, session = self._record(session_id), self._live(session_id)
+            if isinstance(record, Record) and session is not None:
+                seen_ms = session.expires_ms - self._session_idle_ms
+                yield MemorySession(session_id, record, seen_ms, session.history)
+
     def _record(self, session_id: str) -> Record | StoreError | None:
         session = self._live(session_id)
         try:
@@ -95,7 +107,7 @@ class MemoryStore:
         if stored != commit.expected:
             return False
         history = [] if session is None else session.history
-        history.extend(encode_event(event) for event in commit.appended)
+        history.extend(commit.entries())
         self._sessions[commit.session_id] = _Session(
             encode_record(commit.record), history, self._now_ms() + self._session_idle_ms
         )

@@ -11,7 +11,7 @@ Little endian, first byte the codec's version. Version 1:
         29      8  first seen, server's clock, ms since the epoch
         37      8  last seen, the same
         45      8  largest event time folded, ms since the epoch
-        53      1  outcome: 0 open, 1 purchase
+        53      1  outcome: 0 open, 1 purchase, 2 none
         54      8  time of the outcome, ms since the epoch; 0 while open
         62      1  m, number of models that gave the answers below
         63      1  a, number of answers
@@ -28,7 +28,7 @@ import math
 import struct
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Final, Self
+from typing import Final, Literal, Self
 
 from app.errors import CorruptRecordError
 
@@ -42,10 +42,22 @@ _LARGEST_COUNT: Final = 255
 
 
 class Outcome(IntEnum):
-    """What became of a session so far."""
+    """What became of a session so far.
+
+    `NONE` is what the shop said; a session that ends by idling out has no record any more that could say it.
+    """
 
     OPEN = 0
     PURCHASE = 1
+    NONE = 2
+
+    @property
+    def word(self) -> Literal["open", "purchase", "none"]:
+        """Its name towards callers."""
+        return _WORDS[self]
+
+
+_WORDS: Final[tuple[Literal["open"], Literal["purchase"], Literal["none"]]] = ("open", "purchase", "none")
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,8 +130,8 @@ class Record:
         first_seen_ms: server's clock at the session's first event.
         last_seen_ms: server's clock at its last.
         last_event_ms: largest time among the folded events; 0 when nothing was folded.
-        outcome: open, or purchase; a closed session folds nothing more.
-        outcome_ms: time of the purchase; 0 while open.
+        outcome: open, purchase or none; a closed session folds nothing more.
+        outcome_ms: time of the purchase, or when it was known that there is none; 0 while open.
         answers: the last answers given.
         state: the model's state, opaque; empty when nothing was folded.
     """

@@ -8,34 +8,35 @@ Errors of the driver are wrapped here and nowhere else. A command may reach Redi
 is safe, since a commit that is sent twice counts once (see `commit.lua`).
 """
 
-import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from hashlib import sha1
-from importlib.resources import files
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, Final
 
-from redis.exceptions import NoScriptError
+import msgspec
 
-from app.errors import CorruptRecordError, StoreError, StoreUnavailableError
+from app.errors import CorruptRecordError, StoreError
 from app.stores.base import Commit, whole_history
+from app.stores.board import RedisBoard
 from app.stores.connection import Command, ConnectionOptions, open_link
-from app.stores.history import decode_event, encode_event
-from app.stores.keys import board_key, history_key, record_key, seen_key, shard_of
+from app.stores.history import decode_event
+from app.stores.keys import (
+    board_key,
+    closed_key,
+    history_key,
+    outcomes_key,
+    record_key,
+    seen_key,
+    shard_of,
+)
+from app.stores.outcomes import BACKLOG, OutcomeLimits, RedisOutcomes
 from app.stores.records import Outcome, Record, decode_record, encode_record
+from app.stores.replicas import RedisReplicas
+from app.stores.scripts import ObserveRoundTrip, ScriptRunner, load_script, unavailable
 from app.stores.server import Reply, Word
 from model.events import Event
 
-# One call a round trip, named by what the store was asked to do.
-ObserveRoundTrip = Callable[[str, float], None]
-
-
-@dataclass(frozen=True, slots=True)
-class _Script:
-    text: str
-    digest: str
+# Several of the intervals that are allowed between two reports.
+_REPORT_TTL_S: Final = 15.0
 
 
 class RedisStore:
@@ -43,7 +44,9 @@ class RedisStore:
 
     Args:
         url: which Redis (see `app.stores.address`).
-        session_idle_s: idle time after which a session vanishes.
+        session_idle_s: idle time after which a session ends.
+        outcome_grace_s: for how much longer its history stays, so that it can be closed.
+        outcomes: how many closed sessions are kept, and for how long.
         options: how it is talked to.
         wait_replicas: replicas that must have a commit before it counts as made.
         observe: called after each round trip with the operation's name and its seconds.
@@ -54,17 +57,24 @@ class RedisStore:
         url: str,
         *,
         session_idle_s: int,
+        outcome_grace_s: int = 3600,
+        outcomes: OutcomeLimits | None = None,
         options: ConnectionOptions | None = None,
         wait_replicas: int = 0,
         observe: ObserveRoundTrip = lambda _operation, _seconds: None,
     ) -> None:
-        self._ttl_ms = session_idle_s * 1000
-        self._observe = observe
-        self._commit_script = _script("commit.lua")
-        self._delete_script = _script("delete.lua")
-        self._session_script = _script("session.lua")
+        self._idle_ms = session_idle_s * 1000
+        self._grace_ms = outcome_grace_s * 1000
+        self._limits = outcomes or OutcomeLimits()
+        self._commit_script = load_script("closing.lua", "commit.lua")
+        self._delete_script = load_script("delete.lua")
+        self._session_script = load_script("session.lua")
         self._wait_replicas = wait_replicas
         self._link = open_link(url, options or ConnectionOptions())
+        self._scripts = ScriptRunner(self._link, observe)
+        self.board = RedisBoard(self._scripts, session_idle_s=session_idle_s)
+        self.outcomes = RedisOutcomes(self._scripts, session_idle_s=session_idle_s, limits=self._limits)
+        self.replicas = RedisReplicas(self._scripts, ttl_s=_REPORT_TTL_S)
 
     @property
     def confirms_by_writing(self) -> bool:
@@ -78,7 +88,7 @@ class RedisStore:
     async def load(self, session_ids: Sequence[str]) -> list[Record | StoreError | None]:
         """See `StateStore.load`."""
         keys = [(shard_of(session_id), record_key(session_id)) for session_id in session_ids]
-        with self._timed("load"):
+        with self._scripts.timed("load"):
             values = await self._link.get(keys)
         return [_record(value) for value in values]
 
@@ -87,19 +97,21 @@ class RedisStore:
         commands = [
             Command(shard_of(session_id), ("LRANGE", history_key(session_id), 0, -1)) for session_id in session_ids
         ]
-        with self._timed("load_histories"):
+        with self._scripts.timed("load_histories"):
             histories = await self._link.execute(commands)
         return [
-            _unavailable(history) if isinstance(history, Exception) else _decoded(_decode_history, history)
+            unavailable(history) if isinstance(history, Exception) else _decoded(_decode_history, history)
             for history in histories
         ]
 
     async def load_session(self, session_id: str) -> tuple[Record, list[Event]] | None:
         """See `StateStore.load_session`."""
         keys: list[Word] = [record_key(session_id), history_key(session_id)]
-        (reply,) = await self._run("load_session", self._session_script, {shard_of(session_id): [len(keys), *keys]})
+        (reply,) = await self._scripts.run(
+            "load_session", self._session_script, [(shard_of(session_id), [len(keys), *keys])]
+        )
         if isinstance(reply, Exception):
-            raise _unavailable(reply)
+            raise unavailable(reply)
         value, entries = reply
         if value is None:
             return None
@@ -113,28 +125,31 @@ class RedisStore:
         for index, commit in enumerate(commits):
             shards[shard_of(commit.session_id)].append(index)
         groups = list(shards.values())
-        calls = {shard: self._call(shard, [commits[index] for index in group]) for shard, group in shards.items()}
-        replies = await self._run("commit", self._commit_script, calls, wait_replicas=self._wait_replicas)
+        calls = [(shard, self._call(shard, [commits[index] for index in group])) for shard, group in shards.items()]
+        replies = await self._scripts.run("commit", self._commit_script, calls, wait_replicas=self._wait_replicas)
         for group, reply in zip(groups, replies, strict=True):
             for place, index in enumerate(group):
-                results[index] = _unavailable(reply) if isinstance(reply, Exception) else bool(reply[place])
+                results[index] = unavailable(reply) if isinstance(reply, Exception) else bool(reply[place])
         return results
 
     async def delete(self, session_id: str) -> None:
         """See `StateStore.delete`."""
         shard = shard_of(session_id)
         keys: list[Word] = [board_key(shard), seen_key(shard), record_key(session_id), history_key(session_id)]
+        keys += (closed_key(shard), outcomes_key(shard))
         call = [len(keys), *keys, session_id]
-        (reply,) = await self._run("delete", self._delete_script, {shard: call}, wait_replicas=self._wait_replicas)
+        (reply,) = await self._scripts.run(
+            "delete", self._delete_script, [(shard, call)], wait_replicas=self._wait_replicas
+        )
         if isinstance(reply, Exception):
-            raise _unavailable(reply)
+            raise unavailable(reply)
 
     async def ping(self) -> None:
         """See `StateStore.ping`."""
-        with self._timed("ping"):
+        with self._scripts.timed("ping"):
             failure = await self._link.ping()
         if failure is not None:
-            raise _unavailable(failure) from failure
+            raise unavailable(failure) from failure
 
     async def close(self) -> None:
         """See `StateStore.close`."""
@@ -142,67 +157,40 @@ class RedisStore:
 
     def _call(self, shard: int, commits: Sequence[Commit]) -> list[Word]:
         """Return the arguments of one EVALSHA after the hash: number of keys, keys, arguments (see `commit.lua`)."""
-        keys: list[Word] = [board_key(shard), seen_key(shard)]
-        arguments: list[Word] = [self._ttl_ms]
+        keys: list[Word] = [board_key(shard), seen_key(shard), closed_key(shard)]
+        arguments: list[Word] = [self._idle_ms, self._grace_ms, BACKLOG, self._limits.kept_ms]
         for commit in commits:
             record = commit.record
             is_on_board = record.outcome is Outcome.OPEN and record.probability is not None
-            entries = [encode_event(event) for event in commit.appended]
+            entries = commit.entries()
             keys += (record_key(commit.session_id), history_key(commit.session_id))
             arguments += (
                 commit.session_id,
                 commit.expected or b"",
                 encode_record(record),
                 repr(record.probability) if is_on_board else b"",
+                _closing(commit),
                 len(entries),
                 *entries,
             )
         return [len(keys), *keys, *arguments]
 
-    async def _run(
-        self, operation: str, script: _Script, calls: Mapping[int, list[Word]], *, wait_replicas: int = 0
-    ) -> list[Reply]:
-        """Run one script call a shard in one round trip a server; a reply is the script's, or an error.
 
-        Args:
-            operation: name of the round trip.
-            script: safe to be run twice with the same arguments.
-            calls: what follows the hash in EVALSHA, by shard.
-            wait_replicas: replicas that must have what was written.
-        """
-        commands = [Command(shard, ("EVALSHA", script.digest, *call)) for shard, call in calls.items()]
-        with self._timed(operation):
-            replies = await self._link.execute(commands, wait_replicas=wait_replicas)
-        unknown = [place for place, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
-        if unknown:
-            # A server that was restarted, or that is new, has never seen the script; EVAL tells it for good.
-            told = [
-                Command(commands[place].shard, ("EVAL", script.text, *commands[place].words[2:])) for place in unknown
-            ]
-            with self._timed(operation):
-                answers = await self._link.execute(told, wait_replicas=wait_replicas)
-            for place, answer in zip(unknown, answers, strict=True):
-                replies[place] = answer
-        return replies
-
-    @contextmanager
-    def _timed(self, operation: str) -> Iterator[None]:
-        started = time.perf_counter()
-        try:
-            yield
-        finally:
-            self._observe(operation, time.perf_counter() - started)
-
-
-def _script(name: str) -> _Script:
-    text = files("app.stores").joinpath(name).read_text(encoding="utf-8")
-    # Redis names a script by this hash; it is no safeguard.
-    return _Script(text, sha1(text.encode(), usedforsecurity=False).hexdigest())
+def _closing(commit: Commit) -> bytes:
+    """Return what `commit.lua` is told of the session's end."""
+    record = commit.record
+    if record.outcome is Outcome.OPEN:
+        return b""
+    if commit.closed_by is None:
+        return b"closed"
+    return msgspec.json.encode(
+        {"outcome": record.outcome.word, "closed_by": commit.closed_by, "outcome_ms": record.outcome_ms}
+    )
 
 
 def _record(value: Reply) -> Record | StoreError | None:
     if isinstance(value, Exception):
-        return _unavailable(value)
+        return unavailable(value)
     record: Record | StoreError | None = None if value is None else _decoded(decode_record, value)
     return record
 
@@ -216,12 +204,3 @@ def _decoded(decode: Callable[[Any], Any], value: object) -> Any:  # noqa: ANN40
 
 def _decode_history(entries: Sequence[bytes]) -> list[Event]:
     return [decode_event(entry) for entry in entries]
-
-
-def _unavailable(error: Exception) -> StoreError:
-    """Wrap a driver's error; its text stays out, as it may name hosts and paths. The cause is kept for logs."""
-    if isinstance(error, StoreError):
-        return error
-    wrapped = StoreUnavailableError("Redis did not answer, or did not accept the write; nothing is lost: try again.")
-    wrapped.__cause__ = error
-    return wrapped

@@ -32,7 +32,8 @@ from training.replay import (
     read_sessions,
     replay,
 )
-from training.run import run_replay, run_training
+from training.run import run_training
+from training.run_replay import run_replay
 from training.settings import TrainSettings
 from training.synthetic import PRESETS, generate, write
 from training.train import parts_of

@@ -11,8 +11,9 @@ import redis
 from app.errors import CorruptRecordError, StoreUnavailableError
 from app.stores.base import Commit
 from app.stores.connection import ConnectionOptions
-from app.stores.keys import board_key, history_key, record_key, seen_key, shard_of
+from app.stores.keys import board_key, closed_key, history_key, outcomes_key, record_key, seen_key, shard_of
 from app.stores.memory import MemoryStore
+from app.stores.outcomes import Counts, OutcomeLimits, Written
 from app.stores.records import Answers, Outcome, Record
 from app.stores.redis import RedisStore
 from model.events import Event
@@ -150,7 +151,7 @@ async def test_a_hundred_racers_on_one_version_have_one_winner(kind):
         assert await store.load_histories(["a"]) == [[Event("page_view", winner)]]
 
 
-async def test_idle_sessions_vanish_and_active_ones_do_not(kind):
+async def test_idle_sessions_end_and_active_ones_do_not(kind):
     async with kind.open(session_idle_s=1) as store:
         await store.commit([a_commit("idle", None, 1, Event("page_view", 1))])
         await store.commit([a_commit("active", None, 1, Event("page_view", 1))])
@@ -159,7 +160,8 @@ async def test_idle_sessions_vanish_and_active_ones_do_not(kind):
         assert await store.commit([a_commit("active", 1, 2)]) == [True]
         await asyncio.sleep(0.7)
         assert await store.load(["idle", "active"]) == [None, a_record(2)]
-        assert await store.load_histories(["idle", "active"]) == [[], [Event("page_view", 1)]]
+        (_, active) = await store.load_histories(["idle", "active"])
+        assert active == [Event("page_view", 1)]
         # And an expired session's version is worth nothing
         assert await store.commit([a_commit("idle", 1, 3)]) == [False]
 
@@ -193,13 +195,35 @@ def test_keys_of_a_session_share_the_shards_hash_tag():
 
 
 async def test_every_key_expires(redis_server):
-    store = redis_store(redis_server, session_idle_s=60)
+    store = redis_store(redis_server, session_idle_s=60, outcome_grace_s=100)
     await store.commit([a_commit(str(i), None, 1, Event("page_view", 1)) for i in range(20)])
     with redis.Redis.from_url(redis_server.url) as client:
-        lifetimes_ms = [client.pttl(key) for key in client.scan_iter()]
-    # Records and histories, and board and last seen of each shard
-    assert len(lifetimes_ms) == 40 + 2 * len({shard_of(str(i)) for i in range(20)})
-    assert all(0 < lifetime_ms <= 60_000 for lifetime_ms in lifetimes_ms)
+        records = [client.pttl(record_key(str(i))) for i in range(20)]
+        histories = [client.pttl(history_key(str(i))) for i in range(20)]
+        shards = {shard_of(str(i)) for i in range(20)}
+        sets = [client.pttl(key(shard)) for shard in shards for key in (board_key, seen_key)]
+        assert client.dbsize() == 40 + len(sets)
+    # A record ends with its session; the history waits for the closer, and the sets tell how many it missed
+    assert all(0 < lifetime_ms <= 60_000 for lifetime_ms in records)
+    assert all(60_000 < lifetime_ms <= 160_000 for lifetime_ms in histories)
+    assert all(160_000 < lifetime_ms <= 260_000 for lifetime_ms in sets)
+    await store.close()
+
+
+async def test_what_is_left_of_closed_sessions_expires_too(redis_server):
+    store = redis_store(redis_server, session_idle_s=60, outcomes=OutcomeLimits(kept_s=300))
+    bought = Commit("a", None, a_record(1, outcome=Outcome.PURCHASE), (Event("page_view", 1),), closed_by="event")
+    assert await store.commit([bought]) == [True]
+    with redis.Redis.from_url(redis_server.url) as client:
+        assert 0 < client.pttl(history_key("a")) <= 60_000
+        assert 60_000 < client.pttl(closed_key(shard_of("a"))) <= 300_000
+        (due,) = (await store.outcomes.due("me", lease_s=5)).values()
+        (session,) = due.closed
+        await store.outcomes.publish({shard_of("a"): [Written(session.entry, "a", b"{}")]})
+        await store.outcomes.count("token", {("m", 1): Counts({"s": 1}, {"events": 2})}, lifetime_s=100)
+        lifetimes_ms = {key.decode(): client.pttl(key) for key in client.scan_iter()}
+    assert 60_000 < lifetimes_ms[outcomes_key(shard_of("a"))] <= 300_000
+    assert all(lifetime_ms > 0 for lifetime_ms in lifetimes_ms.values())
     await store.close()
 
 
@@ -296,26 +320,6 @@ async def test_the_board_shows_open_sessions_by_probability(redis_server):
     assert board.board == {second: 0.5}
     assert set(board.seen) == {first, second}
     assert all(before_ms <= seen_ms <= time.time() * 1000 + 1 for seen_ms in board.seen.values())
-    await store.close()
-
-
-async def test_ended_sessions_are_swept_by_the_shards_commits_a_bounded_number_each(redis_server):
-    store = redis_store(redis_server, session_idle_s=600)
-    (live, *ended), shard = ids_of_one_shard(41)
-    board = Board(redis_server, shard)
-    await store.commit([a_commit(session_id, None, 1) for session_id in [live, *ended]])
-    # Given 40 sessions whose idle time has passed
-    with redis.Redis.from_url(redis_server.url) as client:
-        for session_id in ended:
-            client.delete(record_key(session_id), history_key(session_id))
-            client.zincrby(seen_key(shard), -600_001, session_id)
-    # When commits of one session come, each sweeps 17
-    left = []
-    for version in range(1, 4):
-        assert await store.commit([a_commit(live, version, version + 1)]) == [True]
-        left.append((len(board.seen) - 1, len(board.board) - 1))
-    assert left == [(23, 23), (6, 6), (0, 0)]
-    assert set(board.board) == set(board.seen) == {live}
     await store.close()
 
 

@@ -1,11 +1,12 @@
 """Small artifacts of random weights, made in a moment: for tests that need a model and not a good one."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from model.artifact import save
+from model.artifact import manifest_of, save
 from model.columns import PropertySpec
 from model.encoder import Encoder
 from model.network import NetworkSizes, SessionModel
@@ -26,6 +27,8 @@ def random_model(
     event_names: Sequence[str] = EVENT_NAMES,
     properties: Sequence[PropertySpec] = PROPERTIES,
     calendar: bool = False,
+    cell: str = "lstm",
+    aggregates: bool = True,
 ) -> SessionModel:
     """A model whose answers vary a good deal with the events."""
     encoder = Encoder(
@@ -37,7 +40,8 @@ def random_model(
         calendar=calendar,
     )
     torch.manual_seed(seed)
-    model = SessionModel(encoder, NetworkSizes(hidden_size=hidden_size, layers=layers, head_size=8))
+    sizes = NetworkSizes(hidden_size=hidden_size, layers=layers, head_size=8, cell=cell, aggregates=aggregates)
+    model = SessionModel(encoder, sizes)
     with torch.no_grad():
         model.logit.weight.mul_(4.0)
     return model.eval()
@@ -52,6 +56,9 @@ def write_artifact(
     event_names: Sequence[str] = EVENT_NAMES,
     properties: Sequence[PropertySpec] = PROPERTIES,
     calendar: bool = False,
+    cell: str = "lstm",
+    aggregates: bool = True,
+    data: Mapping[str, Any] | None = None,
 ) -> Path:
     """Write such a model as an artifact; another seed is another fingerprint."""
     model = random_model(
@@ -61,6 +68,8 @@ def write_artifact(
         event_names=event_names,
         properties=properties,
         calendar=calendar,
+        cell=cell,
+        aggregates=aggregates,
     )
-    save(model, path)
+    save(model, path, manifest_of(model, data=data))
     return path

@@ -17,6 +17,7 @@ class FakeModel:
 
     device = "cpu"
     manifest = FakeManifest()
+    summary = None
 
     def __init__(self, salt: str = "a", *, state_size: int = 16, poison: str = "poison") -> None:
         self.fingerprint = sha256(salt.encode()).hexdigest()[:16]
@@ -27,6 +28,9 @@ class FakeModel:
 
     def knows(self, event_name: str) -> bool:
         return event_name != "unheard_of"
+
+    def count_inputs(self, histories: Sequence[Sequence[Event]]) -> None:
+        pass
 
     def warm_up(self) -> None:
         pass

@@ -151,9 +151,11 @@ def test_from_a_log_to_prepared_sessions_to_an_artifact(shop: Path, tmp_path: Pa
         assert model in trained.out
     assert "willbuy serve --artifact" in words(trained.out)
     assert sorted(path.name for path in artifact.parent.iterdir()) == [
+        "model.config.toml",
         "model.pt",
         "model.report.html",
         "model.report.json",
+        "model.run.json",
     ]
 
 

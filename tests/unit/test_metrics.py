@@ -13,11 +13,13 @@ from training.metrics import (
     Scores,
     by_prefix_length,
     calibration_error,
+    lift,
     log_losses,
     paired_bootstrap,
-    reliability,
+    position_rates,
     score,
 )
+from training.reliability import reliability
 
 
 def test_scores_of_four_predictions_worked_out_by_hand() -> None:
@@ -59,7 +61,7 @@ def test_always_saying_the_base_rate_has_no_skill_and_no_calibration_error() -> 
 
 
 def test_no_predictions_have_no_scores() -> None:
-    assert score([], []) == Scores(0, None, None, None, None, None, None, None)
+    assert score([], []) == Scores(0, None, None, None, None, None, None, None, None)
     assert reliability([], []) == []
     assert calibration_error([], []) is None
 
@@ -79,6 +81,45 @@ def test_a_confident_mistake_costs_much_and_not_infinitely_much() -> None:
     assert log_losses([1, 0], [0.0, 1.0]) == pytest.approx([34.54, 34.54], abs=0.01)
     # float32 is what a model gives: one minus the smallest step below one must not become certainty.
     assert np.isfinite(log_losses([0], np.array([1.0], dtype=np.float32))).all()
+
+
+def test_lift_of_ten_predictions_is_that_of_the_highest() -> None:
+    probability = np.arange(10) / 10
+    assert lift([0, 1, 0, 0, 0, 0, 0, 0, 0, 1], probability) == pytest.approx(1 / 0.2)
+    assert lift([1, 1, 0, 0, 0, 0, 0, 0, 0, 0], probability) == 0.0
+
+
+def test_lift_counts_ties_at_the_border_by_the_part_that_fits() -> None:
+    # Of ten, the top decile is one: a half of two that are tied, one of which bought
+    assert lift([0] * 7 + [1, 0, 1], [0.1] * 8 + [0.9] * 2) == pytest.approx(0.5 / 0.2)
+    # Of five, it is a half of the one at the top
+    assert lift([1, 0, 0, 0, 0], [0.9, 0.1, 0.1, 0.1, 0.1]) == pytest.approx(1 / 0.2)
+    assert lift([1, 0, 0, 1], [0.5] * 4) == pytest.approx(1.0)
+    assert lift([0, 0], [0.5, 0.6]) is None
+
+
+def test_position_rates_take_sparse_positions_together() -> None:
+    # Given 40 prefixes at the first position, 20 each at the second and third, and 10 at the fourth
+    position = np.repeat([1, 2, 3, 4], [40, 20, 20, 10])
+    outcome = np.concatenate([np.arange(40) < 10, np.arange(20) < 4, np.arange(20) < 8, np.arange(10) < 8])
+    # Then the second and third share a rate, with the few of the fourth
+    rates = position_rates(position, outcome)
+    assert rates[position == 1] == pytest.approx(10 / 40)
+    assert rates[position > 1] == pytest.approx(20 / 50)
+    # And what has no group of thirty at all has one rate
+    assert position_rates([1, 2, 2], [1, 0, 0]) == pytest.approx(1 / 3)
+
+
+def test_counting_events_is_no_skill() -> None:
+    # Given sessions of two lengths, the longer ones buyers more often, and a model that says just that
+    position = np.repeat([1, 2], [400, 100])
+    outcome = np.concatenate([np.arange(400) % 8 == 0, np.arange(100) % 2 == 0])
+    counting = np.where(position == 1, 0.125, 0.5)
+    pooled = by_prefix_length(position, outcome, counting)[-1].scores
+    assert pooled.log_loss_skill == pytest.approx(0.0, abs=1e-12)
+    against_one_rate = score(outcome, counting).log_loss_skill
+    assert against_one_rate is not None
+    assert against_one_rate > 0.05
 
 
 def test_calibration_error_with_bins_worked_out_by_hand() -> None:

@@ -3,7 +3,7 @@
 import io
 import json
 from collections import Counter
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from html.parser import HTMLParser
 from pathlib import Path
@@ -15,11 +15,17 @@ from rich.console import Console
 from rich.text import Text
 
 from training.checkpoint import Epoch
-from training.metrics import by_prefix_length
-from training.report import Report, build_report, console_table, write_html, write_json
+from training.evaluation.ladder import Rung
+from training.evaluation.resampling import Estimate
+from training.metrics import Scores, by_prefix_length
+from training.report import Assumptions, Report, build_report, console_table, write_html, write_json
+from training.report.content import OPTIMUM
+from training.report.drawings import draw
 from training.report.terminal import TERMINAL_METRICS
 from training.report.wording import METRICS
 
+# Four scores by length, reliability over all and by length, spread, two of earliness, profit, learning curve.
+CHARTS = 11
 HOSTILE = "<script>alert('x')</script> & $a_b$ [red]"
 EPOCHS = [Epoch(number, 0.5 - 0.01 * number, 0.5 - 0.02 * number, 1e-3, 2.0) for number in (1, 2, 3)]
 
@@ -77,16 +83,28 @@ def predictions(sessions: int = 400, seed: int = 0) -> dict[str, Any]:
     }
 
 
+def agree(scores: Scores, expected: Scores) -> None:
+    assert {name: pytest.approx(value) for name, value in asdict(expected).items()} == asdict(scores)
+
+
 @pytest.fixture(scope="module")
 def report() -> Report:
     return build_report(
         **predictions(),
+        resamples=100,
         title="A report",
         dataset={"source": "shop.parquet", "sessions": {"train": 1_234_567}, "clock": None},
         settings={"learning_rate": 0.002, "resumed": False, "properties": ["device", "visits"]},
         epochs=EPOCHS,
         created=datetime(2026, 11, 22, 10, 15, tzinfo=UTC),
     )
+
+
+@pytest.fixture(scope="module")
+def page(report: Report, tmp_path_factory: pytest.TempPathFactory) -> Page:
+    path = tmp_path_factory.mktemp("page") / "new" / "report.html"
+    write_html(path, report)
+    return Page(path)
 
 
 def test_a_report_counts_sessions_and_scores_every_model(report: Report) -> None:
@@ -96,15 +114,25 @@ def test_a_report_counts_sessions_and_scores_every_model(report: Report) -> None
     assert (report.sessions, report.buyers) == (400, len(bought))
     assert report.subject == "willbuy"
     for name, probability in data["predictions"].items():
-        assert report.models[name] == by_prefix_length(data["prefix_length"], data["outcome"], probability)
-    assert report.optimum == by_prefix_length(data["prefix_length"], data["outcome"], data["optimum"])
+        for row, expected in zip(
+            report.models[name], by_prefix_length(data["prefix_length"], data["outcome"], probability), strict=True
+        ):
+            assert row.prefix_length == expected.prefix_length
+            agree(row.scores, expected.scores)
+    assert report.optimum is not None
+    agree(
+        report.optimum[-1].scores,
+        by_prefix_length(data["prefix_length"], data["outcome"], data["optimum"])[-1].scores,
+    )
     assert sum(report.histogram.bought) == data["outcome"].sum()
     assert sum(report.histogram.bought) + sum(report.histogram.left) == len(data["outcome"])
 
 
 def test_differences_are_negative_where_the_subject_is_better(report: Report) -> None:
     assert set(report.differences) == {"LightGBM"}
-    assert report.differences["LightGBM"].high < 0.0
+    high = report.differences["LightGBM"].high
+    assert high is not None
+    assert high < 0.0
 
 
 def test_few_buyers_are_warned_about_and_many_are_not(report: Report) -> None:
@@ -113,10 +141,7 @@ def test_few_buyers_are_warned_about_and_many_are_not(report: Report) -> None:
     assert many.warnings == ["first"]
 
 
-def test_the_page_asks_no_other_host_for_anything(report: Report, tmp_path: Path) -> None:
-    write_html(tmp_path / "new" / "report.html", report)
-
-    page = Page(tmp_path / "new" / "report.html")
+def test_the_page_asks_no_other_host_for_anything(page: Page) -> None:
     assert not {"script", "link", "img", "iframe", "object", "image"} & set(page.tags)
     references = [value for name, value in page.attributes if name in {"src", "href", "xlink:href", "action", "data"}]
     assert all(value.startswith("#") for value in references)
@@ -125,19 +150,13 @@ def test_the_page_asks_no_other_host_for_anything(report: Report, tmp_path: Path
     assert ("content", "default-src 'none'; style-src 'unsafe-inline'") in page.attributes
 
 
-def test_the_page_has_every_chart_once_and_no_id_twice(report: Report, tmp_path: Path) -> None:
-    write_html(tmp_path / "report.html", report)
-
-    page = Page(tmp_path / "report.html")
-    assert page.tags["svg"] == 5
+def test_the_page_has_every_chart_once_and_no_id_twice(page: Page) -> None:
+    assert page.tags["svg"] == CHARTS
     assert all(count == 1 for count in Counter(value for name, value in page.attributes if name == "id").values())
-    assert sum(name == "role" and value == "img" for name, value in page.attributes) == 5
+    assert sum(name == "role" and value == "img" for name, value in page.attributes) == CHARTS
 
 
-def test_the_page_shows_facts_scores_and_the_comparison(report: Report, tmp_path: Path) -> None:
-    write_html(tmp_path / "report.html", report)
-
-    page = Page(tmp_path / "report.html")
+def test_the_page_shows_facts_scores_and_the_comparison(report: Report, page: Page) -> None:
     assert "22 November 2026, 10:15 UTC" in page.text
     cells = [[text for _, text in row] for row in page.rows]
     assert ["sessions, train", "1,234,567"] in cells
@@ -147,22 +166,22 @@ def test_the_page_shows_facts_scores_and_the_comparison(report: Report, tmp_path
     assert ["properties", "device, visits"] in cells
     assert "willbuy is better than LightGBM" in " ".join(page.text.split())
     assert "of the skill that there is to be had" in " ".join(page.text.split())
-    first = [rows[0].scores for rows in report.models.values()]
-    assert report.optimum is not None
-    auc_row = ["1", *(f"{scores.auc:.3f}" for scores in first), f"{report.optimum[0].scores.auc:.3f}"]
-    assert auc_row in cells
+    row = report.by_length[0].scores
+    mine, other, best = (row[name]["auc"] for name in ("willbuy", "LightGBM", OPTIMUM))
+    shown = f"{mine.value:.3f}{mine.low:.3f} to {mine.high:.3f}"
+    assert ["1", shown, f"{other.value:.3f}", f"{best.value:.3f}"] in cells
 
 
-def test_the_best_value_of_each_row_is_marked_in_page_and_terminal(report: Report, tmp_path: Path) -> None:
-    write_html(tmp_path / "report.html", report)
-    page = Page(tmp_path / "report.html")
+def test_the_best_value_of_each_row_is_marked_in_page_and_terminal(report: Report, page: Page) -> None:
     table = console_table(report)
     for metric in METRICS:
-        pooled = [rows[-1].scores for rows in report.models.values()]
+        pooled = [report.pooled.scores[name][metric.field] for name in report.names]
         winner = [metric.text(s) for s, best in zip(pooled, metric.best(pooled), strict=True) if best]
         assert len(winner) == 1
-        marked = [text for row in page.rows if row[0][1] == "all" for style, text in row if style == "best"]
-        assert winner[0] in marked
+        marked = [
+            text for row in page.rows if row and row[0][1] == "all prefixes" for style, text in row if style == "best"
+        ]
+        assert any(text.startswith(winner[0]) for text in marked)
         if metric not in TERMINAL_METRICS:
             continue
         bold = [
@@ -178,8 +197,16 @@ def test_nothing_a_caller_named_becomes_markup(tmp_path: Path) -> None:
     data = predictions(60)
     data["predictions"] = {HOSTILE: data["predictions"]["willbuy"], "_b": data["predictions"]["LightGBM"]}
     hostile = build_report(
-        **data, title=HOSTILE, dataset={HOSTILE: {HOSTILE: HOSTILE}}, settings={"x": [HOSTILE]}, warnings=[HOSTILE]
+        **data,
+        title=HOSTILE,
+        dataset={HOSTILE: {HOSTILE: HOSTILE}},
+        settings={"x": [HOSTILE]},
+        warnings=[HOSTILE],
+        notes=[HOSTILE],
+        slices={HOSTILE: {HOSTILE: [True] * len(data["outcome"])}},
+        resamples=20,
     )
+    hostile = replace(hostile, model_card={HOSTILE: {HOSTILE: HOSTILE}, "limits": [HOSTILE], "split": HOSTILE})
 
     write_html(tmp_path / "report.html", hostile)
 
@@ -193,7 +220,12 @@ def test_nothing_a_caller_named_becomes_markup(tmp_path: Path) -> None:
 
 def test_undefined_scores_show_as_a_dash_and_never_as_nan(tmp_path: Path) -> None:
     lonely = build_report(
-        {"willbuy": [0.2, 0.3]}, outcome=[0, 0], prefix_length=[1, 2], session_index=[0, 0], title="one session"
+        {"willbuy": [0.2, 0.3]},
+        outcome=[0, 0],
+        prefix_length=[1, 2],
+        session_index=[0, 0],
+        title="one session",
+        resamples=20,
     )
 
     write_html(tmp_path / "report.html", lonely)
@@ -202,18 +234,29 @@ def test_undefined_scores_show_as_a_dash_and_never_as_nan(tmp_path: Path) -> Non
     page = Page(tmp_path / "report.html")
     assert "nan" not in page.source.lower()
     assert ["1", "–"] in [[text for _, text in row] for row in page.rows]  # noqa: RUF001 - the dash that is shown
-    assert page.tags["svg"] == 4  # no epochs, no learning curve
+    # No epochs, no learning curve; no buyers, none to be found early.
+    assert page.tags["svg"] == CHARTS - 3
     assert "best" not in [style for row in page.rows for style, _ in row]  # nothing to be better than
     assert json.loads((tmp_path / "report.json").read_text())["models"]["willbuy"][0]["scores"]["auc"] is None
 
 
 def test_a_subject_that_is_worse_or_no_different_is_called_so(report: Report, tmp_path: Path) -> None:
     found = report.differences["LightGBM"]
+    assert found.value is not None
     for difference, words in [
-        (replace(found, difference=0.1, low=0.05, high=0.15), "willbuy is worse than LightGBM"),
-        (replace(found, difference=0.1, low=-0.05, high=0.15), "willbuy and LightGBM cannot be told apart"),
+        (Estimate(0.1, 0.05, 0.15), "willbuy is worse than LightGBM"),
+        (Estimate(0.1, -0.05, 0.15), "willbuy and LightGBM cannot be told apart"),
     ]:
-        write_html(tmp_path / "report.html", replace(report, differences={"LightGBM": difference}))
+        rows = [
+            replace(
+                row,
+                differences={**row.differences, "LightGBM": {**row.differences["LightGBM"], "log_loss": difference}},
+            )
+            if row.name == "all prefixes"
+            else row
+            for row in report.rows
+        ]
+        write_html(tmp_path / "report.html", replace(report, rows=rows))
         assert words in " ".join(Page(tmp_path / "report.html").text.split())
 
 
@@ -236,12 +279,80 @@ def test_the_same_report_is_the_same_page(report: Report, tmp_path: Path) -> Non
 
 
 def test_equal_shown_values_are_all_the_best() -> None:
-    scores = [rows[0].scores for rows in build_report(**predictions(), title="").models.values()]
     auc = METRICS[0]
-    same = [replace(scores[0], auc=0.70001), replace(scores[1], auc=0.70002), replace(scores[1], auc=None)]
+    undefined = Estimate(None, None, None)
+    same = [Estimate(0.70001, None, None), Estimate(0.70002, None, None), undefined]
 
     assert auc.best(same) == [True, True, False]
-    assert auc.best([replace(s, auc=None) for s in scores]) == [False, False]
+    assert auc.best([undefined, undefined]) == [False, False]
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "auc", "log_loss"),
+    [(0.01, 0.02, "better", "worse"), (-0.02, -0.01, "worse", "better"), (-0.01, 0.02, "same", "same")],
+)
+def test_a_difference_is_called_by_what_its_interval_excludes(low, high, auc, log_loss) -> None:
+    found = Estimate((low + high) / 2, low, high)
+    verdicts = {metric.field: metric.verdict(found) for metric in METRICS}
+    assert (verdicts["auc"], verdicts["log_loss"]) == (auc, log_loss)
+    assert METRICS[0].verdict(Estimate(0.1, None, None)) == "same"
+
+
+def test_charts_show_six_models_at_most_and_the_tables_all(tmp_path: Path) -> None:
+    # Given nine models, of which the base rate is not among the best
+    data = predictions(300)
+    rng = np.random.default_rng(1)
+    data["predictions"] = {
+        "willbuy": data["predictions"]["willbuy"],
+        **{
+            f"m{n}": np.clip(data["optimum"] + n * 0.04 * rng.standard_normal(len(data["outcome"])), 0.01, 0.99)
+            for n in range(7)
+        },
+        "base rate": np.full(len(data["outcome"]), 0.5),
+    }
+    many = build_report(**data, title="many", resamples=20)
+    # Then the subject, the base rate and the four best are drawn
+    assert list(draw(many).colours) == ["willbuy", "m0", "m1", "m2", "m3", "base rate"]
+    write_html(tmp_path / "report.html", many)
+    cells = [[text for _, text in row] for row in Page(tmp_path / "report.html").rows]
+    assert ["events", *data["predictions"], OPTIMUM] in cells
+    # And the terminal has one row a model and no lengths
+    assert console_table(many).row_count == 10
+
+
+def test_slices_the_ladder_and_the_model_card_have_sections(page: Page, tmp_path: Path) -> None:
+    data = predictions()
+    long = data["prefix_length"] > 3
+    full = build_report(
+        **data,
+        title="full",
+        slices={"cart": {"before": ~long, "after": long}},
+        rungs={"willbuy": Rung("lstm", aggregates=True), "LightGBM": Rung("feed-forward", aggregates=True)},
+        resamples=20,
+    )
+    write_html(tmp_path / "full.html", replace(full, model_card={"intended_use": ["watching"], "split": "by time"}))
+
+    text = " ".join(Page(tmp_path / "full.html").text.split())
+    for heading in (
+        "By cart",
+        "What memory buys, what gates buy",
+        "Model card",
+        "Intended use",
+        "Propensity is not uplift",
+    ):
+        assert heading in text
+    assert "What memory buys" not in page.text
+    assert "Model card" not in page.text
+    rows = {row.name: row.count for row in full.slices["cart"]}
+    assert rows == {"before": int((~long).sum()), "after": int(long.sum())}
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0, -0.1])
+def test_shares_that_make_no_sense_are_refused_by_name(share: float) -> None:
+    with pytest.raises(ValueError, match=r"^precision: expected a share"):
+        Assumptions(precision=share)
+    with pytest.raises(ValueError, match=r"^alarm_share: expected a share"):
+        Assumptions(alarm_share=share)
 
 
 @pytest.mark.parametrize(
@@ -252,8 +363,10 @@ def test_equal_shown_values_are_all_the_best() -> None:
         ({"prefix_length": [1]}, r"^prefix_length: "),
         ({"session_index": [1]}, r"^session_index: "),
         ({"optimum": [0.5]}, r"^probability: "),
+        ({"slices": {"cart": {"after": [True]}}}, r"^slice cart, after: "),
+        ({"predictions": {OPTIMUM: [0.5]}}, r"^(probability|predictions): "),
     ],
 )
 def test_arrays_that_do_not_fit_are_refused_by_name(change: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        build_report(**{**predictions(), **change}, title="")
+        build_report(**{**predictions(), **change}, title="", resamples=20)

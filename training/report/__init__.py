@@ -1,7 +1,17 @@
-"""What a training run came to, for people: a table in the terminal, one HTML page, and the same as JSON."""
+"""What predictions came to, for people: a table in the terminal, one HTML page, and the same as JSON."""
 
-from training.report.content import FEW_BUYERS, Histogram, Report, build_report, write_json
+from training.report.build import FEW_BUYERS, build_report
+from training.report.content import Assumptions, Histogram, Report, write_json
 from training.report.page import write_html
 from training.report.terminal import console_table
 
-__all__ = ["FEW_BUYERS", "Histogram", "Report", "build_report", "console_table", "write_html", "write_json"]
+__all__ = [
+    "FEW_BUYERS",
+    "Assumptions",
+    "Histogram",
+    "Report",
+    "build_report",
+    "console_table",
+    "write_html",
+    "write_json",
+]

@@ -5,20 +5,22 @@ name that a caller chose is ever laid out by matplotlib.
 """
 
 import io
+import math
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 import matplotlib as mpl
 from markupsafe import Markup, escape
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from training.checkpoint import Epoch
-from training.metrics import ReliabilityPoint
+from training.reliability import ReliabilityPoint
 
-PALETTE: Final = ("#2b6cd9", "#dd7a27", "#8b93a1", "#1f9e83", "#b257cc", "#c4a114")
+PALETTE: Final = ("#2b6cd9", "#dd7a27", "#8b93a1", "#1f9e83", "#b257cc", "#c4a114", "#d1495b", "#5aa9c4")
 """Colours of the models, in their order; told apart also by most who see fewer colours."""
 
 OPTIMUM_COLOUR: Final = "#000001"
@@ -48,26 +50,80 @@ def colour(position: int) -> str:
     return PALETTE[position % len(PALETTE)]
 
 
-def lines_by_prefix_length(
-    lengths: Sequence[int],
-    models: Sequence[Sequence[float | None]],
-    optimum: Sequence[float | None] | None,
-    *,
-    metric: str,
-) -> Markup:
-    """Draw a metric over the prefix length, one line a model; what is undefined is left out."""
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One line of a chart.
+
+    Attributes:
+        values: along the chart's places; None leaves a gap.
+        ink: its colour.
+        dashed: whether it is broken.
+        low: lower end of its interval at each place; no band without it.
+        high: upper end.
+    """
+
+    values: Sequence[float | None]
+    ink: str
+    dashed: bool = False
+    low: Sequence[float | None] | None = None
+    high: Sequence[float | None] | None = None
+
+
+def lines_by_length(lengths: Sequence[str], lines: Sequence[Line], *, quantity: str, percent: bool = False) -> Markup:
+    """Draw a quantity over numbers of events, the first line on top; what is undefined is left out."""
     with mpl.rc_context(_STYLE):
         figure, axes = _figure()
         # Places rather than values: lengths are spaced for reading, and the short ones matter most.
-        places = range(len(lengths))
-        if optimum is not None:
-            _line(axes, places, optimum, OPTIMUM_COLOUR, dashed=True)
-        for position in reversed(range(len(models))):
-            _line(axes, places, models[position], colour(position), dashed=False)
-        axes.set_xticks(list(places), [str(length) for length in lengths])
+        places = list(range(len(lengths)))
+        for line in reversed(lines):
+            _draw(axes, places, line, marker="o")
+        axes.set_xticks(places, list(lengths))
         axes.set_xlabel("events so far")
-        axes.set_ylabel(metric)
-        return _svg(figure, f"{metric} by number of events so far")
+        _name_heights(axes, quantity, percent=percent)
+        return _svg(figure, f"{quantity} by number of events so far")
+
+
+def curves(shares: Sequence[float], lines: Sequence[Line], *, along: str, quantity: str) -> Markup:
+    """Draw a quantity over shares from 0 to 1, the first line on top."""
+    with mpl.rc_context(_STYLE):
+        figure, axes = _figure()
+        axes.axhline(0.0, color=OPTIMUM_COLOUR, linewidth=0.8, alpha=0.4)
+        for line in reversed(lines):
+            _draw(axes, list(shares), line, marker="")
+        axes.set_xlim(shares[0], shares[-1])
+        axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+        axes.set_xlabel(along)
+        axes.set_ylabel(quantity)
+        return _svg(figure, f"{quantity} by {along}")
+
+
+def reliability_by_length(points: Mapping[int, Sequence[ReliabilityPoint]]) -> Markup:
+    """Draw one small reliability diagram for each prefix length, with 95 % intervals, all on the same scale."""
+    with mpl.rc_context(_STYLE):
+        columns = 4
+        rows = max(1, math.ceil(len(points) / columns))
+        figure = Figure(figsize=(10.6, 2.5 * rows), layout="constrained")
+        every = [point for found in points.values() for point in found]
+        top = min(1.0, 1.05 * max((max(p.probability, p.high) for p in every), default=1.0)) or 1.0
+        grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
+        for axes in grid.flat[len(points) :]:
+            axes.set_visible(False)
+        for axes, (length, found) in zip(grid.flat, points.items(), strict=False):
+            axes.grid(visible=True)
+            axes.set_axisbelow(True)
+            axes.plot([0, top], [0, top], color=OPTIMUM_COLOUR, linewidth=0.8, alpha=0.4, linestyle=(0, (4, 3)))
+            x = [p.probability for p in found]
+            axes.vlines(x, [p.low for p in found], [p.high for p in found], color=colour(0), linewidth=1.4, alpha=0.45)
+            axes.plot(x, [p.observed for p in found], color=colour(0), linewidth=1.3, marker="o", markersize=3.5)
+            axes.set_title(f"after {length} event{'' if length == 1 else 's'}", fontsize=9.5, loc="left")
+            axes.set_xlim(0, top)
+            axes.set_ylim(0, top)
+            for axis in (axes.xaxis, axes.yaxis):
+                axis.set_major_locator(MaxNLocator(4))
+                axis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+        figure.supxlabel("predicted probability", fontsize=9.5)
+        figure.supylabel("share that bought", fontsize=9.5)
+        return _svg(figure, "Share of buyers by predicted probability, by number of events so far")
 
 
 def reliability_diagram(models: Sequence[Sequence[ReliabilityPoint]]) -> Markup:
@@ -94,8 +150,9 @@ def reliability_diagram(models: Sequence[Sequence[ReliabilityPoint]]) -> Markup:
             )
         axes.set_xlim(0, top)
         axes.set_ylim(0, top)
+        axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
         axes.set_xlabel("predicted probability")
-        axes.set_ylabel("share that bought")
+        _name_heights(axes, "share that bought", percent=True)
         return _svg(figure, "Share of buyers by predicted probability")
 
 
@@ -124,6 +181,7 @@ def histogram(edges: Sequence[float], counts: Mapping[str, Sequence[int]]) -> Ma
             axes.stairs(shares, edges, color=colour(position), fill=True, alpha=0.28)
             axes.stairs(shares, edges, color=colour(position), linewidth=1.4)
         axes.set_xlim(edges[0], edges[-1])
+        axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
         axes.set_xlabel("predicted probability")
         axes.set_ylabel("% of the group's prefixes")
         return _svg(figure, "Spread of predicted probabilities by outcome")
@@ -137,10 +195,28 @@ def _figure() -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def _line(axes: Axes, places: range, values: Sequence[float | None], ink: str, *, dashed: bool) -> None:
-    known = [float("nan") if value is None else value for value in values]
-    style = (0, (4, 2)) if dashed else "solid"
-    axes.plot(places, known, color=ink, linewidth=1.3 if dashed else 1.8, linestyle=style, marker="o", markersize=3.5)
+def _draw(axes: Axes, places: Sequence[float], line: Line, *, marker: str) -> None:
+    if line.low is not None and line.high is not None:
+        axes.fill_between(places, _known(line.low), _known(line.high), color=line.ink, alpha=0.14, linewidth=0)
+    axes.plot(
+        places,
+        _known(line.values),
+        color=line.ink,
+        linewidth=1.3 if line.dashed else 1.8,
+        linestyle=(0, (4, 2)) if line.dashed else "solid",
+        marker=marker,
+        markersize=3.5,
+    )
+
+
+def _known(values: Sequence[float | None]) -> list[float]:
+    return [float("nan") if value is None else value for value in values]
+
+
+def _name_heights(axes: Axes, quantity: str, *, percent: bool) -> None:
+    if percent:
+        axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    axes.set_ylabel(quantity)
 
 
 def _svg(figure: Figure, label: str) -> Markup:
@@ -152,7 +228,9 @@ def _svg(figure: Figure, label: str) -> Markup:
     text = page.getvalue()
     element = text[text.index("<svg") :].replace(OPTIMUM_COLOUR, "currentColor")
     element = re.sub(
-        r'id="(?:figure|axes|patch|line2d|text|matplotlib\.axis|xtick|ytick|LineCollection)_\d+"', "", element
+        r'id="(?:figure|axes|patch|line2d|text|matplotlib\.axis|xtick|ytick|LineCollection|FillBetweenPolyCollection|PolyCollection)_\d+"',
+        "",
+        element,
     )
     element = re.sub(r"<metadata>.*?</metadata>", "", element, flags=re.DOTALL)
     element = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", element, count=1)

@@ -1,30 +1,25 @@
 """What a report says: scores of every model, how they compare, and what a reader must be warned of."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
-from numpy.typing import ArrayLike, NDArray
-
 from training.checkpoint import Epoch
-from training.metrics import (
-    PairedDifference,
-    ReliabilityPoint,
-    ScoreRow,
-    by_prefix_length,
-    log_losses,
-    paired_bootstrap,
-    reliability,
-)
+from training.evaluation.alarms import Earliness, Offer, ProfitCurve
+from training.evaluation.evaluate import Row
+from training.evaluation.ladder import Rung, Step
+from training.evaluation.prefixes import LAST, PER_SESSION, POOLED
+from training.evaluation.resampling import Estimate
+from training.metrics import ScoreRow, Scores
+from training.reliability import ReliabilityPoint
 
-FEW_BUYERS: Final = 300
-"""With fewer buyers a report warns: an AUC's 95 % interval may then be wider than about 0.03 to either side."""
+OPTIMUM: Final = "best possible"
+"""Under this name stands the exact posterior of synthetic data."""
 
-_HISTOGRAM_BINS: Final = 40
+DEFAULT_PRECISION: Final = 0.5
+DEFAULT_ALARM_SHARE: Final = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +32,28 @@ class Histogram:
 
 
 @dataclass(frozen=True, slots=True)
+class Assumptions:
+    """What a report has to be told, as no log says it.
+
+    Attributes:
+        offer: what a contact earns and costs.
+        precision: share of alarmed sessions that shall buy, for the first table of earliness.
+        alarm_share: share of the sessions that shall be alarmed, for the second.
+    """
+
+    offer: Offer = field(default_factory=Offer)
+    precision: float = DEFAULT_PRECISION
+    alarm_share: float = DEFAULT_ALARM_SHARE
+
+    def __post_init__(self) -> None:
+        for name in ("precision", "alarm_share"):
+            if not 0.0 < getattr(self, name) < 1.0:
+                raise ValueError(f"{name}: expected a share above 0 and below 1, not {getattr(self, name)}")
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
-    """All that a report shows. The first of `models` is its subject; the others are what it is compared with.
+    """All that a report shows. The first of `names` is its subject; the others are what it is compared with.
 
     Attributes:
         title: the report's heading.
@@ -47,13 +62,21 @@ class Report:
         buyers: how many of them ended in a purchase.
         dataset: facts of the data, name to value; nested mappings are shown flat.
         settings: facts of the run likewise: settings, seconds, device.
-        models: rows by prefix length, the last one pooled, by model.
-        optimum: the same of the exact posterior, where it is known; None otherwise.
-        differences: log loss of the subject minus that of each other model, over all prefixes.
+        names: of the models, without the best possible answer.
+        rows: every model's scores in every population; where the data are synthetic, `OPTIMUM`'s too.
+        resamples: of the intervals.
         reliability: points of the reliability diagram by model, over all prefixes.
+        reliability_by_length: of the subject, by prefix length.
         histogram: spread of the subject's probabilities.
+        earliness: by rule, by model.
+        assumptions: of earliness and profit.
+        profit: by model.
+        rungs: which of the models are rungs of the ladder.
+        ladder: what memory, gates and aggregates buy, where there are models that differ in just these.
+        model_card: of the subject.
         epochs: what training came to; may be empty.
         warnings: what a reader must know before believing the numbers.
+        notes: what was done to get them.
     """
 
     title: str
@@ -62,102 +85,98 @@ class Report:
     buyers: int
     dataset: dict[str, Any]
     settings: dict[str, Any]
-    models: dict[str, list[ScoreRow]]
-    optimum: list[ScoreRow] | None
-    differences: dict[str, PairedDifference]
+    names: list[str]
+    rows: list[Row]
+    resamples: int
     reliability: dict[str, list[ReliabilityPoint]]
+    reliability_by_length: dict[int, list[ReliabilityPoint]]
     histogram: Histogram
+    earliness: dict[str, dict[str, Earliness]]
+    assumptions: Assumptions
+    profit: dict[str, ProfitCurve]
+    rungs: dict[str, Rung] = field(default_factory=dict)
+    ladder: list[Step] = field(default_factory=list)
+    model_card: dict[str, Any] = field(default_factory=dict)
     epochs: list[Epoch] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
     @property
     def subject(self) -> str:
         """Name of the model that the report is about."""
-        return next(iter(self.models))
+        return self.names[0]
 
+    @property
+    def has_optimum(self) -> bool:
+        """Whether the best possible answer is known."""
+        return OPTIMUM in self.pooled.scores
 
-def build_report(
-    predictions: Mapping[str, ArrayLike],
-    outcome: ArrayLike,
-    prefix_length: ArrayLike,
-    session_index: ArrayLike,
-    *,
-    title: str,
-    dataset: Mapping[str, Any] | None = None,
-    settings: Mapping[str, Any] | None = None,
-    epochs: Sequence[Epoch] = (),
-    optimum: ArrayLike | None = None,
-    warnings: Sequence[str] = (),
-    created: datetime | None = None,
-    resamples: int = 2_000,
-) -> Report:
-    """Return the report on predictions of N prefixes.
+    @property
+    def by_length(self) -> list[Row]:
+        """The rows of one prefix length each."""
+        return [row for row in self.rows if row.kind == "length"]
 
-    Args:
-        predictions: (N,) probabilities by model, the subject first.
-        outcome: (N,) 1 where the prefix's session ended in a purchase, 0 elsewhere.
-        prefix_length: (N,) number of events of each prefix.
-        session_index: (N,) equal for prefixes of one session.
-        title: the report's heading.
-        dataset: facts of the data.
-        settings: facts of the run.
-        epochs: what training came to.
-        optimum: (N,) exact posterior of the same prefixes, for synthetic data.
-        warnings: shown first; one on too few buyers is added here.
-        created: now by default.
-        resamples: of the bootstrap that compares the models.
+    @property
+    def pooled(self) -> Row:
+        """The row of all prefixes."""
+        return self.row(POOLED)
 
-    Raises:
-        ValueError: no model, no prefix, or arrays that do not fit together; the message names which.
-    """
-    if not predictions:
-        raise ValueError("predictions: at least one model is needed")
-    bought, session = np.asarray(outcome, dtype=np.float64), np.asarray(session_index)
-    if not len(bought):
-        raise ValueError("outcome: at least one prefix is needed")
-    names = list(predictions)
-    models = {name: by_prefix_length(prefix_length, bought, predictions[name]) for name in names}
-    losses = {name: log_losses(bought, predictions[name]) for name in names}
-    differences = {name: paired_bootstrap(session, losses[names[0]], losses[name], resamples) for name in names[1:]}
-    sessions, first = np.unique(session, return_index=True)
-    buyers = int(bought[first].sum())
-    return Report(
-        title=title,
-        created=created or datetime.now(UTC),
-        sessions=len(sessions),
-        buyers=buyers,
-        dataset=dict(dataset or {}),
-        settings=dict(settings or {}),
-        models=models,
-        optimum=None if optimum is None else by_prefix_length(prefix_length, bought, optimum),
-        differences={name: found for name, found in differences.items() if found is not None},
-        reliability={name: reliability(bought, predictions[name]) for name in names},
-        histogram=_histogram(bought, np.asarray(predictions[names[0]], dtype=np.float64)),
-        epochs=list(epochs),
-        warnings=[*warnings, *_few_buyers(len(sessions), buyers)],
-    )
+    @property
+    def main_rows(self) -> list[Row]:
+        """Rows by length, then all prefixes, each session weighing the same, and the last event of each session."""
+        return [*self.by_length, self.pooled, self.row(PER_SESSION), self.row(LAST)]
+
+    @property
+    def slices(self) -> dict[str, list[Row]]:
+        """Rows of the slices, by heading."""
+        found: dict[str, list[Row]] = {}
+        for row in self.rows:
+            if row.kind == "slice":
+                found.setdefault(row.heading, []).append(row)
+        return found
+
+    @property
+    def models(self) -> dict[str, list[ScoreRow]]:
+        """Scores without intervals by model: by prefix length, then pooled."""
+        return {name: self._score_rows(name) for name in self.names}
+
+    @property
+    def optimum(self) -> list[ScoreRow] | None:
+        """The same of the best possible answer, where it is known."""
+        return self._score_rows(OPTIMUM) if self.has_optimum else None
+
+    @property
+    def differences(self) -> dict[str, Estimate]:
+        """Log loss of the subject minus that of each other model, over all prefixes."""
+        return {name: self.pooled.differences[name]["log_loss"] for name in self.names[1:]}
+
+    def row(self, name: str) -> Row:
+        """Return the row of that name that is no slice."""
+        return next(row for row in self.rows if row.name == name and row.kind != "slice")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything as JSON-ready values."""
+        return {
+            **asdict(self),
+            "created": self.created.isoformat(),
+            "models": {name: [asdict(row) for row in rows] for name, rows in self.models.items()},
+            "differences": {name: asdict(found) for name, found in self.differences.items()},
+        }
+
+    def _score_rows(self, name: str) -> list[ScoreRow]:
+        return [
+            ScoreRow(
+                row.prefix_length,
+                Scores(row.count, row.base_rate.value, **{score: e.value for score, e in row.scores[name].items()}),
+            )
+            for row in [*self.by_length, self.pooled]
+        ]
 
 
 def write_json(path: Path, report: Report) -> None:
-    """Write the report as JSON: the fields of `Report`, the moment in RFC 3339, what is undefined as null."""
-    content = {**asdict(report), "created": report.created.isoformat()}
+    """Write the report as JSON: see `Report.to_dict`; the moment in RFC 3339, what is undefined as null."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(
-        json.dumps(content, indent=2, allow_nan=False, ensure_ascii=False, default=str) + "\n", encoding="utf-8"
+        json.dumps(report.to_dict(), indent=2, allow_nan=False, ensure_ascii=False, default=str) + "\n",
+        encoding="utf-8",
     )
-
-
-def _few_buyers(sessions: int, buyers: int) -> Iterator[str]:
-    if buyers < FEW_BUYERS:
-        yield (
-            f"Only {buyers:,} of {sessions:,} sessions ended in a purchase. That is too few to claim quality: "
-            "look at the intervals, not at the digits."
-        )
-
-
-def _histogram(bought: NDArray[np.float64], probability: NDArray[np.float64]) -> Histogram:
-    # Purchases are rare: over [0, 1] nearly all probabilities would share a bin or two.
-    top = float(min(1.0, max(1.05 * probability.max(), 0.01)))
-    edges = np.linspace(0.0, top, _HISTOGRAM_BINS + 1)
-    counts = [np.histogram(probability[bought == group], edges)[0].tolist() for group in (1.0, 0.0)]
-    return Histogram(edges.tolist(), *counts)

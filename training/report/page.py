@@ -2,13 +2,17 @@
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from training.report import charts
-from training.report.content import FEW_BUYERS, Report
-from training.report.wording import METRICS, row_facts
+from training.report import charts, wording
+from training.report.build import FEW_BUYERS
+from training.report.content import OPTIMUM, Report
+from training.report.drawings import MOST_DRAWN, Drawn, draw, rung_colour
+
+# Half the width of the bar that shows a difference, in percent of its cell.
+_HALF_BAR: Final = 50.0
 
 
 def write_html(path: Path, report: Report) -> None:
@@ -21,37 +25,44 @@ def write_html(path: Path, report: Report) -> None:
         lstrip_blocks=True,
     )
     environment.filters["facts"] = lambda facts: list(_flat(facts))
+    environment.filters["percent"] = wording.percent
+    environment.filters["number"] = wording.number
+    environment.filters["interval"] = wording.interval
+    drawn: Drawn = draw(report)
     page = environment.get_template("report.html.j2").render(
         report=report,
-        metrics=METRICS,
-        names=list(report.models),
-        colours=[charts.colour(position) for position in range(len(report.models))],
-        row_facts=row_facts,
-        charts=_charts(report),
+        metrics=wording.METRICS,
+        metric=wording.metric,
+        row_facts=wording.row_facts,
+        optimum=OPTIMUM,
+        colours=drawn.colours,
+        charts=drawn.charts,
+        all_drawn=len(report.names) <= MOST_DRAWN,
+        optimum_colour=charts.OPTIMUM_COLOUR,
+        bars=_bars(report),
+        rung_colour=rung_colour,
         few_buyers=FEW_BUYERS,
     )
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(page, encoding="utf-8")
 
 
-def _charts(report: Report) -> dict[str, Any]:
-    rows = next(iter(report.models.values()))
-    lengths = [row.prefix_length for row in rows if row.prefix_length is not None]
-    drawn: dict[str, Any] = {
-        metric.field: charts.lines_by_prefix_length(
-            lengths,
-            [[getattr(row.scores, metric.field) for row in rows[:-1]] for rows in report.models.values()],
-            None if report.optimum is None else [getattr(row.scores, metric.field) for row in report.optimum[:-1]],
-            metric=metric.name,
-        )
-        for metric in METRICS
-        if metric.field in {"auc", "log_loss"}
+def _bars(report: Report) -> dict[str, tuple[float, float, float]]:
+    """Return where each pooled difference of log losses stands in its cell: low, value and high in percent."""
+    known = {
+        name: (found.low, found.value, found.high)
+        for name, found in report.differences.items()
+        if found.low is not None and found.value is not None and found.high is not None
     }
-    spread = report.histogram
-    drawn["reliability"] = charts.reliability_diagram(list(report.reliability.values()))
-    drawn["histogram"] = charts.histogram(spread.edges, {"bought": spread.bought, "left": spread.left})
-    drawn["learning"] = charts.learning_curve(report.epochs) if report.epochs else None
-    return drawn
+    furthest = max((abs(end) for ends in known.values() for end in ends), default=0.0) or 1.0
+    return {
+        name: (
+            _HALF_BAR * (1 + low / furthest),
+            _HALF_BAR * (1 + value / furthest),
+            _HALF_BAR * (1 + high / furthest),
+        )
+        for name, (low, value, high) in known.items()
+    }
 
 
 def _flat(facts: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:

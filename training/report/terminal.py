@@ -6,11 +6,13 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from training.report.content import Report
+from training.evaluation.prefixes import POOLED
+from training.report.content import OPTIMUM, Report
 from training.report.wording import METRICS, row_facts
 
-# Eighty columns have no room for the skill, which the log loss already tells; the page shows it.
-TERMINAL_METRICS: Final = tuple(metric for metric in METRICS if metric.field != "log_loss_skill")
+# Eighty columns have no room for the skill, which the log loss already tells, nor for the lift; the page shows both.
+TERMINAL_METRICS: Final = tuple(metric for metric in METRICS if metric.field not in {"log_loss_skill", "lift"})
+_MOST_BY_LENGTH: Final = 4
 _HEADINGS: Final = {
     "auc": "AUC",
     "average_precision": "AP",
@@ -21,7 +23,10 @@ _HEADINGS: Final = {
 
 
 def console_table(report: Report) -> Table:
-    """Return the scores by prefix length as a table of 80 columns, each row's best value in bold."""
+    """Return the scores by prefix length as a table of 80 columns, each row's best value in bold.
+
+    With more than four models, of all prefixes only.
+    """
     table = Table(
         title=Text(f"{report.title}: {report.buyers:,} buyers in {report.sessions:,} sessions"),
         title_justify="left",
@@ -34,18 +39,23 @@ def console_table(report: Report) -> Table:
     table.add_column("model", no_wrap=True)
     for metric in TERMINAL_METRICS:
         table.add_column(_HEADINGS[metric.field], justify="right", no_wrap=True)
-    for index, rows in enumerate(zip(*report.models.values(), strict=True)):
-        scores = [row.scores for row in rows]
-        best = [metric.best(scores) for metric in TERMINAL_METRICS]
-        for position, name in enumerate(report.models):
-            facts = row_facts(rows[0]) if position == 0 else ("", "", "")
+    # Of many models, the lengths are for the page.
+    few = len(report.names) <= _MOST_BY_LENGTH
+    for row in [*(report.by_length if few else []), report.pooled]:
+        best = {
+            metric: metric.best([row.scores[name][metric.field] for name in report.names])
+            for metric in TERMINAL_METRICS
+        }
+        name_shown, count, share = row_facts(row)
+        facts = ("all" if row.name == POOLED else name_shown, count, share)
+        for position, name in enumerate(report.names):
             cells = [
-                Text(metric.text(scores[position]), style="bold green" if marks[position] else "")
-                for metric, marks in zip(TERMINAL_METRICS, best, strict=True)
+                Text(metric.text(row.scores[name][metric.field]), style="bold green" if best[metric][position] else "")
+                for metric in TERMINAL_METRICS
             ]
-            table.add_row(*facts, Text(name), *cells)
-        if report.optimum is not None:
-            cells = [Text(metric.text(report.optimum[index].scores), style="dim") for metric in TERMINAL_METRICS]
+            table.add_row(*(facts if position == 0 else ("", "", "")), Text(name), *cells)
+        if report.has_optimum:
+            cells = [Text(metric.text(row.scores[OPTIMUM][metric.field]), style="dim") for metric in TERMINAL_METRICS]
             table.add_row("", "", "", Text("optimum", style="dim"), *cells)
         table.add_section()
     return table

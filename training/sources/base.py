@@ -30,12 +30,22 @@ class EventFile:
         mapping: which column is which field.
         column_names: the columns of a file without a header, where the format fixes them.
         refine: corrects raw values (a zero that means "unknown") before they are converted.
+        absent: columns of the mapping that this file lacks, though others of the log have them; read as nulls.
     """
 
     path: Path
     mapping: ColumnMapping
     column_names: tuple[str, ...] | None = None
     refine: Callable[[pl.DataFrame], pl.DataFrame] = unchanged
+    absent: frozenset[str] = frozenset()
+
+    def needed_columns(self) -> dict[str, str]:
+        """Return the columns that must be there, each with the field that needs it."""
+        return {column: of for column, of in self.mapping.needed_columns().items() if column not in self.absent}
+
+    def completed(self, rows: pl.DataFrame) -> pl.DataFrame:
+        """Return refined rows, with nulls for what this file lacks."""
+        return self.refine(rows.with_columns(pl.lit(None, pl.String).alias(column) for column in sorted(self.absent)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,10 +125,10 @@ class Source:
             enrich = yield from self.lookup(block_bytes)
         first_index = len(self.lookup_paths)
         for index, file in enumerate(self.event_files, start=first_index):
-            columns = file.mapping.needed_columns()
+            columns = file.needed_columns()
             layout = file.mapping.layout(file.column_names)
             for block in read_table(file.path, columns, layout, block_bytes):
-                events, rejected = convert(file.refine(block.rows), file.mapping)
+                events, rejected = convert(file.completed(block.rows), file.mapping)
                 yield Batch(
                     file=file.path.name,
                     file_index=index,

@@ -1,9 +1,12 @@
 """The canonical event table itself, as Parquet: reading and writing it.
 
-What times mean is in the files' key-value metadata under `willbuy.clock`; without it they are the calendar's.
+What times mean is in the files' key-value metadata under `willbuy.clock`; without it they are the calendar's. Where
+`willbuy.equal_rows` says `distinct`, rows that agree in everything are events of their own.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final, cast, get_args
 
 import polars as pl
@@ -17,14 +20,24 @@ from training.sources.mapping import Clock, ColumnMapping, PropertyColumn
 from training.sources.tables import column_names, is_parquet
 
 CLOCK_KEY: Final = "willbuy.clock"
+EQUAL_ROWS_KEY: Final = "willbuy.equal_rows"
+DISTINCT: Final = "distinct"
 REQUIRED: Final = ("session_id", "timestamp_ms", "event_name")
 _OPTIONAL: Final = ("item_id", "item_category", "price", "quantity", "outcome")
 
 
-def write_events(events: pl.DataFrame, path: Path, *, clock: Clock) -> None:
+def write_events(
+    events: pl.DataFrame, path: Path, *, clock: Clock, metadata: Mapping[str, str] = MappingProxyType({})
+) -> None:
     """Write canonical events to one Parquet file that names its clock.
 
     Columns that are not given are left out and read back as nulls; `source_line` defaults to the row's number.
+
+    Args:
+        events: the events.
+        path: the file.
+        clock: what times mean.
+        metadata: further key-value metadata, such as `EQUAL_ROWS_KEY`.
 
     Raises:
         SourceError: a required column is missing, or a column is none of the table's.
@@ -36,7 +49,7 @@ def write_events(events: pl.DataFrame, path: Path, *, clock: Clock) -> None:
         if name not in EVENT_COLUMNS and not name.startswith(PROPERTY_PREFIX):
             raise SourceError(f"{name} is no column of the event table; a property's is {PROPERTY_PREFIX}{name}")
     known = [pl.col(name).cast(dtype) for name, dtype in EVENT_COLUMNS.items() if name in events.columns]
-    events.with_columns(known).write_parquet(path, metadata={CLOCK_KEY: clock})
+    events.with_columns(known).write_parquet(path, metadata={**metadata, CLOCK_KEY: clock})
 
 
 def _files(path: Path) -> list[Path]:
@@ -48,12 +61,17 @@ def _recognises(path: Path) -> bool:
     return bool(files) and all(is_parquet(file) and set(column_names(file)) >= set(REQUIRED) for file in files)
 
 
-def _clock(path: Path) -> Clock:
+def parquet_metadata(path: Path) -> dict[str, str]:
+    """Return a Parquet file's key-value metadata; raise `SourceError` if it is damaged."""
     try:
         with path.open("rb") as file:
-            clock = pl.read_parquet_metadata(file).get(CLOCK_KEY, "calendar")
+            return pl.read_parquet_metadata(file)
     except (pl.exceptions.PolarsError, OSError) as exc:
         raise SourceError(f"{path}: not a readable Parquet file: {exc}") from exc
+
+
+def _clock(path: Path) -> Clock:
+    clock = parquet_metadata(path).get(CLOCK_KEY, "calendar")
     if clock not in get_args(Clock):
         raise SourceError(f"{path}: {CLOCK_KEY} is {clock!r}; known: {', '.join(get_args(Clock))}")
     return cast("Clock", clock)
@@ -65,7 +83,7 @@ def _with_given_lines(rows: pl.DataFrame) -> pl.DataFrame:
     return rows.with_columns(pl.coalesce(pl.col(SOURCE_LINE).cast(pl.Int64, strict=False), LINE).alias(LINE))
 
 
-def _event_file(path: Path, properties: tuple[PropertyColumn, ...]) -> EventFile:
+def _event_file(path: Path, properties: tuple[PropertyColumn, ...], *, equal_rows_are_duplicates: bool) -> EventFile:
     found = column_names(path)
     mapping = ColumnMapping(
         session_id="session_id",
@@ -74,9 +92,11 @@ def _event_file(path: Path, properties: tuple[PropertyColumn, ...]) -> EventFile
         time_format="epoch_ms",
         properties=properties,
         also_needed=(SOURCE_LINE,) if SOURCE_LINE in found else (),
+        equal_rows_are_duplicates=equal_rows_are_duplicates,
         **{name: name for name in _OPTIONAL if name in found},  # type: ignore[arg-type]  # all five are texts
     )
-    return EventFile(path, mapping, refine=_with_given_lines)
+    absent = frozenset(declared.column for declared in properties if declared.column not in found)
+    return EventFile(path, mapping, refine=_with_given_lines, absent=absent)
 
 
 def _open(path: Path) -> Source:
@@ -91,16 +111,15 @@ def _open(path: Path) -> Source:
     clocks = {_clock(file) for file in files}
     if len(clocks) > 1:
         raise SourceError(f"{path}: the files' clocks differ: {', '.join(sorted(clocks))}")
-    declared = tuple(
-        PropertyColumn(name.removeprefix(PROPERTY_PREFIX), name)
-        for name in column_names(files[0])
-        if name.startswith(PROPERTY_PREFIX)
-    )
+    # A property may have turned up in a later file only.
+    columns = dict.fromkeys(name for file in files for name in column_names(file) if name.startswith(PROPERTY_PREFIX))
+    declared = tuple(PropertyColumn(name.removeprefix(PROPERTY_PREFIX), name) for name in columns)
     properties = parquet_property_kinds(files, declared)
+    are_distinct = all(parquet_metadata(file).get(EQUAL_ROWS_KEY) == DISTINCT for file in files)
     return Source(
         format="canonical",
         clock=clocks.pop(),
-        event_files=tuple(_event_file(file, properties) for file in files),
+        event_files=tuple(_event_file(file, properties, equal_rows_are_duplicates=not are_distinct) for file in files),
     )
 
 

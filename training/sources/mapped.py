@@ -36,11 +36,11 @@ def open_mapped(path: Path, mapping: ColumnMapping) -> Source:
 
 
 def parquet_property_kinds(files: Sequence[Path], properties: tuple[PropertyColumn, ...]) -> tuple[PropertyColumn, ...]:
-    """Return the properties with a kind each: a number where every file types it as number or Boolean."""
+    """Return the properties with a kind each: a number where every file that has it types it as number or Boolean."""
     schemas = [parquet_schema(file) for file in files]
     resolved = []
     for declared in properties:
-        types = [schema.get(declared.column, pl.String()) for schema in schemas]
+        types = [schema[declared.column] for schema in schemas if declared.column in schema] or [pl.String()]
         numeric = all(dtype.is_numeric() or dtype == pl.Boolean for dtype in types)
         resolved.append(replace(declared, kind=declared.kind or ("number" if numeric else "category")))
     return tuple(resolved)

@@ -74,6 +74,9 @@ def test_a_round_trip_longer_than_the_deadline_is_refused():
         ("STATE_DTYPE", "float64"),
         ("ARTIFACT_SHA256", "abc"),
         ("SESSION_IDLE_S", "-1"),
+        ("BASE_RATE", "0"),
+        ("BASE_RATE", "1.0"),
+        ("BASE_RATE", "2 %"),
     ],
 )
 def test_a_bad_variable_is_one_line_that_names_it(monkeypatch, name, value):
@@ -96,3 +99,10 @@ def test_a_bad_pair_of_variables_is_one_line_too(monkeypatch):
 def test_without_an_artifact_the_variable_to_set_is_named():
     with pytest.raises(StartupError, match="WILLBUY_ARTIFACT"):
         create_app()
+
+
+def test_a_base_rate_that_the_artifact_cannot_be_shifted_to_is_one_line(artifact):
+    with pytest.raises(StartupError) as caught:
+        create_app(Settings(artifact=artifact, base_rate=0.03))
+    assert str(caught.value).startswith("willbuy cannot start: base_rate: cannot shift to 0.03, since model ")
+    assert "\n" not in str(caught.value)

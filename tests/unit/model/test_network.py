@@ -1,111 +1,22 @@
-"""The network against its equations, written out in NumPy float64."""
+"""The network against its equations, written out in NumPy float64, with each cell and without aggregates."""
+
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from support.artifacts import EVENT_NAMES, random_model
-from support.event_strategies import ALL_SCOPES, columns_of, random_sessions
+from support.event_strategies import ALL_SCOPES, columns_of, random_session, random_sessions
+from support.textbook import as_float64, sigmoid, textbook_outputs
 
+from model.cells import CELLS
 from model.encoder import Encoder
-from model.network import LSTM, FeatureScaling, NetworkSizes, SessionModel
+from model.network import FeatureScaling, NetworkSizes, SessionModel
+
+LADDER = [(cell, aggregates) for cell in CELLS for aggregates in (True, False)]
 
 
-def sigmoid(x):
-    return 1 / (1 + np.exp(-x))
-
-
-def as_float64(tensor):
-    return tensor.detach().numpy().astype(np.float64)
-
-
-def textbook_gates(lstm, layer):
-    """W and b of each gate of a layer, to be used as W [h_{t-1}; x_t] + b, cut out of torch's stacked weights."""
-    w_ih, w_hh, b_ih, b_hh = (as_float64(weight) for weight in list(lstm.weights)[4 * layer : 4 * layer + 4])
-    size = lstm.hidden_size
-    gates = {}
-    # torch stacks the gates as input, forget, candidate, output.
-    for number, gate in enumerate("ifgo"):
-        rows = slice(number * size, (number + 1) * size)
-        gates[gate] = (np.concatenate([w_hh[rows], w_ih[rows]], axis=1), b_ih[rows] + b_hh[rows])
-    return gates
-
-
-def textbook_step(gates, x, h, c):
-    """One cell after Hochreiter & Schmidhuber (1997) with forget gates, as in Olah (2015)."""
-    joined = np.concatenate([h, x])
-    (w_f, b_f), (w_i, b_i), (w_g, b_g), (w_o, b_o) = (gates[gate] for gate in "figo")
-    f = sigmoid(w_f @ joined + b_f)
-    i = sigmoid(w_i @ joined + b_i)
-    g = np.tanh(w_g @ joined + b_g)
-    o = sigmoid(w_o @ joined + b_o)
-    c = f * c + i * g
-    return o * np.tanh(c), c
-
-
-def textbook_states(lstm, inputs):
-    """For inputs [T, E]: h and c of each layer in turn [T, 2 L H], layer upon layer."""
-    layers = [textbook_gates(lstm, layer) for layer in range(lstm.layers)]
-    states = [(np.zeros(lstm.hidden_size), np.zeros(lstm.hidden_size))] * lstm.layers
-    rows = []
-    for x in as_float64(inputs):
-        below = x
-        for layer, gates in enumerate(layers):
-            states[layer] = textbook_step(gates, below, *states[layer])
-            below = states[layer][0]
-        rows.append(np.concatenate([part for state in states for part in state]))
-    return np.array(rows)
-
-
-def an_lstm(layers, *, input_size=7, hidden_size=5):
-    torch.manual_seed(layers)
-    lstm = LSTM(input_size, hidden_size, layers)
-    with torch.no_grad():
-        for weight in lstm.weights:
-            # Every entry another, the second bias and the forget gate's too, so that no two gates can be mistaken.
-            weight.copy_(torch.randn(weight.shape) * 0.7)
-    return lstm
-
-
-@pytest.mark.parametrize("layers", [1, 2, 3])
-def test_the_step_is_the_textbooks_over_40_chained_events(layers):
-    lstm = an_lstm(layers)
-    inputs = torch.randn(3, 40, 7) * 2
-    hidden = torch.zeros(3, 2 * layers * 5)
-    expected = np.stack([textbook_states(lstm, row) for row in inputs])
-    for position in range(40):
-        output, hidden = lstm.step(inputs[:, position], hidden)
-        np.testing.assert_allclose(hidden.detach(), expected[:, position], rtol=1e-5, atol=2e-6)
-        np.testing.assert_array_equal(output.detach(), hidden[:, -10:-5].detach())
-
-
-@pytest.mark.parametrize("layers", [1, 2, 3])
-def test_the_sequence_is_the_textbooks_over_40_events(layers):
-    lstm = an_lstm(layers)
-    inputs = torch.randn(3, 40, 7) * 2
-    expected = np.stack([textbook_states(lstm, row) for row in inputs])
-    np.testing.assert_allclose(lstm(inputs).detach(), expected[:, :, -10:-5], rtol=1e-5, atol=2e-6)
-
-
-def test_a_new_lstm_starts_with_open_forget_gates_and_one_bias_only():
-    lstm = LSTM(3, 4, 2)
-    for layer in range(2):
-        bias, second_bias = list(lstm.weights)[4 * layer + 2 : 4 * layer + 4]
-        assert bias[4:8].tolist() == [1.0] * 4
-        assert not (bias[:4] == 1.0).any()
-        assert not second_bias.any()
-        assert (bias.requires_grad, second_bias.requires_grad) == (True, False)
-
-
-def test_gates_survive_inputs_that_saturate_them():
-    lstm = an_lstm(1)
-    hidden = torch.zeros(1, 10)
-    for sign in (1, -1, 1):
-        output, hidden = lstm.step(torch.full((1, 7), sign * 1e30), hidden)
-    assert output.isfinite().all()
-    assert hidden.isfinite().all()
-
-
-def a_scaled_model(layers=1, *, calibrated=True):
+def a_scaled_model(layers=1, *, calibrated=True, **sizes):
     """A model with all parts away from their defaults: scaling, bins out of order, temperature and bias."""
     encoder = Encoder(
         list(EVENT_NAMES),
@@ -124,7 +35,8 @@ def a_scaled_model(layers=1, *, calibrated=True):
         bin_low=torch.randn(70) * 0.5,
         bin_width=torch.rand(70) + 0.1,
     )
-    model = SessionModel(encoder, NetworkSizes(hidden_size=6, layers=layers, head_size=9, embedding_size=3), scaling)
+    chosen = NetworkSizes(hidden_size=6, layers=layers, head_size=9, embedding_size=3, **sizes)
+    model = SessionModel(encoder, chosen, scaling)
     with torch.no_grad():
         model.logit.weight.mul_(4)
         if calibrated:
@@ -139,6 +51,8 @@ def linear(layer, x):
 
 def reference_probabilities(model, features, indices):
     """Probability after each event of one session, from encoded features [T, F] and indices [T, I]."""
+    if not model.sizes.aggregates:
+        features = features[:, model.encoder.features_of_the_event()]
     known, binned = [], []
     for row, words in zip(as_float64(features), indices.tolist(), strict=True):
         scaled = np.clip((row - as_float64(model.feature_mean)) / as_float64(model.feature_deviation), -8, 8)
@@ -152,8 +66,7 @@ def reference_probabilities(model, features, indices):
         ]
         binned.append(np.maximum(linear(model.bins, np.array(place)), 0))
     inputs = np.concatenate([np.array(known), np.array(binned)], axis=1)
-    size = model.lstm.hidden_size
-    outputs = textbook_states(model.lstm, torch.from_numpy(inputs))[:, -2 * size : -size]
+    outputs = textbook_outputs(model.lstm, torch.from_numpy(inputs))
     logits = []
     for output, x in zip(outputs, inputs, strict=True):
         units = np.maximum(linear(model.head, np.concatenate([output, x])), 0)
@@ -162,21 +75,25 @@ def reference_probabilities(model, features, indices):
 
 
 @pytest.mark.parametrize("layers", [1, 2])
-def test_the_whole_model_is_its_equations(layers):
-    model = a_scaled_model(layers)
+@pytest.mark.parametrize(("cell", "aggregates"), LADDER)
+def test_the_whole_model_is_its_equations(cell, aggregates, layers):
+    model = a_scaled_model(layers, cell=cell, aggregates=aggregates)
     columns = columns_of(random_sessions([40, 40, 40]), ALL_SCOPES)
     features, indices = model.encoder.sequence(*columns)
     with torch.inference_mode():
         actual = model(*columns)
-    assert actual.std() > 0.05  # a constant answer would agree with much
+    assert actual.std() > 0.01  # a constant answer would agree with much
     for row in range(3):
         expected = reference_probabilities(model, features[row], indices[row])
         np.testing.assert_allclose(actual[row], expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(("hidden_size", "layers"), [(8, 2), (64, 1)])
-def test_the_step_is_the_sequence(hidden_size, layers):
-    model = random_model(hidden_size=hidden_size, layers=layers, properties=ALL_SCOPES)
+@pytest.mark.parametrize(("cell", "aggregates"), LADDER)
+def test_the_step_is_the_sequence(cell, aggregates, hidden_size, layers):
+    model = random_model(
+        hidden_size=hidden_size, layers=layers, properties=ALL_SCOPES, cell=cell, aggregates=aggregates
+    )
     columns = columns_of(random_sessions([30, 30]), ALL_SCOPES)
     with torch.inference_mode():
         expected = model(*columns)
@@ -185,6 +102,74 @@ def test_the_step_is_the_sequence(hidden_size, layers):
             stamps, codes, numbers = (column[:, position] for column in columns)
             probability, hidden, carry, memory = model.step(stamps, codes, numbers, hidden, carry, memory)
             torch.testing.assert_close(probability, expected[:, position], rtol=0, atol=1e-5)
+
+
+def ending_alike(seed):
+    """Two sessions with nothing in common but their last event and the gap before it."""
+    last = random_session(seed, 1)[0]
+    for session in (random_session(100 + seed, 12), random_session(200 + seed, 7)):
+        yield [*session, replace(last, timestamp_ms=max(event.timestamp_ms for event in session) + 20_000)]
+
+
+@pytest.mark.parametrize(("cell", "aggregates"), LADDER)
+def test_only_a_network_with_neither_cell_nor_aggregates_forgets_what_came_before(cell, aggregates):
+    properties = [spec for spec in ALL_SCOPES if spec.scope == "event"]
+    model = random_model(properties=properties, cell=cell, aggregates=aggregates)
+    with torch.inference_mode():
+        last = [
+            [float(model(*columns_of([events], properties))[0, -1]) for events in ending_alike(seed)]
+            for seed in range(8)
+        ]
+    differences = [abs(one - another) for one, another in last]
+    if cell == "feed-forward" and not aggregates:
+        assert max(differences) < 1e-6
+        assert np.std(last) > 1e-3  # and it is an answer, not a constant
+    else:
+        assert np.median(differences) > 1e-4
+
+
+def test_without_aggregates_the_network_sees_what_the_event_says_and_no_more():
+    model = a_scaled_model(aggregates=False)
+    names = [model.encoder.feature_names[position] for position in model.encoder.features_of_the_event()]
+    numbers = [spec.name for spec in ALL_SCOPES if spec.kind == "number"]
+    assert set(names) == {
+        *("log_gap", "is_first", "has_item", "has_category", "has_price", "log_price", "log_quantity"),
+        *("hour_sin", "hour_cos", "weekday_sin", "weekday_cos"),
+        *(f"value[{name}]" for name in numbers),
+        *(f"given[{name}]" for name in numbers),
+    }
+    assert model.seen_features.tolist() == [model.encoder.feature_names.index(name) for name in names]
+
+
+def test_a_narrowed_scaling_keeps_each_features_own_mean_and_bins():
+    whole = FeatureScaling(
+        mean=torch.tensor([1.0, 2.0, 3.0]),
+        deviation=torch.tensor([4.0, 5.0, 6.0]),
+        bin_feature=torch.tensor([2, 0, 1, 2]),
+        bin_low=torch.tensor([0.1, 0.2, 0.3, 0.4]),
+        bin_width=torch.tensor([1.1, 1.2, 1.3, 1.4]),
+    )
+    narrow = whole.narrowed([2, 1])
+    assert (narrow.mean.tolist(), narrow.deviation.tolist()) == ([3.0, 2.0], [6.0, 5.0])
+    assert narrow.bin_feature.tolist() == [0, 1, 0]
+    torch.testing.assert_close(narrow.bin_low, torch.tensor([0.1, 0.3, 0.4]))
+    torch.testing.assert_close(narrow.bin_width, torch.tensor([1.1, 1.3, 1.4]))
+    # With no bin left there is one that reaches from 0 to 1 for each feature
+    bare = replace(whole, bin_feature=torch.tensor([0, 0, 0, 0])).narrowed([1, 2])
+    assert (bare.bin_feature.tolist(), bare.bin_low.tolist(), bare.bin_width.tolist()) == ([0, 1], [0, 0], [1, 1])
+    assert bare.mean.tolist() == [2.0, 3.0]
+
+
+def test_the_default_is_an_lstm_with_aggregates_whose_weights_keep_their_names():
+    sizes = NetworkSizes()
+    assert (sizes.cell, sizes.aggregates) == ("lstm", True)
+    assert set(random_model().state_dict()) == {
+        *(f"encoder.{name}" for name in random_model().encoder.state_dict()),
+        *("feature_mean", "feature_deviation", "bin_feature", "bin_low", "bin_width", "temperature", "bias"),
+        *(f"embeddings.{number}.weight" for number in range(5)),
+        *(f"lstm.weights.{number}" for number in range(4)),
+        *(f"{layer}.{part}" for layer in ("bins", "head", "logit") for part in ("weight", "bias")),
+    }
 
 
 def test_what_comes_later_changes_no_probability_before_it():
@@ -211,12 +196,22 @@ def test_dropout_is_for_training_only():
         assert not torch.equal(model(*columns), model(*columns))
 
 
-def test_every_weight_but_the_second_bias_learns():
-    model = random_model(layers=2, properties=ALL_SCOPES)
+@pytest.mark.parametrize("aggregates", [True, False])
+@pytest.mark.parametrize(
+    ("cell", "expected"),
+    [
+        ("lstm", ["lstm.weights.3", "lstm.weights.7"]),
+        ("rnn", ["lstm.weights.3", "lstm.weights.7"]),
+        ("gru", []),
+        ("feed-forward", []),
+    ],
+)
+def test_every_weight_but_the_second_bias_learns(cell, expected, aggregates):
+    model = random_model(layers=2, properties=ALL_SCOPES, cell=cell, aggregates=aggregates)
     features, indices = model.encoder.sequence(*columns_of(random_sessions([40] * 8), ALL_SCOPES))
     model.sequence_logits(features, indices).square().sum().backward()
     idle = [name for name, weight in model.named_parameters() if weight.grad is None or not weight.grad.any()]
-    assert idle == ["lstm.weights.3", "lstm.weights.7"]
+    assert idle == expected
 
 
 @pytest.mark.parametrize(
@@ -230,6 +225,7 @@ def test_every_weight_but_the_second_bias_learns():
         ("dropout", -0.1),
         ("input_dropout", 1.5),
         ("input_dropout", float("nan")),
+        ("cell", "transformer"),
     ],
 )
 def test_sizes_that_make_no_sense_are_refused_by_name(field, value):

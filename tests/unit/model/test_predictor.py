@@ -8,10 +8,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.artifacts import random_model
+from support.artifacts import random_model, write_artifact
 from support.event_strategies import ALL_SCOPES, columns_of, random_session, random_sessions, sessions
 
-from model.artifact import ArtifactDigestError, ArtifactMissingError, load, save
+from model.artifact import ArtifactDigestError, ArtifactMissingError, BaseRateUnknownError, load, save
+from model.cells import CELLS
 from model.columns import fingerprint
 from model.events import Event
 from model.predictor import Predictor, load_predictor
@@ -359,6 +360,108 @@ def test_warming_up_runs_every_size_that_a_request_can_come_in_and_changes_no_an
     assert set(run) == warmed
     after = predictor.advance([event], [None])
     assert after[0] == pytest.approx(before[0], abs=1e-6)
+
+
+# --- each cell
+
+
+@pytest.fixture(scope="module", params=[(cell, aggregates) for cell in CELLS for aggregates in (True, False)])
+def rung(request, tmp_path_factory):
+    """An artifact of each cell, with and without aggregates: its path and what it is of."""
+    cell, aggregates = request.param
+    path = tmp_path_factory.mktemp("rung") / "model.pt"
+    return write_artifact(path, layers=2, properties=ALL_SCOPES, cell=cell, aggregates=aggregates), cell, aggregates
+
+
+@pytest.mark.parametrize("state_dtype", ["float32", "float16"])
+def test_every_cell_is_stepped_as_offline_with_as_much_state_as_it_needs(rung, state_dtype):
+    path, cell, aggregates = rung
+    predictor = load_predictor(path, state_dtype=state_dtype, max_batch_size=4)
+    shopping = random_sessions([30, 1, 12])
+    # When sessions are stepped together
+    traces = predictor.traces(shopping)
+    # Then the answers are the offline model's
+    for (trace, _), offline in zip(traces, predictor.score_sessions(shopping), strict=True):
+        assert trace == pytest.approx(offline, abs=TOLERANCE[state_dtype])
+    # And the state holds what the cell remembers beside what the encoder counts
+    assert (predictor.manifest.sizes["cell"], predictor.manifest.sizes["aggregates"]) == (cell, aggregates)
+    widths = {"feed-forward": 0, "rnn": 2 * 8, "gru": 2 * 8, "lstm": 2 * 2 * 8}[cell]
+    assert predictor.manifest.state["hidden"] == widths
+    counted = 8 * 2 + 4 * (predictor.manifest.state["memory"] - 2) + 4 * predictor.manifest.state["carry"]
+    assert predictor.state_size == counted + widths * (2 if state_dtype == "float16" else 4)
+    hidden = np.concatenate([parts_of(predictor, state)[3] for _, state in traces])
+    assert len(hidden) == 3 * widths
+    assert not widths or (hidden != 0).mean() > 0.9
+
+
+# --- another base rate
+
+
+@pytest.fixture(scope="module")
+def rated(tmp_path_factory):
+    """An artifact that tells that a tenth of its training sessions bought."""
+    return write_artifact(tmp_path_factory.mktemp("rated") / "model.pt", data={"base_rate": 0.1})
+
+
+def logit(probability):
+    return math.log(probability / (1 - probability))
+
+
+@pytest.mark.parametrize("base_rate", [0.001, 0.02, 0.1, 0.5, 0.9])
+def test_a_live_base_rate_shifts_the_logit_of_every_prefix_alike(rated, base_rate):
+    shopping = random_sessions([20, 7])
+    plain, shifted = (load_predictor(rated, state_dtype="float32", base_rate=rate) for rate in (None, base_rate))
+    assert shifted.base_rate == base_rate
+    expected = logit(base_rate) - logit(0.1)
+    for before, after in zip(plain.traces(shopping), shifted.traces(shopping), strict=True):
+        moved = [logit(there) - logit(here) for here, there in zip(before[0], after[0], strict=True)]
+        assert moved == pytest.approx([expected] * len(moved), abs=2e-4)
+        assert after[1] == before[1]  # the state knows nothing of it
+
+
+@pytest.mark.parametrize("state_dtype", ["float32", "float16"])
+def test_stepped_and_offline_answers_agree_at_another_base_rate(rated, state_dtype):
+    predictor = load_predictor(rated, state_dtype=state_dtype, base_rate=0.45)
+    shopping = random_sessions([30, 12])
+    for (trace, _), offline in zip(predictor.traces(shopping), predictor.score_sessions(shopping), strict=True):
+        assert trace == pytest.approx(offline, abs=TOLERANCE[state_dtype])
+
+
+def test_the_base_rate_of_training_changes_nothing_and_no_base_rate_is_as_trained(rated):
+    (one,), (other,) = (
+        load_predictor(rated, base_rate=rate).score_sessions(random_sessions([20])) for rate in (None, 0.1)
+    )
+    assert other == pytest.approx(one, abs=1e-6)
+
+
+def test_a_module_that_was_shifted_before_is_not_shifted_twice(rated):
+    module, manifest = load(rated)
+    session = random_sessions([9])
+    (once,) = Predictor(module, manifest, base_rate=0.3).score_sessions(session)
+    (again,) = Predictor(module, manifest, base_rate=0.3).score_sessions(session)
+    assert again == once
+
+
+def test_the_fingerprint_is_the_artifacts_whatever_the_base_rate(rated):
+    assert load_predictor(rated, base_rate=0.3).fingerprint == load_predictor(rated).fingerprint
+
+
+@pytest.mark.parametrize("base_rate", [0.0, 1.0, -0.1, 2.0, math.nan, math.inf])
+def test_a_base_rate_that_is_no_share_is_refused(rated, base_rate):
+    with pytest.raises(
+        ValueError, match=f"^base_rate: expected a share of sessions above 0 and below 1, not {base_rate}"
+    ):
+        load_predictor(rated, base_rate=base_rate)
+
+
+@pytest.mark.parametrize("data", [{}, {"base_rate": None}, {"base_rate": 0}, {"base_rate": 1.0}, {"base_rate": "2 %"}])
+def test_an_artifact_without_a_base_rate_cannot_be_shifted(tmp_path, data):
+    path = write_artifact(tmp_path / "model.pt", data=data)
+    assert load_predictor(path).manifest.base_rate is None
+    with pytest.raises(
+        BaseRateUnknownError, match=r"^base_rate: cannot shift to 0\.3, since model [0-9a-f]{16} does not"
+    ):
+        load_predictor(path, base_rate=0.3)
 
 
 # --- loading

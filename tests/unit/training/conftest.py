@@ -16,16 +16,21 @@ from model.events import Event
 from model.network import NetworkSizes
 from training.dataset import Columns
 from training.loop import FitSettings
+from training.next_event import PretrainingSettings
 from training.prepare import prepare
 from training.prepared import PreparedDataset
 from training.settings import TrainSettings
 from training.sources.canonical import write_events
 from training.synthetic import PRESETS, generate, write
+from training.teacher import TeacherSettings
 from training.train import TrainResult, train
 
 SETTINGS = TrainSettings(
     fit=FitSettings(epochs=3, patience=3, batch_sessions=64, learning_rate=5e-3),
     sizes=NetworkSizes(hidden_size=16, head_size=16, dropout=0.1, input_dropout=0.0),
+    # A teacher and pretraining take longer than all else here together; they have tests of their own.
+    teacher=TeacherSettings(folds=0),
+    pretraining=PretrainingSettings(epochs=0),
 )
 
 
@@ -50,6 +55,22 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> SyntheticShop:
     log = folder / "shop.parquet"
     posterior = write(generate(PRESETS["default"], 3000, seed=5), log)
     return SyntheticShop(log, posterior, prepare(log, folder / "prepared"))
+
+
+@pytest.fixture(scope="session")
+def small_shop(tmp_path_factory: pytest.TempPathFactory) -> PreparedDataset:
+    """Enough sessions to run through everything, too few to learn much."""
+    folder = tmp_path_factory.mktemp("small-shop")
+    write(generate(PRESETS["default"], 700, seed=3), folder / "shop.parquet")
+    return prepare(folder / "shop.parquet", folder / "prepared")
+
+
+@pytest.fixture(scope="module")
+def no_page() -> Iterator[None]:
+    """Leave out the report's HTML page, which takes longer than these small trainings and is tested elsewhere."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("training.run.write_html", lambda _path, _report: None)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,162 @@
+// The live board: a row a session, in the service's order, and what the user wants to see of it.
+
+import { get } from "./api.js";
+import { secondsSince } from "./clock.js";
+import { arrange, byId, element, isolated, setText } from "./dom.js";
+import { NOTHING, count, counted, duration, outcomeWord, percent } from "./format.js";
+import { sessionHash } from "./route.js";
+import { drawSparkline, sparkline } from "./sparkline.js";
+import { announce } from "./status.js";
+
+const RECENT = 16;
+const MOST_FURTHER_PAGES = 3;
+const FILTERS = ["minimum-probability", "minimum-events"];
+
+/** The rows on the page by session id. */
+let rows = new Map();
+let order = "probability";
+let shown = null;
+
+/** Wire the board's controls; `onChange` is called when the board has to be asked anew. */
+export function startBoard(onChange) {
+  for (const button of document.querySelectorAll("[data-order]")) {
+    button.addEventListener("click", () => {
+      sortBy(button.dataset.order);
+      announce(`Sorted by ${button.textContent.toLowerCase()}, highest first.`);
+      onChange();
+    });
+  }
+  for (const id of [...FILTERS, "row-limit"]) byId(id).addEventListener("input", onChange);
+  byId("clear-filters").addEventListener("click", () => {
+    for (const id of FILTERS) byId(id).value = "";
+    byId(FILTERS[0]).focus();
+    onChange();
+  });
+  const example = '{"session_id": "s-1", "event_name": "view_item", "item_id": "SKU-1"}';
+  setText(byId("first-event"),
+    `curl ${new URL("../v1/events", document.baseURI)} \\\n  -H 'Content-Type: application/json' \\\n  -d '${example}'`);
+}
+
+function sortBy(wanted) {
+  order = wanted;
+  for (const name of ["probability", "last_seen"]) {
+    byId(`by-${name}`).setAttribute("aria-sort", name === order ? "descending" : "none");
+  }
+}
+
+/**
+ * Ask for what the board is to show. A page of the service's may come short of rows where few sessions pass the filters;
+ * a few more pages are asked for then.
+ * @return null where the user has asked for something else meanwhile.
+ * @throws {ApiError}
+ */
+export async function loadBoard() {
+  const path = boardPath();
+  const first = await get(path);
+  const limit = Number(byId("row-limit").value);
+  const sessions = new Map(first.sessions.map((session) => [session.session_id, session]));
+  let cursor = first.next_cursor;
+  for (let page = 0; page < MOST_FURTHER_PAGES && cursor && sessions.size < limit; page += 1) {
+    const further = await get(`${path}&cursor=${encodeURIComponent(cursor)}`);
+    for (const session of further.sessions) sessions.set(session.session_id, session);
+    cursor = further.next_cursor;
+  }
+  if (path !== boardPath()) return null;
+  if (sessions.size === first.sessions.length) return first;
+  return { ...first, sessions: [...sessions.values()].slice(0, limit) };
+}
+
+function boardPath() {
+  const query = new URLSearchParams({ order, limit: byId("row-limit").value, recent: String(RECENT) });
+  const [probability, events] = FILTERS.map((id) => byId(id).valueAsNumber);
+  if (probability > 0) query.set("min_probability", String(Math.min(100, probability) / 100));
+  if (events > 1) query.set("min_events", String(Math.floor(events)));
+  return `sessions?${query}`;
+}
+
+/** Show what `loadBoard` returned. */
+export function showBoard(board) {
+  // The same answer again: only the clock goes on.
+  if (board !== shown) fill(board);
+  shown = board;
+  for (const row of rows.values()) row.tick();
+}
+
+function fill(board) {
+  const most = Math.max(0.05, ...board.sessions.flatMap((session) => [session.probability ?? 0, ...curve(session)]));
+  const next = new Map();
+  for (const session of board.sessions) {
+    const row = rows.get(session.session_id) ?? new Row(session.session_id);
+    row.fill(session, most);
+    next.set(session.session_id, row);
+  }
+  const body = byId("rows");
+  const focused = document.activeElement?.closest?.("#rows > tr") ?? null;
+  const at = focused ? [...body.children].indexOf(focused) : -1;
+  const nodes = [...next.values()].map((row) => row.node);
+  const stays = nodes.includes(focused);
+  arrange(body, nodes, stays ? focused : null);
+  // The focused session left the board: its neighbour takes over, else the keyboard would start from the page's top.
+  if (focused && !stays) (nodes[Math.min(at, nodes.length - 1)] ?? byId("board")).querySelector("a, button")?.focus();
+  rows = next;
+  describe(board);
+}
+
+const curve = (session) => session.recent_probabilities ?? [];
+
+function describe({ sessions, live_sessions: live }) {
+  const filtered = FILTERS.some((id) => byId(id).value !== "");
+  byId("empty").hidden = sessions.length > 0 || live > 0;
+  byId("nothing-matches").hidden = sessions.length > 0 || live === 0 || !filtered;
+  document.querySelector("#board table").hidden = sessions.length === 0;
+  const of = live === sessions.length ? counted(live, "live session") : `${count(sessions.length)} of ${counted(live, "live session")}`;
+  setText(byId("board-count"), sessions.length > live ? counted(sessions.length, "session") : of);
+}
+
+/** One session's row. It is filled again and again, and its parts stay the same, so that focus and selection do. */
+class Row {
+  #link;
+  #bar;
+  #share;
+  #spark = sparkline();
+  #events;
+  #lastEvent;
+  #seen;
+  #outcome;
+  #lastSeen = null;
+
+  constructor(sessionId) {
+    this.#link = element("a", { href: sessionHash(sessionId), title: sessionId }, isolated(sessionId));
+    this.#bar = element("span", { class: "fill" });
+    this.#share = element("span", { class: "share" });
+    const cell = (kind, ...children) => element("td", { role: "cell", class: kind }, ...children);
+    this.#events = cell("c-events");
+    this.#lastEvent = isolated("");
+    this.#seen = cell("c-seen");
+    this.#outcome = element("span", { class: "outcome" });
+    this.node = element("tr", { role: "row" },
+      element("th", { role: "rowheader", scope: "row", class: "c-session" }, this.#link),
+      cell("c-probability", element("span", { class: "bar", "aria-hidden": "true" }, this.#bar), this.#share),
+      cell("c-course", this.#spark),
+      this.#events,
+      cell("c-last-event", this.#lastEvent),
+      this.#seen,
+      cell("c-outcome", this.#outcome));
+  }
+
+  fill(session, most) {
+    this.#bar.style.inlineSize = `${100 * (session.probability ?? 0)}%`;
+    setText(this.#share, percent(session.probability));
+    drawSparkline(this.#spark, curve(session), most);
+    setText(this.#events, count(session.events));
+    setText(this.#lastEvent, session.last_event ?? NOTHING);
+    setText(this.#outcome, outcomeWord(session.outcome));
+    this.#outcome.dataset.outcome = session.outcome;
+    this.#lastSeen = session.last_seen;
+  }
+
+  tick() {
+    const seconds = secondsSince(this.#lastSeen);
+    setText(this.#seen, seconds === null ? NOTHING : `${duration(seconds)} ago`);
+  }
+}

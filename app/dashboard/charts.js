@@ -1,0 +1,174 @@
+// uPlot in this page's manner: colours of the theme, the width of its place, a description for those who do not see it.
+
+import { timeOfDay } from "./format.js";
+
+const { uPlot } = globalThis;
+const dark = matchMedia("(prefers-color-scheme: dark)");
+const FONT = '12px system-ui, -apple-system, "Segoe UI", Roboto, sans-serif';
+
+/** Return the theme's colour of that name, as it is now. */
+const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
+
+/** The options that differ from chart to chart; each is called anew when the theme changes. */
+class Chart {
+  #host;
+  #options;
+  #height;
+  #plot = null;
+  #data = null;
+  #width = 0;
+
+  /**
+   * @param {HTMLElement} host the place, which the chart fills in width.
+   * @param {number} height_px
+   * @param {() => object} options uPlot's, without size.
+   */
+  constructor(host, height_px, options) {
+    this.#host = host;
+    this.#height = height_px;
+    this.#options = options;
+    new ResizeObserver(() => this.#fit()).observe(host);
+    dark.addEventListener("change", () => this.#rebuild());
+  }
+
+  /** Show `data`, as uPlot takes it, and describe it in `words`. */
+  show(data, words) {
+    this.#data = data;
+    this.#host.setAttribute("role", "img");
+    this.#host.setAttribute("aria-label", words);
+    if (this.#plot) this.#plot.setData(data);
+    else this.#rebuild();
+  }
+
+  #fit() {
+    const width = Math.floor(this.#host.clientWidth);
+    if (!width || width === this.#width) return;
+    if (this.#plot) {
+      this.#width = width;
+      this.#plot.setSize({ width, height: this.#height });
+    } else {
+      this.#rebuild();
+    }
+  }
+
+  #rebuild() {
+    this.#width = Math.floor(this.#host.clientWidth);
+    // In a view that is hidden there is no width; the observer comes back to it.
+    if (!this.#data || !this.#width) return;
+    this.#plot?.destroy();
+    this.#plot = new uPlot(
+      { width: this.#width, height: this.#height, ...this.#options() }, this.#data, this.#host);
+  }
+}
+
+const axis = (more = {}) => ({
+  stroke: colour("muted"),
+  font: FONT,
+  grid: { stroke: colour("grid"), width: 1 },
+  ticks: { stroke: colour("grid"), width: 1, size: 4 },
+  ...more,
+});
+
+const asPercent = (_plot, splits) => splits.map((split) => `${Number((100 * split).toPrecision(6))}%`);
+const upFromZero = (_plot, _least, most) => [0, most > 0 ? most * 1.1 : 1];
+
+/** Bars over equal steps from 0 to 1: `show([middles, counts])`. */
+export function histogram(host) {
+  return new Chart(host, 170, () => ({
+    legend: { show: false },
+    cursor: { show: false },
+    scales: { x: { time: false, range: [0, 1] }, y: { range: (_plot, _least, most) => [0, Math.max(1, most * 1.05)] } },
+    axes: [
+      axis({ values: asPercent, grid: { show: false }, space: 40, size: 28 }),
+      axis({ size: 44, space: 28, incrs: [1, 2, 5, 10, 20, 50, 100, 200, 500, 1e3, 2e3, 5e3, 1e4, 2e4, 5e4, 1e5, 1e6] }),
+    ],
+    series: [{}, {
+      fill: colour("accent"),
+      width: 0,
+      points: { show: false },
+      paths: uPlot.paths.bars({ size: [0.85, 100] }),
+    }],
+  }));
+}
+
+/** Lines over time: `show([seconds, ...values])`; null breaks a line. */
+export function timeLines(host, names) {
+  const colours = ["accent", "second", "third"];
+  return new Chart(host, 150, () => ({
+    legend: { show: names.length > 1, live: false },
+    cursor: { show: false },
+    scales: { x: { time: true }, y: { range: upFromZero } },
+    axes: [
+      axis({ grid: { show: false }, space: 80, size: 28, values: (_plot, splits) => splits.map((split) => timeOfDay(1000 * split)) }),
+      axis({ size: 44, space: 28 }),
+    ],
+    series: [
+      {},
+      ...names.map((label, at) => ({
+        label,
+        stroke: colour(colours[at]),
+        width: 2,
+        dash: at === 0 ? undefined : [6, 2 * at],
+        fill: names.length === 1 ? colour("wash") : undefined,
+        points: { show: (plot) => plot.data[0].length < 2 },
+      })),
+    ],
+  }));
+}
+
+/** Happened over said, with the diagonal of a model that is right: `show([said, happened], ...)`, `said` ascending. */
+export function reliability(host) {
+  const most = (plot) => Math.min(1, 1.08 * Math.max(0.01, ...plot.data[0], ...plot.data[1]));
+  return new Chart(host, 260, () => ({
+    legend: { show: false },
+    cursor: { show: false },
+    scales: { x: { time: false, range: (plot) => [0, most(plot)] }, y: { range: (plot) => [0, most(plot)] } },
+    axes: [
+      axis({ values: asPercent, label: "the model said", labelFont: FONT, labelSize: 20, size: 30, space: 50 }),
+      axis({ values: asPercent, label: "bought in the end", labelFont: FONT, labelSize: 20, size: 48, space: 34 }),
+    ],
+    series: [{}, {
+      stroke: colour("accent"),
+      width: 2,
+      points: { show: true, size: 8, fill: colour("accent"), stroke: colour("surface") },
+    }],
+    hooks: { drawAxes: [diagonal] },
+  }));
+}
+
+function diagonal(plot) {
+  const { ctx } = plot;
+  const { max } = plot.scales.x;
+  ctx.save();
+  ctx.strokeStyle = colour("muted");
+  ctx.lineWidth = devicePixelRatio;
+  ctx.setLineDash([6 * devicePixelRatio, 5 * devicePixelRatio]);
+  ctx.beginPath();
+  ctx.moveTo(plot.valToPos(0, "x", true), plot.valToPos(0, "y", true));
+  ctx.lineTo(plot.valToPos(max, "x", true), plot.valToPos(max, "y", true));
+  ctx.stroke();
+  ctx.restore();
+}
+
+/** A session's course: `show([numbers, probabilities])`; `onPoint` gets the index under the pointer, or null. */
+export function course(host, onPoint) {
+  return new Chart(host, 260, () => ({
+    legend: { show: false },
+    cursor: { drag: { x: false, y: false }, y: false },
+    scales: {
+      x: { time: false, range: (_plot, least, most) => (least === most ? [least - 1, most + 1] : [least, most]) },
+      y: { range: (_plot, _least, most) => [0, Math.min(1, Math.max(0.05, most * 1.1))] },
+    },
+    axes: [
+      axis({ grid: { show: false }, label: "event", labelFont: FONT, labelSize: 20, size: 30, incrs: [1, 2, 5, 10, 20, 50, 100, 200, 500], space: 30 }),
+      axis({ values: asPercent, size: 48, space: 34 }),
+    ],
+    series: [{}, {
+      stroke: colour("accent"),
+      fill: colour("wash"),
+      width: 2,
+      points: { show: (plot) => plot.data[0].length <= 60, size: 7, fill: colour("accent"), stroke: colour("surface") },
+    }],
+    hooks: { setCursor: [(plot) => onPoint(plot.cursor.idx ?? null)] },
+  }));
+}

@@ -1,0 +1,37 @@
+// A row's small curve: SVG, since a board of 200 rows would need 200 canvases.
+
+const SVG = "http://www.w3.org/2000/svg";
+const WIDTH = 96;
+const HEIGHT = 24;
+const MARGIN = 3;
+
+/** Return an empty curve; its numbers stand in the row, so those who do not see it miss nothing. */
+export function sparkline() {
+  const svg = document.createElementNS(SVG, "svg");
+  svg.setAttribute("viewBox", `0 0 ${WIDTH} ${HEIGHT}`);
+  svg.setAttribute("class", "spark");
+  svg.setAttribute("aria-hidden", "true");
+  svg.append(document.createElementNS(SVG, "polyline"), document.createElementNS(SVG, "circle"));
+  return svg;
+}
+
+/**
+ * Draw `values` from left to right on a scale from 0 to `most`, the last with a dot.
+ *
+ * The scale is the square root's: most sessions stay below a few percent, and a linear one would draw them all flat.
+ */
+export function drawSparkline(svg, values, most) {
+  const [line, dot] = svg.children;
+  svg.toggleAttribute("hidden", values.length === 0);
+  if (!values.length) return;
+  const step = (WIDTH - 2 * MARGIN) / Math.max(1, values.length - 1);
+  const points = values.map((value, at) => [
+    (values.length === 1 ? WIDTH - MARGIN : MARGIN + at * step).toFixed(1),
+    (HEIGHT - MARGIN - (HEIGHT - 2 * MARGIN) * Math.sqrt(Math.min(1, value / most))).toFixed(1),
+  ]);
+  const [x, y] = points[points.length - 1];
+  line.setAttribute("points", points.map((point) => point.join(",")).join(" "));
+  dot.setAttribute("cx", x);
+  dot.setAttribute("cy", y);
+  dot.setAttribute("r", "2.5");
+}

@@ -1,0 +1,125 @@
+--[[
+Reads the next entries of some shards' boards, highest first, without the sessions that have ended.
+
+KEYS, two for each shard, i = 1, 2, ...
+  KEYS[2i-1]    board of the shard      sorted set: session ids by probability
+  KEYS[2i]      last seen of the shard  sorted set: session ids by the time of their last commit, ms, server's clock
+
+ARGV
+  ARGV[1]       idle time after which a session has ended, ms
+  ARGV[2]       order: `probability` or `last_seen`
+  ARGV[3]       smallest probability
+  ARGV[4]       largest probability
+  ARGV[5]       earliest last commit, ms
+  ARGV[6]       most entries of a shard to return
+  ARGV[7]       most entries of a shard to look at
+  then for each shard:
+  ARGV[2i+6]    score after which to go on; empty: from the top
+  ARGV[2i+7]    id after which to go on among the entries of that score; it need not be there any more
+
+Returns for each shard: the number of its live sessions; whether there are entries behind the last one looked at; score
+and id of that one, two empty strings if there is none; then id and score of each entry.
+
+Entries of one score go by id, the largest first, byte by byte as the server sorts them. By last seen, sessions that
+have bought have no score here: whoever reads their records checks their probability.
+Changes nothing; takes time O(log n) and what it looks at. Runs on Redis 6.2 and later and on Valkey.
+]]
+
+local by_probability = ARGV[2] == 'probability'
+local smallest, largest = tonumber(ARGV[3]), tonumber(ARGV[4])
+local wanted, most = tonumber(ARGV[6]), tonumber(ARGV[7])
+
+local time = redis.call('TIME')
+local alive_ms = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000) - tonumber(ARGV[1])
+local alive = string.format('%.0f', alive_ms)
+local earliest_ms = math.max(alive_ms, tonumber(ARGV[5]))
+local lowest = by_probability and smallest or earliest_ms
+
+-- Not Lua's `<`, which goes by the server's locale.
+local function is_below(one, another)
+  for place = 1, math.min(#one, #another) do
+    local left, right = string.byte(one, place), string.byte(another, place)
+    if left ~= right then
+      return left < right
+    end
+  end
+  return #one < #another
+end
+
+local function fits(other, id)
+  if by_probability then
+    local seen_ms = redis.call('ZSCORE', other, id)
+    return seen_ms and tonumber(seen_ms) >= earliest_ms
+  end
+  if smallest <= 0 and largest >= 1 then
+    return true
+  end
+  local probability = redis.call('ZSCORE', other, id)
+  return not probability or (tonumber(probability) >= smallest and tonumber(probability) <= largest)
+end
+
+-- The rank, from the top, of the first entry to look at.
+local function first_rank(ordered, after_score, after_id)
+  if after_score == '' then
+    return by_probability and largest < 1 and redis.call('ZCOUNT', ordered, '(' .. ARGV[4], '+inf') or 0
+  end
+  local first = redis.call('ZCOUNT', ordered, '(' .. after_score, '+inf')
+  local stop = first + redis.call('ZCOUNT', ordered, after_score, after_score)
+  while first < stop do
+    local middle = math.floor((first + stop) / 2)
+    if is_below(redis.call('ZREVRANGE', ordered, middle, middle)[1], after_id) then
+      stop = middle
+    else
+      first = middle + 1
+    end
+  end
+  return first
+end
+
+local function read(board_key, seen_key, after_score, after_id)
+  local live = redis.call('ZCOUNT', seen_key, alive, '+inf')
+  local reply = { live, 0, '', '' }
+  if live == 0 then
+    return reply
+  end
+  local ordered, other = seen_key, board_key
+  if by_probability then
+    ordered, other = board_key, seen_key
+  end
+  local rank = first_rank(ordered, after_score, after_id)
+  local found, looked = 0, 0
+  while found < wanted and looked < most do
+    local last = rank + math.min(wanted, most - looked) - 1
+    local entries = redis.call('ZREVRANGE', ordered, rank, last, 'WITHSCORES')
+    if #entries == 0 then
+      return reply
+    end
+    for place = 1, #entries, 2 do
+      local id, score = entries[place], entries[place + 1]
+      if tonumber(score) < lowest then
+        return reply
+      end
+      rank, looked = rank + 1, looked + 1
+      reply[3], reply[4] = score, id
+      if fits(other, id) then
+        found = found + 1
+        reply[#reply + 1] = id
+        reply[#reply + 1] = score
+        if found == wanted then
+          break
+        end
+      end
+    end
+  end
+  local following = redis.call('ZREVRANGE', ordered, rank, rank, 'WITHSCORES')
+  if #following > 0 and tonumber(following[2]) >= lowest then
+    reply[2] = 1
+  end
+  return reply
+end
+
+local replies = {}
+for shard = 1, #KEYS / 2 do
+  replies[shard] = read(KEYS[2 * shard - 1], KEYS[2 * shard], ARGV[2 * shard + 6], ARGV[2 * shard + 7])
+end
+return replies

@@ -1,0 +1,54 @@
+--[[
+Closes sessions of one shard that have idled out, each once however many replicas try.
+
+KEYS
+  KEYS[1]       board of the shard      sorted set: session ids by probability
+  KEYS[2]       last seen of the shard  sorted set: session ids by the time of their last commit, ms, server's clock
+  KEYS[3]       closed of the shard     stream: see `closing.lua`, which stands before this text
+  then two for each session, i = 1, 2, ...:
+  KEYS[2i+2]    record of the session   string
+  KEYS[2i+3]    history of the session  list: one entry an event, oldest first
+
+ARGV
+  ARGV[1]       idle time that ends a session, in milliseconds
+  ARGV[2]       entries of `closed` at most, about
+  ARGV[3]       lifetime of `closed` in milliseconds
+  ARGV[3+i]     session id
+
+Returns one integer a session: 0 it has not ended, or is gone already; 1 closed as not bought; 2 it was open and its
+history has expired: its outcome is lost; 3 it was closed before. In the last three cases nothing is left of it.
+
+Everything is looked at anew: a session that goes on, or whose id was used again, since the list was made is left alone.
+Runs on Redis 6.2 and later and on Valkey.
+]]
+
+local board_key, seen_key, closed_key = KEYS[1], KEYS[2], KEYS[3]
+local longest, kept_ms = ARGV[2], ARGV[3]
+local time = redis.call('TIME')
+local now_ms = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
+local results = {}
+
+for session = 1, (#KEYS - 3) / 2 do
+  local record_key, history_key, id = KEYS[2 * session + 2], KEYS[2 * session + 3], ARGV[3 + session]
+  local seen_ms = redis.call('ZSCORE', seen_key, id)
+  local is_over = seen_ms
+    and tonumber(seen_ms) < now_ms - tonumber(ARGV[1])
+    and redis.call('EXISTS', record_key) == 0
+  if not is_over then
+    results[session] = 0
+  else
+    if redis.call('EXISTS', history_key) == 1 then
+      append_closed(closed_key, longest, kept_ms, id, IDLED_OUT, seen_ms, history_key)
+      redis.call('DEL', history_key)
+      results[session] = 1
+    elseif redis.call('ZSCORE', board_key, id) then
+      results[session] = 2
+    else
+      results[session] = 3
+    end
+    redis.call('ZREM', seen_key, id)
+    redis.call('ZREM', board_key, id)
+  end
+end
+
+return results

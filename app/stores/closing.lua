@@ -1,0 +1,30 @@
+--[[
+What several scripts share: how a session is put among the closed ones. Stands before their own text.
+
+An entry of the stream `closed` has four fields, in this order:
+  id      session id
+  facts   JSON: what became of the session and how that is known
+  seen    time of its last commit, ms, server's clock
+  events  its history as one MessagePack array: the entries as they are, behind the head of an array of 32 bits' length
+]]
+
+local IDLED_OUT = '{"outcome":"none","closed_by":"idle"}'
+
+local function append_closed(closed_key, longest, kept_ms, id, facts, seen_ms, history_key)
+  local entries = redis.call('LRANGE', history_key, 0, -1)
+  local count = #entries
+  local head = string.char(
+    0xdd,
+    math.floor(count / 16777216) % 256,
+    math.floor(count / 65536) % 256,
+    math.floor(count / 256) % 256,
+    count % 256
+  )
+  local events = head .. table.concat(entries)
+  redis.call(
+    'XADD', closed_key, 'MAXLEN', '~', longest, '*',
+    'id', id, 'facts', facts, 'seen', seen_ms, 'events', events
+  )
+  redis.call('PEXPIRE', closed_key, kept_ms)
+end
+

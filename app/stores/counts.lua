@@ -1,0 +1,12 @@
+--[[
+Reads what was counted of a model in a time bucket.
+
+KEYS
+  KEYS[1]  counts of its answers  hash: field to integer
+  KEYS[2]  counts of its inputs   hash: field to integer
+
+Returns two lists of fields and integers in turn.
+Runs on Redis 6.2 and later and on Valkey.
+]]
+
+return { redis.call('HGETALL', KEYS[1]), redis.call('HGETALL', KEYS[2]) }

@@ -1,0 +1,278 @@
+"""What dashboards cost the scoring: `python -m benchmarks.pollers` starts a server, the service, callers and pollers.
+
+Callers post events at a steady rate, the same in all rounds. In half of the rounds, 200 dashboards poll
+`GET /v1/sessions?recent=16` and `GET /v1/stats` each second, each on a connection of its own, with `If-None-Match`.
+Service, callers and pollers are processes of their own; rounds of both kinds take turns, so that what else the machine
+does meets both.
+
+The processor's time of the service is the measure. One process of it computes on one core, so what the pollers take of
+a core is what they take of its throughput. Answered events a second would say the same only where callers, pollers and
+server have cores of their own; with `--events-per-s 0` the callers post as much as is answered, to see that too.
+"""
+
+import asyncio
+import itertools
+import json
+import multiprocessing
+import os
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from multiprocessing.queues import Queue
+from multiprocessing.synchronize import Barrier
+from multiprocessing.synchronize import Event as Flag
+from pathlib import Path
+from typing import Annotated, Any, Final
+from urllib.request import urlopen
+
+import typer
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from app.embedded import EmbeddedRedis
+
+ROOT: Final = Path(__file__).parents[1]
+_NAMES: Final = ("page_view", "view_item_list", "view_item", "search", "add_to_cart", "view_cart", "begin_checkout")
+_TICKS_PER_S: Final = os.sysconf("SC_CLK_TCK")
+_START_TIMEOUT_S: Final = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Offered:
+    """What the callers post.
+
+    Attributes:
+        callers: how many they are.
+        events_per_s: of all of them; 0: as many as are answered.
+        sessions: of how many sessions.
+    """
+
+    callers: int
+    events_per_s: float
+    sessions: int
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """One round.
+
+    Attributes:
+        events_per_s: events that were answered.
+        service_s: processor's time of the service in a second of the round.
+        redis_s: the same of the server.
+        polls_per_s: polls that were answered; 0 without pollers.
+        not_modified: share of them without a body.
+    """
+
+    events_per_s: float
+    service_s: float
+    redis_s: float
+    polls_per_s: float
+    not_modified: float
+
+
+def write_model(path: Path, hidden_size: int) -> None:
+    """Write an artifact of random weights, of the size of a trained one."""
+    # Callers and pollers import this module too, and would wait for all of these.
+    import torch  # noqa: PLC0415
+
+    from model.artifact import save  # noqa: PLC0415
+    from model.encoder import Encoder  # noqa: PLC0415
+    from model.network import NetworkSizes, SessionModel  # noqa: PLC0415
+
+    torch.manual_seed(0)
+    encoder = Encoder(list(_NAMES), ["shoes", "hats"], ["SKU-1", "SKU-2"], [], {}, calendar=False)
+    save(SessionModel(encoder, NetworkSizes(hidden_size=hidden_size, layers=1, head_size=32)).eval(), path)
+
+
+def free_port() -> int:
+    """Return a loopback port that nobody listens on."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port
+
+
+def start_service(port: int, artifact: Path, redis_url: str) -> "subprocess.Popen[bytes]":
+    """Start the service and return when it answers."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("WILLBUY_")}
+    environment |= {"WILLBUY_ARTIFACT": str(artifact), "WILLBUY_REDIS_URL": redis_url, "WILLBUY_LOG_LEVEL": "warning"}
+    command = [sys.executable, "-m", "uvicorn", "--factory", "app.main:create_app", "--no-access-log"]
+    command += ["--port", str(port), "--log-level", "warning"]
+    process = subprocess.Popen(command, cwd=ROOT, env=environment)  # noqa: S603 - no part of it comes from outside
+    deadline_s = time.monotonic() + _START_TIMEOUT_S
+    while True:
+        try:
+            with urlopen(f"http://127.0.0.1:{port}/healthz", timeout=2):
+                return process
+        except OSError:
+            if process.poll() is not None or time.monotonic() > deadline_s:
+                raise
+            time.sleep(0.1)
+
+
+def processor_s(pid: int) -> float:
+    """Return the processor's time that a process has used, user and system."""
+    fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / _TICKS_PER_S
+
+
+async def _answer(reader: asyncio.StreamReader) -> tuple[int, bytes]:
+    """Return status and entity tag of the next answer on a connection."""
+    head = (await reader.readuntil(b"\r\n\r\n")).lower()
+    headers = dict(line.split(b": ", 1) for line in head.split(b"\r\n")[1:-2])
+    await reader.readexactly(int(headers.get(b"content-length", b"0")))
+    return int(head.split(b" ", 2)[1]), headers.get(b"etag", b"")
+
+
+async def _call(port: int, caller: int, offered: Offered, counts: list[int]) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    loop = asyncio.get_running_loop()
+    gap_s = offered.callers / offered.events_per_s if offered.events_per_s else 0.0
+    due_s = loop.time() + gap_s * caller / offered.callers
+    for number in itertools.count():
+        await asyncio.sleep(due_s - loop.time() if gap_s else 0)
+        due_s += gap_s
+        event = {
+            "session_id": f"shopper-{(caller * 7919 + number * 104_729) % offered.sessions}",
+            "event_name": _NAMES[number % len(_NAMES)],
+            "item_id": f"SKU-{number % 50}",
+            "price": 19.9,
+        }
+        body = json.dumps(event).encode()
+        writer.write(
+            b"POST /v1/events HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b"
+            % (len(body), body)
+        )
+        status, _ = await _answer(reader)
+        counts[0] += status == 200  # noqa: PLR2004 - a status is its own name
+
+
+async def _poll(port: int, offset_s: float, counts: list[int]) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    loop = asyncio.get_running_loop()
+    tags = {b"/v1/sessions?recent=16": b'""', b"/v1/stats": b'""'}
+    due_s = loop.time() + offset_s
+    while True:
+        await asyncio.sleep(due_s - loop.time())
+        due_s += 1.0
+        for path, tag in tags.items():
+            writer.write(b"GET %b HTTP/1.1\r\nHost: x\r\nIf-None-Match: %b\r\n\r\n" % (path, tag))
+            status, tags[path] = await _answer(reader)
+            counts[0] += status in {200, 304}
+            counts[1] += status == 304  # noqa: PLR2004 - a status is its own name
+
+
+def callers(port: int, offered: Offered, ready: Barrier, stop: Flag, results: "Queue[list[int]]") -> None:
+    """Post events until told to stop, then tell how many were answered; a process of its own."""
+    asyncio.run(
+        _until_stopped(lambda counts, one: _call(port, one, offered, counts), offered.callers, ready, stop, results)
+    )
+
+
+def pollers(port: int, number: int, ready: Barrier, stop: Flag, results: "Queue[list[int]]") -> None:
+    """Poll each second until told to stop, then tell how many polls were answered, and how many with 304."""
+    asyncio.run(_until_stopped(lambda counts, one: _poll(port, one / number, counts), number, ready, stop, results))
+
+
+async def _until_stopped(
+    work: Callable[[list[int], int], Any], number: int, ready: Barrier, stop: Flag, results: "Queue[list[int]]"
+) -> None:
+    counts = [0, 0]
+    await asyncio.to_thread(ready.wait)
+    tasks = [asyncio.create_task(work(counts, one)) for one in range(number)]
+    while not stop.is_set():
+        await asyncio.sleep(0.02)
+        for task in tasks:
+            if task.done():
+                task.result()
+    for task in tasks:
+        task.cancel()
+    results.put(counts)
+
+
+def measure(port: int, pids: tuple[int, int], offered: Offered, *, seconds: float, number_of_pollers: int) -> Round:
+    """Return one round."""
+    context = multiprocessing.get_context("spawn")
+    stop, of_callers, of_pollers = context.Event(), context.Queue(), context.Queue()
+    ready = context.Barrier(3 if number_of_pollers else 2)
+    processes = [context.Process(target=callers, args=(port, offered, ready, stop, of_callers))]
+    if number_of_pollers:
+        processes.append(context.Process(target=pollers, args=(port, number_of_pollers, ready, stop, of_pollers)))
+    for process in processes:
+        process.start()
+    ready.wait(_START_TIMEOUT_S)
+    used_s = [processor_s(pid) for pid in pids]
+    began_s = time.monotonic()
+    time.sleep(seconds)
+    stop.set()
+    events = of_callers.get(timeout=_START_TIMEOUT_S)[0]
+    polls, unchanged = of_pollers.get(timeout=_START_TIMEOUT_S) if number_of_pollers else (0, 0)
+    elapsed_s = time.monotonic() - began_s
+    service_s, redis_s = ((processor_s(pid) - before) / elapsed_s for pid, before in zip(pids, used_s, strict=True))
+    for process in processes:
+        process.join()
+    return Round(events / elapsed_s, service_s, redis_s, polls / elapsed_s, unchanged / polls if polls else 0.0)
+
+
+def report(console: Console, without: list[Round], with_them: list[Round]) -> None:
+    """Print medians of both kinds of rounds, and what the pollers cost."""
+    table = Table("medians of the rounds", "without", "with pollers")
+
+    def row(name: str, value: Callable[[Round], float], form: str) -> None:
+        table.add_row(name, *(format(statistics.median(map(value, rounds)), form) for rounds in (without, with_them)))
+
+    row("events answered a second", lambda one: one.events_per_s, ",.0f")
+    row("polls answered a second", lambda one: one.polls_per_s, ",.0f")
+    row("of them not modified", lambda one: one.not_modified, ".0%")
+    row("service, processor's seconds a second", lambda one: one.service_s, ".3f")
+    row("service, processor's time an event, µs", lambda one: 1e6 * one.service_s / one.events_per_s, ",.0f")
+    row("Redis, processor's seconds a second", lambda one: one.redis_s, ".3f")
+    console.print(table)
+    before_s, then_s = (statistics.median(one.service_s for one in rounds) for rounds in (without, with_them))
+    console.print(f"The pollers take {then_s - before_s:.3f} of a core from one process of the service.")
+
+
+def main(
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds of each kind.")] = 7,
+    seconds: Annotated[float, typer.Option(min=2, help="Length of a round.")] = 8.0,
+    number_of_pollers: Annotated[int, typer.Option("--pollers", min=1)] = 200,
+    number_of_callers: Annotated[int, typer.Option("--callers", min=1)] = 16,
+    events_per_s: Annotated[float, typer.Option(min=0, help="Events posted; 0: as many as are answered.")] = 100.0,
+    sessions: Annotated[int, typer.Option(min=1, help="Sessions that the events are of.")] = 20_000,
+    hidden_size: Annotated[int, typer.Option(min=1, help="Of the model.")] = 64,
+) -> None:
+    """Measure what polling dashboards cost the scoring of one process of the service."""
+    console = Console()
+    # So that the service ends with this program, however that is ended.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    with tempfile.TemporaryDirectory() as directory, EmbeddedRedis() as server:
+        artifact = Path(directory) / "model.pt"
+        write_model(artifact, hidden_size)
+        port = free_port()
+        service = start_service(port, artifact, server.url)
+        try:
+            offered = Offered(number_of_callers, events_per_s, sessions)
+            pids = (service.pid, server.pid)
+            measure(port, pids, offered, seconds=seconds, number_of_pollers=number_of_pollers)
+            measured: tuple[list[Round], list[Round]] = ([], [])
+            for number in track(range(2 * rounds), "Measuring", console=console):
+                # a b b a: a machine that slows down slows both alike
+                kind = (number + number // 2) % 2
+                polling = number_of_pollers if kind else 0
+                measured[kind].append(measure(port, pids, offered, seconds=seconds, number_of_pollers=polling))
+        finally:
+            service.send_signal(signal.SIGTERM)
+            service.wait()
+        report(console, *measured)
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,180 @@
+"""What a network may remember with: LSTM, GRU, a plain recurrent net, or nothing.
+
+Each is a fold with one set of weights for the step and for the sequence. With x the inputs and h the output:
+
+    plain   h_t = tanh(W [h_{t-1}; x_t] + b)                                  Elman (1990)
+
+    LSTM    f = sigmoid(W_f [h_{t-1}; x_t] + b_f)      forget gate            Hochreiter & Schmidhuber (1997),
+            i = sigmoid(W_i [h_{t-1}; x_t] + b_i)      input gate             forget gate of Gers et al. (2000),
+            g = tanh   (W_g [h_{t-1}; x_t] + b_g)      candidate              drawn as in Olah (2015)
+            o = sigmoid(W_o [h_{t-1}; x_t] + b_o)      output gate
+            c_t = f * c_{t-1} + i * g
+            h_t = o * tanh(c_t)
+
+    GRU     r = sigmoid(W_r [h_{t-1}; x_t] + b_r)      reset gate             Cho et al. (2014), with the reset gate
+            z = sigmoid(W_z [h_{t-1}; x_t] + b_z)      update gate            after the product, as torch and cuDNN
+            n = tanh(W_n x_t + b_n + r * (U_n h_{t-1} + d_n))                 compute it
+            h_t = (1 - z) * n + z * h_{t-1}
+
+    none    h_t is empty: the head sees the current inputs alone
+
+Weights are the modules' own parameters in torch's gate order rather than an `nn.LSTM`, whose flat copy of them keeps
+`torch.jit.freeze` from working.
+
+Shape legend: B sessions, T events, E input size, H hidden size, L layers, S state width.
+"""
+
+from collections.abc import Callable
+from typing import Final
+
+import torch
+from torch import Tensor, nn
+
+DEFAULT_CELL: Final = "lstm"
+
+
+class Cell(nn.Module):
+    """Layers of one kind of cell.
+
+    Attributes:
+        state_width: S, numbers of state a session.
+        output_size: H of the output; 0 where nothing is remembered.
+    """
+
+    def __init__(self, input_size: int, hidden_size: int, layers: int, *, gates: int, states: int) -> None:
+        super().__init__()
+        self.hidden_size: int = hidden_size
+        self.layers: int = layers
+        self.output_size: int = hidden_size
+        self.state_width: int = states * layers * hidden_size
+        self.weights = nn.ParameterList()
+        bound = hidden_size**-0.5
+        for layer in range(layers):
+            width = input_size if layer == 0 else hidden_size
+            rows = gates * hidden_size
+            for shape in ((rows, width), (rows, hidden_size), (rows,)):
+                self.weights.append(nn.Parameter(torch.empty(shape).uniform_(-bound, bound)))
+            # torch's kernels want two bias vectors; the textbook has one. The second stays zero but in a GRU.
+            self.weights.append(nn.Parameter(torch.zeros(rows), requires_grad=False))
+
+    def step(self, inputs: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """Advance by one event: inputs [B, E] and hidden [B, S] to output [B, H] and the next hidden [B, S].
+
+        The output is the last layer's h; hidden is the states of each layer in turn, zeros before the first event.
+        """
+        raise NotImplementedError
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Return the output after each event [B, T, H] of inputs [B, T, E], from the initial state."""
+        raise NotImplementedError
+
+
+class LSTM(Cell):
+    """Gates and a memory of its own: the state is h and c of each layer, S = 2 L H."""
+
+    def __init__(self, input_size: int, hidden_size: int, layers: int) -> None:
+        super().__init__(input_size, hidden_size, layers, gates=4, states=2)
+        # A forget gate that starts open lets gradients reach far back from the first epoch on.
+        with torch.no_grad():
+            for layer in range(layers):
+                self.weights[4 * layer + 2][hidden_size : 2 * hidden_size] = 1.0
+
+    @torch.jit.export
+    def step(self, inputs: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """See `Cell.step`."""
+        states = torch.split(hidden, self.hidden_size, 1)
+        following: list[Tensor] = []
+        weights = [weight for weight in self.weights]  # noqa: C416  # TorchScript unrolls this, list() it cannot
+        for layer in range(self.layers):
+            w_ih, w_hh, b_ih, b_hh = weights[4 * layer : 4 * layer + 4]
+            h, c = torch.lstm_cell(inputs, [states[2 * layer], states[2 * layer + 1]], w_ih, w_hh, b_ih, b_hh)
+            following.append(h)
+            following.append(c)
+            inputs = h
+        return inputs, torch.cat(following, 1)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """See `Cell.forward`."""
+        zeros = torch.zeros([self.layers, inputs.size(0), self.hidden_size], dtype=inputs.dtype, device=inputs.device)
+        weights = [weight for weight in self.weights]  # noqa: C416  # as above
+        return torch.lstm(inputs, [zeros, zeros], weights, True, self.layers, 0.0, self.training, False, True)[0]
+
+
+class GRU(Cell):
+    """Gates without a memory apart: the state is h of each layer, S = L H."""
+
+    def __init__(self, input_size: int, hidden_size: int, layers: int) -> None:
+        super().__init__(input_size, hidden_size, layers, gates=3, states=1)
+        # d_n stands inside the reset gate, so that it is no double of b_n; the other two thirds merely add to b.
+        for layer in range(layers):
+            self.weights[4 * layer + 3].requires_grad_(True)
+
+    @torch.jit.export
+    def step(self, inputs: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """See `Cell.step`."""
+        states = torch.split(hidden, self.hidden_size, 1)
+        following: list[Tensor] = []
+        weights = [weight for weight in self.weights]  # noqa: C416  # as in LSTM
+        for layer in range(self.layers):
+            w_ih, w_hh, b_ih, b_hh = weights[4 * layer : 4 * layer + 4]
+            inputs = torch.gru_cell(inputs, states[layer], w_ih, w_hh, b_ih, b_hh)
+            following.append(inputs)
+        return inputs, torch.cat(following, 1)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """See `Cell.forward`."""
+        zeros = torch.zeros([self.layers, inputs.size(0), self.hidden_size], dtype=inputs.dtype, device=inputs.device)
+        weights = [weight for weight in self.weights]  # noqa: C416  # as in LSTM
+        return torch.gru(inputs, zeros, weights, True, self.layers, 0.0, self.training, False, True)[0]
+
+
+class RNN(Cell):
+    """No gates: the state is h of each layer, S = L H."""
+
+    def __init__(self, input_size: int, hidden_size: int, layers: int) -> None:
+        super().__init__(input_size, hidden_size, layers, gates=1, states=1)
+
+    @torch.jit.export
+    def step(self, inputs: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """See `Cell.step`."""
+        states = torch.split(hidden, self.hidden_size, 1)
+        following: list[Tensor] = []
+        weights = [weight for weight in self.weights]  # noqa: C416  # as in LSTM
+        for layer in range(self.layers):
+            w_ih, w_hh, b_ih, b_hh = weights[4 * layer : 4 * layer + 4]
+            inputs = torch.rnn_tanh_cell(inputs, states[layer], w_ih, w_hh, b_ih, b_hh)
+            following.append(inputs)
+        return inputs, torch.cat(following, 1)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """See `Cell.forward`."""
+        zeros = torch.zeros([self.layers, inputs.size(0), self.hidden_size], dtype=inputs.dtype, device=inputs.device)
+        weights = [weight for weight in self.weights]  # noqa: C416  # as in LSTM
+        return torch.rnn_tanh(inputs, zeros, weights, True, self.layers, 0.0, self.training, False, True)[0]
+
+
+class NoMemory(Cell):
+    """Nothing is remembered: output and state are empty, S = 0, and what is left is a feed-forward network."""
+
+    def __init__(self, input_size: int, hidden_size: int, layers: int) -> None:
+        del layers
+        super().__init__(input_size, hidden_size, 0, gates=0, states=0)
+        self.output_size = 0
+
+    @torch.jit.export
+    def step(self, inputs: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """See `Cell.step`."""
+        return inputs[:, :0], hidden
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """See `Cell.forward`."""
+        return inputs[..., :0]
+
+
+CELLS: Final[dict[str, Callable[[int, int, int], Cell]]] = {
+    "feed-forward": NoMemory,
+    "rnn": RNN,
+    "gru": GRU,
+    "lstm": LSTM,
+}
+"""Each kind of cell by the name that `willbuy train --cell` takes; made with input size, hidden size and layers."""

@@ -1,0 +1,107 @@
+"""Fixtures of the browser tests: one shop for all of them, one browser a module, one page a test."""
+
+import shutil
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from conftest import missing
+from playwright.sync_api import Browser, ConsoleMessage, Dialog, Page, Request, expect, sync_playwright
+from support.service import Service
+
+from browser.shop import Shop
+
+# The browser's own line about an answer that is an error, or about none at all.
+_NETWORK_FAILURE = "Failed to load resource"
+
+
+@pytest.fixture(scope="session")
+def running_shop(artifact, start_redis, tmp_path_factory) -> Iterator[Shop]:
+    redis = start_redis("valkey-8.1")
+    log = tmp_path_factory.mktemp("dashboard") / "service.log"
+    # On a busy machine nothing is refused for being slow: a page that recovers from that by itself is another test's.
+    waits = {"redis_timeout_s": 10, "request_timeout_s": 30}
+    service = Service(log, {"artifact": artifact, "redis_url": redis.url, "log_format": "console"} | waits)
+    try:
+        service.start()
+        shop = Shop(service, redis)
+        yield shop
+        shop.close()
+    finally:
+        service.stop()
+
+
+@pytest.fixture
+def shop(running_shop: Shop) -> Shop:
+    """The shop without any session."""
+    running_shop.redis.flush()
+    return running_shop
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Browser]:
+    # Not for the whole run: Playwright's loop would be the running one in everybody else's tests.
+    path = shutil.which("chromium")
+    if path is None:
+        raise missing("chromium")
+    expect.set_options(timeout=30_000)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+class Opened:
+    """Pages of a test, and what they complained of or should not have asked for."""
+
+    def __init__(self, browser: Browser, shop: Shop) -> None:
+        self._browser = browser
+        self._shop = shop
+        self.complaints: list[str] = []
+        self.may_fail = False
+
+    def __call__(self, address: str = "", **options: Any) -> Page:
+        """Open the dashboard in a browser of its own, as one that was just installed."""
+        page = self._browser.new_context(**options).new_page()
+        page.set_default_timeout(30_000)
+        page.on("console", self._on_console)
+        page.on("pageerror", lambda error: self.complaints.append(f"uncaught: {error}"))
+        page.on("request", self._on_request)
+        page.on("dialog", self._on_dialog)
+        page.goto(address or self._shop.url)
+        return page
+
+    def _on_console(self, message: ConsoleMessage) -> None:
+        if message.type in {"error", "warning"} and not (self.may_fail and message.text.startswith(_NETWORK_FAILURE)):
+            self.complaints.append(f"{message.type}: {message.text}")
+
+    def _on_dialog(self, dialog: Dialog) -> None:
+        self.complaints.append(f"dialog: {dialog.message}")
+        dialog.dismiss()
+
+    def _on_request(self, request: Request) -> None:
+        if not request.url.startswith(self._shop.service.base_url + "/"):
+            self.complaints.append(f"request to another host: {request.url}")
+
+    def close(self) -> None:
+        for context in self._browser.contexts:
+            for page in context.pages:
+                page.unroute_all(behavior="ignoreErrors")
+            context.close()
+
+
+@pytest.fixture
+def opened(chromium: Browser, shop: Shop) -> Iterator[Opened]:
+    """Open pages; after the test nothing may have been complained of, and no other host asked.
+
+    Set `may_fail` where the service is not there for a while, or answers an error on purpose.
+    """
+    opened = Opened(chromium, shop)
+    yield opened
+    opened.close()
+    assert opened.complaints == []
+
+
+@pytest.fixture
+def page(opened: Callable[..., Page]) -> Page:
+    return opened()

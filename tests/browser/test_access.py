@@ -1,0 +1,112 @@
+"""The page without a mouse, without sight of its colours, and on a phone."""
+
+import itertools
+from typing import Literal
+
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Page, ViewportSize, expect
+
+SCHEMES: tuple[Literal["light", "dark"], ...] = ("light", "dark")
+DESKTOP: ViewportSize = {"width": 1280, "height": 900}
+PHONE: ViewportSize = {"width": 360, "height": 740}
+
+
+def findings(page: Page) -> list[str]:
+    violations = Axe().run(page).response["violations"]
+    return [f"{found['impact']} {found['id']}: {found['nodes'][0]['html'][:200]}" for found in violations]
+
+
+def findings_in_all_looks(page: Page) -> list[str]:
+    found = []
+    for scheme, viewport in itertools.product(SCHEMES, (DESKTOP, PHONE)):
+        page.emulate_media(color_scheme=scheme)
+        page.set_viewport_size(viewport)
+        found += [f"{scheme}, {viewport['width']} px: {finding}" for finding in findings(page)]
+    return found
+
+
+def test_axe_finds_nothing_on_board_and_session_light_dark_and_on_a_phone(shop, page) -> None:
+    # Given an empty board
+    expect(page.get_by_role("heading", name="No sessions yet")).to_be_visible()
+    expect(page.locator("#model-facts")).to_contain_text("float16")
+    assert findings_in_all_looks(page) == []
+    # And one with visitors
+    visits = shop.visit(12)
+    shop.post(visits[0], "purchase")
+    expect(page.locator("#rows tr")).not_to_have_count(0)
+    expect(page.locator("#latency-chart canvas")).to_be_visible()
+    assert findings_in_all_looks(page) == []
+    # And a session
+    page.locator("#rows a").first.click()
+    expect(page.locator("#session-chart canvas")).to_be_visible()
+    assert findings_in_all_looks(page) == []
+
+
+def test_axe_finds_nothing_while_the_service_is_down(shop, opened) -> None:
+    opened.may_fail = True
+    page = opened()
+    page.route("**/v1/**", lambda route: route.abort())
+    expect(page.locator("#banner")).to_be_visible()
+    assert findings(page) == []
+
+
+def tab_to(page: Page, selector: str) -> None:
+    """Press Tab until the focus is there."""
+    for _ in range(60):
+        page.keyboard.press("Tab")
+        if page.evaluate("(selector) => document.activeElement.matches(selector)", selector):
+            return
+    raise AssertionError(f"no way to {selector} by keyboard")
+
+
+def test_everything_can_be_done_by_keyboard(shop, page) -> None:
+    shop.post("s-1")
+    shop.post("s-2")
+    expect(page.locator("#rows tr")).to_have_count(2)
+    # The first stop is the skip link, which is seen then
+    page.keyboard.press("Tab")
+    expect(page.get_by_role("link", name="Skip to content")).to_be_focused()
+    expect(page.get_by_role("link", name="Skip to content")).to_be_in_viewport()
+    page.keyboard.press("Enter")
+    expect(page.locator("main")).to_be_focused()
+    # Sorting
+    tab_to(page, "[data-order=last_seen]")
+    page.keyboard.press("Enter")
+    expect(page.locator("#by-last_seen")).to_have_attribute("aria-sort", "descending")
+    expect(page.get_by_role("status").first).to_have_text("Sorted by last seen, highest first.")
+    expect(page.locator("#rows .c-session")).to_have_text(["s-2", "s-1"])
+    # Opening a session and coming back to its row
+    tab_to(page, "#rows a")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("heading", level=1, name="Session s-2")).to_be_focused()
+    expect(page.locator("#session-events tr")).to_have_count(1)
+    page.go_back()
+    expect(page.get_by_role("link", name="s-2")).to_be_focused()
+    # Pausing
+    page.locator("#pause").focus()
+    page.keyboard.press("Space")
+    expect(page.locator("#pause")).to_have_attribute("aria-pressed", "true")
+    expect(page.get_by_role("status").first).to_have_text("Paused.")
+
+
+def test_a_focused_row_that_leaves_the_board_hands_the_focus_to_its_neighbour(shop, page) -> None:
+    for session_id in ("s-1", "s-2"):
+        shop.post(session_id)
+    expect(page.locator("#rows tr")).to_have_count(2)
+    page.get_by_role("link", name="s-1").focus()
+    # When
+    shop.post("s-1", "purchase")
+    # Then
+    expect(page.locator("#rows .c-session")).to_have_text(["s-2"])
+    expect(page.get_by_role("link", name="s-2")).to_be_focused()
+
+
+def test_colours_follow_the_system_at_once_charts_included(shop, page) -> None:
+    expect(page.locator("#throughput-chart canvas")).to_be_visible()
+    light = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    # When
+    page.emulate_media(color_scheme="dark", reduced_motion="reduce")
+    # Then
+    expect(page.locator("body")).not_to_have_css("background-color", light)
+    expect(page.locator("#throughput-chart canvas")).to_be_visible()
+    assert page.evaluate("document.getAnimations().length") == 0

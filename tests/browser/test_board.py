@@ -1,0 +1,162 @@
+"""The live board follows the shop."""
+
+import pytest
+from playwright.sync_api import Page, expect
+
+
+def ids(page: Page):
+    return page.locator("#rows .c-session")
+
+
+def test_an_empty_shop_is_told_how_to_send_its_first_event_which_then_appears(shop, page) -> None:
+    expect(page.get_by_role("heading", name="No sessions yet")).to_be_visible()
+    expect(page.locator("#first-event")).to_contain_text(f"curl {shop.service.base_url}/v1/events")
+    # When
+    shop.post("s-1", "view_item", item_id="SKU-1")
+    # Then
+    expect(ids(page)).to_have_text(["s-1"])
+    expect(page.get_by_role("heading", name="No sessions yet")).to_be_hidden()
+    expect(page.locator("#rows .c-last-event")).to_have_text("view_item")
+    expect(page.locator("#board-count")).to_have_text("1 live session")
+
+
+def test_rows_reorder_as_probabilities_move_and_keep_the_keyboard_focus(shop, page) -> None:
+    # Given two sessions, the one behind focused
+    for session_id in ("s-1", "s-2"):
+        shop.post(session_id)
+    shop.overtake("s-1", "s-2")
+    expect(ids(page)).to_have_text(["s-1", "s-2"])
+    behind = page.get_by_role("link", name="s-2")
+    behind.focus()
+    # When it overtakes the other
+    shop.overtake("s-2", "s-1")
+    # Then
+    expect(ids(page)).to_have_text(["s-2", "s-1"])
+    expect(behind).to_be_focused()
+    answer = shop.get("s-2")
+    row = page.get_by_role("row").filter(has=behind)
+    expect(row.locator(".c-events")).to_have_text(str(answer["events"]))
+    expect(row.locator(".share")).to_have_text(f"{100 * answer['probability']:.1f}%")
+    # The curve has a point for each of the last probabilities.
+    points = row.locator("polyline").get_attribute("points")
+    assert points is not None
+    assert len(points.split()) == min(16, answer["events"])
+
+
+def test_the_outcome_shows_after_a_purchase_among_those_seen_last(shop, page) -> None:
+    shop.post("s-1")
+    shop.post("s-2")
+    expect(ids(page)).to_have_count(2)
+    page.get_by_role("button", name="Last seen").click()
+    expect(page.locator("#by-last_seen")).to_have_attribute("aria-sort", "descending")
+    expect(page.locator("#by-probability")).to_have_attribute("aria-sort", "none")
+    # When
+    shop.post("s-1", "purchase")
+    # Then
+    expect(ids(page)).to_have_text(["s-1", "s-2"])
+    expect(page.locator("#rows .c-outcome")).to_have_text(["bought", "open"])
+
+
+def test_filters_leave_out_sessions_and_can_be_cleared(shop, page) -> None:
+    shop.post("short")
+    for name in ("view_item", "add_to_cart", "view_cart"):
+        shop.post("long", name)
+    expect(ids(page)).to_have_count(2)
+    # When
+    page.get_by_label("Minimum number of events").fill("3")
+    # Then
+    expect(ids(page)).to_have_text(["long"])
+    expect(page.locator("#board-count")).to_have_text("1 of 2 live sessions")
+    # When
+    page.get_by_label("Minimum number of events").fill("4")
+    # Then
+    expect(page.get_by_role("heading", name="No session matches the filters")).to_be_visible()
+    page.get_by_role("button", name="Clear filters").click()
+    expect(ids(page)).to_have_count(2)
+
+
+def test_what_has_not_changed_is_not_sent_again(shop, page) -> None:
+    shop.post("s-1")
+    expect(ids(page)).to_have_count(1)
+    with page.expect_response(lambda answer: "/v1/sessions?" in answer.url and answer.status == 304):
+        pass
+
+
+@pytest.mark.parametrize("reason", ["pause", "hidden tab"])
+def test_nothing_is_asked_while_the_page_is_paused_or_hidden(shop, opened, reason) -> None:
+    # Given a page whose clock the test turns
+    page = opened("about:blank")
+    page.clock.install()
+    page.goto(shop.url)
+    expect(page.locator("#connection-text")).to_have_text("Live")
+    # When
+    if reason == "pause":
+        page.get_by_role("button", name="Pause").click()
+        expect(page.locator("#connection-text")).to_have_text("Paused")
+    else:
+        page.evaluate("""() => {
+            Object.defineProperty(document, "hidden", { configurable: true, get: () => true });
+            document.dispatchEvent(new Event("visibilitychange"));
+        }""")
+        expect(page.locator("#connection-text")).to_have_text("Paused in the background")
+    page.wait_for_load_state("networkidle")
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.clock.run_for(60_000)
+    # Then
+    assert asked == []
+    # When
+    shop.post("s-1")
+    if reason == "pause":
+        page.get_by_role("button", name="Pause").click()
+    else:
+        page.evaluate("""() => {
+            Object.defineProperty(document, "hidden", { configurable: true, get: () => false });
+            document.dispatchEvent(new Event("visibilitychange"));
+        }""")
+    # Then
+    expect(ids(page)).to_have_text(["s-1"])
+
+
+def test_what_a_shop_sends_stays_text(shop, page) -> None:
+    # Given ids that a page made of strings would run
+    bad = '<img src=x onerror="window.hacked = true">'
+    shop.post(bad, bad[:128], item_id=bad, item_category=bad, properties={"device": bad})
+    # Then
+    expect(ids(page)).to_have_text([bad])
+    # When
+    page.get_by_role("link", name=bad).click()
+    # Then
+    expect(page.get_by_role("heading", level=1, name=bad)).to_be_visible()
+    expect(page.locator("#session-events td")).to_contain_text([bad, bad])
+    assert page.evaluate("window.hacked") is None
+
+
+def test_the_browser_itself_refuses_to_make_markup_of_a_string(shop, opened) -> None:
+    page = opened()
+    refused = page.evaluate("""() => {
+        try { document.body.innerHTML = "<b>no</b>"; return "made"; } catch (error) { return error.name; }
+    }""")
+    assert refused == "TypeError"
+    expect(page.locator("#connection-text")).to_have_text("Live")
+    (complaint,) = opened.complaints
+    assert "TrustedHTML" in complaint
+    opened.complaints.clear()
+
+
+def test_long_and_foreign_ids_do_not_break_the_layout(shop, page) -> None:
+    odd = ["x" * 256, "😀" * 256, "שלום-עולם-" * 25, "a/b?c#d e%20", "w w " * 64]
+    for session_id in odd:
+        shop.post(session_id, item_id="y" * 256)
+    expect(ids(page)).to_have_count(len(odd))
+    fits = "document.documentElement.scrollWidth <= innerWidth"
+    for width in (1280, 1024, 768, 360):
+        page.set_viewport_size({"width": width, "height": 800})
+        page.wait_for_function(fits)
+        page.wait_for_function("[...document.querySelectorAll('#rows a')].every((link) => link.offsetWidth >= 60)")
+    for session_id in odd:
+        page.locator("#rows a").filter(has_text=session_id).first.click()
+        expect(page.locator("#session-title")).to_have_text(f"Session {session_id}")
+        expect(page.locator("#session-events tr")).to_have_count(1)
+        page.wait_for_function(fits)
+        page.go_back()

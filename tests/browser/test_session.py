@@ -1,0 +1,75 @@
+"""A session's own view."""
+
+import re
+
+import pytest
+from playwright.sync_api import expect
+
+PAINTED = """() => {
+    const canvas = document.querySelector("#session-chart canvas");
+    const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+    return data.some((value) => value > 0);
+}"""
+
+
+def test_a_session_opens_from_the_board_and_the_back_button_returns_to_its_row(shop, page) -> None:
+    # Given
+    shop.post("s-1", "view_item", item_id="SKU-1")
+    shop.post("s-1", "add_to_cart", item_id="SKU-2")
+    last = shop.post("s-1", "search")
+    # When
+    page.get_by_role("link", name="s-1").click()
+    # Then
+    expect(page.get_by_role("heading", level=1)).to_have_text("Session s-1")
+    expect(page.get_by_role("heading", level=1)).to_be_focused()
+    expect(page).to_have_title("Session s-1 · willbuy")
+    rows = page.locator("#session-events tr")
+    expect(rows).to_have_count(3)
+    expect(rows.locator("td:nth-child(3)")).to_have_text(["view_item", "add_to_cart", "search"])
+    expect(rows.locator("td:nth-child(5)")).to_have_text(["SKU-1", "SKU-2", "—"])
+    expect(rows.locator("td:nth-child(4)").last).to_have_text(f"{100 * last['probability']:.1f}%")
+    expect(page.locator("#session-chart")).to_have_attribute("aria-label", re.compile("after each of 3 events"))
+    page.wait_for_function(PAINTED)
+    # When
+    page.go_back()
+    # Then
+    expect(page.get_by_role("link", name="s-1")).to_be_focused()
+    expect(page).to_have_title("Live board · willbuy")
+
+
+def test_a_session_opens_by_its_link_and_follows_what_the_visitor_does(shop, opened) -> None:
+    shop.post("s/1 ü", "view_item")
+    page = opened(shop.address("s/1 ü"))
+    rows = page.locator("#session-events tr")
+    expect(rows).to_have_count(1)
+    expect(page.locator("#session-outcome")).to_have_text("open")
+    # When
+    shop.post("s/1 ü", "view_cart")
+    # Then
+    expect(rows).to_have_count(2)
+    # When
+    shop.post("s/1 ü", "purchase")
+    # Then
+    expect(page.locator("#session-outcome")).to_have_text("bought")
+    expect(page.locator("#session-words")).to_contain_text("ended in a purchase")
+    expect(rows).to_have_count(2)
+
+
+@pytest.mark.parametrize("address", ["#/session/never-was", "#/session/%E0%A4%A", "#/session/" + "x" * 300])
+def test_a_session_that_is_not_there_is_said_to_be_missing(shop, opened, address) -> None:
+    opened.may_fail = True
+    page = opened(shop.url + address)
+    expect(page.locator("#session-words")).to_contain_text("There is no such session")
+    expect(page.locator("#connection-text")).to_have_text("Live")
+
+
+def test_a_session_that_is_erased_while_it_is_open_keeps_its_last_picture(shop, opened) -> None:
+    opened.may_fail = True
+    shop.post("s-1")
+    page = opened(shop.address("s-1"))
+    expect(page.locator("#session-events tr")).to_have_count(1)
+    # When
+    shop.redis.flush()
+    # Then
+    expect(page.locator("#session-words")).to_contain_text("the service no longer has it")
+    expect(page.locator("#session-events tr")).to_have_count(1)

@@ -1,0 +1,162 @@
+"""The loop closed from end to end: shoppers, a service, their sessions collected, the next model trained on them."""
+
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import httpx
+import polars as pl
+import pytest
+from polars.testing import assert_frame_equal
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # it ships no types
+from typer.testing import CliRunner
+
+from model.artifact import read_manifest
+from model.events import PURCHASE
+from training.cli import cli
+from training.prepare import prepare
+from training.synthetic import PRESETS, generate, write
+
+SESSIONS = 400
+IDLE_S = 5
+# Their log is of another year.
+ANY_AGE_S = 10**9
+
+
+def bodies(events: pl.DataFrame) -> list[dict[str, Any]]:
+    """The log's events as a shop posts them; a session's one after another, so that none idles out in between."""
+    posted = []
+    for row in events.sort("session_id", maintain_order=True).iter_rows(named=True):
+        facts = {
+            name: row[name]
+            for name in ("session_id", "event_name", "item_id", "item_category", "price", "quantity")
+            if row[name] is not None
+        }
+        properties = {
+            name.removeprefix("property."): value
+            for name, value in row.items()
+            if name.startswith("property.") and value is not None
+        }
+        posted.append({"timestamp": row["timestamp_ms"], "properties": properties, **facts})
+    return posted
+
+
+def shop(base_url: str, posted: Sequence[dict[str, Any]]) -> dict[str, list[float]]:
+    """Post events in order, many at a time, each session's purchase last; return what each session was answered."""
+    answers: dict[str, list[float]] = {}
+    with httpx.Client(base_url=base_url, timeout=30) as client:
+        for part in parts(posted):
+            results = client.post("/v1/events/batch", json=part).json()["results"]
+            for body, result in zip(part, results, strict=True):
+                assert result["status"] == 200, result
+                if result["score"]["folded"]:
+                    answers.setdefault(body["session_id"], []).append(result["score"]["probability"])
+    return answers
+
+
+def parts(posted: Sequence[dict[str, Any]]) -> Iterable[list[dict[str, Any]]]:
+    """Requests of many events, at most so many of one session as it remembers."""
+    part: list[dict[str, Any]] = []
+    for body in posted:
+        part.append(body)
+        if len(part) == 60:
+            yield part
+            part = []
+    if part:
+        yield part
+
+
+def stats_once(base_url: str, is_done: Any) -> dict[str, Any]:
+    """The first answer of `/v1/stats` that is so."""
+    deadline = time.monotonic() + 60
+    while not is_done(stats := httpx.get(f"{base_url}/v1/stats", timeout=30).json()):
+        assert time.monotonic() < deadline, stats
+        time.sleep(0.2)
+    return dict(stats)
+
+
+def events_of(folder: Path) -> pl.DataFrame:
+    """Prepared events, the sessions under the shop's own ids."""
+    frame = pl.concat([pl.read_parquet(path) for path in sorted(folder.glob("events-*.parquet"))])
+    frame = frame.with_columns(pl.col("session_id").str.replace(r"@\d+$", ""))
+    return frame.select(sorted(frame.columns)).sort("session_id", "timestamp_ms", maintain_order=True)
+
+
+@pytest.mark.timeout(300)
+def test_the_next_model_trains_on_what_the_service_saw(service, valkey, tmp_path):
+    # Given the log of a shop whose visitors come now
+    log = generate(PRESETS["default"], SESSIONS, 1)
+    path = tmp_path / "log.parquet"
+    write(log, path)
+    settings = {
+        "redis_url": valkey.url,
+        "session_idle_s": IDLE_S,
+        "close_every_s": 0.5,
+        "max_event_age_s": ANY_AGE_S,
+        # However slow this machine is
+        "request_timeout_s": 60,
+        "redis_timeout_s": 30,
+    }
+    first = service(**settings)
+    answers = shop(first.base_url, bodies(log.events))
+    # When all their sessions have ended and were collected, in two goes
+    collected = tmp_path / "collected"
+    arguments = ["collect", "--redis-url", valkey.url, "--out", str(collected)]
+    assert CliRunner().invoke(cli, arguments).exit_code == 0
+    told = sum(map(len, answers.values()))
+    stats = stats_once(
+        first.base_url,
+        lambda stats: (
+            stats["outcomes"]["purchase"] + stats["outcomes"]["none"] == SESSIONS
+            # And the figures rest on every answer that was given
+            and stats["trust"]["predictions"] == told
+        ),
+    )
+    result = CliRunner().invoke(cli, arguments)
+    assert result.exit_code == 0, result.output
+    buyers = log.events.filter(pl.col("event_name") == PURCHASE)["session_id"].n_unique()
+    assert (stats["outcomes"]["purchase"], stats["outcomes"]["none"]) == (buyers, SESSIONS - buyers)
+    # Then what training sees is what it would have seen of the log itself: events, their order, outcomes
+    prepare(path, tmp_path / "of-log", keep_open_sessions=True)
+    prepare(collected, tmp_path / "of-service", keep_open_sessions=True)
+    expected, found = events_of(tmp_path / "of-log"), events_of(tmp_path / "of-service")
+    assert_frame_equal(found.select(expected.columns), expected)
+    # An artifact that does not say what it was trained on knows of no drift
+    assert stats["trust"]["drift"] is None
+    first.stop()
+
+    # When the next model is trained on it and serves
+    artifact = tmp_path / "next.pt"
+    options = ["--epochs", "1", "--no-lightgbm", "--keep-open-sessions", "--hidden-size", "8", "--head-size", "8"]
+    with threadpool_limits(1):
+        trained = CliRunner().invoke(cli, ["train", str(collected), "--out", str(artifact), *options])
+    assert trained.exit_code == 0, trained.output
+    inputs = read_manifest(artifact).data["inputs"]
+    assert inputs["sessions"] < SESSIONS
+    second = service(**settings, artifact=artifact, drift_events_per_s=100_000)
+    # Then visitors of the same kind look like those it was trained on
+    again = generate(PRESETS["default"], SESSIONS, 2)
+    shop(second.base_url, bodies(again.events))
+    browsed = SESSIONS - sessions_without_events(again.events)
+    alike = stats_once(second.base_url, lambda stats: stats["trust"]["drift"]["sessions"] == browsed)["trust"]
+    assert alike["drift"]["max_psi"] < 0.25
+    assert alike["overall"]["log_loss"] > 0
+    assert alike["by_prefix_length"][0]["from"] == 1
+    assert alike["by_prefix_length"][0]["sessions"] == alike["sessions"] == browsed
+    # And visitors who only search, all at once dear things, do not
+    other = again.events.with_columns(
+        session_id=pl.lit("other-") + pl.col("session_id"),
+        event_name=pl.when(pl.col("event_name") == PURCHASE).then("event_name").otherwise(pl.lit("wheel_of_fortune")),
+        price=pl.col("price") * 100,
+    )
+    shop(second.base_url, bodies(other))
+    apart = stats_once(second.base_url, lambda stats: stats["trust"]["drift"]["sessions"] == 2 * browsed)["trust"]
+    assert apart["drift"]["max_psi"] > 0.25
+    assert apart["drift"]["unseen_name_share"] > alike["drift"]["unseen_name_share"] + 0.4
+
+
+def sessions_without_events(events: pl.DataFrame) -> int:
+    """Sessions of which nothing was folded."""
+    folded = events.filter(pl.col("event_name") != PURCHASE)["session_id"].n_unique()
+    return events["session_id"].n_unique() - folded

@@ -1,0 +1,90 @@
+"""The examples of docs/client.md, run as they stand there against a real service."""
+
+import re
+import shutil
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+from conftest import missing
+from support.service import Service
+
+from app.client import Client
+
+PAGE = Path(__file__).parents[2] / "docs" / "client.md"
+ADDRESS = "http://127.0.0.1:8000"
+
+
+def examples(language):
+    """The page's examples in a language, in order."""
+    return re.findall(rf"^```{language}\n(.*?)^```$", PAGE.read_text(), flags=re.MULTILINE | re.DOTALL)
+
+
+def node():
+    """Node: the system's, or the one that Playwright brings along."""
+    playwright = find_spec("playwright")
+    found = shutil.which("node")
+    if found is None and playwright is not None and playwright.origin is not None:
+        found = shutil.which("node", path=Path(playwright.origin).parent / "driver")
+    if found is None:
+        raise missing("node")
+    return found
+
+
+def run(*command):
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def running(artifact, shared_valkey, tmp_path_factory):
+    shared_valkey.flush()
+    log = tmp_path_factory.mktemp("client-docs") / "service.log"
+    started = Service(log, {"artifact": artifact, "redis_url": shared_valkey.url})
+    try:
+        started.start()
+        yield started
+    finally:
+        started.stop()
+
+
+def probability_of(running, session_id):
+    with Client(running.base_url) as client:
+        session = client.session(session_id)
+    assert session.events == 1
+    return session.probability
+
+
+def test_the_example_with_curl(running):
+    curl = shutil.which("curl")
+    if curl is None:
+        raise missing("curl")
+    (text,) = examples("sh")
+    assert text.count("\n") == 3
+    output = run("sh", "-c", text.replace(ADDRESS, running.base_url))
+    assert f'"probability":{probability_of(running, "s-81")}' in output
+
+
+def test_the_example_with_python(running):
+    text, _ = examples("python")
+    assert text.count("\n") == 3
+    output = run(sys.executable, "-c", text.replace(ADDRESS, running.base_url))
+    assert float(output) == probability_of(running, "s-82")
+
+
+def test_the_example_with_javascript(running):
+    (text,) = examples("js")
+    assert text.count("\n") == 3
+    output = run(node(), "--input-type=module", "-e", text.replace(ADDRESS, running.base_url))
+    assert float(output) == probability_of(running, "s-83")
+
+
+def test_the_longer_example(running):
+    _, text = examples("python")
+    output = run(sys.executable, "-c", text.replace(ADDRESS, running.base_url))
+    *scores, last, error = output.splitlines()
+    assert [len(score.split()) for score in scores] == [2, 2, 2]
+    assert (last, error) == ("add_to_cart", "invalid_event price")

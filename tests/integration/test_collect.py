@@ -1,0 +1,243 @@
+"""Collecting from real servers: each session once in the folder, whatever is broken off."""
+
+import json
+from typing import Any
+
+import polars as pl
+import pytest
+import redis
+from redis.exceptions import RedisError
+from support.redis_servers import find_binary
+from support.redis_topologies import RedisCluster
+from typer.testing import CliRunner
+
+from app.stores.keys import outcomes_key, shard_of
+from training.cli import cli
+from training.collect import collector as collector_module
+from training.collect.collector import Collector, collect, locked
+from training.collect.connection import open_client
+from training.collect.errors import CollectError
+from training.collect.streams import Streams
+from training.sources.errors import SourceError
+
+
+class _DiedError(Exception):
+    pass
+
+
+def publish(client, *session_ids, outcome="none"):
+    """What a replica does with a session that has ended."""
+    for session_id in session_ids:
+        session = {
+            "format": 1,
+            "session_id": session_id,
+            "outcome": outcome,
+            "closed_by": "idle",
+            "outcome_ms": 9 if outcome == "purchase" else None,
+            "closed_ms": 1_795_402_578_380,
+            "last_seen_ms": 1,
+            "events": [{"event_name": "page_view", "timestamp_ms": 5}],
+        }
+        client.xadd(outcomes_key(shard_of(session_id)), {"id": session_id, "session": json.dumps(session)})
+
+
+@pytest.fixture
+def client(redis_server):
+    with redis.Redis.from_url(redis_server.url) as opened:
+        untyped: Any = opened
+        yield untyped
+
+
+@pytest.fixture
+def streams(redis_server):
+    opened = open_client(redis_server.url)
+    yield Streams(opened, group="willbuy", consumer="collect")
+    opened.close()
+
+
+def collected(folder):
+    """The session of each row, without what makes its id unique."""
+    frames = [pl.read_parquet(path) for path in sorted(folder.glob("*.parquet"))]
+    return sorted(session_id.partition("@")[0] for frame in frames for session_id in frame["session_id"])
+
+
+def run(streams, folder, **options):
+    made = Collector(streams, folder, **options)
+    collect(made, follow=False, every_s=1)
+    return made.collected
+
+
+IDS = [f"s{number}" for number in range(300)]
+
+
+def test_every_session_is_collected_once_however_often_it_runs(client, streams, tmp_path):
+    publish(client, *IDS[:200])
+    publish(client, *IDS[200:], outcome="purchase")
+    first = run(streams, tmp_path)
+    assert (first.sessions, first.buyers, first.events, first.files) == (300, 100, 300, 1)
+    publish(client, "later")
+    second = run(streams, tmp_path)
+    assert (second.sessions, second.repeated, second.gone) == (1, 0, 0)
+    assert run(streams, tmp_path).sessions == 0
+    assert collected(tmp_path) == sorted([*IDS, *IDS[200:], "later"])
+
+
+def test_files_have_so_many_sessions_at_most_about(client, streams, tmp_path):
+    publish(client, *IDS)
+    found = run(streams, tmp_path, sessions_a_file=1)
+    assert found.sessions == 300
+    assert found.files == len(list(tmp_path.glob("*.parquet"))) >= 1
+    assert collected(tmp_path) == sorted(IDS)
+
+
+def test_a_run_that_died_before_it_acknowledged_is_finished_by_the_next(client, streams, tmp_path, monkeypatch):
+    publish(client, *IDS)
+
+    # Given a run that dies once the file stands under its name
+    def die(_self, _entries):
+        raise _DiedError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Streams, "acknowledge", die)
+        with pytest.raises(_DiedError):
+            run(streams, tmp_path)
+    assert collected(tmp_path) == sorted(IDS)
+    publish(client, "later")
+    # When the next one comes
+    found = run(streams, tmp_path)
+    # Then it recognises what is there
+    assert (found.sessions, found.repeated) == (1, 300)
+    assert collected(tmp_path) == sorted([*IDS, "later"])
+    assert run(streams, tmp_path).repeated == 0
+
+
+def test_a_run_that_died_before_the_file_had_its_name_is_done_again(client, streams, tmp_path, monkeypatch):
+    publish(client, *IDS)
+
+    def die(_path):
+        raise _DiedError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(collector_module, "_settle", die)
+        with pytest.raises(_DiedError):
+            run(streams, tmp_path)
+    assert collected(tmp_path) == []
+    assert len(list(tmp_path.glob("*.partial"))) == 1
+    assert run(streams, tmp_path).sessions == 300
+    assert collected(tmp_path) == sorted(IDS)
+    assert list(tmp_path.glob("*.partial")) == []
+
+
+def test_what_was_erased_before_it_was_written_is_gone(client, streams, tmp_path):
+    publish(client, "kept", "erased")
+    # Given that both were given out, and nothing was acknowledged
+    entries = streams.new(10)
+    assert len(entries) == 2
+    (entry,) = [entry for entry in entries if b"erased" in entry.session]
+    client.xdel(outcomes_key(shard_of("erased")), entry.id.entry)
+    found = run(streams, tmp_path)
+    assert (found.sessions, found.gone) == (1, 1)
+    assert collected(tmp_path) == ["kept"]
+    assert run(streams, tmp_path).gone == 0
+
+
+def test_another_group_gets_every_session_once_more(client, streams, tmp_path, redis_server):
+    publish(client, *IDS[:10])
+    for name, group in (("one", "willbuy"), ("two", "other")):
+        folder = tmp_path / name
+        folder.mkdir()
+        opened = open_client(redis_server.url)
+        run(Streams(opened, group=group, consumer="collect"), folder)
+        opened.close()
+        assert collected(folder) == sorted(IDS[:10])
+
+
+def test_it_follows_and_survives_that_redis_is_away(start_redis, tmp_path):
+    server = start_redis("valkey-8.1", appendonly=True)
+    with redis.Redis.from_url(server.url) as client:
+        publish(client, "before")
+    opened = open_client(server.url)
+    outages: list[RedisError] = []
+    steps = iter(["kill", "start", "wait"])
+
+    def stop():
+        # Asked about once a second: Redis goes away, comes back with another session, and it is enough
+        step = next(steps, None)
+        if step == "kill":
+            server.kill()
+        elif step == "start":
+            server.start()
+            with redis.Redis.from_url(server.url) as client:
+                publish(client, "after")
+        return step is None
+
+    made = Collector(Streams(opened, group="willbuy", consumer="collect"), tmp_path)
+    collect(made, follow=True, every_s=0.0, stop=stop, on_outage=outages.append)
+    opened.close()
+    assert collected(tmp_path) == ["after", "before"]
+    assert outages
+
+
+def test_two_collectors_do_not_share_a_folder(tmp_path):
+    with locked(tmp_path), pytest.raises(CollectError, match="another collector"), locked(tmp_path):
+        pass
+
+
+def test_what_another_format_says_stops_the_work_and_is_not_lost(client, streams, tmp_path):
+    publish(client, "good")
+    client.xadd(outcomes_key(0), {"id": "x", "session": b'{"format": 2}'})
+    with pytest.raises(CollectError, match=r"entry 00:\d+-\d+: format 2"):
+        run(streams, tmp_path)
+    client.delete(outcomes_key(0))
+    assert run(streams, tmp_path).sessions == 1
+
+
+def test_a_damaged_file_in_the_folder_is_named(client, streams, tmp_path):
+    publish(client, "good")
+    streams.new(10)
+    (tmp_path / "broken.parquet").write_bytes(b"PAR1")
+    with pytest.raises(SourceError, match=r"broken\.parquet"):
+        run(streams, tmp_path)
+
+
+def test_it_reads_a_cluster(tmp_path):
+    binary = find_binary("valkey-8.1")
+    if binary is None:
+        pytest.skip("valkey-8.1 is missing")
+    cluster = RedisCluster(binary, tmp_path / "cluster")
+    folder = tmp_path / "collected"
+    folder.mkdir()
+    try:
+        cluster.start()
+        opened = open_client(cluster.url)
+        publish(opened, *IDS)
+        found = run(Streams(opened, group="willbuy", consumer="collect"), folder)
+        opened.close()
+    finally:
+        cluster.stop()
+    assert found.sessions == 300
+    assert collected(folder) == sorted(IDS)
+
+
+def test_the_command_says_what_it_did(client, redis_server, tmp_path):
+    publish(client, *IDS[:5])
+    arguments = ["collect", "--redis-url", redis_server.url, "--out", str(tmp_path / "out")]
+    result = CliRunner().invoke(cli, arguments)
+    assert result.exit_code == 0, result.output
+    assert "5 sessions, 0 of them bought, 5 events in 1 new files" in result.output
+    assert collected(tmp_path / "out") == IDS[:5]
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1", "redis+cluster://", "redis+sentinel://", "redis://host:port"])
+def test_a_url_that_is_none_is_refused_without_repeating_it(url, tmp_path):
+    result = CliRunner().invoke(cli, ["collect", "--redis-url", url, "--out", str(tmp_path)])
+    assert result.exit_code == 1
+    assert "--redis-url: expected" in result.output
+    assert "Traceback" not in result.output
+
+
+def test_without_redis_the_command_ends_with_one_line(tmp_path):
+    result = CliRunner().invoke(cli, ["collect", "--redis-url", "redis://127.0.0.1:1/0", "--out", str(tmp_path)])
+    assert result.exit_code == 1
+    assert result.output.strip().startswith("error: ")
+    assert len(result.output.strip().splitlines()) == 1

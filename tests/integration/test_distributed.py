@@ -1,0 +1,102 @@
+"""Training on several processes, started as a user does: by torchrun."""
+
+import subprocess
+import sys
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from training.config import ConfigError, RunConfig
+from training.dataset import batches
+from training.distributed import ALONE, Workers
+from training.prepare import prepare
+from training.run_train import TrainRequest, run_train
+from training.synthetic import PRESETS, generate, write
+
+ROOT = Path(__file__).parents[2]
+TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+# No dropout: its draws are each process's own.
+OPTIONS = (
+    "--device", "cpu", "--epochs", "2", "--batch-sessions", "63", "--dropout", "0", "--no-lightgbm",
+    "--set", "pretraining.epochs=0", "--set", "teacher.folds=0", "--set", "fit.teacher_weight=0.0",
+)  # fmt: skip
+
+
+def run(*command: str, expect: int = 0) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=280, check=False)
+    assert (done.returncode == 0) == (expect == 0), done.stdout + done.stderr
+    return done
+
+
+def weights(artifact: Path) -> dict[str, torch.Tensor]:
+    return dict(torch.jit.load(str(artifact)).state_dict())
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("distributed")
+    log = folder / "shop.parquet"
+    write(generate(PRESETS["default"], 1000, seed=3), log)
+    prepare(log, folder / "prepared", shard_bytes=log.stat().st_size // 3)
+    return folder / "prepared"
+
+
+@pytest.mark.timeout(600)
+def test_two_processes_come_to_the_weights_of_one_and_one_of_them_writes(prepared, tmp_path) -> None:
+    alone, together = tmp_path / "alone" / "model.pt", tmp_path / "together" / "model.pt"
+    # Given a run of one process
+    run(sys.executable, "-m", "training", "train", str(prepared), "--out", str(alone), *OPTIONS)
+    # When two do the same, with the encoded sessions in files that they share
+    command = ("-m", "training", "train", str(prepared), "--out", str(together), "--memory-mib", "0", *OPTIONS)
+    done = run(*TORCHRUN, *command)
+    # Then the weights are the same to rounding, and not by chance the initial ones
+    expected = weights(alone)
+    for name, value in weights(together).items():
+        torch.testing.assert_close(value, expected[name], rtol=0, atol=2e-5)
+    # And one process reported, and nothing else is left
+    assert done.stdout.count("artifact ") == 1
+    assert sorted(path.name for path in together.parent.iterdir()) == sorted(
+        path.name for path in alone.parent.iterdir()
+    )
+
+
+@pytest.mark.timeout(600)
+def test_a_process_that_fails_ends_the_run_and_the_others_say_so() -> None:
+    done = run(*TORCHRUN, "tests/support/lost_worker.py", expect=1)
+    assert "error: the second process fails" in done.stderr
+    assert "planted" in done.stderr
+
+
+@pytest.mark.timeout(600)
+def test_a_run_that_broke_off_goes_on_as_if_it_had_not_in_every_process(prepared, tmp_path) -> None:
+    done = run(*TORCHRUN, "tests/support/resumed_workers.py", str(prepared), str(tmp_path / "run.checkpoint"))
+    assert sorted(done.stdout.split("\n")[:2]) == ["process 0: 2 epochs", "process 1: 2 epochs"]
+
+
+def test_what_one_process_has_to_do_is_refused_clearly(prepared, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr("training.run_train.join", lambda device: nullcontext(Workers(count=2)))
+    with pytest.raises(ConfigError, match="--search: is done by one process"):
+        run_train(TrainRequest(prepared, tmp_path / "model.pt", RunConfig(), trials=2))
+    with pytest.raises(ConfigError, match=r"shop.parquet: several processes need prepared sessions"):
+        run_train(TrainRequest(prepared.parent / "shop.parquet", tmp_path / "model.pt", RunConfig()))
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_shares_of_a_batch_hold_each_session_once_and_about_the_same_work(count: int) -> None:
+    lengths = torch.randint(1, 60, (500,), generator=torch.Generator().manual_seed(0))
+    for chosen in batches(lengths, 64, torch.Generator().manual_seed(1), bucket_batches=4):
+        shares = [replace(Workers(count=count), rank=rank).share_of(chosen) for rank in range(count)]
+        assert torch.cat(shares).sort().values.tolist() == chosen.sort().values.tolist()
+        work = [int(lengths[share].sum()) for share in shares]
+        assert max(work) - min(work) <= 60
+
+
+def test_one_process_alone_needs_no_other() -> None:
+    assert ALONE.total(1.5, 2.0) == [1.5, 2.0]
+    assert ALONE.gather("here") == ["here"]
+    assert ALONE.of_the_first({"a": 1}) == {"a": 1}
+    assert ALONE.first
+    assert ALONE.first_here

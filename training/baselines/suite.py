@@ -1,0 +1,92 @@
+"""All baselines on the same sessions: fitted on the training part, chosen on the validation part, never on the rest."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # ships no types
+
+from model.encoder import Encoder
+from training.baselines.boosting import lightgbm_on_aggregates
+from training.baselines.linear import MOST_PREFIXES, aggregate_regression, ngram_regression
+from training.baselines.markov import markov
+from training.baselines.rates import base_rate_by_position, cart_seen_by_position
+from training.encoded import Encoded
+from training.evaluation.slices import cart_seen
+
+BASE_RATE: Final = "base rate"
+CART_SEEN: Final = "cart seen"
+N_GRAMS: Final = "n-grams"
+LOGISTIC: Final = "logistic"
+LIGHTGBM: Final = "LightGBM"
+_ORDERS: Final = (1, 2, 3)
+
+
+@dataclass(frozen=True, slots=True)
+class Baselines:
+    """Probabilities of the predicted events by baseline, [N] each, and what a reader must know of how they came."""
+
+    predictions: dict[str, NDArray[np.float64]]
+    notes: list[str]
+
+
+def fit_baselines(
+    encoder: Encoder,
+    train: Encoded,
+    validation: Encoded,
+    test: Encoded,
+    *,
+    seed: int = 0,
+    threads: int = 1,
+    progress: Callable[[str], None] | None = None,
+) -> Baselines:
+    """Fit every baseline and predict the test events.
+
+    All see the encoder's outputs: event types by the artifact's vocabulary, and its running aggregates.
+
+    Args:
+        encoder: that encoded the three parts.
+        train: sessions to fit on.
+        validation: sessions to choose strengths and numbers of trees by.
+        test: sessions to predict; their outcomes are not looked at.
+        seed: of what is drawn at random.
+        threads: of LightGBM and of linear algebra.
+        progress: called with the name of each baseline before it is fitted.
+
+    Raises:
+        ValueError: the training or validation sessions lack buyers or non-buyers.
+    """
+    for name, data in (("training", train), ("validation", validation)):
+        buyers, sessions = int(data.columns.outcome.sum()), len(data.columns.outcome)
+        if not 0 < buyers < sessions:
+            raise ValueError(
+                f"baselines: the {name} sessions have {buyers} buyers among {sessions}; at least one of each outcome "
+                "is needed: leave the baselines out with --no-baselines"
+            )
+    recipes: dict[str, Callable[[], NDArray[np.float64]]] = {BASE_RATE: lambda: base_rate_by_position(train, test)}
+    notes = []
+    if cart_seen(train.columns).any():
+        recipes[CART_SEEN] = lambda: cart_seen_by_position(train, test)
+    else:
+        notes.append(
+            "No training session has an add_to_cart event, so there is no baseline on whether a cart was seen."
+        )
+    for order in _ORDERS:
+        recipes[f"Markov {order}"] = partial(markov, train, validation, test, order)
+    recipes[N_GRAMS] = lambda: ngram_regression(train, validation, test, seed=seed)
+    recipes[LOGISTIC] = lambda: aggregate_regression(encoder, train, validation, test, seed=seed)
+    recipes[LIGHTGBM] = lambda: lightgbm_on_aggregates(encoder, train, validation, test, seed=seed, threads=threads)[0]
+    events = len(train.columns.timestamp_ms)
+    if events > MOST_PREFIXES:
+        notes.append(f"The logistic regressions were fitted on {MOST_PREFIXES:,} of {events:,} prefixes.")
+    predictions = {}
+    for name, recipe in recipes.items():
+        if progress is not None:
+            progress(name)
+        # On more threads than there are free cores, the small matrices of the regressions wait for one another.
+        with threadpool_limits(threads):
+            predictions[name] = recipe()
+    return Baselines(predictions, notes)

@@ -1,0 +1,111 @@
+"""From the JSON of ended sessions to canonical events.
+
+What the service folded is kept as it was folded: in its order, and with the times that counted. An event that came late
+counts when serving as if it had come with the latest one before it, so that is the time written here; the encoder makes
+the same features of it, and sorting by time leaves the order alone. A purchase stands at least a millisecond after the
+last event, as everything at or after it is cut when sessions are prepared.
+"""
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, NamedTuple
+
+import polars as pl
+
+from model.columns import category_text
+from model.events import PURCHASE
+from training.collect.errors import CollectError
+from training.sources.conversion import EVENT_COLUMNS, PROPERTY_PREFIX, SOURCE_LINE
+
+FORMAT: Final = 1
+_COLUMNS: Final = tuple(name for name in EVENT_COLUMNS if name != SOURCE_LINE)
+_FACTS: Final = ("item_id", "item_category", "price", "quantity")
+
+
+class EntryId(NamedTuple):
+    """Where an entry stands: which shard's stream, and its id there."""
+
+    shard: int
+    entry: str
+
+    @property
+    def text(self) -> str:
+        """The two as one text: `a7:1795402578422-0`."""
+        return f"{self.shard:02x}:{self.entry}"
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """A session that ended.
+
+    Attributes:
+        entry: where it was read.
+        session_id: one of its own: the shop's id and the time of the first event, as a shop may use an id again.
+        bought: whether it bought.
+        closed_ms: when the service closed it.
+        rows: its events as values of the event table's columns; properties under their own names.
+    """
+
+    entry: EntryId
+    session_id: str
+    bought: bool
+    closed_ms: int
+    rows: Sequence[dict[str, Any]]
+
+
+def ended_session(entry: EntryId, text: bytes) -> Ended:
+    """Return the session of an entry.
+
+    Raises:
+        CollectError: it is not JSON of the format that docs/outcomes.md describes.
+    """
+    try:
+        session = json.loads(text)
+        if session["format"] != FORMAT:
+            raise CollectError(
+                f"entry {entry.text}: format {session['format']}, this release reads format {FORMAT}; "
+                "collect with the release that serves"
+            )
+        bought = {"purchase": True, "none": False}[session["outcome"]]
+        latest_ms = session["events"][0]["timestamp_ms"] if session["events"] else 0
+        first_ms = latest_ms or session["outcome_ms"] or session["closed_ms"]
+        session_id = f"{session['session_id']}@{first_ms}"
+        rows = []
+        for event in session["events"]:
+            latest_ms = max(latest_ms, event["timestamp_ms"])
+            facts = {name: event.get(name) for name in _FACTS}
+            properties = {PROPERTY_PREFIX + name: value for name, value in event.get("properties", {}).items()}
+            rows.append(_row(session_id, latest_ms, event["event_name"], bought) | facts | properties)
+        if bought:
+            rows.append(_row(session_id, max(latest_ms + 1, session["outcome_ms"] or 0), PURCHASE, bought))
+        return Ended(entry, session_id, bought, session["closed_ms"], rows)
+    except (KeyError, TypeError, AttributeError, UnicodeDecodeError, json.JSONDecodeError) as exc:
+        raise CollectError(f"entry {entry.text}: not a session as docs/outcomes.md describes it ({exc!r})") from exc
+
+
+def events_of(sessions: Iterable[Ended]) -> pl.DataFrame:
+    """Return the canonical events of sessions, each whole and in order."""
+    rows = [row for session in sessions for row in session.rows]
+    names = [*_COLUMNS, *dict.fromkeys(name for row in rows for name in row if name.startswith(PROPERTY_PREFIX))]
+    columns = {name: [row.get(name) for row in rows] for name in names}
+    return pl.DataFrame(
+        [
+            pl.Series(name, values, dtype=EVENT_COLUMNS[name]) if name in _COLUMNS else _property(name, values)
+            for name, values in columns.items()
+        ]
+    )
+
+
+def _row(session_id: str, timestamp_ms: int, event_name: str, bought: bool) -> dict[str, Any]:
+    return {"session_id": session_id, "timestamp_ms": timestamp_ms, "event_name": event_name, "outcome": bought}
+
+
+def _property(name: str, values: Sequence[Any]) -> pl.Series:
+    """Return a property's values: numbers where all of them are, else the texts that they are known by."""
+    given = [value for value in values if value is not None]
+    if all(isinstance(value, bool) for value in given):
+        return pl.Series(name, values, dtype=pl.Boolean)
+    if all(isinstance(value, bool | int | float) for value in given):
+        return pl.Series(name, [None if value is None else float(value) for value in values], dtype=pl.Float64)
+    return pl.Series(name, [category_text(value) for value in values], dtype=pl.String)

@@ -1,0 +1,109 @@
+"""The ladder that the design stands on: what memory buys, what gates buy, what running aggregates buy.
+
+Its rungs are models that differ in the recurrent cell and in whether they see the running aggregates, and in nothing
+else: `willbuy train --cell feed-forward|rnn|gru|lstm` with `--aggregates` or `--no-aggregates`.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from training.evaluation.prefixes import Population, Prefixes, populations
+from training.evaluation.resampling import DEFAULT_RESAMPLES, UNDEFINED, Estimate, Weights, estimate, once, resample
+from training.metrics import log_losses
+
+CELLS: Final = ("feed-forward", "rnn", "gru", "lstm")
+_MEMORY, _GATES, _AGGREGATES = "memory", "gates", "aggregates"
+
+
+@dataclass(frozen=True, slots=True)
+class Rung:
+    """One model of the ladder: its recurrent cell, and whether it sees the running aggregates."""
+
+    cell: str
+    aggregates: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What one thing buys: log loss of the model that has it minus that of the model that has not, in nats.
+
+    Attributes:
+        buys: `memory` (a recurrent cell against none), `gates` (a gated cell against a plain one) or `aggregates`.
+        having: name of the model that has it.
+        lacking: name of the model that has not.
+        differences: by name of the population; below 0 where it helps.
+    """
+
+    buys: str
+    having: str
+    lacking: str
+    differences: dict[str, Estimate]
+
+
+def steps_of(
+    prefixes: Prefixes,
+    predictions: Mapping[str, NDArray[np.float64]],
+    rungs: Mapping[str, Rung],
+    *,
+    resamples: int = DEFAULT_RESAMPLES,
+    seed: int = 0,
+) -> list[Step]:
+    """Return every step between two of these models that differ in one thing, by prefix length and pooled.
+
+    Args:
+        prefixes: N prefixes.
+        predictions: (N,) probabilities by model.
+        rungs: what kind of model each is; models that are none of the ladder are left out, and of two alike the later.
+        resamples: of the bootstrap.
+        seed: of the bootstrap.
+    """
+    first: dict[Rung, str] = {}
+    for name, rung in rungs.items():
+        first.setdefault(rung, name)
+    pairs = list(_pairs(first))
+    where = [population for population in populations(prefixes) if population.kind != "slice"]
+    losses = {name: log_losses(prefixes.outcome, predictions[name]) for name in first.values()}
+    cells = [(pair, population) for pair in pairs for population in where if len(population.rows)]
+    statistics = [_MeanDifference(prefixes, at, losses[having] - losses[lacking]) for (_, having, lacking), at in cells]
+    drawn = resample(statistics, prefixes.sessions, resamples=resamples, seed=seed)
+    steps = {pair: Step(*pair, dict.fromkeys((at.name for at in where), UNDEFINED)) for pair in pairs}
+    for (pair, population), statistic, values in zip(cells, statistics, drawn, strict=True):
+        value = float(once(statistic, prefixes.sessions)["difference"])
+        steps[pair].differences[population.name] = estimate(value, values["difference"])
+    return list(steps.values())
+
+
+class _MeanDifference:
+    """Mean difference of two models' losses in a population, under any weights of the sessions."""
+
+    def __init__(self, prefixes: Prefixes, population: Population, difference: NDArray[np.float64]) -> None:
+        session = prefixes.session[population.rows]
+        self._sums = np.stack(
+            [
+                np.bincount(session, weights=population.weight * values, minlength=prefixes.sessions)
+                for values in (difference[population.rows], np.ones(len(population.rows)))
+            ]
+        )
+
+    def __call__(self, weights: Weights) -> dict[str, NDArray[np.float64]]:
+        """Return `difference` (R,)."""
+        difference, count = self._sums @ weights
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return {"difference": difference / count}
+
+
+def _pairs(first: Mapping[Rung, str]) -> Iterator[tuple[str, str, str]]:
+    for aggregates in (False, True):
+        for buys, lacking, cells in ((_MEMORY, "feed-forward", CELLS[1:]), (_GATES, "rnn", CELLS[2:])):
+            for cell in cells:
+                pair = Rung(cell, aggregates), Rung(lacking, aggregates)
+                if pair[0] in first and pair[1] in first:
+                    yield buys, first[pair[0]], first[pair[1]]
+    for cell in CELLS:
+        pair = Rung(cell, aggregates=True), Rung(cell, aggregates=False)
+        if pair[0] in first and pair[1] in first:
+            yield _AGGREGATES, first[pair[0]], first[pair[1]]

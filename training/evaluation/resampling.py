@@ -1,0 +1,104 @@
+"""The bootstrap over sessions: how much of a number is the luck of which sessions were in the test.
+
+Sessions are resampled, never prefixes, since the prefixes of a session share its outcome (cluster bootstrap; Davison &
+Hinkley 1997, section 3.8). A resample is a weight for each session, how often it was drawn, so that whatever was sorted
+once is never sorted again. Intervals are percentile ones (Efron & Tibshirani 1993, chapter 13).
+
+Shape legend: S sessions, R resamples of a block.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+Weights = NDArray[np.float64]
+"""How often each session counts in each resample, (S, R)."""
+
+Statistic = Callable[[Weights], Mapping[str, NDArray[np.float64]]]
+"""From weights (S, R) to values by name, resamples on the last axis; NaN where a value is undefined."""
+
+DEFAULT_RESAMPLES: Final = 500
+
+_CELLS: Final = 6_000_000  # predictions times resamples held at once: 48 MB an array
+# An interval of which more resamples than this are undefined says nothing.
+_LEAST_DEFINED: Final = 0.5
+_LEVELS: Final = (0.025, 0.975)
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A number with its 95 % interval; None where it is undefined."""
+
+    value: float | None
+    low: float | None
+    high: float | None
+
+
+UNDEFINED: Final = Estimate(None, None, None)
+
+
+def resample(
+    statistics: Sequence[Statistic],
+    sessions: int,
+    *,
+    resamples: int = DEFAULT_RESAMPLES,
+    seed: int = 0,
+    predictions: int = 0,
+    progress: Callable[[int], None] | None = None,
+) -> list[dict[str, NDArray[np.float64]]]:
+    """Return the values of every statistic under the same resamples of the sessions, so that they can be paired.
+
+    Args:
+        statistics: what to compute.
+        sessions: S.
+        resamples: how many, at least 1.
+        seed: of the resampling; the same resamples for the same seed, whatever the block size.
+        predictions: of the largest statistic, which bounds how many resamples are computed at once.
+        progress: called with the number of resamples that are done.
+
+    Raises:
+        ValueError: there are no sessions, or `resamples` is less than 1.
+    """
+    if sessions < 1:
+        raise ValueError("sessions: at least one is needed")
+    if resamples < 1:
+        raise ValueError(f"resamples: at least 1 is needed, not {resamples}")
+    found: list[dict[str, list[NDArray[np.float64]]]] = [{} for _ in statistics]
+    done = 0
+    for weights in _blocks(sessions, resamples, seed, max(1, _CELLS // max(predictions, sessions))):
+        for statistic, values in zip(statistics, found, strict=True):
+            for name, value in statistic(weights).items():
+                values.setdefault(name, []).append(value)
+        done += weights.shape[1]
+        if progress is not None:
+            progress(done)
+    return [{name: np.concatenate(blocks, axis=-1) for name, blocks in values.items()} for values in found]
+
+
+def once(statistic: Statistic, sessions: int) -> dict[str, NDArray[np.float64]]:
+    """Return a statistic of the sessions as they are, without the axis of resamples."""
+    return {name: value[..., 0] for name, value in statistic(np.ones((sessions, 1))).items()}
+
+
+def estimate(value: float, resampled: NDArray[np.float64]) -> Estimate:
+    """Return a value with the interval that 95 % of its resamples (R,) lie in."""
+    if np.isnan(value):
+        return UNDEFINED
+    defined = resampled[~np.isnan(resampled)]
+    if len(defined) < _LEAST_DEFINED * len(resampled):
+        return Estimate(float(value), None, None)
+    low, high = np.quantile(defined, _LEVELS)
+    return Estimate(float(value), float(low), float(high))
+
+
+def _blocks(sessions: int, resamples: int, seed: int, block: int) -> Iterator[Weights]:
+    rng = np.random.default_rng(seed)
+    for first in range(0, resamples, block):
+        drawn = min(block, resamples - first)
+        weights = np.empty((sessions, drawn))
+        for column in range(drawn):
+            weights[:, column] = np.bincount(rng.integers(sessions, size=sessions), minlength=sessions)
+        yield weights
