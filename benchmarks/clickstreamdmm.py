@@ -2,9 +2,9 @@
 
     python benchmarks/clickstreamdmm.py SESSIONS --seeds 10 --out result.json
 
-SESSIONS is what `willbuy prepare clickstreamdmm` wrote. Each seed splits anew (65 % training, 10 % validation, 10 %
-calibration, 15 % test), trains `willbuy train`'s default, searches LightGBM's parameters on the validation sessions, and
-predicts the test sessions with both. LightGBM sees all features and indices that the network sees, of the same
+SESSIONS is what `willbuy prepare` made of the log. Each seed splits anew (65 % training, 10 % validation, 10 %
+calibration, 15 % test), trains `willbuy train`'s default, searches LightGBM's parameters on the validation sessions,
+and predicts the test sessions with both. LightGBM sees all features and indices that the network sees, of the same
 training sessions, is stopped early by the same validation sessions and calibrated on the same calibration sessions.
 
 Fixed before any of these test sessions was looked at:
@@ -18,6 +18,7 @@ are reported beside. LightGBM is taken raw or calibrated, whichever is better on
 
 import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -169,25 +170,36 @@ def _resampled(sessions: int, resamples: int) -> Floats:
     return generator.multinomial(sessions, np.full(sessions, 1 / sessions), resamples).astype(np.float64)
 
 
+def _interval(
+    measure: Callable[[Floats, Floats, Floats, NDArray[np.int64], int], list[float]],
+    columns: tuple[NDArray[Any], NDArray[Any], NDArray[Any], NDArray[Any]],
+    rows: NDArray[np.bool_],
+    resamples: int,
+) -> list[float]:
+    outcome, ours, theirs, session = (column[rows] for column in columns)
+    return measure(outcome, ours, theirs, session, resamples)
+
+
 def judged(columns: dict[str, NDArray[Any]], theirs: str, rows: NDArray[np.bool_], resamples: int) -> dict[str, Any]:
     """Return the differences of willbuy and LightGBM over these rows, pooled and by prefix length."""
     chosen = {name: column[rows] for name, column in columns.items()}
     common = (chosen["outcome"], chosen["willbuy"], chosen[theirs], chosen["session"])
+    everywhere = np.ones(len(chosen["outcome"]), dtype=bool)
     by_length = {}
     for length in PREFIX_LENGTHS:
         here = chosen["prefix_length"] == length
         by_length[length] = {
             "prefixes": int(here.sum()),
-            "log_loss": difference(*(column[here] for column in common), resamples=resamples),
-            "auc": auc_difference(*(column[here] for column in common), resamples=min(resamples, 300)),
+            "log_loss": _interval(difference, common, here, resamples),
+            "auc": _interval(auc_difference, common, here, min(resamples, 300)),
         }
     return {
         "sessions": len(np.unique(chosen["session"])),
         "prefixes": len(chosen["session"]),
         "log_loss_willbuy": float(log_losses(chosen["outcome"], chosen["willbuy"]).mean()),
         "log_loss_lightgbm": float(log_losses(chosen["outcome"], chosen[theirs]).mean()),
-        "log_loss": difference(*common, resamples=resamples),
-        "auc": auc_difference(*common, resamples=min(resamples, 300)),
+        "log_loss": _interval(difference, common, everywhere, resamples),
+        "auc": _interval(auc_difference, common, everywhere, min(resamples, 300)),
         "by_prefix_length": by_length,
     }
 

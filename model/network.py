@@ -38,7 +38,7 @@ class NetworkSizes:
             event says by itself (`model.encoder.Encoder.features_of_the_event`).
     """
 
-    hidden_size: int = 64
+    hidden_size: int = 128
     layers: int = 1
     head_size: int = 64
     dropout: float = 0.2

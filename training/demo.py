@@ -62,6 +62,7 @@ def run_demo(folder: Path, *, sessions: int, seconds: float | None, shoppers: in
     with _terminated_like_interrupted(), _service(artifact, port or _free_port()) as url:
         OUT.print(f"[green]ready[/green] at {url}")
         OUT.rule("3. shoppers")
+        tell(f"the dashboard     {url}/dashboard/")
         tell(f"API description   {url}/openapi.json")
         tell(f"one session       curl {url}/v1/sessions/SESSION")
         tell(f"the model         curl {url}/v1/model")

@@ -45,7 +45,7 @@ class FitSettings:
         seed: of weights, order and dropout. Same seed, same result on the same CPU build.
     """
 
-    epochs: int = 20
+    epochs: int = 15
     patience: int = 5
     batch_sessions: int = 128
     learning_rate: float = 1e-3
@@ -188,7 +188,7 @@ class _Descent:
         self._loss: nn.Module = objective
         if workers.count > 1:
             # The buffers are vocabularies and scaling, the same everywhere and never changed.
-            self._loss = DistributedDataParallel(objective, broadcast_buffers=False)
+            self._loss = DistributedDataParallel(objective, forward_sync_buffers=False)
 
     def epoch(self, train: Encoded, number: int, progress: Progress | None) -> tuple[float, float]:
         """Pass once over the training sessions; return the mean loss of a prefix, and the last learning rate."""

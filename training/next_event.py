@@ -36,9 +36,9 @@ class PretrainingSettings:
         weight_decay: AdamW's, decoupled.
     """
 
-    epochs: int = 8
+    epochs: int = 10
     learning_rate: float = 3e-3
-    weight_decay: float = 1e-2
+    weight_decay: float = 0.5
 
     def __post_init__(self) -> None:
         if self.epochs < 0:
@@ -91,7 +91,8 @@ class NextEvent(Objective):
         # Normal densities without their constant, of unit deviation for all but the gap.
         loss = loss + (0.5 * off.square() + log_deviation).sum()
         error = self.feature_head(output) - scaled[:, self._foretold]
-        return loss + 0.5 * error.square().sum()
+        total: Tensor = loss + 0.5 * error.square().sum()
+        return total
 
     def _nothing(self) -> Tensor:
         """Return zero, made of the head's weights: processes that train together wait for every weight's gradient."""

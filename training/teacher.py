@@ -12,7 +12,7 @@ output.
 Shape legend: N events, F features, I indices, H output size of the cell.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -22,8 +22,7 @@ import torch
 from lightgbm.callback import CallbackEnv
 from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
-from scipy.special import expit
-from scipy.special import logit as logit_of
+from scipy.special import expit, logit
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -41,9 +40,8 @@ Floats = NDArray[np.float64]
 _SMALL_TREES: Final = {"num_leaves": 8, "max_bin": 63, "learning_rate": 0.06}
 _ROUNDS: Final = 3000
 _STOPPING_ROUNDS: Final = 30
-# Strength of the regression's penalty, and events that it is fitted on at most: its weights are few.
-_PENALTY: Final = 0.01
-_REGRESSION_EVENTS: Final = 200_000
+_PENALTY: Final = 0.01  # inverse strength of the regression's penalty
+_GROUP_SESSIONS: Final = 512
 _LEAST_PROBABILITY: Final = 1e-6
 
 
@@ -54,13 +52,12 @@ class TeacherSettings:
     Attributes:
         folds: parts that the sessions are cut into, at least 2; 0 for no teacher.
         least_buyers: fewer buyers among the training sessions than this, and there is no teacher.
-        sample_events: events that it learns from at most; sessions are drawn at random beyond it, and the others get
-            the mean of all folds' models.
+        sample_events: events that it learns from at most, drawn from all sessions. It judges all events.
     """
 
     folds: int = 10
     least_buyers: int = 200
-    sample_events: int = 2_000_000
+    sample_events: int = 500_000
 
     def __post_init__(self) -> None:
         if self.folds < 0 or self.folds == 1:
@@ -91,72 +88,84 @@ def teach(
         progress: called with what is being done.
     """
     generator = np.random.default_rng(seed)
-    samples, rest = zip(*(_drawn(part, settings.sample_events, generator) for part in parts), strict=True)
-    data = [part.select(chosen) if len(left) else part for part, chosen, left in zip(parts, samples, rest, strict=True)]
-    fold = [generator.integers(0, settings.folds, len(chosen)) for chosen in samples]
-    events_fold = np.concatenate([f.repeat(d.columns.lengths.numpy()) for f, d in zip(fold, data, strict=True)])
-    label = np.concatenate([_labels(part) for part in data])
-    outputs = None if model is None else np.concatenate([cell_outputs(model, part) for part in data])
-    matrix = np.concatenate([_matrix(part) for part in data])
-    if outputs is not None:
-        matrix = np.concatenate([matrix, outputs], axis=1)
-    width = parts[0].features.size(1)
+    folds = [generator.integers(0, settings.folds, len(part.columns.outcome)) for part in parts]
+    sample = _sample(parts, folds, settings.sample_events, model, generator)
+    width = parts[0].features.size(1) + parts[0].indices.size(1)
     boosters = _boosted(
-        matrix,
-        label,
-        events_fold,
-        categorical=list(range(width, width + parts[0].indices.size(1))),
+        sample,
+        categorical=list(range(parts[0].features.size(1), width)),
         settings=settings,
         seed=seed,
         threads=threads,
         progress=progress,
     )
-    regressions = None if outputs is None else _regressions(outputs, label, events_fold, settings, generator, progress)
-    said = np.empty((len(label), 1 if regressions is None else 2))
-    for held_out, booster in enumerate(boosters):
-        rows = events_fold == held_out
-        said[rows, 0] = _log_odds(np.asarray(booster.predict(matrix[rows])))
-        if regressions is not None and outputs is not None:
-            said[rows, 1] = regressions[held_out].decision_function(outputs[rows])
-    del matrix
-    weight = _weight(said, label)
+    regressions = None if model is None else _regressions(sample, width, settings.folds, progress)
 
-    def judgement(part: Encoded) -> Floats:
-        """Return the mean log odds of all folds' models, for sessions that none of them saw."""
-        seen = _matrix(part)
-        output = None if model is None else cell_outputs(model, part)
-        both = seen if output is None else np.concatenate([seen, output], axis=1)
-        trees = np.mean([_log_odds(np.asarray(booster.predict(both))) for booster in boosters], axis=0)
-        if regressions is None or output is None:
-            return np.asarray(trees, dtype=np.float64)
-        lines = np.mean([regression.decision_function(output) for regression in regressions], axis=0)
-        return np.asarray(weight * trees + (1 - weight) * lines, dtype=np.float64)
+    def said(seen: NDArray[np.float32], fold: NDArray[np.int64]) -> Floats:
+        """Return the log odds of each model, float64 [N, 1 or 2], of events that their folds' models did not see."""
+        log_odds = np.empty((len(seen), 1 if regressions is None else 2))
+        for held_out in np.unique(fold):
+            rows = fold == held_out
+            log_odds[rows, 0] = _log_odds(np.asarray(boosters[held_out].predict(seen[rows])))
+            if regressions is not None:
+                log_odds[rows, 1] = regressions[held_out].decision_function(seen[rows, width:])
+        return log_odds
 
-    blended = said @ np.array([weight, 1 - weight][: said.shape[1]])
-    taught, begin = [], 0
-    for part, chosen, left, sampled in zip(parts, samples, rest, data, strict=True):
+    weights = _weights(said(sample.seen, sample.fold), sample.label)
+    taught = []
+    for part, fold in zip(parts, folds, strict=True):
         told = torch.empty(len(part.features))
-        end = begin + len(sampled.features)
-        told[event_indices(part.columns.offsets, chosen)[0]] = _probability(blended[begin:end])
-        for group in torch.split(left, 2048) if len(left) else ():
-            told[event_indices(part.columns.offsets, group)[0]] = _probability(judgement(part.select(group)))
+        for events, seen, group in _groups(part, model):
+            event_fold = fold[group.numpy()].repeat(part.columns.lengths[group].numpy())
+            told[events] = torch.from_numpy(expit(said(seen, event_fold) @ weights)).float()
         taught.append(told)
-        begin = end
     return taught
 
 
-def _drawn(part: Encoded, most_events: int, generator: np.random.Generator) -> tuple[Tensor, Tensor]:
-    """Return sessions to learn from, in their order, and the others."""
-    lengths = part.columns.lengths
-    order = torch.from_numpy(generator.permutation(len(lengths)))
-    inside = lengths[order].cumsum(0) <= most_events
-    return order[inside].sort().values, order[~inside].sort().values
+@dataclass(frozen=True, slots=True)
+class _Sample:
+    """Events to learn from: what is seen float32 [N, F + I + H], the outcome float32 [N], and the fold int64 [N]."""
+
+    seen: NDArray[np.float32]
+    label: NDArray[np.float32]
+    fold: NDArray[np.int64]
+
+
+def _sample(
+    parts: list[Encoded],
+    folds: list[NDArray[np.int64]],
+    most_events: int,
+    model: SessionModel | None,
+    generator: np.random.Generator,
+) -> _Sample:
+    share = min(1.0, most_events / sum(len(part.features) for part in parts))
+    seen, label, chosen_fold = [], [], []
+    for part, fold in zip(parts, folds, strict=True):
+        for _, values, group in _groups(part, model):
+            lengths = part.columns.lengths[group].numpy()
+            kept = generator.random(len(values)) < share
+            seen.append(values[kept])
+            label.append(part.columns.outcome[group].numpy().repeat(lengths)[kept])
+            chosen_fold.append(fold[group.numpy()].repeat(lengths)[kept])
+    return _Sample(np.concatenate(seen), np.concatenate(label), np.concatenate(chosen_fold))
+
+
+def _groups(part: Encoded, model: SessionModel | None) -> Iterator[tuple[Tensor, NDArray[np.float32], Tensor]]:
+    """Yield all sessions, some at a time: their events, what is seen of these [N, F + I + H], and the sessions."""
+    objective = None if model is None else Objective(model).eval()
+    device = "cpu" if model is None else str(model.feature_mean.device)
+    for group in batches(part.columns.lengths, _GROUP_SESSIONS, None):
+        events, _ = event_indices(part.columns.offsets, group)
+        values = [part.features[events], part.indices[events].float()]
+        if model is not None and objective is not None:
+            batch = batch_of(part, group, device)
+            with torch.inference_mode():
+                values.append(objective.unroll(model.inputs(batch.features, batch.indices), batch.lengths).cpu())
+        yield events, torch.cat(values, 1).numpy(), group
 
 
 def _boosted(
-    matrix: NDArray[np.float32],
-    label: NDArray[np.float32],
-    fold: NDArray[np.int64],
+    sample: _Sample,
     *,
     categorical: list[int],
     settings: TeacherSettings,
@@ -165,7 +174,8 @@ def _boosted(
     progress: Callable[[str], None] | None,
 ) -> list[lightgbm.Booster]:
     """Return for each fold trees that were fitted on the others; all folds together say when to stop."""
-    parameters: dict[str, Any] = {**boosting_parameters(len(label), seed=seed, threads=threads), **_SMALL_TREES}
+    fold = sample.fold
+    parameters: dict[str, Any] = {**boosting_parameters(len(fold), seed=seed, threads=threads), **_SMALL_TREES}
 
     def told(env: CallbackEnv) -> None:
         if progress is not None and env.evaluation_result_list:
@@ -173,7 +183,7 @@ def _boosted(
 
     found = lightgbm.cv(
         parameters,
-        lightgbm.Dataset(matrix, label, categorical_feature=categorical, params=parameters),
+        lightgbm.Dataset(sample.seen, sample.label, categorical_feature=categorical, params=parameters),
         _ROUNDS,
         folds=[(np.flatnonzero(fold != number), np.flatnonzero(fold == number)) for number in range(settings.folds)],
         callbacks=[lightgbm.early_stopping(_STOPPING_ROUNDS, verbose=False), told],
@@ -187,67 +197,31 @@ def _boosted(
     return boosters
 
 
-def _regressions(
-    outputs: NDArray[np.float32],
-    label: NDArray[np.float32],
-    fold: NDArray[np.int64],
-    settings: TeacherSettings,
-    generator: np.random.Generator,
-    progress: Callable[[str], None] | None,
-) -> list[Any]:
-    """Return for each fold a logistic regression that was fitted on the others."""
+def _regressions(sample: _Sample, first: int, folds: int, progress: Callable[[str], None] | None) -> list[Any]:
+    """Return for each fold a logistic regression on the columns from the first on, fitted on the other folds."""
     fitted = []
-    for held_out in range(settings.folds):
+    for held_out in range(folds):
         if progress is not None:
-            progress(f"logistic regression {held_out + 1} of {settings.folds}")
-        rows = np.flatnonzero(fold != held_out)
-        if len(rows) > _REGRESSION_EVENTS:
-            rows = np.sort(generator.choice(rows, _REGRESSION_EVENTS, replace=False))
+            progress(f"logistic regression {held_out + 1} of {folds}")
+        rows = sample.fold != held_out
         regression = make_pipeline(StandardScaler(), LogisticRegression(C=_PENALTY, max_iter=300))
-        fitted.append(regression.fit(outputs[rows], label[rows] > 0))
+        fitted.append(regression.fit(sample.seen[rows, first:], sample.label[rows] > 0))
     return fitted
 
 
-def _weight(log_odds: Floats, label: NDArray[np.float32]) -> float:
-    """Return the first model's share in the mean of log odds [N, 1 or 2] with the lowest log loss."""
+def _weights(log_odds: Floats, label: NDArray[np.float32]) -> Floats:
+    """Return the models' shares in the mean of log odds [N, 1 or 2] with the lowest log loss."""
     if log_odds.shape[1] == 1:
-        return 1.0
+        return np.ones(1)
 
     def loss(share: float) -> float:
-        value = share * log_odds[:, 0] + (1 - share) * log_odds[:, 1]
+        value = log_odds @ np.array([share, 1 - share])
         return float((np.logaddexp(0, value) - label * value).mean())
 
-    return float(minimize_scalar(loss, bounds=(0.0, 1.0), method="bounded").x)
+    share = float(minimize_scalar(loss, bounds=(0.0, 1.0), method="bounded").x)
+    return np.array([share, 1 - share])
 
 
 def _log_odds(probability: Floats) -> Floats:
-    log_odds: Floats = logit_of(probability.clip(_LEAST_PROBABILITY, 1 - _LEAST_PROBABILITY))
+    log_odds: Floats = logit(probability.clip(_LEAST_PROBABILITY, 1 - _LEAST_PROBABILITY))
     return log_odds
-
-
-def _probability(log_odds: Floats) -> Tensor:
-    return torch.from_numpy(expit(log_odds)).float()
-
-
-def _labels(data: Encoded) -> NDArray[np.float32]:
-    labels: NDArray[np.float32] = data.columns.outcome.numpy().repeat(data.columns.lengths.numpy())
-    return labels
-
-
-def _matrix(data: Encoded) -> NDArray[np.float32]:
-    """Return features and indices, [N, F + I]."""
-    return np.concatenate([data.features.numpy(), data.indices.numpy().astype(np.float32)], axis=1)
-
-
-def cell_outputs(model: SessionModel, data: Encoded, *, batch_sessions: int = 512) -> NDArray[np.float32]:
-    """Return the cell's output after each event, [N, H]."""
-    objective = Objective(model).eval()
-    device = str(model.feature_mean.device)
-    result = torch.empty((len(data.features), model.lstm.output_size))
-    with torch.inference_mode():
-        for chosen in batches(data.columns.lengths, batch_sessions, None):
-            batch = batch_of(data, chosen, device)
-            events, _ = event_indices(data.columns.offsets, chosen)
-            result[events] = objective.unroll(model.inputs(batch.features, batch.indices), batch.lengths).cpu()
-    outputs: NDArray[np.float32] = result.numpy()
-    return outputs

@@ -9,7 +9,7 @@ import httpx
 import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
-from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # it ships no types
+from threadpoolctl import threadpool_limits
 from typer.testing import CliRunner
 
 from model.artifact import read_manifest

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from support.artifacts import write_artifact
-from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # it ships no types
+from threadpoolctl import threadpool_limits
 from typer.testing import CliRunner
 
 from model.events import Event

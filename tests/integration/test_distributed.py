@@ -57,7 +57,7 @@ def test_two_processes_come_to_the_weights_of_one_and_one_of_them_writes(prepare
     for name, value in weights(together).items():
         torch.testing.assert_close(value, expected[name], rtol=0, atol=2e-5)
     # And one process reported, and nothing else is left
-    assert done.stdout.count("artifact ") == 1
+    assert done.stdout.count("willbuy serve --artifact") == 1
     assert sorted(path.name for path in together.parent.iterdir()) == sorted(
         path.name for path in alone.parent.iterdir()
     )

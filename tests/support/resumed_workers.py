@@ -33,7 +33,7 @@ with join("cpu") as workers:
     torch.set_num_threads(1)
     data = load(read_prepared(Path(sys.argv[1])), TrainSettings(), workers=workers)
     train, validation = data.parts["train"], data.parts["validation"]
-    settings = FitSettings(epochs=2, batch_sessions=32)
+    settings = FitSettings(epochs=2, batch_sessions=32, teacher_weight=0.0)
     sizes = NetworkSizes(hidden_size=8, head_size=8, dropout=0.2)
 
     def run(**options: Any) -> tuple[Fit, SessionModel]:

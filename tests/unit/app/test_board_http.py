@@ -26,7 +26,7 @@ class BreakableStore(MemoryStore):
                 raise StoreUnavailableError("gone")
             return await read(*arguments, **options)
 
-        self.board.read = counted
+        self.board.read = counted  # type: ignore[method-assign]  # a spy
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ def posteriors(buyers, others, base_rate):
 def a_behaviour(seed):
     """The probability of every prefix of up to three of three pages, whatever came before counting."""
     random = np.random.default_rng(seed)
-    chance = {(): 1.0}
+    chance: dict[tuple[str, ...], float] = {(): 1.0}
     for length in (1, 2, 3):
         for before in itertools.product("abc", repeat=length - 1):
             # What is missing to 1 is the chance of leaving: that a session went on is part of the prefix.

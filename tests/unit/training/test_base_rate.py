@@ -115,6 +115,8 @@ def test_the_live_base_rate_takes_the_model_most_of_the_way_to_the_optimum(artif
     assert 0 < excess < 0.3 * excess_as_trained
     # And so is the calibration error
     before, after = (score(live.outcome, said).calibration_error for said in (as_trained, told))
+    assert before is not None
+    assert after is not None
     assert after < 0.4 * before
     # And the order of the sessions is the same
     assert score(live.outcome, told).auc == pytest.approx(score(live.outcome, as_trained).auc, abs=1e-6)

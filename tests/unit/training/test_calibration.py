@@ -57,7 +57,7 @@ def test_no_calibration_leaves_logits_as_they_are() -> None:
 
 def test_chance_among_few_buyers_hardly_moves_a_network_that_is_right() -> None:
     # Given 100 slices of 400 sessions on which the logits are exactly right
-    moved = {trusted: [] for trusted in (True, False)}
+    moved: dict[bool, list[float]] = {trusted: [] for trusted in (True, False)}
     for seed in range(100):
         data = prefixes(400, 1.0, 0.0, seed)
         for trusted, errors in moved.items():
