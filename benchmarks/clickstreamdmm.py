@@ -1,6 +1,6 @@
 """willbuy against tuned LightGBM on ClickstreamDMM: repeated hold-out, one interval over all held-out sessions.
 
-    python benchmarks/clickstreamdmm.py SESSIONS --seeds 10 --out result.json
+    python -m benchmarks.clickstreamdmm SESSIONS --seeds 10 --out result.json
 
 SESSIONS is what `willbuy prepare` made of the log. Each seed splits anew (65 % training, 10 % validation, 10 %
 calibration, 15 % test), trains `willbuy train`'s default, searches LightGBM's parameters on the validation sessions,
@@ -67,7 +67,12 @@ def tuned_lightgbm(parts: dict[str, Encoded], trials: int, seed: int) -> tuple[F
         params={"verbose": -1, "feature_pre_filter": False},
     ).construct()
     stopping = lightgbm.Dataset(
-        _matrix(parts["validation"]), _labels(parts["validation"]), reference=training, params={"verbose": -1}
+        _matrix(parts["validation"]),
+        _labels(parts["validation"]),
+        reference=training,
+        categorical_feature=categorical,
+        free_raw_data=False,
+        params={"verbose": -1},
     ).construct()
 
     def fitted(parameters: dict[str, Any]) -> lightgbm.Booster:

@@ -61,8 +61,8 @@ class Manifest:
         features: names of the encoder's features, in order.
         calibration: temperature and bias on the logit.
         metrics: quality on held-out sessions by prefix length, as `willbuy train` printed it.
-        data: what it was trained on, in counts; `base_rate` is the share of buyers among the sessions that its
-            probabilities were calibrated on.
+        data: what it was trained on, in counts; `base_rate` is the share of sessions that buy as its
+            probabilities have it.
         training: the settings of the run.
         model_card: what it is for, how good it is and what it is not, for people (`training.model_card`).
         versions: of the project, torch and Python.

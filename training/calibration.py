@@ -3,8 +3,10 @@
 Platt scaling (Platt, 1999): p = sigmoid(logit / temperature + bias). A network trained with the log loss on every
 prefix is nearly calibrated: what a tenth of the sessions says against that may be chance, the more so the fewer of them
 bought. So the fit is the most likely one under a prior that the network is right: a shift of 0 with deviation 0.05 at
-the mean logit, a slope of 1 with deviation 0.1. A thousand buyers outweigh the prior, thirty hardly move it. The
-prefixes of a session share one outcome and count as one observation together.
+the mean logit, a slope of 1 with deviation 0.05. A thousand buyers outweigh the prior, thirty hardly move it.
+
+The prefixes of a session share one outcome, and long sessions have more of them: together they say as much as Kish's
+effective number of sessions would (Kish, 1965, "Survey Sampling", section 11.7).
 """
 
 from collections.abc import Mapping
@@ -20,7 +22,7 @@ from scipy.special import expit
 LEAST_SESSIONS: Final = 30
 # Deviations of the prior.
 _SHIFT: Final = 0.05
-_SLOPE: Final = 0.1
+_SLOPE: Final = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +80,8 @@ def fit_calibration(
     label = outcome > 0
     precision = np.array([1 / _SLOPE**2, 1 / _SHIFT**2]) * trusted
     # What one prefix counts.
-    share = (bought + others) / len(logit)
+    lengths = np.bincount(session_index)
+    share = len(logit) / float((lengths**2).sum())
 
     def loss(parameters: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
         slope, shift = parameters

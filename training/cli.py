@@ -187,7 +187,7 @@ def train(
             rich_help_panel=_DATA,
         ),
     ] = None,
-    epochs: Annotated[int, typer.Option(min=1, help="Passes over the data at most.", rich_help_panel=_MODEL)] = 20,
+    epochs: Annotated[int, typer.Option(min=1, help="Passes over the data at most.", rich_help_panel=_MODEL)] = 15,
     patience: Annotated[
         int, typer.Option(min=1, help="Epochs without a better validation loss.", rich_help_panel=_MODEL)
     ] = 5,

@@ -40,7 +40,8 @@ class FitSettings:
         weight_decay: AdamW's, decoupled.
         gradient_norm: longer gradients are clipped to this.
         bucket_batches: see `training.dataset.batches`.
-        teacher_weight: share of the loss that asks for a teacher's probabilities rather than for the outcome.
+        teacher_weight: share of the loss that asks for a teacher's probabilities rather than for the outcome,
+            where there is a teacher.
         mixed_precision: bfloat16 for dense layers on a GPU that can; a CPU computes in float32 all the same.
         seed: of weights, order and dropout. Same seed, same result on the same CPU build.
     """
@@ -136,7 +137,6 @@ def fit(
 
     Raises:
         training.checkpoint.CheckpointError: the checkpoint is damaged or of another run.
-        ValueError: there is a weight for a teacher, and no teacher.
     """
     model.to(device)
     objective = (

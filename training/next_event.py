@@ -61,13 +61,16 @@ class NextEvent(Objective):
 
     def __init__(self, model: SessionModel, *, mixed_precision: bool = False) -> None:
         super().__init__(model, mixed_precision=mixed_precision)
-        names = list(model.encoder.feature_names)
-        self._gap = names.index(_GAP)
-        self._foretold = [names.index(name) for name in FORETOLD]
+        every = list(model.encoder.feature_names)
+        # What the network does not see of an event, it is not asked of the next one either.
+        seen = list(range(len(every))) if model.sizes.aggregates else model.encoder.features_of_the_event()
+        foretold = [name for name in (_GAP, *FORETOLD) if every.index(name) in seen]
+        self._columns = [every.index(name) for name in foretold]
+        self._scaling = [seen.index(column) for column in self._columns]
         self._end = model.encoder.index_sizes[0]
         self.name_head = nn.Linear(model.lstm.output_size, self._end + 1)
         self.gap_head = nn.Linear(model.lstm.output_size, 2)
-        self.feature_head = nn.Linear(model.lstm.output_size, len(FORETOLD))
+        self.feature_head = nn.Linear(model.lstm.output_size, len(foretold) - 1)
 
     def forward(self, batch: Batch) -> Tensor:
         """Return the negative log likelihood of what came next, summed over all events of the batch."""
@@ -83,14 +86,17 @@ class NextEvent(Objective):
         if not len(before):
             return loss
         output = output[before]
-        scaled = (batch.features[before + 1] - self.model.feature_mean) / self.model.feature_deviation
+        following_values = batch.features[before + 1][:, self._columns]
+        scaled = (following_values - self.model.feature_mean[self._scaling]) / self.model.feature_deviation[
+            self._scaling
+        ]
         scaled = scaled.clamp(-_FEATURE_LIMIT, _FEATURE_LIMIT)
-        mean, log_deviation = self.gap_head(output).unbind(1)
+        expected, log_deviation = self.gap_head(output).unbind(1)
         log_deviation = log_deviation.clamp(-_LOG_DEVIATION_LIMIT, _LOG_DEVIATION_LIMIT)
-        off = (scaled[:, self._gap] - mean) / log_deviation.exp()
+        off = (scaled[:, 0] - expected) / log_deviation.exp()
         # Normal densities without their constant, of unit deviation for all but the gap.
         loss = loss + (0.5 * off.square() + log_deviation).sum()
-        error = self.feature_head(output) - scaled[:, self._foretold]
+        error = self.feature_head(output) - scaled[:, 1:]
         total: Tensor = loss + 0.5 * error.square().sum()
         return total
 

@@ -66,7 +66,8 @@ class Objective(nn.Module):
 
     Args:
         model: what is trained.
-        teacher_weight: share of the loss that asks for the teacher's probability rather than for the outcome.
+        teacher_weight: share of the loss that asks for the teacher's probability rather than for the outcome,
+            where there is a teacher.
         mixed_precision: compute dense layers in bfloat16 on a GPU that can; the cell stays in float32, because
             autocast would run cuDNN's LSTM in float16, whose small gradients vanish.
     """
@@ -81,10 +82,8 @@ class Objective(nn.Module):
         """Return the loss, summed over all events of the batch."""
         raw = self.logits(batch)
         outcome_loss = functional.binary_cross_entropy_with_logits(raw, batch.outcome, reduction="sum")
-        if not self.teacher_weight:
+        if not self.teacher_weight or batch.teacher is None:
             return outcome_loss
-        if batch.teacher is None:
-            raise ValueError("teacher_weight: expected 0 where there is no teacher's probability to learn")
         teacher_loss = functional.binary_cross_entropy_with_logits(raw, batch.teacher, reduction="sum")
         return torch.lerp(outcome_loss, teacher_loss, self.teacher_weight)
 

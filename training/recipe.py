@@ -21,7 +21,7 @@ from model.network import SessionModel
 from training.checkpoint import Epoch
 from training.distributed import ALONE, Workers
 from training.encoded import Encoded, scaling_of
-from training.loop import FitSettings, fit
+from training.loop import fit
 from training.next_event import NextEvent
 from training.settings import TrainSettings
 from training.stages import StageFactory, silent
@@ -29,6 +29,11 @@ from training.teacher import teach
 
 # Of the sessions that are only foretold, more of like length may stand together: no base rate is learned from them.
 _PRETRAINING_BUCKET_BATCHES: Final = 8
+
+
+def pretraining_checkpoint(checkpoint: Path) -> Path:
+    """Return where a run that leaves its progress in `checkpoint` leaves that of its pretraining."""
+    return checkpoint.with_name(f"{checkpoint.name}.pretraining")
 
 
 def pretrained(
@@ -64,7 +69,7 @@ def pretrained(
         ),
         device=device,
         # Of its own, so that a run that broke off later need not foretell again.
-        checkpoint=None if checkpoint is None else checkpoint.with_name(f"{checkpoint.name}.pretraining"),
+        checkpoint=None if checkpoint is None else pretraining_checkpoint(checkpoint),
         resume=resume,
         identity=identity,
         progress=progress,
@@ -122,8 +127,3 @@ def taught(
             stage(1)
     train.teacher, validation.teacher = workers.of_the_first(told) or (None, None)
     return None
-
-
-def fit_settings(train: Encoded, settings: TrainSettings) -> FitSettings:
-    """Return how to fit: without a teacher's word, on the outcomes alone."""
-    return settings.fit if train.teacher is not None else replace(settings.fit, teacher_weight=0.0)

@@ -17,6 +17,7 @@ from training.evaluation.resampling import DEFAULT_RESAMPLES
 from training.model_card import model_card
 from training.prepared import PreparedDataset
 from training.provenance import data_fingerprint, lineage
+from training.recipe import pretraining_checkpoint
 from training.report import Report, build_report, console_table, write_html, write_json
 from training.run_record import Timings, config_path, record_path, write_record
 from training.settings import TrainSettings
@@ -96,7 +97,7 @@ def run_training(
     except KeyboardInterrupt:
         if search is not None and not search.finished:
             _tell_of_broken_search(search, out)
-        elif checkpoint.is_file():
+        elif checkpoint.is_file() or pretraining_checkpoint(checkpoint).is_file():
             ERR.print(
                 f"\nprogress is in {checkpoint}; the same command with --resume goes on from it",
                 markup=False,
@@ -127,6 +128,7 @@ def run_training(
     )
     report = replace(report, model_card=manifest.model_card)
     checkpoint.unlink(missing_ok=True)
+    pretraining_checkpoint(checkpoint).unlink(missing_ok=True)
     html = out.with_name(f"{out.stem}.report.html")
     write_html(html, report)
     write_json(out.with_name(f"{out.stem}.report.json"), report)

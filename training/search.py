@@ -33,7 +33,7 @@ import optuna
 from model.encoder import Encoder
 from training.checkpoint import Epoch
 from training.loop import Encoded, fit
-from training.recipe import fit_settings, pretrained, taught
+from training.recipe import pretrained, taught
 from training.settings import TrainSettings
 from training.stages import StageFactory, silent
 from training.train import TrainingError
@@ -198,7 +198,7 @@ class Search:
         model = pretrained(encoder, train, validation, settings, device=self.device)
         state = "complete"
         try:
-            fit(model, train, validation, fit_settings(train, settings), device=self.device, progress=progress)
+            fit(model, train, validation, settings.fit, device=self.device, progress=progress)
         except optuna.TrialPruned:
             state = "pruned"
         finite = [loss for loss in losses if math.isfinite(loss)]

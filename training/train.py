@@ -26,7 +26,7 @@ from training.evaluation.slices import items_of, slices_of
 from training.export import export
 from training.loop import Progress, evaluate_loss, fit, logits
 from training.prepared import PreparedDataset
-from training.recipe import fit_settings, pretrained, taught
+from training.recipe import pretrained, taught
 from training.result import Predictions, TrainResult
 from training.sessions import PARTS, split
 from training.settings import TrainSettings
@@ -194,7 +194,7 @@ class _Run:
                 model,
                 training,
                 self.data.parts["validation"],
-                fit_settings(training, self.settings),
+                self.settings.fit,
                 device=self.device,
                 checkpoint=self.checkpoint,
                 resume=self.resume,

@@ -86,10 +86,11 @@ def test_a_teachers_word_has_its_share_of_the_loss(data, weight: float) -> None:
     torch.testing.assert_close(objective(batch), (1 - weight) * of_the_outcome + weight * of_the_teacher)
 
 
-def test_a_weight_for_a_teacher_without_one_is_refused_by_name(data) -> None:
-    objective = objective_of(data, teacher_weight=0.5)
-    with pytest.raises(ValueError, match=r"teacher_weight: expected 0"):
-        objective(batch_of(data, torch.arange(3)))
+def test_without_a_teacher_the_loss_is_that_of_the_outcomes_whatever_the_weight(data) -> None:
+    batch = batch_of(data, torch.tensor([0, 1]))
+    torch.testing.assert_close(
+        objective_of(data, teacher_weight=0.9).eval()(batch), objective_of(data, teacher_weight=0.0).eval()(batch)
+    )
 
 
 def test_groups_hold_every_session_in_order_and_leave_little_padding() -> None:

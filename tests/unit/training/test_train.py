@@ -17,6 +17,7 @@ from model.columns import PropertySpec
 from model.predictor import load_predictor
 from training.checkpoint import CheckpointError
 from training.dataset import read_columns
+from training.evaluation.reading import PosteriorError
 from training.leaks import LeakSettings
 from training.loop import encode
 from training.metrics import PREFIX_LENGTHS, score
@@ -323,9 +324,11 @@ def test_the_manifest_tells_quality_by_prefix_length(trained, exported) -> None:
 
 def test_the_report_stands_beside_the_artifact_and_the_checkpoint_is_gone(exported) -> None:
     assert sorted(path.name for path in exported.artifact.parent.iterdir()) == [
+        "model.config.toml",
         "model.pt",
         "model.report.html",
         "model.report.json",
+        "model.run.json",
     ]
     # JSON has no word for NaN; other programs refuse a file with one.
     text = exported.artifact.with_name("model.report.json").read_text("utf-8")
@@ -337,7 +340,7 @@ def test_a_posterior_of_another_log_is_refused(shop, settings, tmp_path) -> None
     truth = pl.read_parquet(shop.posterior)
     truth.with_columns(session_id=pl.lit("x") + pl.col("session_id")).write_parquet(other)
     brief = replace(settings, fit=replace(settings.fit, epochs=1), lightgbm=False)
-    with pytest.raises(TrainingError, match=r"other\.posterior\.parquet: is not of this log"):
+    with pytest.raises(PosteriorError, match=r"other\.posterior\.parquet: is not of this log"):
         run_training(shop.dataset, brief, tmp_path / "model.pt", posterior=other)
 
 
@@ -347,5 +350,5 @@ def test_a_posterior_that_is_not_there_or_no_table_is_refused(shop, settings, tm
     if content is not None:
         posterior.write_bytes(content)
     brief = replace(settings, fit=replace(settings.fit, epochs=1), lightgbm=False)
-    with pytest.raises(TrainingError, match=r"p\.parquet: (not a posterior|no such file)"):
+    with pytest.raises(PosteriorError, match=r"p\.parquet: (not a posterior|no such file)"):
         run_training(shop.dataset, brief, tmp_path / "model.pt", posterior=posterior)
