@@ -198,7 +198,7 @@ def train(
         bool,
         typer.Option(help="See running counts, sums and times beside the current event.", rich_help_panel=_MODEL),
     ] = True,
-    hidden_size: Annotated[int, typer.Option(min=1, help="Units of a recurrent layer.", rich_help_panel=_MODEL)] = 32,
+    hidden_size: Annotated[int, typer.Option(min=1, help="Units of a recurrent layer.", rich_help_panel=_MODEL)] = 128,
     layers: Annotated[int, typer.Option(min=1, max=8, help="Recurrent layers.", rich_help_panel=_MODEL)] = 1,
     head_size: Annotated[int, typer.Option(min=1, help="Units of the head.", rich_help_panel=_MODEL)] = 64,
     dropout: Annotated[
@@ -206,17 +206,17 @@ def train(
         typer.Option(
             min=0.0,
             max=0.95,
-            help="Share of units dropped while training; of inputs, a third of it.",
+            help="Share of units dropped while training; of inputs, half of it.",
             rich_help_panel=_MODEL,
         ),
-    ] = 0.3,
+    ] = 0.2,
     quantile_bins: Annotated[
         int,
         typer.Option(min=1, max=256, help="Quantile bins of each feature; 1 turns them off.", rich_help_panel=_MODEL),
     ] = 12,
     batch_sessions: Annotated[int, typer.Option(min=1, help="Sessions a step.", rich_help_panel=_MODEL)] = 128,
     learning_rate: Annotated[float, typer.Option(help="Highest learning rate.", rich_help_panel=_MODEL)] = 1e-3,
-    weight_decay: Annotated[float, typer.Option(help="AdamW's weight decay.", rich_help_panel=_MODEL)] = 0.1,
+    weight_decay: Annotated[float, typer.Option(help="AdamW's weight decay.", rich_help_panel=_MODEL)] = 0.01,
     seed: Annotated[int, typer.Option(min=0, help="Of weights, order, dropout, split and search.")] = 0,
     device: Annotated[Device, typer.Option(help="auto takes a GPU where there is one.")] = Device.AUTO,
     resume: Annotated[
@@ -270,7 +270,7 @@ def train(
         "hidden_size": {"sizes.hidden_size": hidden_size},
         "layers": {"sizes.layers": layers},
         "head_size": {"sizes.head_size": head_size},
-        "dropout": {"sizes.dropout": dropout, "sizes.input_dropout": round(dropout / 3, 4)},
+        "dropout": {"sizes.dropout": dropout, "sizes.input_dropout": dropout / 2},
         "quantile_bins": {"quantile_bins": quantile_bins},
         "batch_sessions": {"fit.batch_sessions": batch_sessions},
         "learning_rate": {"fit.learning_rate": learning_rate},

@@ -127,7 +127,7 @@ def test_print_config_needs_no_data_and_prints_what_would_be_used(file, tmp_path
     path.write_text(text)
     config = read_config(path)
     assert config.train.fit == replace(FitSettings(), epochs=3, bucket_batches=8)
-    assert (config.train.sizes.dropout, config.train.sizes.input_dropout) == (0.15, 0.05)
+    assert (config.train.sizes.dropout, config.train.sizes.input_dropout) == (0.15, 0.075)
     assert config.train.properties == ()
 
 
