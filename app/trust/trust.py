@@ -64,6 +64,7 @@ class Trust:
         self._answer: tuple[str, float, TrustOut] | None = None
         self._ended: tuple[float, tuple[int, int]] | None = None
         self._shower: asyncio.Task[None] | None = None
+        self._is_closed = False
 
     def start(self) -> None:
         """Begin to show the figures; call once, inside the event loop."""
@@ -71,6 +72,8 @@ class Trust:
 
     async def close(self) -> None:
         """Stop to show them."""
+        # Beside the cancellation, which a driver that is cleaning up may swallow.
+        self._is_closed = True
         if self._shower is not None:
             self._shower.cancel()
             await asyncio.gather(self._shower, return_exceptions=True)
@@ -146,7 +149,7 @@ class Trust:
         metrics.drift_unseen_name_share.set(float("nan") if unseen is None else unseen)
 
     async def _show_forever(self) -> None:
-        while True:
+        while not self._is_closed:
             try:
                 await self.show()
             except StoreError:

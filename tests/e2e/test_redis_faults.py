@@ -189,3 +189,12 @@ async def test_while_redis_hangs_the_queue_is_bounded_and_what_is_over_is_refuse
     assert codes.count("overloaded") >= 30
     assert set(codes) <= {"overloaded", "store_unavailable", "deadline_exceeded"}
     assert {response.headers["retry-after"] for response in responses} == {"1"}
+
+
+def test_without_redis_it_still_ends_when_it_is_told_to(service, redis_to_kill):
+    replica = service(redis_url=redis_to_kill.url, close_every_s=0.1, stats_interval_s=0.2)
+    assert post(replica)[0].json()["events"] == 1
+    redis_to_kill.kill()
+    assert_unavailable(replica)
+    replica.terminate()
+    assert replica.wait() == 0

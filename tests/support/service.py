@@ -70,7 +70,7 @@ class Service:
         if self._process.poll() is None:
             self._process.terminate()
         try:
-            return self._process.wait(20)
+            return self._process.wait(60)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
