@@ -101,6 +101,10 @@ class NextEvent(Objective):
         return total
 
     def _nothing(self) -> Tensor:
-        """Return zero, made of the head's weights: processes that train together wait for every weight's gradient."""
-        parts = [parameter.sum() for module in (self.model.head, self.model.logit) for parameter in module.parameters()]
+        """Return zero, made of weights that a batch may not need: processes that train together wait for each of them.
+
+        The network's head foretells nothing, and where all sessions of a batch have one event nothing follows.
+        """
+        modules = (self.model.head, self.model.logit, self.gap_head, self.feature_head)
+        parts = [parameter.sum() for module in modules for parameter in module.parameters()]
         return torch.stack(parts).sum() * 0.0

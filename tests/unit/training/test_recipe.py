@@ -89,6 +89,14 @@ def test_sessions_of_one_event_only_end(sessions_of) -> None:
     assert torch.isfinite(objective(batch_of(data, torch.arange(2))))
 
 
+def test_every_weight_has_a_gradient_even_where_nothing_follows(sessions_of) -> None:
+    """Processes that train together wait for each weight's, whatever their share of a batch is."""
+    data = sessions_of(["a", "b"], [1.0, 0.0])
+    objective = NextEvent(model_of(data))
+    objective(batch_of(data, torch.arange(2))).backward()
+    assert [name for name, weight in objective.named_parameters() if weight.requires_grad and weight.grad is None] == []
+
+
 def test_no_outcome_is_learned_from(alternating) -> None:
     encoder = Encoder(NAMES, [], [], [], {}, calendar=False)
     one = pretrained(encoder, alternating, alternating, SETTINGS)
