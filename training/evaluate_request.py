@@ -10,8 +10,8 @@ from model.base_rate import logit_shift
 from training.evaluation.reading import PosteriorError
 from training.evaluation.resampling import DEFAULT_RESAMPLES
 from training.evaluation.selection import SelectionError, Wanted
-from training.prepare import DEFAULT_IDLE_TIMEOUT_S
 from training.prepared import PreparedDataset, is_prepared, read_prepared
+from training.provenance import cuts_of
 from training.report import Assumptions
 from training.run_prepare import PREPARE_ERRORS, LogOptions, run_prepare
 from training.sources import AUTO
@@ -95,14 +95,7 @@ def dataset_of(request: EvaluateRequest, folder: Path, subject: Start) -> Prepar
     """Return prepared sessions as they are, or those of a log, prepared into `folder`."""
     if is_prepared(request.data):
         return read_prepared(request.data)
-    # Sessions are cut as they were for training, so that the split falls as it fell then.
-    before = subject.manifest.data.get("prepare", {})
-    options = LogOptions(
-        format=request.log_format,
-        mapping=request.mapping,
-        idle_timeout_s=before.get("idle_timeout_s", DEFAULT_IDLE_TIMEOUT_S),
-        keep_open_sessions=before.get("keep_open_sessions", False),
-    )
+    options = LogOptions(format=request.log_format, mapping=request.mapping, **cuts_of(subject.manifest))
     return run_prepare(request.data, folder, options)
 
 

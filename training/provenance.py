@@ -3,11 +3,12 @@
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypedDict
 
 import polars as pl
 
 from model.manifest import Manifest
+from training.prepare import DEFAULT_IDLE_TIMEOUT_S
 from training.prepared import PreparedDataset
 from training.sessions import DEFAULT_FRACTIONS, split
 
@@ -31,6 +32,22 @@ class Unseen:
     session_ids: frozenset[str] | None
     told: str
     known: bool
+
+
+class Cuts(TypedDict):
+    """How `training.prepare.prepare` cuts a log into sessions."""
+
+    idle_timeout_s: float
+    keep_open_sessions: bool
+
+
+def cuts_of(manifest: Manifest) -> Cuts:
+    """Return how the log that a model was trained on was cut, so that its split falls again as it fell then."""
+    before = manifest.data.get("prepare", {})
+    return {
+        "idle_timeout_s": before.get("idle_timeout_s", DEFAULT_IDLE_TIMEOUT_S),
+        "keep_open_sessions": before.get("keep_open_sessions", False),
+    }
 
 
 def data_fingerprint(dataset: PreparedDataset) -> str:

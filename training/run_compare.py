@@ -20,9 +20,9 @@ from training.dataset import Columns, read_columns
 from training.evaluation.prefixes import prefixes_of
 from training.evaluation.resampling import Estimate
 from training.loop import encode, logits
-from training.prepare import DEFAULT_IDLE_TIMEOUT_S, prepare
+from training.prepare import prepare
 from training.prepared import PreparedDataset, is_prepared, read_prepared
-from training.provenance import Unseen, unseen_sessions
+from training.provenance import Unseen, cuts_of, unseen_sessions
 from training.run_prepare import PREPARE_ERRORS, LogOptions
 from training.warm_start import Start, WarmStartError, check_properties, read_start
 
@@ -114,8 +114,6 @@ def run_compare(request: CompareRequest) -> Comparison:
 def _dataset(request: CompareRequest, folder: Path, manifest: Manifest) -> PreparedDataset:
     if is_prepared(request.data):
         return read_prepared(request.data)
-    # Sessions are cut as they were for training.
-    before = manifest.data.get("prepare", {})
     options = LogOptions(format=request.log_format, mapping=request.mapping)
     with prepare_progress() as progress:
         return prepare(
@@ -123,9 +121,8 @@ def _dataset(request: CompareRequest, folder: Path, manifest: Manifest) -> Prepa
             folder,
             format=options.format,
             mapping=options.column_mapping(),
-            idle_timeout_s=before.get("idle_timeout_s", DEFAULT_IDLE_TIMEOUT_S),
-            keep_open_sessions=before.get("keep_open_sessions", False),
             progress=progress,
+            **cuts_of(manifest),
         )
 
 

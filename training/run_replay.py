@@ -13,6 +13,7 @@ from training.console import ERR, OUT, progress_bars
 from training.metrics import score
 from training.prepare import prepare
 from training.prepared import PreparedDataset, is_prepared, read_prepared
+from training.provenance import cuts_of
 from training.replay import (
     TOLERANCE,
     ReplayError,
@@ -81,15 +82,7 @@ async def run_replay(
 def _dataset(data: Path, folder: Path, manifest: Manifest) -> PreparedDataset:
     if is_prepared(data):
         return read_prepared(data)
-    # Prepared as training did, so that the split falls as it fell then.
-    before = manifest.data.get("prepare", {})
-    return prepare(
-        data,
-        folder,
-        format=manifest.data.get("source_format", "auto"),
-        idle_timeout_s=before.get("idle_timeout_s", 1800.0),
-        keep_open_sessions=before.get("keep_open_sessions", False),
-    )
+    return prepare(data, folder, format=manifest.data.get("source_format", "auto"), **cuts_of(manifest))
 
 
 def _sample(session_ids: Sequence[str], count: int) -> list[str]:
