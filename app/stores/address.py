@@ -1,7 +1,7 @@
 """Which Redis is meant, read from a URL.
 
     redis://[user:password@]host[:port][/db]            one server
-    unix:///path                                        one server, on a socket
+    unix:///path[?db=number]                            one server, on a socket
     redis+cluster://[user:password@]host[:port],...     a cluster, by some of its nodes
     redis+sentinel://[user:password@]host[:port],.../service[/db]
                                                         whatever primary these sentinels name for the service
@@ -12,7 +12,7 @@ sentinels have settings of their own.
 
 from dataclasses import dataclass
 from typing import Final, Literal
-from urllib.parse import SplitResult, unquote, urlsplit
+from urllib.parse import SplitResult, parse_qs, unquote, urlsplit
 
 _REDIS_PORT: Final = 6379
 _SENTINEL_PORT: Final = 26379
@@ -42,6 +42,7 @@ class RedisAddress:
         password: the servers' password, if any.
         service: the sentinels' name of the primary; empty otherwise.
         database: number of the database.
+        socket_path: path of the server's socket; empty when it is reached by host and port.
     """
 
     url: str
@@ -52,6 +53,7 @@ class RedisAddress:
     password: str | None
     service: str
     database: int
+    socket_path: str = ""
 
 
 def parse_address(url: str) -> RedisAddress:
@@ -72,7 +74,7 @@ def parse_address(url: str) -> RedisAddress:
     service, database = _path(kind, parts)
     if kind == "single" and len(endpoints) > 1:
         raise ValueError("must name one host; several are for redis+cluster:// and redis+sentinel://")
-    if kind != "single" and parts.query:
+    if parts.query and parts.scheme != "unix":
         raise ValueError("must not have options after a question mark; there are settings for them")
     return RedisAddress(
         url=url,
@@ -83,6 +85,7 @@ def parse_address(url: str) -> RedisAddress:
         password=(unquote(password) or None) if separator else None,
         service=service,
         database=database,
+        socket_path=unquote(parts.path) if parts.scheme == "unix" else "",
     )
 
 
@@ -105,7 +108,11 @@ def _endpoint(text: str, default_port: int) -> Endpoint:
 def _path(kind: str, parts: SplitResult) -> tuple[str, int]:
     """Return the sentinels' service and the number of the database."""
     if parts.scheme == "unix":
-        return "", 0
+        options = parse_qs(parts.query, keep_blank_values=True)
+        numbers = options.pop("db", ["0"])
+        if options or len(numbers) > 1 or not numbers[0].isdecimal():
+            raise ValueError("must have no other option than a database number: unix:///path?db=0")
+        return "", int(numbers[0])
     words = [unquote(word) for word in parts.path.strip("/").split("/") if word]
     service = ""
     if kind == "sentinel":

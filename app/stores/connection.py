@@ -3,22 +3,20 @@
 A command names its shard, so that a cluster knows where it goes; a single server does not care.
 """
 
+import ssl
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
-from redis.asyncio import Connection, ConnectionPool, SSLConnection
-from redis.asyncio.retry import Retry
-from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool
-from redis.backoff import NoBackoff
-from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.asyncio.sentinel import Sentinel
 
 from app.breaker import CircuitBreaker
 from app.stores.address import Endpoint, RedisAddress, parse_address
 from app.stores.cluster import Cluster, Command
 from app.stores.server import Reply, Server
+from app.stores.wire import Connection, connect
 
 __all__ = ["Command", "ConnectionOptions", "Link", "open_link"]
 
@@ -111,70 +109,58 @@ class SingleLink:
 def open_link(url: str, options: ConnectionOptions) -> Link:
     """Return a link to what the URL names; connects when the first command comes."""
     address = parse_address(url)
+    tls = _tls(options) if address.tls else None
     if address.kind == "cluster":
         return Cluster(
             address.endpoints,
-            lambda endpoint: _server(_pool(address, options, endpoint), options),
+            lambda endpoint: _server(_connector(address, endpoint, tls), options),
             timeout_s=options.timeout_s,
         )
     if address.kind == "sentinel":
-        sentinel = Sentinel(  # type: ignore[no-untyped-call]  # the driver ships it untyped
-            address.endpoints,
-            sentinel_kwargs=_waits(options)
-            | {"username": options.sentinel_username, "password": options.sentinel_password}
-            | ({"ssl": True, **_tls(options)} if address.tls else {}),
-        )
-        pool: ConnectionPool = SentinelConnectionPool(  # type: ignore[no-untyped-call]  # same
-            address.service,
-            sentinel,
-            **_waits(options),
-            **_login(address),
-            **({"ssl": True, **_tls(options)} if address.tls else {}),
-            db=address.database,
-        )
-        return SingleLink(_server(pool, options), sentinel)
-    tls = _tls(options) if address.tls else {}
-    # The driver reads the URL itself, and its options too; what they say goes before what is said here.
-    return SingleLink(_server(ConnectionPool.from_url(address.url, **_waits(options), **tls), options))
+        sentinel = _sentinel(address, options)
+
+        async def connect_to_primary() -> Connection:
+            # Asked anew for each connection: another server may be the primary by now.
+            host, port = await sentinel.discover_master(address.service)
+            return await _connector(address, (host, port), tls)()
+
+        return SingleLink(_server(connect_to_primary, options), sentinel)
+    return SingleLink(_server(_connector(address, address.socket_path or address.endpoints[0], tls), options))
 
 
-def _pool(address: RedisAddress, options: ConnectionOptions, endpoint: Endpoint) -> ConnectionPool:
-    """Return a pool of one node of a cluster."""
-    host, port = endpoint
-    return ConnectionPool(
-        connection_class=SSLConnection if address.tls else Connection,
-        host=host,
-        port=port,
-        **_waits(options),
-        **_login(address),
-        **(_tls(options) if address.tls else {}),
+def _connector(
+    address: RedisAddress, where: Endpoint | str, tls: ssl.SSLContext | None
+) -> Callable[[], Awaitable[Connection]]:
+    """Return what makes connections to one server."""
+    return lambda: connect(
+        where, tls=tls, username=address.username, password=address.password, database=address.database
     )
 
 
-def _server(pool: ConnectionPool, options: ConnectionOptions) -> Server:
+def _sentinel(address: RedisAddress, options: ConnectionOptions) -> Sentinel:
+    return Sentinel(  # type: ignore[no-untyped-call]  # the driver ships it untyped
+        address.endpoints,
+        sentinel_kwargs={
+            "socket_timeout": options.timeout_s,
+            "socket_connect_timeout": options.timeout_s,
+            "username": options.sentinel_username,
+            "password": options.sentinel_password,
+            **({"ssl": True} if address.tls else {}),
+            **({"ssl_ca_certs": str(options.ca_file)} if address.tls and options.ca_file is not None else {}),
+        },
+    )
+
+
+def _server(connector: Callable[[], Awaitable[Connection]], options: ConnectionOptions) -> Server:
     breaker = CircuitBreaker(
         failures_to_open=options.failures_to_open,
         open_s=options.open_s,
         clock_s=time.monotonic,
         on_change=options.on_breaker,
     )
-    return Server(pool, timeout_s=options.timeout_s, max_connections=options.max_connections, breaker=breaker)
+    return Server(connector, timeout_s=options.timeout_s, max_connections=options.max_connections, breaker=breaker)
 
 
-def _waits(options: ConnectionOptions) -> dict[str, Any]:
-    return {
-        "max_connections": options.max_connections,
-        "socket_timeout": options.timeout_s,
-        "socket_connect_timeout": options.timeout_s,
-        # Once more, and only after a broken connection: a server that is slow gets no second wait.
-        "retry": Retry(NoBackoff(), 1, supported_errors=(RedisConnectionError,)),
-        "protocol": 2,
-    }
-
-
-def _login(address: RedisAddress) -> dict[str, Any]:
-    return {"username": address.username, "password": address.password}
-
-
-def _tls(options: ConnectionOptions) -> dict[str, Any]:
-    return {} if options.ca_file is None else {"ssl_ca_certs": str(options.ca_file)}
+def _tls(options: ConnectionOptions) -> ssl.SSLContext:
+    """Return what checks certificates and host names; loads the certificates, so a bad file is told at start."""
+    return ssl.create_default_context(cafile=None if options.ca_file is None else str(options.ca_file))
