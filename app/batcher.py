@@ -66,7 +66,10 @@ class _Queue(Generic[Item, Result]):
     length: int = 0
 
     def append(self, key: Hashable, waiting: _Waiting[Item, Result]) -> None:
-        self.keys.setdefault(key, deque()).append(waiting)
+        if (others := self.keys.get(key)) is None:
+            self.keys[key] = deque((waiting,))
+        else:
+            others.append(waiting)
         self.length += 1
 
     def put_back(self, key: Hashable, waiting: _Waiting[Item, Result]) -> None:
@@ -156,7 +159,18 @@ class Batcher(Generic[Item, Result]):
             OverloadedError: `max_queue` items are waiting.
             ShuttingDownError: the batcher is closed, or was never started.
         """
-        (result,) = await self._results([item], give_up_at=None)
+        # `submit_many` of one, written out: this is the way of nearly every event.
+        self._check_room(1)
+        call = _Call[Result]([None], 1, asyncio.get_running_loop().create_future())
+        key = self._key(item)
+        self._queue.append(key, _Waiting(item, call, 0))
+        self._wake.set()
+        try:
+            await call.answered
+        finally:
+            if call.missing:
+                self._queue.remove({key}, call)
+        (result,) = call.results
         if result is None:  # pragma: no cover - a call without a limit of time ends answered or cancelled
             raise RuntimeError("an item was not answered")
         if isinstance(result, Exception):
@@ -176,20 +190,9 @@ class Batcher(Generic[Item, Result]):
             OverloadedError: there is no room for all of them; none is handled.
             ShuttingDownError: the batcher is closed, or was never started.
         """
-        return await self._results(items, give_up_at=give_up_at) if items else []
-
-    async def close(self) -> None:
-        """Refuse new items, handle those that wait, and return when the last of them is answered."""
-        self._closing = True
-        self._wake.set()
-        if self._runner is not None:
-            await self._runner
-
-    async def _results(self, items: Sequence[Item], *, give_up_at: float | None) -> list[Result | Exception | None]:
-        if not self.running:
-            raise ShuttingDownError("This replica takes no more events; send the event again.")
-        if self._queue.length + len(items) > self._max_queue:
-            raise OverloadedError(f"{self._queue.length} events of at most {self._max_queue} wait already; send again.")
+        if not items:
+            return []
+        self._check_room(len(items))
         results: list[Result | Exception | None] = [None] * len(items)
         call = _Call[Result](results, len(items), asyncio.get_running_loop().create_future())
         keys = [self._key(item) for item in items]
@@ -206,6 +209,19 @@ class Batcher(Generic[Item, Result]):
                 self._queue.remove(set(keys), call)
         # A copy: what is answered from now on comes too late.
         return results.copy()
+
+    async def close(self) -> None:
+        """Refuse new items, handle those that wait, and return when the last of them is answered."""
+        self._closing = True
+        self._wake.set()
+        if self._runner is not None:
+            await self._runner
+
+    def _check_room(self, items: int) -> None:
+        if not self.running:
+            raise ShuttingDownError("This replica takes no more events; send the event again.")
+        if self._queue.length + items > self._max_queue:
+            raise OverloadedError(f"{self._queue.length} events of at most {self._max_queue} wait already; send again.")
 
     async def _run(self) -> None:
         while True:

@@ -2,11 +2,11 @@
 
 import json
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Final
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final, TypeVar
 
-from pydantic import ValidationError
+import msgspec
+from pydantic import TypeAdapter, ValidationError
 
 from app.errors import (
     InvalidEventError,
@@ -24,12 +24,17 @@ from model.events import PURCHASE, Event, canonical_event_name, identifier_code
 
 NDJSON: Final = "application/x-ndjson"
 _MOST_ERRORS: Final = 20
+_EVENTS: Final = TypeAdapter(list[EventIn])
+# What stands before a colon that does not follow its key at once; JSON knows four kinds of white space.
+_SPACED_COLONS: Final = (b" :", b"\t:", b"\n:", b"\r:")
 _LONGEST_ECHO: Final = 64
 _OWN_FACTS: Final = "unknown field; the shop's own facts belong into `properties`"
 
 
-@dataclass(frozen=True, slots=True)
-class Submission:
+Parsed = TypeVar("Parsed")
+
+
+class Submission(msgspec.Struct, frozen=True):
     """An event on its way to its session.
 
     Attributes:
@@ -86,6 +91,9 @@ def parse_event(body: bytes) -> EventIn:
         InvalidJsonError: the body is empty, not UTF-8, not JSON, too deeply nested, or has a key twice.
         InvalidEventError: it is JSON, but not an event; every field at fault is named.
     """
+    event = _quickly(EventIn.model_validate_json, body)
+    if event is not None and _has_each_key_once(body, [event]):
+        return event
     return _event(_value(body))
 
 
@@ -102,6 +110,9 @@ def parse_events(body: bytes, *, is_lines: bool, max_events: int) -> list[EventI
         InvalidRequestError: it is JSON, but no array.
         TooManyEventsError: there are more than `max_events`.
     """
+    quick = None if is_lines else _quickly(_EVENTS.validate_json, body)
+    if quick is not None and len(quick) <= max_events and _has_each_key_once(body, quick):
+        return list(quick)
     parts: Sequence[Any]
     if is_lines:
         parts = [line for line in body.split(b"\n") if line.strip()]
@@ -115,7 +126,7 @@ def parse_events(body: bytes, *, is_lines: bool, max_events: int) -> list[EventI
     events: list[EventIn | WillbuyError] = []
     for part in parts:
         try:
-            events.append(_event(_value(part) if is_lines else part))
+            events.append(parse_event(part) if is_lines else _event(part))
         except WillbuyError as exc:
             events.append(exc)
     return events
@@ -136,6 +147,28 @@ def parse_outcome(body: bytes) -> OutcomeIn:
         return OutcomeIn.model_validate(value)
     except ValidationError as exc:
         raise InvalidRequestError(*_faults(exc)) from exc
+
+
+def _quickly(parse: Callable[[bytes], Parsed], body: bytes) -> Parsed | None:
+    """Return what pydantic's own JSON parser makes of the body; None where it finds anything wrong.
+
+    It takes a fifth of the time of the careful way, which is gone after it for the words that callers are told.
+    """
+    try:
+        return parse(body)
+    except ValidationError:
+        return None
+
+
+def _has_each_key_once(body: bytes, events: Sequence[EventIn]) -> bool:
+    """Return whether no key of the body stands twice; False too where that would take a closer look.
+
+    pydantic's parser takes the last of two equal keys. Every key is followed by `":`, if there is no white space
+    between; so if there are no more of those than fields that were found, each was there once.
+    """
+    if any(text in body for text in _SPACED_COLONS):
+        return False
+    return body.count(b'":') == sum(len(event.model_fields_set) + len(event.properties) for event in events)
 
 
 def _value(body: bytes) -> Any:  # noqa: ANN401 - JSON

@@ -16,16 +16,26 @@ from app.routes.responses import error_response, problem_response
 _FRAMEWORK_CODES: Final = {404: "not_found", 405: "method_not_allowed"}
 
 
+def error_answer(error: WillbuyError, metrics: Metrics, logger: FilteringBoundLogger) -> Response:
+    """Return an error as a problem, counted, and logged where no caller is to blame."""
+    metrics.errors.labels(error.code).inc()
+    if error.status == 500:  # noqa: PLR2004 - a status is its own name
+        logger.error("request_failed", code=error.code, detail=error.detail, cause=repr(error.__cause__))
+    return error_response(error)
+
+
+def client_gone() -> Response:
+    """Return what is answered when nobody is there to read it; the status is for the metrics."""
+    return Response(status_code=499)
+
+
 def handle_errors(app: FastAPI, metrics: Metrics, logger: FilteringBoundLogger) -> None:
     """Make the app answer every error as a problem, and count it."""
 
     async def on_error(_request: Request, exc: Exception) -> Response:
         if not isinstance(exc, WillbuyError):  # pragma: no cover - registered for this class alone
             raise exc
-        metrics.errors.labels(exc.code).inc()
-        if exc.status == 500:  # noqa: PLR2004 - a status is its own name
-            logger.error("request_failed", code=exc.code, detail=exc.detail, cause=repr(exc.__cause__))
-        return error_response(exc)
+        return error_answer(exc, metrics, logger)
 
     async def on_http_error(_request: Request, exc: Exception) -> Response:
         if not isinstance(exc, HTTPException):  # pragma: no cover - registered for this class alone
@@ -44,8 +54,7 @@ def handle_errors(app: FastAPI, metrics: Metrics, logger: FilteringBoundLogger) 
         return await on_error(request, InvalidRequestError(detail, errors))
 
     async def on_disconnect(_request: Request, _exc: Exception) -> Response:
-        # Nobody is there to read it; the status is for the metrics.
-        return Response(status_code=499)
+        return client_gone()
 
     app.add_exception_handler(WillbuyError, on_error)
     app.add_exception_handler(HTTPException, on_http_error)

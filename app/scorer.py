@@ -8,7 +8,7 @@ those that are not stored are tried again.
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import isfinite
 
 from structlog.typing import FilteringBoundLogger
@@ -27,6 +27,30 @@ from app.transitions import with_fold, without_fold
 from model.events import Event
 
 
+@dataclass(slots=True)
+class _Tally:
+    """What a batch has stored, for the metrics: an increment an event would cost as much as reading its record."""
+
+    sessions_started: int = 0
+    folded: int = 0
+    late: int = 0
+    purchases: int = 0
+    after_purchase: int = 0
+    duplicates: int = 0
+
+    def add_to(self, metrics: Metrics) -> None:
+        for counter, number in (
+            (metrics.sessions_started, self.sessions_started),
+            (metrics.events_folded, self.folded),
+            (metrics.late_events, self.late),
+            (metrics.purchases, self.purchases),
+            (metrics.closed_session_events, self.after_purchase),
+            (metrics.duplicates, self.duplicates),
+        ):
+            if number:
+                counter.inc(number)
+
+
 @dataclass(frozen=True, slots=True)
 class _Batch:
     """What stays the same in all attempts of a batch; one model, whatever is loaded meanwhile."""
@@ -34,6 +58,7 @@ class _Batch:
     model: Stepper
     is_wanted: Callable[[int], bool]
     budget: RebuildBudget
+    tally: _Tally = field(default_factory=_Tally)
 
 
 class Scorer:
@@ -92,9 +117,12 @@ class Scorer:
         self._metrics.batch_size.observe(len(undecided))
         batch = _Batch(self._model, is_wanted, RebuildBudget(self._max_rebuild_events))
         # Ends: each attempt decides a run, counts a conflict, of which there may be so many, or drops a task.
-        while undecided:
-            await self._attempt(batch, undecided)
-            undecided = [run for run in undecided if not run.is_decided]
+        try:
+            while undecided:
+                await self._attempt(batch, undecided)
+                undecided = [run for run in undecided if not run.is_decided]
+        finally:
+            batch.tally.add_to(self._metrics)
         self._metrics.batch_seconds.observe(time.perf_counter() - started)
         return [task.result for task in tasks if task.result is not None]
 
@@ -189,14 +217,14 @@ class Scorer:
             if run.is_changed or (run.repeats_answers and self._store.confirms_by_writing):
                 changed.append(run)
             else:
-                self._accept(run)
+                self._accept(batch, run)
         if not changed:
             return
         for run, stored in zip(changed, await self._store.commit([run.commit() for run in changed]), strict=True):
             if isinstance(stored, Exception):
                 run.fail(stored)
             elif stored:
-                self._accept(run)
+                self._accept(batch, run)
             else:
                 self._conflict(run)
 
@@ -216,22 +244,22 @@ class Scorer:
             many = self._commit_attempts
             run.fail(ConflictError(f"Others committed to this session in each of {many} attempts; send it again."))
 
-    def _accept(self, run: Run) -> None:
+    def _accept(self, batch: _Batch, run: Run) -> None:
         """Give each task what was proposed, and count what was stored."""
         run.accept()
-        metrics = self._metrics
-        if run.is_changed and run.read is None:
-            metrics.sessions_started.inc()
+        tally = batch.tally
+        if run.read is None and run.is_changed:
+            tally.sessions_started += 1
         for task in run.tasks:
             if task.effect is Effect.FOLD:
-                metrics.events_folded.inc()
-                metrics.late_events.inc(int(task.is_late))
+                tally.folded += 1
+                tally.late += task.is_late
             elif task.effect is Effect.PURCHASE:
-                metrics.purchases.inc()
+                tally.purchases += 1
             elif task.effect is Effect.AFTER_PURCHASE:
-                metrics.closed_session_events.inc()
+                tally.after_purchase += 1
             elif isinstance(task.result, Score) and task.result.duplicate:
-                metrics.duplicates.inc()
+                tally.duplicates += 1
 
 
 def longest_run(dedupe_window: int) -> int:

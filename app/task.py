@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import Final
 
+import msgspec
+
 from app.batcher import Later
 from app.intake import Submission
 from app.stores.base import Commit
@@ -14,8 +16,7 @@ from model.events import Event
 LATE: Final = "timestamp: earlier than an event before it; no time is counted between them"
 
 
-@dataclass(frozen=True, slots=True)
-class Score:
+class Score(msgspec.Struct, frozen=True):
     """The answer to one submission."""
 
     session_id: str
@@ -75,6 +76,7 @@ class Run:
         conflicts: how many attempts failed since others committed to the session.
         unfoldable: why nothing can be folded in this attempt.
         is_stopped: whether this attempt is over for the run, be it decided or not.
+        is_decided: whether each task has its result.
     """
 
     session_id: str
@@ -86,6 +88,7 @@ class Run:
     conflicts: int = 0
     unfoldable: Exception | None = None
     is_stopped: bool = False
+    is_decided: bool = False
 
     def begin(self, record: Record | None) -> None:
         """Forget what an attempt found and begin the next one with what is stored now."""
@@ -95,11 +98,6 @@ class Run:
         self.is_stopped = False
         for task in self.tasks:
             task.effect, task.is_late, task.proposed = Effect.NONE, False, None
-
-    @property
-    def is_decided(self) -> bool:
-        """Whether each task has its result."""
-        return all(task.result is not None for task in self.tasks)
 
     @property
     def is_changed(self) -> bool:
@@ -113,13 +111,13 @@ class Run:
 
     def accept(self) -> None:
         """Make what was proposed the result: it is stored, or there was nothing to store."""
-        self.is_stopped = True
+        self.is_stopped = self.is_decided = True
         for task in self.tasks:
             task.result = task.proposed
 
     def fail(self, error: Exception | Later) -> None:
         """Give an error to every task, as nothing of the run is stored."""
-        self.is_stopped = True
+        self.is_stopped = self.is_decided = True
         for task in self.tasks:
             task.result = error
 
@@ -130,6 +128,7 @@ class Run:
         self.tasks = [task for task in self.tasks if task.place not in gone]
         for task in dropped:
             task.result = error
+        self.is_decided = not self.tasks
         return all(task.effect is Effect.NONE for task in dropped)
 
     def commit(self) -> Commit:
@@ -143,8 +142,8 @@ class Run:
             session_id=self.session_id,
             expected=None if read is None else read.version,
             record=current,
-            appended=tuple(self.appended),
-            probabilities=tuple(self.probabilities),
+            appended=self.appended,
+            probabilities=self.probabilities,
             model=None if has_history_of_model else current.model,
             closed_by="event" if was_open and current.outcome is not Outcome.OPEN else None,
         )
@@ -155,7 +154,8 @@ def runs_of(tasks: Iterable[Task]) -> list[Run]:
     runs: dict[str, Run] = {}
     for task in tasks:
         session_id = task.submission.session_id
-        if session_id not in runs:
-            runs[session_id] = Run(session_id)
-        runs[session_id].tasks.append(task)
+        if (run := runs.get(session_id)) is None:
+            runs[session_id] = Run(session_id, [task])
+        else:
+            run.tasks.append(task)
     return list(runs.values())

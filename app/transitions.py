@@ -1,7 +1,8 @@
 """What a session's record becomes with one more event; pure functions of the record, the event and the answer."""
 
 import os
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from app.intake import Submission
 from app.stores.records import VERSION_BYTES, Answer, Answers, Outcome, Record

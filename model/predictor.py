@@ -195,13 +195,14 @@ class Predictor:
         size = next(size for size in self._padded_sizes() if size >= count)
         with torch.inference_mode():
             hidden, carry, memory = self._unpacked(states, size)
-            columns = columns_from_events(events, self.manifest.properties)
-            padded = [
-                torch.nn.functional.pad(c, (0, 0, 0, size - count) if c.dim() > 1 else (0, size - count))
-                for c in columns
-            ]
+            columns: Sequence[Tensor] = columns_from_events(events, self.manifest.properties)
+            if size > count:
+                columns = tuple(
+                    torch.nn.functional.pad(c, (0, 0, 0, size - count) if c.dim() > 1 else (0, size - count))
+                    for c in columns
+                )
             probability, *following = self._module.step(
-                *(column.to(self._device) for column in padded), hidden, carry, memory
+                *(column.to(self._device) for column in columns), hidden, carry, memory
             )
             rows = self._packed(*following)
             return probability[:count].tolist(), rows[:count]

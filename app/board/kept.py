@@ -6,7 +6,6 @@ not kept goes on to its route, which makes it.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Final
 
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -15,16 +14,10 @@ from app.board.content import Content, ContentResponse
 from app.board.opening import Dashboards
 from app.board.query import parse_query
 from app.errors import InvalidRequestError
+from app.known_route import KnownRoute
 
 _BOARD_PATH: Final = "/v1/sessions"
 _STATS_PATH: Final = "/v1/stats"
-
-
-@dataclass(frozen=True, slots=True)
-class _Route:
-    """What the metrics read off a route."""
-
-    path: str
 
 
 class KeptAnswers:
@@ -38,7 +31,7 @@ class KeptAnswers:
     def __init__(self, app: ASGIApp, *, dashboards: Callable[[], Dashboards]) -> None:
         self._app = app
         self._dashboards = dashboards
-        self._routes = {path: _Route(path) for path in (_BOARD_PATH, _STATS_PATH)}
+        self._routes = {path: KnownRoute(path) for path in (_BOARD_PATH, _STATS_PATH)}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one ASGI connection."""

@@ -26,7 +26,7 @@ from app.errors import (
     to_problem,
 )
 from app.intake import NDJSON, Submission, check_headers, parse_events
-from app.routes.bodies import read_body, score_json, too_late
+from app.routes.bodies import read_body_in_time, score_json, too_late
 from app.routes.responses import documented, json_response
 from app.schemas import EVENT_EXAMPLE, BatchOut, EventIn
 from app.services import Services, services_of
@@ -94,7 +94,7 @@ async def post_events(request: Request) -> Response:
     is_lines = check_headers(
         request.headers.get("content-type"), request.headers.get("content-encoding"), or_lines=True
     )
-    body, deadline = await read_body(request)
+    body, deadline = await read_body_in_time(request.receive, services.settings.request_timeout_s)
     max_events = min(services.settings.max_batch_events, services.settings.max_queue)
     checked = _submissions(services, parse_events(body, is_lines=is_lines, max_events=max_events))
     wanted = [one for one in checked if isinstance(one, Submission)]

@@ -2,27 +2,49 @@
 
 import asyncio
 
-from fastapi import Request
+import msgspec
+from starlette.requests import ClientDisconnect
+from starlette.types import Receive
 
 from app.errors import BodyTimeoutError
-from app.schemas import ScoreOut
-from app.services import services_of
 from app.task import Score
 
+_encode = msgspec.json.Encoder().encode
 
-async def read_body(request: Request) -> tuple[bytes, float]:
+
+async def read_body(receive: Receive) -> bytes:
+    """Return the body of a request; raise `ClientDisconnect` when its sender has gone."""
+    message = await receive()
+    if message["type"] == "http.request" and not message.get("more_body", False):
+        # Nearly always: the body came with the head.
+        whole: bytes = message.get("body", b"")
+        return whole
+    parts = []
+    while message["type"] == "http.request":
+        parts.append(message.get("body", b""))
+        if not message.get("more_body", False):
+            return b"".join(parts)
+        message = await receive()
+    raise ClientDisconnect
+
+
+async def read_body_in_time(receive: Receive, timeout_s: float) -> tuple[bytes, float]:
     """Return the body, and by the event loop's clock when the request is to be answered.
 
     Raises:
         BodyTimeoutError: the body was not there by then.
     """
-    timeout_s = services_of(request).settings.request_timeout_s
     deadline = asyncio.get_running_loop().time() + timeout_s
     try:
         async with asyncio.timeout_at(deadline):
-            return await request.body(), deadline
+            return await read_body(receive), deadline
     except TimeoutError as exc:
-        raise BodyTimeoutError(f"The body did not arrive within {timeout_s:g} s.") from exc
+        raise BodyTimeoutError(body_too_late(timeout_s)) from exc
+
+
+def body_too_late(timeout_s: float) -> str:
+    """Return what a caller is told whose body was not there in time."""
+    return f"The body did not arrive within {timeout_s:g} s."
 
 
 def too_late(timeout_s: float) -> str:
@@ -31,19 +53,17 @@ def too_late(timeout_s: float) -> str:
 
 
 def score_json(score: Score) -> bytes:
-    """Return the answer to one event as JSON."""
+    """Return the answer to one event as JSON: an `app.schemas.ScoreOut`, which a test holds it to."""
     answer = score.answer
-    return (
-        ScoreOut(
-            session_id=score.session_id,
-            probability=answer.probability,
-            events=answer.events,
-            model=answer.model,
-            outcome=answer.outcome.word,
-            folded=answer.folded,
-            duplicate=score.duplicate,
-            warnings=list(score.warnings),
-        )
-        .model_dump_json()
-        .encode()
+    return _encode(
+        {
+            "session_id": score.session_id,
+            "probability": answer.probability,
+            "events": answer.events,
+            "model": answer.model,
+            "outcome": answer.outcome.word,
+            "folded": answer.folded,
+            "duplicate": score.duplicate,
+            "warnings": score.warnings,
+        }
     )

@@ -1,8 +1,18 @@
-"""`POST /v1/events`: one event in, the session's probability out."""
+"""`POST /v1/events`: one event in, the session's probability out.
+
+Most requests by far are this one, and finding its route, building the framework's request and calling through its
+layers costs more than the prediction (docs/performance.md). So `EventsShortcut` answers it before the routing. The
+route is there for the API's description, and does the same.
+"""
 
 import asyncio
+from collections.abc import Callable, Iterable
+from typing import Final
 
 from fastapi import APIRouter, Request, Response
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Receive, Scope, Send
+from structlog.typing import FilteringBoundLogger
 
 from app.errors import (
     BodyTimeoutError,
@@ -17,19 +27,25 @@ from app.errors import (
     StoreUnavailableError,
     UnsupportedEncodingError,
     UnsupportedMediaTypeError,
+    WillbuyError,
 )
 from app.intake import check_headers, parse_event
-from app.routes.bodies import read_body, score_json, too_late
+from app.known_route import KnownRoute
+from app.metrics import Metrics
+from app.problems import client_gone, error_answer
+from app.routes.bodies import body_too_late, read_body, score_json, too_late
 from app.routes.responses import documented, json_response
 from app.schemas import EVENT_EXAMPLE, ScoreOut
-from app.services import services_of
+from app.services import Services, services_of
 from model.events import canonical_event_name
+
+EVENTS_PATH: Final = "/v1/events"
 
 router = APIRouter(tags=["events"])
 
 
 @router.post(
-    "/v1/events",
+    EVENTS_PATH,
     summary="Fold one event into its session",
     response_model=ScoreOut,
     responses=documented(
@@ -61,15 +77,76 @@ async def post_event(request: Request) -> Response:
     The answer leaves once the event is stored. An error means that the caller cannot know whether it was: send it
     again with the same `event_id`, and it counts once. An unknown session is started by its first event.
     """
-    services = services_of(request)
-    check_headers(request.headers.get("content-type"), request.headers.get("content-encoding"))
-    body, deadline = await read_body(request)
-    event = parse_event(body)
-    knows = services.model.knows(canonical_event_name(event.event_name))
-    submission = services.intake.submission(event, now_ms=services.now_ms(), knows=knows)
+    return json_response(await _answer(services_of(request), request.scope["headers"], request.receive))
+
+
+class EventsShortcut:
+    """Answers `POST /v1/events` and passes everything else on; ASGI middleware.
+
+    Must stand behind whatever decides who may ask and how long a body may be.
+
+    Args:
+        app: what answers everything else.
+        services: returns the service's parts, once it runs.
+        metrics: where problems are counted.
+        logger: where failures are told.
+    """
+
+    def __init__(
+        self, app: ASGIApp, *, services: Callable[[], Services], metrics: Metrics, logger: FilteringBoundLogger
+    ) -> None:
+        self._app = app
+        self._services = services
+        self._metrics = metrics
+        self._logger = logger
+        self._route = KnownRoute(EVENTS_PATH)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one ASGI connection."""
+        if scope["type"] != "http" or scope["path"] != EVENTS_PATH or scope["method"] != "POST":
+            await self._app(scope, receive, send)
+            return
+        scope["route"] = self._route
+        try:
+            body = await _answer(self._services(), scope["headers"], receive)
+        except WillbuyError as exc:
+            await error_answer(exc, self._metrics, self._logger)(scope, receive, send)
+        except ClientDisconnect:
+            await client_gone()(scope, receive, send)
+        else:
+            # The two messages of `json_response`, without the object between.
+            headers = [(b"content-length", b"%d" % len(body)), (b"content-type", b"application/json")]
+            await send({"type": "http.response.start", "status": 200, "headers": headers})
+            await send({"type": "http.response.body", "body": body})
+
+
+async def _answer(services: Services, headers: Iterable[tuple[bytes, bytes]], receive: Receive) -> bytes:
+    """Return the answer to one event as JSON."""
+    content_type = content_encoding = None
+    for name, value in headers:
+        if name == b"content-type":
+            content_type = value
+        elif name == b"content-encoding":
+            content_encoding = value
+    # What nearly everybody sends needs no closer look.
+    if content_type != b"application/json" or content_encoding is not None:
+        check_headers(_text(content_type), _text(content_encoding))
+    timeout_s = services.settings.request_timeout_s
+    body = None
     try:
-        async with asyncio.timeout_at(deadline):
+        # One limit for both waits: a second one would cost as much again.
+        async with asyncio.timeout(timeout_s):
+            body = await read_body(receive)
+            event = parse_event(body)
+            knows = services.model.knows(canonical_event_name(event.event_name))
+            submission = services.intake.submission(event, now_ms=services.now_ms(), knows=knows)
             score = await services.batcher.submit(submission)
     except TimeoutError as exc:
-        raise DeadlineExceededError(too_late(services.settings.request_timeout_s)) from exc
-    return json_response(score_json(score))
+        if body is None:
+            raise BodyTimeoutError(body_too_late(timeout_s)) from exc
+        raise DeadlineExceededError(too_late(timeout_s)) from exc
+    return score_json(score)
+
+
+def _text(value: bytes | None) -> str | None:
+    return None if value is None else value.decode("latin-1")

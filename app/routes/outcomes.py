@@ -21,7 +21,7 @@ from app.errors import (
 )
 from app.intake import check_headers, parse_outcome
 from app.outcomes.said import say_outcome
-from app.routes.bodies import read_body
+from app.routes.bodies import read_body_in_time
 from app.routes.responses import documented, json_response
 from app.routes.sessions import session_out
 from app.schemas import SessionId, SessionOut
@@ -67,7 +67,7 @@ async def post_outcome(
     """
     services = services_of(request)
     check_headers(request.headers.get("content-type"), request.headers.get("content-encoding"))
-    body, deadline = await read_body(request)
+    body, deadline = await read_body_in_time(request.receive, services.settings.request_timeout_s)
     said = parse_outcome(body)
     outcome_ms = services.intake.outcome_ms(said, now_ms=services.now_ms())
     try:

@@ -1,9 +1,10 @@
 """What the scorer asks of a store, whatever it is made of."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Literal, Protocol
+
+import msgspec
 
 from app.errors import CorruptRecordError, StoreError
 from app.stores.board import BoardStore
@@ -14,8 +15,7 @@ from app.stores.replicas import ReplicaStore
 from model.events import Event
 
 
-@dataclass(frozen=True, slots=True)
-class Commit:
+class Commit(msgspec.Struct, frozen=True):
     """One session's new record and the events that led to it.
 
     Attributes:

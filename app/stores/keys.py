@@ -23,12 +23,14 @@ comes, an ended session stands in the two sorted sets, so a reader of the board 
 if no replica lived for the whole grace time, what ended meanwhile is gone without its outcome. Nothing ever scans.
 """
 
+from typing import Final
 from zlib import crc32
 
 # Fixed for all time: another number would put live sessions where nobody looks for them.
 SHARDS = 256
 # Counts over all shards have to be somewhere; any shard would do.
 COUNTS_SHARD = 0
+_PREFIXES: Final = tuple(f"wb:{{{shard:02x}}}:" for shard in range(SHARDS))
 
 
 def shard_of(session_id: str) -> int:
@@ -38,53 +40,49 @@ def shard_of(session_id: str) -> int:
 
 def record_key(session_id: str) -> str:
     """Return the key of a session's record, a string."""
-    return f"{_prefix(shard_of(session_id))}s:{session_id}"
+    return f"{_PREFIXES[shard_of(session_id)]}s:{session_id}"
 
 
 def history_key(session_id: str) -> str:
     """Return the key of a session's history, a list."""
-    return f"{_prefix(shard_of(session_id))}h:{session_id}"
+    return f"{_PREFIXES[shard_of(session_id)]}h:{session_id}"
 
 
 def board_key(shard: int) -> str:
     """Return the key of a shard's open sessions by probability, a sorted set."""
-    return f"{_prefix(shard)}board"
+    return f"{_PREFIXES[shard]}board"
 
 
 def seen_key(shard: int) -> str:
     """Return the key of a shard's sessions by the time of their last commit, a sorted set."""
-    return f"{_prefix(shard)}seen"
+    return f"{_PREFIXES[shard]}seen"
 
 
 def closed_key(shard: int) -> str:
     """Return the key of a shard's closed sessions that no replica has taken on yet, a stream."""
-    return f"{_prefix(shard)}closed"
+    return f"{_PREFIXES[shard]}closed"
 
 
 def outcomes_key(shard: int) -> str:
     """Return the key of a shard's closed sessions as JSON, a stream."""
-    return f"{_prefix(shard)}outcomes"
+    return f"{_PREFIXES[shard]}outcomes"
 
 
 def closer_key(shard: int) -> str:
     """Return the key of the replica that closes a shard's sessions for now, a string."""
-    return f"{_prefix(shard)}closer"
+    return f"{_PREFIXES[shard]}closer"
 
 
 def trust_key(model: str, bucket: int) -> str:
     """Return the key of the counts of a model's answers in a time bucket, a hash."""
-    return f"{_prefix(COUNTS_SHARD)}trust:{model}:{bucket}"
+    return f"{_PREFIXES[COUNTS_SHARD]}trust:{model}:{bucket}"
 
 
 def drift_key(model: str, bucket: int) -> str:
     """Return the key of the counts of a model's inputs in a time bucket, a hash."""
-    return f"{_prefix(COUNTS_SHARD)}drift:{model}:{bucket}"
+    return f"{_PREFIXES[COUNTS_SHARD]}drift:{model}:{bucket}"
 
 
 def counted_key(token: str) -> str:
     """Return the key that says that some counts were added already, a string."""
-    return f"{_prefix(COUNTS_SHARD)}counted:{token}"
-
-
-def _prefix(shard: int) -> str:
-    return f"wb:{{{shard:02x}}}:"
+    return f"{_PREFIXES[COUNTS_SHARD]}counted:{token}"

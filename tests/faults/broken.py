@@ -7,10 +7,10 @@ replaced in this process before the command starts.
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import uvicorn
+from msgspec.structs import replace
 
 from app import cli
 from app.errors import StoreError

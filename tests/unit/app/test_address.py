@@ -30,6 +30,9 @@ def test_sentinels_and_the_name_of_their_service():
         ("redis+cluster://", "host"),
         ("redis+cluster://one,,two", "host"),
         ("redis+cluster://one?ssl=true", "options"),
+        ("redis://one?password=secret", "options"),
+        ("unix:///path?password=secret", "option"),
+        ("unix:///path?db=one", "option"),
         ("redis+sentinel://one:26379", "service"),
         ("redis+sentinel://one/shop/three", "database number"),
         ("redis+cluster://one:seventy", "ort"),
@@ -45,3 +48,9 @@ def test_no_password_is_printed():
     url = "redis+sentinel://shop:secret@one,two/service"
     assert masked_url(url) == "redis+sentinel://shop:***@one,two/service"
     assert "secret" not in repr(parse_address(url))
+
+
+def test_a_socket_and_a_database():
+    address = parse_address("unix://:secret@/run/my%20redis.sock?db=3")
+    assert (address.socket_path, address.database, address.password) == ("/run/my redis.sock", 3, "secret")
+    assert parse_address("unix:///run/redis.sock").database == 0

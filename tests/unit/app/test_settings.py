@@ -42,10 +42,10 @@ def test_other_urls_are_refused(url):
 @pytest.mark.parametrize(
     ("url", "masked"),
     [
-        ("redis://user:secret@cache:6379/1?password=secret", "redis://user:***@cache:6379/1"),
+        ("redis://user:secret@cache:6379/1", "redis://user:***@cache:6379/1"),
         ("redis://:secret@cache", "redis://:***@cache"),
         ("redis://cache:6379/0", "redis://cache:6379/0"),
-        ("unix:///run/redis.sock?password=secret", "unix:///run/redis.sock"),
+        ("unix://:secret@/run/redis.sock?db=1", "unix://:***@/run/redis.sock"),
     ],
 )
 def test_the_password_is_masked(url, masked):
