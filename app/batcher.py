@@ -134,6 +134,9 @@ class Batcher(Generic[Item, Result]):
         self._wake = asyncio.Event()
         self._closing = False
         self._runner: asyncio.Task[None] | None = None
+        # Calls by the time at which they end, and the timer for the first of them.
+        self._limited: deque[tuple[float, _Call[Result]]] = deque()
+        self._alarm: asyncio.TimerHandle | None = None
 
     @property
     def queue_length(self) -> int:
@@ -149,22 +152,31 @@ class Batcher(Generic[Item, Result]):
         """Begin to handle items; call once, inside the event loop."""
         self._runner = asyncio.create_task(self._run(), name="batcher")
 
-    async def submit(self, item: Item) -> Result:
+    async def submit(self, item: Item, *, give_up_at: float | None = None) -> Result:
         """Return the item's result, or raise its exception.
 
-        A caller that is cancelled before its batch begins takes its item back: it is not handled. Afterwards it is up
-        to the handler, which can ask whether the item is still wanted.
+        A caller that gives up or is cancelled before its batch begins takes its item back: it is not handled.
+        Afterwards it is up to the handler, which can ask whether the item is still wanted.
+
+        Args:
+            item: what is handled.
+            give_up_at: when to wait no longer, by the event loop's clock; not before that of an earlier call. None:
+                never.
 
         Raises:
+            TimeoutError: it was not answered by then.
             OverloadedError: `max_queue` items are waiting.
             ShuttingDownError: the batcher is closed, or was never started.
         """
         # `submit_many` of one, written out: this is the way of nearly every event.
         self._check_room(1)
-        call = _Call[Result]([None], 1, asyncio.get_running_loop().create_future())
+        # Not `_Call[Result](...)`: the call through an alias costs as much as all else here.
+        call: _Call[Result] = _Call([None], 1, asyncio.get_running_loop().create_future())
         key = self._key(item)
         self._queue.append(key, _Waiting(item, call, 0))
         self._wake.set()
+        if give_up_at is not None:
+            self._limit(call, give_up_at)
         try:
             await call.answered
         finally:
@@ -216,6 +228,33 @@ class Batcher(Generic[Item, Result]):
         self._wake.set()
         if self._runner is not None:
             await self._runner
+        if self._alarm is not None:
+            self._alarm.cancel()
+
+    def _limit(self, call: _Call[Result], give_up_at: float) -> None:
+        """Make the call end at that time.
+
+        One timer for all calls: nearly all are answered long before, and a timer for each costs as much as its answer.
+        """
+        limited = self._limited
+        while limited and limited[0][1].answered.done():
+            limited.popleft()
+        limited.append((give_up_at, call))
+        if self._alarm is None:
+            self._alarm = asyncio.get_running_loop().call_at(give_up_at, self._end_calls)
+
+    def _end_calls(self) -> None:
+        self._alarm = None
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        while self._limited:
+            give_up_at, call = self._limited[0]
+            if not call.answered.done():
+                if give_up_at > now:
+                    self._alarm = loop.call_at(give_up_at, self._end_calls)
+                    return
+                call.answered.set_exception(TimeoutError())
+            self._limited.popleft()
 
     def _check_room(self, items: int) -> None:
         if not self.running:

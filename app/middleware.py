@@ -12,6 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from structlog.typing import FilteringBoundLogger
 
 from app.errors import BodyTooLargeError, WillbuyError, problem
+from app.logging import REQUEST_ID
 from app.metrics import Metrics
 from app.routes.responses import error_response, problem_response
 
@@ -56,6 +57,7 @@ class RequestContext:
         request_id = _header(scope, _REQUEST_ID_HEADER)
         if request_id is None or not _REQUEST_ID.fullmatch(request_id):
             request_id = b"%b%x" % (self._prefix, next(self._numbers))
+        REQUEST_ID.set(request_id)
         status = 0
 
         async def send_named(message: Message) -> None:

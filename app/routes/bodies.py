@@ -12,39 +12,30 @@ from app.task import Score
 _encode = msgspec.json.Encoder().encode
 
 
-async def read_body(receive: Receive) -> bytes:
-    """Return the body of a request; raise `ClientDisconnect` when its sender has gone."""
-    message = await receive()
-    if message["type"] == "http.request" and not message.get("more_body", False):
-        # Nearly always: the body came with the head.
-        whole: bytes = message.get("body", b"")
-        return whole
-    parts = []
-    while message["type"] == "http.request":
-        parts.append(message.get("body", b""))
-        if not message.get("more_body", False):
-            return b"".join(parts)
-        message = await receive()
-    raise ClientDisconnect
-
-
 async def read_body_in_time(receive: Receive, timeout_s: float) -> tuple[bytes, float]:
-    """Return the body, and by the event loop's clock when the request is to be answered.
+    """Return the body of a request, and by the event loop's clock when the request is to be answered.
 
     Raises:
         BodyTimeoutError: the body was not there by then.
+        starlette.requests.ClientDisconnect: its sender has gone.
     """
     deadline = asyncio.get_running_loop().time() + timeout_s
     try:
         async with asyncio.timeout_at(deadline):
-            return await read_body(receive), deadline
+            return await _read_body(receive), deadline
     except TimeoutError as exc:
-        raise BodyTimeoutError(body_too_late(timeout_s)) from exc
+        raise BodyTimeoutError(f"The body did not arrive within {timeout_s:g} s.") from exc
 
 
-def body_too_late(timeout_s: float) -> str:
-    """Return what a caller is told whose body was not there in time."""
-    return f"The body did not arrive within {timeout_s:g} s."
+async def _read_body(receive: Receive) -> bytes:
+    parts = []
+    while True:
+        message = await receive()
+        if message["type"] != "http.request":
+            raise ClientDisconnect
+        parts.append(message.get("body", b""))
+        if not message.get("more_body", False):
+            return b"".join(parts)
 
 
 def too_late(timeout_s: float) -> str:

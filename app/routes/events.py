@@ -5,7 +5,6 @@ layers costs more than the prediction (docs/performance.md). So `EventsShortcut`
 route is there for the API's description, and does the same.
 """
 
-import asyncio
 from collections.abc import Callable, Iterable
 from typing import Final
 
@@ -33,7 +32,7 @@ from app.intake import check_headers, parse_event
 from app.known_route import KnownRoute
 from app.metrics import Metrics
 from app.problems import client_gone, error_answer
-from app.routes.bodies import body_too_late, read_body, score_json, too_late
+from app.routes.bodies import read_body_in_time, score_json, too_late
 from app.routes.responses import documented, json_response
 from app.schemas import EVENT_EXAMPLE, ScoreOut
 from app.services import Services, services_of
@@ -132,18 +131,13 @@ async def _answer(services: Services, headers: Iterable[tuple[bytes, bytes]], re
     if content_type != b"application/json" or content_encoding is not None:
         check_headers(_text(content_type), _text(content_encoding))
     timeout_s = services.settings.request_timeout_s
-    body = None
+    body, deadline = await read_body_in_time(receive, timeout_s)
+    event = parse_event(body)
+    knows = services.model.knows(canonical_event_name(event.event_name))
+    submission = services.intake.submission(event, now_ms=services.now_ms(), knows=knows)
     try:
-        # One limit for both waits: a second one would cost as much again.
-        async with asyncio.timeout(timeout_s):
-            body = await read_body(receive)
-            event = parse_event(body)
-            knows = services.model.knows(canonical_event_name(event.event_name))
-            submission = services.intake.submission(event, now_ms=services.now_ms(), knows=knows)
-            score = await services.batcher.submit(submission)
+        score = await services.batcher.submit(submission, give_up_at=deadline)
     except TimeoutError as exc:
-        if body is None:
-            raise BodyTimeoutError(body_too_late(timeout_s)) from exc
         raise DeadlineExceededError(too_late(timeout_s)) from exc
     return score_json(score)
 

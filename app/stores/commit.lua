@@ -1,13 +1,12 @@
 --[[
-Commits sessions of one shard, each if and only if its record is still the one that was read.
+Commits sessions, each if and only if its record is still the one that was read. On a cluster all of one shard.
 
-KEYS
-  KEYS[1]       board of the shard      sorted set: session ids by probability
-  KEYS[2]       last seen of the shard  sorted set: session ids by the time of their last commit, ms, server's clock
-  KEYS[3]       closed of the shard     stream: see `closing.lua`, which stands before this text
-  then two for each session, i = 1, 2, ...:
-  KEYS[2i+2]    record of the session   string: one codec byte, eight bytes of version, the rest
-  KEYS[2i+3]    history of the session  list: one entry an event, oldest first
+KEYS, five for each session:
+  board         of its shard            sorted set: session ids by probability
+  last seen     of its shard            sorted set: session ids by the time of their last commit, ms, server's clock
+  closed        of its shard            stream: see `closing.lua`, which stands before this text
+  record        of the session          string: one codec byte, eight bytes of version, the rest
+  history       of the session          list: one entry an event, oldest first
 
 ARGV
   ARGV[1]       idle time that ends a session, in milliseconds
@@ -35,7 +34,6 @@ two sorted sets outlive the histories, so that a closer which comes too late sti
 Runs on Redis 6.2 and later and on Valkey; touches only the version of the old record.
 ]]
 
-local board_key, seen_key, closed_key = KEYS[1], KEYS[2], KEYS[3]
 local idle_ms, grace_ms = tonumber(ARGV[1]), tonumber(ARGV[2])
 local longest, kept_ms = ARGV[3], ARGV[4]
 local time = redis.call('TIME')
@@ -45,12 +43,15 @@ local seen_ms = string.format('%.0f', now_ms)
 local ends_ms = string.format('%.0f', now_ms + idle_ms)
 local forgotten_ms = string.format('%.0f', now_ms + idle_ms + grace_ms)
 local sets_end_ms = string.format('%.0f', now_ms + idle_ms + 2 * grace_ms)
-local sessions = (#KEYS - 3) / 2
+local sessions = #KEYS / 5
 local results = {}
+local board_of = {}
 local position = 5
 
 for session = 1, sessions do
-  local record_key, history_key = KEYS[2 * session + 2], KEYS[2 * session + 3]
+  local first = 5 * session - 4
+  local board_key, seen_key, closed_key = KEYS[first], KEYS[first + 1], KEYS[first + 2]
+  local record_key, history_key = KEYS[first + 3], KEYS[first + 4]
   local id, expected, record, score = ARGV[position], ARGV[position + 1], ARGV[position + 2], ARGV[position + 3]
   local closing, count = ARGV[position + 4], tonumber(ARGV[position + 5])
   position = position + 6
@@ -84,9 +85,12 @@ for session = 1, sessions do
     results[session] = 0
   end
   position = position + count
+  board_of[seen_key] = board_key
 end
 
-redis.call('PEXPIREAT', board_key, sets_end_ms)
-redis.call('PEXPIREAT', seen_key, sets_end_ms)
+for seen_key, board_key in pairs(board_of) do
+  redis.call('PEXPIREAT', board_key, sets_end_ms)
+  redis.call('PEXPIREAT', seen_key, sets_end_ms)
+end
 
 return results

@@ -48,6 +48,18 @@ def history_key(session_id: str) -> str:
     return f"{_PREFIXES[shard_of(session_id)]}h:{session_id}"
 
 
+def keys_of(session_id: str) -> tuple[str, str, str, str, str]:
+    """Return all keys that a commit of a session touches: board, seen, closed, record, history."""
+    prefix = _PREFIXES[shard_of(session_id)]
+    return (
+        f"{prefix}board",
+        f"{prefix}seen",
+        f"{prefix}closed",
+        f"{prefix}s:{session_id}",
+        f"{prefix}h:{session_id}",
+    )
+
+
 def board_key(shard: int) -> str:
     """Return the key of a shard's open sessions by probability, a sorted set."""
     return f"{_PREFIXES[shard]}board"

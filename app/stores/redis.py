@@ -1,8 +1,8 @@
 """The store on Redis or Valkey: one server, a primary behind sentinels, or a cluster.
 
-A batch costs two round trips: one MGET for its records, one pipeline of `commit.lua` calls, a call a shard; on a
-cluster, two to each node, all nodes at once. There are no locks: what two replicas write at once, compare-and-set
-decides.
+A batch costs two round trips: one MGET for its records, one pipeline of `commit.lua` calls, each for some shards; on a
+cluster, where a call is for one shard, two to each node, all nodes at once. There are no locks: what two replicas
+write at once, compare-and-set decides.
 
 Errors of the driver are wrapped here and nowhere else. A command may reach Redis twice (see `app.stores.server`); that
 is safe, since a commit that is sent twice counts once (see `commit.lua`).
@@ -10,9 +10,10 @@ is safe, since a commit that is sent twice counts once (see `commit.lua`).
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
+from redis.exceptions import ResponseError
 
 from app.errors import CorruptRecordError, StoreError
 from app.stores.base import Commit, whole_history
@@ -23,6 +24,7 @@ from app.stores.keys import (
     board_key,
     closed_key,
     history_key,
+    keys_of,
     outcomes_key,
     record_key,
     seen_key,
@@ -121,15 +123,22 @@ class RedisStore:
     async def commit(self, commits: Sequence[Commit]) -> list[bool | StoreError]:
         """See `StateStore.commit`."""
         results: list[bool | StoreError] = [False] * len(commits)
-        shards: dict[int, list[int]] = defaultdict(list)
+        by_shard: dict[int, list[int]] = defaultdict(list)
         for index, commit in enumerate(commits):
-            shards[shard_of(commit.session_id)].append(index)
-        groups = list(shards.values())
-        calls = [(shard, self._call(shard, [commits[index] for index in group])) for shard, group in shards.items()]
-        replies = await self._scripts.run("commit", self._commit_script, calls, wait_replicas=self._wait_replicas)
-        for group, reply in zip(groups, replies, strict=True):
-            for place, index in enumerate(group):
-                results[index] = unavailable(reply) if isinstance(reply, Exception) else bool(reply[place])
+            by_shard[shard_of(commit.session_id)].append(index)
+        groups = _together(list(by_shard.items()), self._scripts.shards_a_script)
+        while groups:
+            calls = [(group.shards[0], self._call([commits[index] for index in group.places])) for group in groups]
+            replies = await self._scripts.run("commit", self._commit_script, calls, wait_replicas=self._wait_replicas)
+            alone: list[_Group] = []
+            for group, reply in zip(groups, replies, strict=True):
+                if isinstance(reply, ResponseError) and len(group.shards) > 1:
+                    # One session's keys are not what they should be; that must not touch the other shards' sessions.
+                    alone += _together([(shard, by_shard[shard]) for shard in group.shards], 1)
+                    continue
+                for place, index in enumerate(group.places):
+                    results[index] = unavailable(reply) if isinstance(reply, Exception) else bool(reply[place])
+            groups = alone
         return results
 
     async def delete(self, session_id: str) -> None:
@@ -155,17 +164,17 @@ class RedisStore:
         """See `StateStore.close`."""
         await self._link.close()
 
-    def _call(self, shard: int, commits: Sequence[Commit]) -> list[Word]:
+    def _call(self, commits: Sequence[Commit]) -> list[Word]:
         """Return the arguments of one EVALSHA after the hash: number of keys, keys, arguments (see `commit.lua`)."""
-        keys: list[Word] = [board_key(shard), seen_key(shard), closed_key(shard)]
+        keys: list[Word] = []
         arguments: list[Word] = [self._idle_ms, self._grace_ms, BACKLOG, self._limits.kept_ms]
         for commit in commits:
-            record = commit.record
+            record, session_id = commit.record, commit.session_id
             is_on_board = record.outcome is Outcome.OPEN and record.probability is not None
             entries = commit.entries()
-            keys += (record_key(commit.session_id), history_key(commit.session_id))
+            keys += keys_of(session_id)
             arguments += (
-                commit.session_id,
+                session_id,
                 commit.expected or b"",
                 encode_record(record),
                 repr(record.probability) if is_on_board else b"",
@@ -174,6 +183,21 @@ class RedisStore:
                 *entries,
             )
         return [len(keys), *keys, *arguments]
+
+
+class _Group(NamedTuple):
+    """Sessions whose commits are one call: their shards, and their places in the batch."""
+
+    shards: list[int]
+    places: list[int]
+
+
+def _together(shards: Sequence[tuple[int, list[int]]], most: int) -> list[_Group]:
+    """Return groups of at most `most` shards, each given with its places."""
+    return [
+        _Group([shard for shard, _ in some], [place for _, places in some for place in places])
+        for some in (shards[first : first + most] for first in range(0, len(shards), most))
+    ]
 
 
 def _closing(commit: Commit) -> bytes:

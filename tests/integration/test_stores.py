@@ -334,6 +334,27 @@ async def test_a_new_session_does_not_inherit_an_old_history(redis_server):
     await store.close()
 
 
+async def test_a_key_of_another_type_fails_its_shards_sessions_and_no_others(redis_server):
+    # Given sessions of many shards, committed together, and one whose history is no list
+    session_ids = [f"beside-{number}" for number in range(40)]
+    poisoned = session_ids[17]
+    with redis.Redis.from_url(redis_server.url) as client:
+        client.set(history_key(poisoned), "no list", ex=60)
+        client.set(record_key(poisoned), b"\x01" + (1).to_bytes(8, "big"), ex=60)
+    store = redis_store(redis_server)
+    commits = [a_commit(one, 1 if one == poisoned else None, 2, Event("page_view", 5)) for one in session_ids]
+    # When they are committed
+    stored = dict(zip(session_ids, await store.commit(commits), strict=True))
+    # Then only it, and at most those of its shard, have failed, and the others are there
+    failed = [one for one, outcome in stored.items() if outcome is not True]
+    assert poisoned in failed
+    assert {shard_of(one) for one in failed} == {shard_of(poisoned)}
+    well = [one for one in session_ids if one not in failed]
+    assert len(well) > 30
+    assert all(isinstance(record, Record) for record in await store.load(well))
+    await store.close()
+
+
 async def test_a_server_that_forgot_the_script_is_given_it_again(redis_server):
     store = redis_store(redis_server)
     commits = [a_commit(str(i), None, 1, Event("page_view", 1)) for i in range(20)]

@@ -353,3 +353,33 @@ def assert_bounded(batches, max_batch_size, max_run):
     for batch in batches:
         assert len(batch) <= max_batch_size
         assert all(sum(key == one for key, _ in batch) <= max_run for one, _ in batch)
+
+
+async def test_a_call_ends_at_its_time_and_its_item_is_not_handled():
+    # Given a batch that does not end, and calls behind it that may wait for some time
+    held, handled = asyncio.Event(), []
+
+    async def handle(items, is_wanted):
+        await held.wait()
+        handled.extend(item for place, item in enumerate(items) if is_wanted(place))
+        return items
+
+    batcher = Batcher(handle, key=lambda item: item, max_batch_size=8, max_queue=8)
+    batcher.start()
+    first = asyncio.create_task(batcher.submit("first"))
+    await asyncio.sleep(0)
+    now = asyncio.get_running_loop().time()
+    calls = [
+        asyncio.create_task(batcher.submit(item, give_up_at=now + wait_s))
+        for item, wait_s in [("soon", 0.02), ("later", 0.05), ("much later", 3600.0)]
+    ]
+    # When their times come
+    done = await asyncio.wait_for(asyncio.gather(*calls[:2], return_exceptions=True), 30)
+    # Then each has ended for itself, and what nobody waits for is left out
+    assert [type(one) for one in done] == [TimeoutError, TimeoutError]
+    assert not calls[2].done()
+    held.set()
+    assert await first == "first"
+    assert await calls[2] == "much later"
+    assert handled == ["first", "much later"]
+    await batcher.close()
