@@ -63,10 +63,11 @@ for session = 1, sessions do
       append_closed(closed_key, longest, kept_ms, id, IDLED_OUT, before_ms, history_key)
       redis.call('DEL', history_key)
     end
-    redis.call('SET', record_key, record, 'PXAT', ends_ms)
+    -- Before the record: should something else stand under the history's key, then nothing of the session changes.
     for entry = position, position + count - 1 do
       redis.call('RPUSH', history_key, ARGV[entry])
     end
+    redis.call('SET', record_key, record, 'PXAT', ends_ms)
     -- What is closed has no outcome left to be written down, so its history need not outlive its record.
     redis.call('PEXPIREAT', history_key, closing == '' and forgotten_ms or ends_ms)
     redis.call('ZADD', seen_key, seen_ms, id)

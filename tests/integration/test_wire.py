@@ -8,8 +8,8 @@ from redis.asyncio import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoScriptError, ResponseError
 
-from app.stores.connection import ConnectionOptions, open_link
 from app.stores.cluster import Command
+from app.stores.connection import ConnectionOptions, open_link
 from app.stores.wire import connect
 
 
