@@ -1,0 +1,213 @@
+"""The Kubernetes manifests: valid to the API's own schemas, and in agreement with one another and with the service."""
+
+from pathlib import Path
+from typing import Any
+
+import kubernetes_validate
+import pytest
+import typer
+from support.deployment import PYPROJECT, ROOT, SETTINGS, documents
+
+from app.cli import _GRACE_S
+from app.main import create_app
+from app.settings import Settings
+from training.cli import cli
+
+FOLDER = ROOT / "deploy/kubernetes"
+MANIFESTS = sorted(path for path in FOLDER.rglob("*.yaml") if path.name != "kustomization.yaml")
+# What operators bring; the Kubernetes API itself does not know these kinds.
+CUSTOM = {"RedisCluster", "PodMonitor"}
+# The oldest release that is meant to do, and the newest that there are schemas for.
+RELEASES = ["1.31", "1.37"]
+
+
+def names(paths):
+    return [str(path.relative_to(FOLDER)) for path in paths]
+
+
+def resource(path):
+    [document] = documents(FOLDER / path)
+    return document
+
+
+def pod(path):
+    return resource(path)["spec"]["template"]["spec"]
+
+
+SERVE = pod("base/deployment.yaml")["containers"][0]
+TRAIN = pod("training/job.yaml")["containers"][0]
+CONFIG = dict(
+    line.split("=", 1) for line in (FOLDER / "base/settings.env").read_text().splitlines() if not line.startswith("#")
+)
+
+
+@pytest.mark.parametrize("release", RELEASES)
+@pytest.mark.parametrize("path", names(MANIFESTS))
+def test_a_manifest_is_valid(path, release):
+    document = resource(path)
+    if document["kind"] in CUSTOM:
+        assert set(document) == {"apiVersion", "kind", "metadata", "spec"}
+        return
+
+    kubernetes_validate.validate(document, release, strict=True)
+
+
+@pytest.mark.parametrize("folder", sorted(path.parent.name for path in FOLDER.rglob("kustomization.yaml")))
+def test_a_kustomization_lists_every_manifest_of_its_folder(folder):
+    kustomization = resource(f"{folder}/kustomization.yaml")
+
+    bases = {name for name in kustomization["resources"] if name.startswith("../")}
+    assert set(kustomization["resources"]) - bases == {path.name for path in MANIFESTS if path.parent.name == folder}
+    assert all((FOLDER / folder / base / "kustomization.yaml").is_file() for base in bases)
+    generated = kustomization.get("configMapGenerator", [])
+    assert all((FOLDER / folder / path).is_file() for made in generated for path in made.get("envs", []))
+    merged = [literal for made in generated for literal in made.get("literals", [])]
+    assert {literal.partition("=")[0] for literal in merged} <= SETTINGS
+    for image in kustomization.get("images", []):
+        assert image["newTag"] == PYPROJECT["project"]["version"]
+
+
+@pytest.mark.parametrize("path", ["base/deployment.yaml", "training/job.yaml"])
+def test_a_pod_keeps_to_the_restricted_security_standard(path):
+    spec = pod(path)
+    [container] = spec["containers"]
+
+    assert spec["securityContext"]["runAsNonRoot"] is True
+    assert spec["securityContext"]["runAsUser"] == 10001, "the Dockerfile's user"
+    assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert spec["automountServiceAccountToken"] is False
+    assert container["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+    assert container["resources"]["requests"].keys() == {"cpu", "memory"}
+    assert container["resources"]["limits"]["memory"]
+
+
+@pytest.mark.parametrize(
+    ("path", "kind"), [("base/deployment.yaml", "Deployment"), ("training/job.yaml", "Job")], ids=["serve", "train"]
+)
+def test_everything_that_selects_pods_finds_them(path, kind):
+    labels = resource(path)["spec"]["template"]["metadata"]["labels"]
+    selecting = [
+        document
+        for manifest in MANIFESTS
+        if (document := resource(manifest.relative_to(FOLDER)))["kind"]
+        in {"Service", "NetworkPolicy", "PodDisruptionBudget", "PodMonitor"}
+        and (manifest.parent.name == "training") == (kind == "Job")
+    ]
+
+    assert selecting
+    for document in selecting:
+        spec = document["spec"]
+        selector = spec.get("podSelector", spec.get("selector"))
+        assert selector.get("matchLabels", selector) == labels, document["kind"]
+
+
+def test_the_configuration_is_one_that_the_service_takes(monkeypatch):
+    for name in SETTINGS:
+        monkeypatch.delenv(name, raising=False)
+    for name, value in CONFIG.items():
+        assert name in SETTINGS, name
+        monkeypatch.setenv(name, value)
+
+    settings = Settings()
+
+    # Files are mounted where the settings look for them.
+    mounted = {mount["mountPath"] for mount in SERVE["volumeMounts"]}
+    assert str(settings.artifact.parent) in mounted
+    assert settings.api_keys_file is not None
+    assert str(settings.api_keys_file.parent) in mounted
+    assert settings.open_access is False
+
+
+def test_a_secret_is_only_referred_to():
+    assert all(document["kind"] != "Secret" for path in names(MANIFESTS) for document in [resource(path)])
+    [redis_url] = SERVE["env"]
+    assert redis_url["name"] == "WILLBUY_REDIS_URL"
+    assert redis_url["valueFrom"]["secretKeyRef"]["key"] == "url"
+
+
+def test_what_a_pod_refers_to_is_there():
+    there = {(resource(path)["kind"], resource(path)["metadata"]["name"]) for path in names(MANIFESTS)}
+    claims = [
+        volume["persistentVolumeClaim"]["claimName"]
+        for path in ("base/deployment.yaml", "training/job.yaml")
+        for volume in pod(path)["volumes"]
+        if "persistentVolumeClaim" in volume
+    ]
+
+    assert {("PersistentVolumeClaim", claim) for claim in claims} <= there
+    [generated] = resource("base/kustomization.yaml")["configMapGenerator"]
+    assert generated == {"name": SERVE["envFrom"][0]["configMapRef"]["name"], "envs": ["settings.env"]}
+    assert ("ServiceAccount", pod("base/deployment.yaml")["serviceAccountName"]) in there
+    scaled = resource("base/horizontalpodautoscaler.yaml")["spec"]
+    assert (scaled["scaleTargetRef"]["kind"], scaled["scaleTargetRef"]["name"]) in there
+    assert scaled["metrics"][0]["containerResource"]["container"] == SERVE["name"]
+    redis = resource("redis/rediscluster.yaml")["spec"]
+    for role in ("redisLeader", "redisFollower"):
+        assert ("ConfigMap", redis[role]["redisConfig"]["additionalRedisConfig"]) in there
+
+
+@pytest.mark.parametrize("probe", ["startupProbe", "livenessProbe", "readinessProbe"])
+def test_a_probe_asks_a_path_that_the_service_has(probe, artifact):
+    app = create_app(Settings(artifact=artifact, open_access=True))
+
+    assert SERVE[probe]["httpGet"]["path"] in app.openapi()["paths"]
+    assert SERVE[probe]["httpGet"]["port"] == SERVE["ports"][0]["name"]
+
+
+def test_a_restart_does_not_hang_on_redis():
+    assert SERVE["livenessProbe"]["httpGet"]["path"] == "/healthz"
+    assert SERVE["readinessProbe"]["httpGet"]["path"] == "/readyz"
+
+
+def test_a_replica_has_the_time_to_drain():
+    hook_s = SERVE["lifecycle"]["preStop"]["sleep"]["seconds"]
+    delay_s = float(CONFIG["WILLBUY_DRAIN_DELAY_S"])
+    request_s = Settings.model_fields["request_timeout_s"].default
+    probe = SERVE["readinessProbe"]
+
+    assert pod("base/deployment.yaml")["terminationGracePeriodSeconds"] > hook_s + delay_s + request_s + _GRACE_S
+    assert delay_s > probe["periodSeconds"] * probe["failureThreshold"]
+
+
+def test_a_disruption_takes_one_replica_at_a_time():
+    budget = resource("base/poddisruptionbudget.yaml")["spec"]
+    scaled = resource("base/horizontalpodautoscaler.yaml")["spec"]
+
+    assert budget["maxUnavailable"] == 1
+    assert scaled["minReplicas"] > 1
+    # Else applying the manifests would set the number back.
+    assert "replicas" not in resource("base/deployment.yaml")["spec"]
+
+
+def test_the_training_job_starts_as_many_processes_as_it_has_pods():
+    job = resource("training/job.yaml")
+    service = resource("training/service.yaml")
+    spec = job["spec"]
+    arguments = TRAIN["args"]
+    first_pod = f"{job['metadata']['name']}-0.{service['metadata']['name']}"
+    port = service["spec"]["ports"][0]["port"]
+
+    assert TRAIN["command"] == ["torchrun"]
+    assert spec["completions"] == spec["parallelism"]
+    assert f"--nnodes={spec['completions']}" in arguments
+    assert f"--rdzv-endpoint={first_pod}:{port}" in arguments
+    assert pod("training/job.yaml")["subdomain"] == service["metadata"]["name"]
+    assert service["spec"]["clusterIP"] == "None"
+
+
+def test_the_training_job_asks_for_what_willbuy_train_knows():
+    arguments = TRAIN["args"]
+    program = arguments[arguments.index("-m") :]
+    assert program[:3] == ["-m", "training", "train"]
+    group: Any = typer.main.get_command(cli)
+
+    context = group.commands["train"].make_context("train", program[3:])
+
+    mounts = [mount["mountPath"] for mount in TRAIN["volumeMounts"]]
+    for name in ("data", "out", "scratch"):
+        assert any(Path(mount) in (path := context.params[name]).parents or Path(mount) == path for mount in mounts)
+    assert context.params["resume"] is True
