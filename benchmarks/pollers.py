@@ -104,6 +104,7 @@ def start_service(port: int, artifact: Path, redis_url: str) -> "subprocess.Pope
     """Start the service and return when it answers."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("WILLBUY_")}
     environment |= {"WILLBUY_ARTIFACT": str(artifact), "WILLBUY_REDIS_URL": redis_url, "WILLBUY_LOG_LEVEL": "warning"}
+    environment["WILLBUY_OPEN_ACCESS"] = "true"
     command = [sys.executable, "-m", "uvicorn", "--factory", "app.main:create_app", "--no-access-log"]
     command += ["--port", str(port), "--log-level", "warning"]
     process = subprocess.Popen(command, cwd=ROOT, env=environment)  # noqa: S603 - no part of it comes from outside

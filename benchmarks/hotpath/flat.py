@@ -1,0 +1,215 @@
+"""Whether a request costs the same however many sessions live, however long one is, and however many are in a batch.
+
+* Live sessions: two Redis servers, one with 1,000 sessions and one with 1,000,000, each with a service; both get the
+  same load in turn. With 1,000,000, each request goes to one of them at random, which has three events and gets its
+  fourth. With 1,000, as many sessions go on at a time, each of six events, so that a request finds as long a session on
+  average; what ends stays in Redis until its idle time, which is why that Redis is emptied before each round.
+* Length: events on one connection, one after another, in turns to sessions that have 2 events and that have 299.
+* Batch: requests of 25 to 800 events, each of another session, on one connection.
+"""
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from statistics import median
+from typing import Any, Final
+
+from benchmarks.hotpath.compare import Sample, measure
+from benchmarks.hotpath.fill import fill
+from benchmarks.hotpath.one_by_one import OneByOne, timed
+from benchmarks.hotpath.redis_server import running_redis
+from benchmarks.hotpath.results import markdown_table, spread
+from benchmarks.hotpath.servers import BATCH_PATH, SINGLE_PATH, Contestant, running
+from benchmarks.hotpath.traffic import Traffic, batch_body, new_prefix, session_id, single_body
+
+FEW: Final = 1000
+_EVENTS_OF_MANY: Final = 3
+_EVENTS_OF_FEW: Final = 6
+LENGTHS: Final = (3, 300)
+BATCHES: Final = (25, 50, 100, 200, 400, 800)
+_TURN: Final = 50
+_MICROSECONDS: Final = 1e6
+
+
+@dataclass(frozen=True, slots=True)
+class Live:
+    """Samples with few and with many live sessions, one a round."""
+
+    many: int
+    with_few: list[Sample]
+    with_many: list[Sample]
+
+
+@dataclass(frozen=True, slots=True)
+class Length:
+    """What the n-th event of a session costs.
+
+    Attributes:
+        event: n.
+        latency_us: of each request.
+        server_us, redis_us: processor's time, a request.
+    """
+
+    event: int
+    latency_us: list[float]
+    server_us: float
+    redis_us: float
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What a request of so many events costs.
+
+    Attributes:
+        events: in the request.
+        latency_us: of each request.
+        server_us, redis_us: processor's time, an event.
+    """
+
+    events: int
+    latency_us: list[float]
+    server_us: float
+    redis_us: float
+
+
+def by_live_sessions(
+    contestant: Contestant, many: int, *, rounds: int, seconds: float, show: Callable[[str], None]
+) -> Live:
+    """Return the samples of both, in turn."""
+    found = Live(many, [], [])
+    with ExitStack() as stack:
+        redis_few, redis_many = (stack.enter_context(running_redis()) for _ in range(2))
+        server_few = stack.enter_context(running(contestant, redis_few))
+        server_many = stack.enter_context(running(contestant, redis_many))
+        prefix = new_prefix()
+        done = 0
+
+        def told(events: int) -> None:
+            nonlocal done
+            done += events
+            show(f"{done:,} of {many * _EVENTS_OF_MANY:,} events into {many:,} sessions")
+
+        fill(server_many, prefix, range(1, many + 1), _EVENTS_OF_MANY, told)
+        visits = Traffic(visited=many, prefix=prefix)
+        few = Traffic(slots=FEW, buyers=0.0, longest=_EVENTS_OF_FEW, shortest=_EVENTS_OF_FEW)
+        for number in range(-1, rounds):
+            show(f"round {max(1, number + 1)} of {rounds}")
+            with redis_few.connect() as client:
+                client.flushall()
+            samples = [
+                measure(server_few, redis_few, contestant, seconds, traffic=few),
+                measure(server_many, redis_many, contestant, seconds, traffic=visits),
+            ]
+            if number >= 0:  # the one before the first is there to warm up
+                found.with_few.append(samples[0])
+                found.with_many.append(samples[1])
+    return found
+
+
+def by_length(contestant: Contestant, requests: int, show: Callable[[str], None]) -> list[Length]:
+    """Return what the third and the 300th event of a session cost."""
+    with running_redis() as redis, running(contestant, redis) as server:
+        prefixes = {event: new_prefix() for event in LENGTHS}
+        for event, prefix in prefixes.items():
+            show(f"sessions with {event - 1} events")
+            # The same sessions one event at a time, as they would have come.
+            fill(server, prefix, range(1, requests + 1), event - 1)
+        latencies: dict[int, list[float]] = {event: [] for event in LENGTHS}
+        used = {event: [0.0, 0.0] for event in LENGTHS}
+        with OneByOne(server) as client:
+            for first in range(1, requests + 1, _TURN):
+                for event, prefix in prefixes.items():
+                    show(f"event {event} of {first - 1:,} sessions")
+                    bodies = [
+                        single_body(session_id(prefix, number), requests * event + number)
+                        for number in range(first, min(first + _TURN, requests + 1))
+                    ]
+                    spent = timed(client, SINGLE_PATH, bodies, latencies[event], redis)
+                    used[event] = [before + now for before, now in zip(used[event], spent, strict=True)]
+    return [
+        Length(event, latencies[event], *(seconds / requests * _MICROSECONDS for seconds in used[event]))
+        for event in LENGTHS
+    ]
+
+
+def by_batch(contestant: Contestant, events: int, show: Callable[[str], None]) -> list[Batch]:
+    """Return what batches of several sizes cost, each size over so many events."""
+    found = []
+    with running_redis() as redis, running(contestant, redis) as server, OneByOne(server) as client:
+        # Sizes are warm before they are measured; and every session gets its second event.
+        for size in BATCHES:
+            show(f"{size} events a request")
+            prefix = new_prefix()
+            fill(server, prefix, range(1, events + 1), 1)
+            bodies = [
+                batch_body([session_id(prefix, first + place) for place in range(size)], events + first)
+                for first in range(1, events - size + 2, size)
+            ]
+            latencies: list[float] = []
+            server_s, redis_s = timed(client, BATCH_PATH, bodies, latencies, redis)
+            posted = len(bodies) * size
+            found.append(Batch(size, latencies, server_s / posted * _MICROSECONDS, redis_s / posted * _MICROSECONDS))
+    return found
+
+
+def figures(live: Live, lengths: Sequence[Length], batches: Sequence[Batch]) -> dict[str, Any]:
+    """Return what goes into the JSON file."""
+    return {
+        "live": asdict(live),
+        "lengths": [asdict(one) | {"latency_us": median(one.latency_us)} for one in lengths],
+        "batches": [asdict(one) | {"latency_us": median(one.latency_us)} for one in batches],
+    }
+
+
+def tables(live: Live, lengths: Sequence[Length], batches: Sequence[Batch]) -> list[str]:
+    """Return the figures as Markdown."""
+    columns = ("server CPU, µs/event", "Redis CPU, µs/event")
+    heads: tuple[str, ...] = ("live sessions", "events/s", "p50 ms", "p99 ms", *columns)
+    rows = [
+        [
+            f"{count:,}",
+            spread([sample.events_per_s for sample in samples]),
+            spread([sample.p50_ms for sample in samples], ".1f"),
+            spread([sample.p99_ms for sample in samples], ".1f"),
+            spread([sample.server_us for sample in samples]),
+            spread([sample.redis_us for sample in samples], ".1f"),
+        ]
+        for count, samples in ((FEW, live.with_few), (live.many, live.with_many))
+    ]
+    ratios = [many.events_per_s / few.events_per_s for few, many in zip(live.with_few, live.with_many, strict=True)]
+    rows.append(["ratio", spread(ratios, ".2f"), "", "", "", ""])
+    lines = markdown_table(heads, rows)
+    heads = ("event of its session", "requests", "latency µs, median", *columns)
+    rows = [
+        [
+            f"{one.event}",
+            f"{len(one.latency_us):,}",
+            f"{median(one.latency_us):,.0f}",
+            f"{one.server_us:,.0f}",
+            f"{one.redis_us:.1f}",
+        ]
+        for one in lengths
+    ]
+    short, long = lengths[0], lengths[-1]
+    rows.append(
+        [
+            "ratio",
+            "",
+            f"{median(long.latency_us) / median(short.latency_us):.2f}",
+            f"{long.server_us / short.server_us:.2f}",
+            f"{long.redis_us / short.redis_us:.2f}",
+        ]
+    )
+    lines += ["", *markdown_table(heads, rows)]
+    heads = ("events a request", "requests", "latency ms, median", *columns)
+    rows = [
+        [
+            f"{one.events}",
+            f"{len(one.latency_us):,}",
+            f"{median(one.latency_us) / 1000:,.1f}",
+            f"{one.server_us:.1f}",
+            f"{one.redis_us:.1f}",
+        ]
+        for one in batches
+    ]
+    return [*lines, "", *markdown_table(heads, rows)]

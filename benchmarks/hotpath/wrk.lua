@@ -1,0 +1,122 @@
+--[[
+Visitors of a shop, for wrk. Reads HOTPATH_TRAFFIC, a Lua file that `benchmarks/hotpath/load.py` writes:
+
+  prefix     what ids of sessions begin with; a text that no earlier run has used, unless `visited` is given
+  run        what ids of events begin with; a text that no earlier run has used
+  head       request line and headers up to the value of Content-Length
+  bodies     list of what follows ids and time in an event's body, constant text
+  last       the same for events that end a session with a purchase
+  buyers     share of sessions that end with one
+  lengths    list of session lengths to draw from
+  slots      sessions that go on at the same time, a thread
+  visited    0, or: events go to sessions 1 to `visited` of that prefix, each time another one, none of them ever ends
+  batch      events a request; 0: one, as an object
+  pause_ms   mean of the exponential pause before each request of a connection; 0: none
+
+Ids have a fixed width, so that the length of a body is known beforehand; what is left a request is a concatenation.
+]]
+
+local traffic = dofile(os.getenv('HOTPATH_TRAFFIC'))
+local random, format, floor, concat = math.random, string.format, math.floor, table.concat
+local bodies, last, lengths, slots = traffic.bodies, traffic.last, traffic.lengths, traffic.slots
+local ids, left, pieces, heads = {}, {}, {}, {}
+local prefix, run, started, posted, time_ms = '', '', 0, 0, ''
+local threads = 0
+
+function setup(thread)
+  thread:set('thread_number', threads)
+  threads = threads + 1
+end
+
+local function head_of(length)
+  local head = heads[length]
+  if not head then
+    head = traffic.head .. length .. '\r\n\r\n'
+    heads[length] = head
+  end
+  return head
+end
+
+local function start(slot)
+  started = started + 1
+  ids[slot] = format('%ss%010d', prefix, started)
+  left[slot] = lengths[random(#lengths)]
+end
+
+function init()
+  math.randomseed(os.time() + 7919 * thread_number)
+  prefix = format('%s%02d', traffic.prefix, thread_number)
+  run = format('%s%02d', traffic.run, thread_number)
+  for slot = 1, slots do
+    start(slot)
+  end
+end
+
+-- Returns the constant text before the session's id, that id, and what follows: four pieces, from `at` on.
+local function event(at)
+  if posted % 256 == 0 then
+    time_ms = format('%d000', os.time())
+  end
+  posted = posted + 1
+  local id, body
+  if traffic.visited > 0 then
+    id = format('%ss%010d', traffic.prefix, random(traffic.visited))
+    body = bodies[random(#bodies)]
+  else
+    local slot = random(slots)
+    id = ids[slot]
+    left[slot] = left[slot] - 1
+    if left[slot] > 0 then
+      body = bodies[random(#bodies)]
+    else
+      body = random() < traffic.buyers and last[random(#last)] or bodies[random(#bodies)]
+      start(slot)
+    end
+  end
+  pieces[at] = '{"event_id":"'
+  pieces[at + 1] = format('%se%012d', run, posted)
+  pieces[at + 2] = '","session_id":"'
+  pieces[at + 3] = id
+  pieces[at + 4] = '","timestamp":'
+  pieces[at + 5] = time_ms
+  pieces[at + 6] = body
+  return at + 7
+end
+
+function request()
+  local at = 1
+  if traffic.batch == 0 then
+    at = event(at)
+  else
+    pieces[1] = '['
+    at = 2
+    for number = 1, traffic.batch do
+      if number > 1 then
+        pieces[at] = ','
+        at = at + 1
+      end
+      at = event(at)
+    end
+    pieces[at] = ']'
+    at = at + 1
+  end
+  local body = concat(pieces, '', 1, at - 1)
+  return head_of(#body) .. body
+end
+
+if traffic.pause_ms > 0 then
+  function delay()
+    return floor(-traffic.pause_ms * math.log(1 - random()) + 0.5)
+  end
+end
+
+function done(summary, latency)
+  local errors = summary.errors
+  io.write(format(
+    '\nHOTPATH {"requests":%d,"duration_us":%d,"refused":%d,"broken":%d,"mean_us":%.1f,"p50_us":%d,"p90_us":%d,'
+      .. '"p99_us":%d,"p999_us":%d,"max_us":%d}\n',
+    summary.requests, summary.duration, errors.status, errors.connect + errors.read + errors.write + errors.timeout,
+    latency.mean, latency:percentile(50), latency:percentile(90), latency:percentile(99), latency:percentile(99.9),
+    latency.max
+  ))
+end

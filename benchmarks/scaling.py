@@ -1,0 +1,230 @@
+"""From what one event was measured to cost, to how many machines carry a rate: the tables of docs/scaling.md.
+
+    python -m benchmarks.scaling
+
+Reads what `python -m benchmarks.hotpath all` and, where a GPU was at hand, `python -m benchmarks.gpu_step` left in
+benchmarks/results/hotpath.json. Nothing here is measured anew.
+
+The queue is simulated (`benchmarks.batch_queue`), with what a batch takes fitted to the runs of 1 to 64 connections.
+The simulation then plays the runs at 50 % and 80 % of the highest rate, 64 connections with the same random pauses, and
+its throughput, batches and latencies stand beside those that were measured.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Annotated, Any, Final
+
+import typer
+from rich.console import Console
+
+from app.stores.keys import SHARDS
+from benchmarks.batch_queue import BatchCost, fit, simulate_open, simulate_pausing
+from benchmarks.hotpath.processes import BenchmarkError
+from benchmarks.hotpath.results import machine_line, markdown_table, read_section, write_markdown
+from benchmarks.hotpath.servers import ROOT
+from benchmarks.hotpath.tails import CONNECTIONS, SHARES
+from training.console import errors_for_people
+
+DOCUMENT: Final = ROOT / "docs" / "scaling.md"
+RATES: Final = (1_000, 100_000, 10_000_000)
+_LOADS: Final = (0.3, 0.5, 0.6, 0.7, 0.8, 0.9)
+_SECOND_US: Final = 1e6
+_OUT: Final = Console()
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is assumed beside what was measured.
+
+    Attributes:
+        load: share of a processor, of a service's or a Redis', that is used at the planned rate.
+        events_per_session: on average.
+        session_s: how long a session's record lives: from its first event to its last, and the idle time.
+        primary_bytes: memory of a Redis primary that sessions may take.
+    """
+
+    load: float
+    events_per_session: float
+    session_s: float
+    primary_bytes: float
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What an event costs, measured on a cluster, which is what more than one primary is.
+
+    Attributes:
+        single_us, batch_us: processor's time of the service, by the single route and in requests of 200.
+        redis_single_us, redis_batch_us: processor's time of Redis likewise.
+        session_bytes: of Redis for a live session of ten events.
+        commit_bytes: that an event's commit sends to Redis.
+    """
+
+    single_us: float
+    batch_us: float
+    redis_single_us: float
+    redis_batch_us: float
+    session_bytes: float
+    commit_bytes: float
+
+
+def fit_table(cost: BatchCost, runs: Sequence[dict[str, Any]]) -> list[str]:
+    """Return measured and fitted time from batch to batch as Markdown."""
+    rows = []
+    for run in runs:
+        size, cycle_us = _cycle(run)
+        said_us = cost.fixed_us + cost.event_us * size
+        rows.append(
+            [f"{run['connections']}", f"{size:.1f}", f"{cycle_us:,.0f}", f"{said_us:,.0f}", f"{said_us / cycle_us:.2f}"]
+        )
+    heads = ("connections", "events/batch", "µs from batch to batch, measured", "a + b n", "ratio")
+    said = f"a = {cost.fixed_us:,.0f} µs a batch, b = {cost.event_us:.1f} µs an event."
+    return [said, "", *markdown_table(heads, rows)]
+
+
+def check_table(cost: BatchCost, runs: Sequence[dict[str, Any]]) -> list[str]:
+    """Return measured and simulated figures at each share of the highest rate as Markdown."""
+    rows = []
+    for share in SHARES:
+        chosen = [run for run in runs if run["share"] == share]
+        if not chosen:
+            raise BenchmarkError(f"The section `tails` has no run at {share:.0%} of the highest rate.")
+        simulated = simulate_pausing(cost, CONNECTIONS, median(run["pause_ms"] for run in chosen))
+        named = {
+            "events/s": ("requests_per_s", simulated.events_per_s, ",.0f"),
+            "events/batch": ("batch_size", simulated.batch_size, ".1f"),
+            "mean ms": ("mean_ms", simulated.mean_ms, ".2f"),
+            "p50 ms": ("p50_ms", simulated.p50_ms, ".2f"),
+            "p99 ms": ("p99_ms", simulated.p99_ms, ".2f"),
+        }
+        for title, (name, said, form) in named.items():
+            measured = median(run[name] for run in chosen)
+            rows.append([f"{share:.0%}: {title}", f"{measured:{form}}", f"{said:{form}}", f"{said / measured:.2f}"])
+    return markdown_table(("at a share of the highest rate", "measured", "simulated", "ratio"), rows)
+
+
+def load_table(cost: BatchCost) -> list[str]:
+    """Return what a process does at several loads, simulated, as Markdown: why one does not plan for 95 %."""
+    rows = []
+    for load in _LOADS:
+        simulated = simulate_open(cost, cost.highest_per_s * load)
+        cells = [f"{simulated.events_per_s:,.0f}", f"{simulated.batch_size:.1f}"]
+        rows.append([f"{load:.0%}", *cells, *(f"{value:.2f}" for value in (simulated.p50_ms, simulated.p99_ms))])
+    return markdown_table(("of what it can do", "events/s", "events/batch", "p50 ms", "p99 ms"), rows)
+
+
+def machines_table(cost: Cost, plan: Plan, gpu_events_per_s: float | None) -> list[str]:
+    """Return what each rate needs as Markdown."""
+    rows = []
+    for rate in RATES:
+        sessions = rate / plan.events_per_session * plan.session_s
+        memory_bytes = sessions * cost.session_bytes
+        by_memory = math.ceil(memory_bytes / plan.primary_bytes)
+        for route, service_us, redis_us in (
+            ("single", cost.single_us, cost.redis_single_us),
+            ("batch", cost.batch_us, cost.redis_batch_us),
+        ):
+            by_processor = math.ceil(rate * redis_us / _SECOND_US / plan.load)
+            primaries = max(by_processor, by_memory)
+            rows.append(
+                [
+                    f"{rate:,}, {route} route",
+                    f"{math.ceil(rate * service_us / _SECOND_US / plan.load):,}",
+                    f"{primaries:,}" + (f" (at most {SHARDS})" if primaries > SHARDS else ""),
+                    "processor" if by_processor >= by_memory else "memory",
+                    f"{sessions:,.0f}",
+                    f"{memory_bytes / 1e9:,.1f}",
+                    f"{rate * cost.commit_bytes * 8 / 1e9:,.2f}",
+                    *([] if gpu_events_per_s is None else [f"{rate / gpu_events_per_s / plan.load:,.3g}"]),
+                ]
+            )
+    heads = ("events/s", "service processes", "Redis primaries", "because of", "live sessions", "their memory, GB")
+    last = () if gpu_events_per_s is None else ("GPUs for the step",)
+    return markdown_table((*heads, "commits to Redis, Gbit/s", *last), rows)
+
+
+def cost_table(cost: Cost) -> list[str]:
+    """Return what was measured as Markdown."""
+    rows = [
+        ["service, single route", f"{cost.single_us:.0f} µs of a processor an event"],
+        ["service, batch route", f"{cost.batch_us:.1f} µs of a processor an event"],
+        ["Redis, single route", f"{cost.redis_single_us:.1f} µs of a processor an event"],
+        ["Redis, batch route", f"{cost.redis_batch_us:.1f} µs of a processor an event"],
+        ["Redis, memory", f"{cost.session_bytes:,.0f} bytes a live session of ten events"],
+        ["to Redis, commits", f"{cost.commit_bytes:,.0f} bytes an event"],
+    ]
+    return markdown_table(("what", "costs"), rows)
+
+
+def read_cost() -> Cost:
+    """Return what an event costs by the results' file; raise `BenchmarkError` where a part was not measured."""
+    compared, memory = read_section("compare"), read_section("memory")
+    servers = compared["servers"]
+    for name in ("willbuy-cluster", "willbuy-batch-cluster"):
+        if name not in servers:
+            raise BenchmarkError(f"The section `compare` lacks {name}: run `python -m benchmarks.hotpath compare`.")
+
+    def middle(name: str, figure: str) -> float:
+        return float(median(one[figure] for one in servers[name]["rounds"]))
+
+    return Cost(
+        middle("willbuy-cluster", "server_us"),
+        middle("willbuy-batch-cluster", "server_us") / servers["willbuy-batch-cluster"]["events_per_request"],
+        middle("willbuy-cluster", "redis_us"),
+        middle("willbuy-batch-cluster", "redis_us"),
+        max(memory["used_bytes"], memory["key_bytes"]),
+        compared["redis_alone"]["bytes_per_event"],
+    )
+
+
+def _cycle(run: dict[str, Any]) -> tuple[float, float]:
+    """Return events in a batch, and microseconds from one batch to the next, of a run at the highest rate."""
+    return run["batch_size"], run["batch_size"] / run["requests_per_s"] * _SECOND_US
+
+
+def _gpu_events_per_s() -> float | None:
+    """Return the most events a second that one GPU stepped; None where none was measured."""
+    try:
+        steps = read_section("gpu_step")["steps"]
+    except BenchmarkError:
+        return None
+    rates = [step["batch"] / step["advance_us"] * _SECOND_US for step in steps if step["device"] == "cuda"]
+    return max(rates, default=None)
+
+
+@errors_for_people(BenchmarkError)
+def main(
+    load: Annotated[float, typer.Option(min=0.05, max=0.95, help="Share of a processor that is planned for.")] = 0.6,
+    events_per_session: Annotated[float, typer.Option(min=1, help="On average.")] = 10.0,
+    session_s: Annotated[float, typer.Option(min=1, help="Life of a record: the visit and the idle time.")] = 2400.0,
+    primary_gib: Annotated[float, typer.Option(min=1, help="Memory of a Redis primary for sessions.")] = 32.0,
+    document: Annotated[Path, typer.Option(help="Where the tables go.")] = DOCUMENT,
+) -> None:
+    """Write the tables of docs/scaling.md from what was measured."""
+    cost, runs = read_cost(), read_section("connections")["runs"]
+    batch = fit([_cycle(run) for run in runs])
+    plan = Plan(load, events_per_session, session_s, primary_gib * 2**30)
+    assumed = (
+        f"Assumed: {load:.0%} of a processor, {events_per_session:g} events a session, a record lives "
+        f"{session_s:,.0f} s, a primary has {primary_gib:g} GiB for sessions."
+    )
+    where = machine_line(read_section("compare")["machine"])
+    tables = {
+        "cost": [*cost_table(cost), "", where],
+        "machines": [assumed, "", *machines_table(cost, plan, _gpu_events_per_s())],
+        "fit": fit_table(batch, runs),
+        "check": check_table(batch, read_section("tails")["runs"]),
+        "load": load_table(batch),
+    }
+    for name, lines in tables.items():
+        for line in [*lines, ""]:
+            _OUT.print(line, markup=False, highlight=False, soft_wrap=True)
+        write_markdown(f"scaling-{name}", lines, document)
+    _OUT.print(f"written: {document}", markup=False, highlight=False, soft_wrap=True)
+
+
+if __name__ == "__main__":
+    typer.run(main)

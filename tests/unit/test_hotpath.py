@@ -1,0 +1,203 @@
+"""The parts of `make bench` that could be wrong without anybody noticing."""
+
+import json
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from app.schemas import EventIn
+from benchmarks.batch_queue import BatchCost, fit, simulate_open, simulate_pausing
+from benchmarks.hotpath.commits import commit_calls, recorded, replay
+from benchmarks.hotpath.processes import BenchmarkError, cpu_s, fine_cpu_s, resident_bytes, start, stop, tree
+from benchmarks.hotpath.redis_server import running_redis
+from benchmarks.hotpath.results import DOCUMENT, read_section, write_markdown, write_section
+from benchmarks.hotpath.traffic import Traffic, batch_body, session_id, single_body, zipf_lengths
+
+DEADLINE_S = 30
+
+
+# What it posts
+
+
+def test_every_posted_event_is_one_that_the_service_accepts() -> None:
+    bodies = [single_body(session_id("0123abcd", number), number) for number in range(1, 500)]
+
+    events = [EventIn.model_validate_json(body) for body in bodies]
+
+    assert len({event.event_id for event in events}) == len({event.session_id for event in events}) == 499
+    assert "purchase" not in {event.event_name for event in events}
+
+
+def test_a_batch_has_an_event_of_each_session() -> None:
+    sessions = [session_id("0123abcd", number) for number in range(1, 201)]
+
+    events = [EventIn.model_validate(event) for event in json.loads(batch_body(sessions, 1000))]
+
+    assert [event.session_id for event in events] == sessions
+
+
+def test_session_lengths_are_many_short_ones_and_a_few_very_long_ones() -> None:
+    lengths = zipf_lengths(1, 300)
+
+    assert min(lengths) == 1
+    assert lengths.count(1) > 0.4 * len(lengths)
+    assert max(lengths) > 200
+    assert 8 < sum(lengths) / len(lengths) < 12
+    assert set(zipf_lengths(6, 6)) == {6}
+
+
+def test_the_file_for_wrk_has_the_whole_head_of_a_request() -> None:
+    told = Traffic(batch=200, pause_ms=1.5, prefix="0123abcd").lua("/v1/events/batch", {"Authorization": "Bearer k"})
+
+    assert r'"POST /v1/events/batch HTTP/1.1\r\n' in told
+    assert r"\r\nAuthorization: Bearer k\r\nContent-Length: " in told
+    assert "  batch = 200,\n" in told
+    assert "  pause_ms = 1.5,\n" in told
+
+
+# What it replays
+
+
+def test_commits_are_recorded_to_the_byte_and_replayed_with_the_same_result() -> None:
+    values = {f"key-{number}": bytes(range(256)) * number + b'"\\\r\n' for number in range(1, 20)}
+    with running_redis() as redis, redis.connect() as client:
+        commit = client.script_load("return redis.call('SET', KEYS[1], ARGV[1])")
+        other = client.script_load("return 1")
+        with recorded(redis) as chunks:
+            deadline_s = time.monotonic() + DEADLINE_S
+            while not chunks and time.monotonic() < deadline_s:  # MONITOR has begun
+                client.ping()
+            for key, value in values.items():
+                client.evalsha(commit, 1, key, value)
+            client.evalsha(other, 0)
+            while b"".join(chunks).count(b'"EVALSHA"') < 20 and time.monotonic() < deadline_s:
+                time.sleep(0.01)
+
+        calls = commit_calls(b"".join(chunks))
+        client.flushall()
+        found = replay(redis, b"".join(calls), calls=len(calls), events=len(values), keys=len(values))
+
+        assert {key: client.get(key) for key in values} == values
+    assert found.events_per_s > 0
+
+
+def test_a_replay_that_leaves_another_number_of_keys_is_an_error() -> None:
+    with running_redis() as redis, redis.connect() as client:
+        commit = client.script_load("return redis.call('SET', KEYS[1], '')").encode()
+        call = b"*4\r\n$7\r\nEVALSHA\r\n$40\r\n%b\r\n$1\r\n1\r\n$1\r\nk\r\n" % commit
+
+        with pytest.raises(BenchmarkError, match="commits were refused"):
+            replay(redis, call, calls=1, events=1, keys=1000)
+
+
+# What it counts
+
+
+def test_a_server_is_counted_with_all_that_descends_from_it(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    child = "import time\nblock = bytearray(64 * 2**20)\nprint('ready', flush=True)\nwhile True: time.sleep(0)"
+    parent = f"import subprocess, sys\nsubprocess.run([sys.executable, '-c', {child!r}])"
+    process = start([sys.executable, "-c", parent], {}, log, lambda: "ready" in log.read_text())
+    try:
+        deadline_s = time.monotonic() + DEADLINE_S
+        while cpu_s(process.pid) < 0.2 and time.monotonic() < deadline_s:
+            time.sleep(0.05)
+
+        assert len(tree(process.pid)) == 2
+        assert cpu_s(process.pid) >= 0.2
+        assert fine_cpu_s(process.pid) > 0.1
+        assert resident_bytes(process.pid) > 64 * 2**20
+    finally:
+        stop(process)
+    with pytest.raises(BenchmarkError, match="has ended"):
+        tree(process.pid)
+
+
+def test_a_server_that_does_not_start_says_what_it_printed(tmp_path: Path) -> None:
+    with pytest.raises(BenchmarkError, match="no such model"):
+        start([sys.executable, "-c", "raise SystemExit('no such model')"], {}, tmp_path / "log", lambda: False)
+
+
+# Where it writes
+
+
+def test_a_table_takes_the_place_of_the_one_before_it_and_of_nothing_else(tmp_path: Path) -> None:
+    document = tmp_path / "page.md"
+    document.write_text("# Page\n\n[//]: # (hotpath:one begin)\n\n[//]: # (hotpath:one end)\n\nAfter.\n")
+
+    write_markdown("one", ["| a |", "| --- |"], document)
+    write_markdown("one", ["| b |", "| --- |"], document)
+
+    assert document.read_text() == (
+        "# Page\n\n[//]: # (hotpath:one begin)\n\n| b |\n| --- |\n\n[//]: # (hotpath:one end)\n\nAfter.\n"
+    )
+    with pytest.raises(BenchmarkError, match="hotpath:two begin"):
+        write_markdown("two", [], document)
+
+
+@pytest.mark.parametrize(
+    ("page", "names"),
+    [
+        ("benchmarks.md", ("compare", "workers", "tails", "connections", "flat", "memory", "leak")),
+        ("scaling.md", tuple(f"scaling-{name}" for name in ("cost", "machines", "fit", "load", "check"))),
+    ],
+)
+def test_every_table_has_its_place_in_the_documents(tmp_path: Path, page: str, names: tuple[str, ...]) -> None:
+    copy = tmp_path / page
+    copy.write_bytes((DOCUMENT.parent / page).read_bytes())
+
+    for name in names:
+        write_markdown(name, [f"table {name}"], copy)
+
+    assert all(f"table {name}" in copy.read_text() for name in names)
+
+
+def test_a_measurement_replaces_its_own_section_alone(tmp_path: Path) -> None:
+    file = tmp_path / "results" / "hotpath.json"
+
+    write_section("one", {"date": "2026-11-22"}, {"x": 1}, file)
+    write_section("two", {"date": "2026-11-22"}, {"x": 2}, file)
+    write_section("one", {"date": "2026-11-23"}, {"x": 3}, file)
+
+    assert read_section("one", file) == {"machine": {"date": "2026-11-23"}, "x": 3}
+    assert read_section("two", file)["x"] == 2
+    with pytest.raises(BenchmarkError, match="hotpath three"):
+        read_section("three", file)
+
+
+# What it simulates
+
+
+def test_the_cost_of_a_batch_is_found_from_runs_that_lie_on_a_line() -> None:
+    cost = BatchCost(fixed_us=400.0, event_us=25.0)
+
+    found = fit([(size, cost.us(size)) for size in (1, 2, 7, 30)])
+
+    assert found.fixed_us == pytest.approx(400)
+    assert found.event_us == pytest.approx(25)
+
+
+def test_events_that_come_rarely_are_answered_alone_and_at_once() -> None:
+    found = simulate_open(BatchCost(fixed_us=400.0, event_us=25.0), events_per_s=10.0)
+
+    assert found.batch_size == pytest.approx(1, abs=0.02)
+    assert found.p50_ms == pytest.approx(0.425)
+
+
+def test_batches_grow_with_the_load_until_they_carry_it() -> None:
+    cost = BatchCost(fixed_us=400.0, event_us=25.0)
+
+    found = simulate_open(cost, events_per_s=20_000.0)
+
+    # A queue that neither grows nor empties takes in as many events as it answers: n = rate * (a + b n).
+    assert found.events_per_s == pytest.approx(20_000, rel=0.02)
+    assert found.batch_size == pytest.approx(0.02 * 400 / (1 - 0.02 * 25), rel=0.1)
+
+
+def test_connections_are_either_pausing_or_waiting() -> None:
+    found = simulate_pausing(BatchCost(fixed_us=400.0, event_us=25.0), connections=64, pause_ms=10.0)
+
+    # Little's law over the whole cycle of a connection.
+    assert found.events_per_s * (10.0 + found.mean_ms) / 1000 == pytest.approx(64, rel=0.02)
