@@ -4,11 +4,11 @@ import re
 import shutil
 import subprocess
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 from conftest import missing
+from support.doc_runner import find_node
 from support.service import Service
 
 from app.client import Client
@@ -23,11 +23,7 @@ def examples(language):
 
 
 def node():
-    """Node: the system's, or the one that Playwright brings along."""
-    playwright = find_spec("playwright")
-    found = shutil.which("node")
-    if found is None and playwright is not None and playwright.origin is not None:
-        found = shutil.which("node", path=Path(playwright.origin).parent / "driver")
+    found = find_node()
     if found is None:
         raise missing("node")
     return found

@@ -1,0 +1,1 @@
+"""Hooks of mkdocs: pages that are made from the code."""

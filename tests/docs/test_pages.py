@@ -1,0 +1,241 @@
+"""Every command and every snippet of the documentation, run as its reader would run it."""
+
+import json
+import re
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import polars as pl
+import pytest
+from conftest import missing
+from support.doc_blocks import PageError, read_page
+from support.doc_runner import SMALLER, Reader, environment, find_node, tools
+from support.redis_servers import RedisServer, find_binary, free_port
+from support.service import Service
+from typer.testing import CliRunner
+
+from app.access.keys import digest_of, new_key
+from app.access.scopes import Scope
+from app.client import Client
+from training.cli import cli
+from training.prepare import prepare
+from training.synthetic import PRESETS, generate, write
+
+DOCS = Path(__file__).parents[2] / "docs"
+PAGES = sorted(str(path.relative_to(DOCS)) for path in DOCS.rglob("*.md"))
+# Pages that tests of their own run, since they look at what comes of it more closely.
+ELSEWHERE = {
+    "client.md": "tests/integration/test_client_docs.py",
+    "training.md": "tests/unit/training/test_training_docs.py",
+}
+# Pages that look at the report's HTML; elsewhere it is left out, as it takes longer than these small trainings.
+WITH_REPORTS = ("start.md", "train-your-log.md", "read-the-scores.md")
+# One key with every scope, for the services that pages find running.
+KEY = new_key()
+KEYS = json.dumps([{"name": "reader", "scopes": list(Scope), "sha256": digest_of(KEY.encode()).hex()}])
+
+
+def absent(name: str) -> BaseException:
+    outcome: BaseException = missing(name)
+    return outcome
+
+
+def on_path(name: str) -> Path | None:
+    found = shutil.which(name)
+    return Path(found) if found else None
+
+
+@pytest.fixture(scope="module")
+def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with what pages call: Node, PHP, and Redis under its own name."""
+    valkey = find_binary("valkey-8.1")
+    found = {
+        "curl": on_path("curl"),
+        "php": on_path("php"),
+        "node": find_node(),
+        "redis-server": valkey,
+        "redis-cli": valkey and valkey.with_name("valkey-cli"),
+    }
+    for name, path in found.items():
+        if path is None:
+            raise absent(name)
+    return tools(tmp_path_factory.mktemp("programs") / "bin", {name: path for name, path in found.items() if path})
+
+
+@pytest.fixture(scope="module")
+def running(
+    artifact: Path, start_redis: Callable[[], RedisServer], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[Service, RedisServer]]:
+    """A service that asks for keys, and its Redis, for all pages that find one running."""
+    redis = start_redis()
+    settings = {"artifact": artifact, "redis_url": redis.url, "api_keys": KEYS}
+    service = Service(tmp_path_factory.mktemp("running") / "service.log", settings)
+    try:
+        service.start()
+        yield service, redis
+    finally:
+        service.stop()
+
+
+@pytest.fixture(scope="module")
+def month(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A month of a synthetic shop: its log in `log.parquet`, prepared in `sessions`, a model of it in `model.pt`."""
+    folder = tmp_path_factory.mktemp("month")
+    write(generate(PRESETS["default"], 700, seed=3), folder / "log.parquet")
+    prepare(folder / "log.parquet", folder / "sessions")
+    command = f"{SMALLER['willbuy train ']} {folder / 'sessions'} --out {folder / 'model.pt'}"
+    assert CliRunner().invoke(cli, command.split()[1:]).exit_code == 0
+    return folder
+
+
+def export(log: Path, out: Path) -> None:
+    """Write a log as the shop of train-your-log.md would: in its own columns, words and times."""
+    names = {"view_item": "Product Viewed", "purchase": "Order Completed", "add_to_cart": "put", "page_view": "start"}
+    events = pl.read_parquet(log)
+    times = [datetime.fromtimestamp(ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S") for ms in events["timestamp_ms"]]
+    pl.DataFrame(
+        {
+            "when": times,
+            "visit": events["session_id"],
+            "what": events["event_name"].replace(names),
+            "sku": events["item_id"],
+            "cat": events["item_category"],
+            "eur": events["price"],
+            "device": events["property.device"],
+        }
+    ).write_csv(out, separator=";")
+
+
+def post_visitors(port: int) -> None:
+    """Let some sessions, s-81 among them, look around in the shop."""
+    with Client(f"http://127.0.0.1:{port}", api_key=KEY) as client:
+        for number in range(80, 84):
+            for name in ("page_view", "search", "view_item", "add_to_cart"):
+                client.send({"session_id": f"s-{number}", "event_name": name, "item_id": "SKU-1"})
+
+
+def test_the_keys_of_a_runs_record_are_the_documented_ones(month: Path) -> None:
+    _, _, table = (DOCS / "reference/files.md").read_text().partition("## The record of a run")
+    documented = {
+        key for cell in re.findall(r"^\| (`.+?) \|", table, re.MULTILINE) for key in re.findall(r"`(\w+)`", cell)
+    }
+    assert documented == set(json.loads((month / "model.run.json").read_text()))
+
+
+@pytest.mark.parametrize("name", ELSEWHERE)
+def test_a_page_that_is_run_elsewhere_is_named_there(name: str) -> None:
+    assert f'"{name}"' in (DOCS.parent / ELSEWHERE[name]).read_text()
+
+
+class Shelf:
+    """What pages may take for granted, brought into the reader's folder by the names under which pages need it."""
+
+    def __init__(self, request: pytest.FixtureRequest, folder: Path) -> None:
+        self._request = request
+        self._folder = folder
+        self.port = free_port()
+        self.redis_port = free_port()
+        self.variables = {"WILLBUY_KEY": KEY}
+
+    def bring(self, need: str) -> None:
+        if need == "redis":
+            self._find_redis(self._request.getfixturevalue("shared_valkey"))
+        elif need == "service":
+            self._find_service()
+        elif need == "visitors":
+            post_visitors(self.port)
+        elif need == "keys":
+            self.variables["WILLBUY_API_KEYS"] = KEYS
+        else:
+            self._copy(need)
+
+    def _find_redis(self, server: RedisServer) -> None:
+        server.flush()
+        self.redis_port = server.port
+        self.variables["WILLBUY_REDIS_URL"] = server.url
+
+    def _find_service(self) -> None:
+        service, server = self._request.getfixturevalue("running")
+        self._find_redis(server)
+        self.port = service.port
+
+    def _copy(self, need: str) -> None:
+        month: Path = self._request.getfixturevalue("month")
+        target = self._folder / need
+        if need == "shop-log.csv":
+            export(month / "log.parquet", target)
+        elif target.suffix in {".parquet", ".pt"}:
+            shutil.copy(month / {".parquet": "log.parquet", ".pt": "model.pt"}[target.suffix], target)
+        else:
+            shutil.copytree(month / "sessions", target)
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_a_page_does_what_it_says(
+    name: str, programs: Path, tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = read_page(DOCS / name)
+    if name in ELSEWHERE:
+        return
+    if name not in WITH_REPORTS:
+        for module in ("run", "run_evaluate"):
+            monkeypatch.setattr(f"training.{module}.write_html", lambda _path, _report: None)
+    folder = tmp_path / "reader"
+    folder.mkdir()
+    # Given what the page takes for granted
+    shelf = Shelf(request, folder)
+    for need in page.needs:
+        shelf.bring(need)
+    # When a reader follows it
+    variables = environment([programs, Path(sys.executable).parent], **shelf.variables)
+    reader = Reader(folder, port=shelf.port, redis_port=shelf.redis_port, environment=variables)
+    try:
+        # Then everything does what the page says, which the reader checks
+        reader.follow(page.blocks)
+    finally:
+        reader.close()
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("```ruby\nputs 1\n```\n", "kind 'ruby'"),
+        ("```\nls\n```\n", "kind ''"),
+        ("```bash\nls\n", "no end"),
+        ("  ```bash\n  ls\n  ```\n", "indented"),
+        ("    willbuy train log\n", "outside"),
+        ("<!-- not run -->\n```bash\nls\n```\n", "reason"),
+        ("<!-- notrun: a typing error -->\n```bash\nls\n```\n", "neither"),
+        ("<!-- status: 3 -->\n\nA block follows later.\n", "expected"),
+    ],
+    ids=["unknown", "untold", "endless", "indented", "outside", "without a reason", "misspelt", "without a block"],
+)
+def test_a_block_that_would_not_be_run_is_refused(text: str, reason: str, tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(text)
+    with pytest.raises(PageError, match=reason):
+        read_page(page)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("```bash\nfalse\n```\n", "ended with 1"),
+        ("```bash\nfalse | true\n```\n", "ended with 1"),
+        ("```python\nraise SystemExit(3)\n```\n", "ended with 3"),
+        ('```bash\necho \'{"a": 1}\'\n```\n```json\n{"b": 1}\n```\n', ".b was not said"),
+        ('```bash\necho \'{"a": 1}\'\n```\n```json\n{"a": null}\n```\n', ".a is 1"),
+        ("```toml\na = 1\n```\n", "no title"),
+        ("```bash\necho one 1\n```\n```text\ntwo 1\n```\n", "nothing like"),
+    ],
+    ids=["command", "in a pipe", "program", "absent field", "other type", "no file", "other text"],
+)
+def test_a_page_that_says_what_is_not_so_fails(text: str, reason: str, tmp_path: Path, programs: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(text)
+    reader = Reader(tmp_path, port=1, redis_port=1, environment=environment([programs, Path(sys.executable).parent]))
+    with pytest.raises((AssertionError, PageError), match=reason):
+        reader.follow(read_page(page).blocks)
