@@ -14,11 +14,19 @@ from fastapi import FastAPI
 from pydantic import ValidationError
 from structlog.typing import FilteringBoundLogger
 
+from app.access.access import Access
+from app.access.keys import AccessError
+from app.access.opening import add_door, kept_up, open_rate_limit, read_access, say_access
+from app.access.scopes import Rules
+from app.access.session_ids import hide_session_ids
 from app.artifact_file import ArtifactFile
 from app.batcher import Batcher, Later
 from app.board.kept import KeptAnswers
 from app.board.opening import open_dashboards
+from app.deadlines import Deadlines
 from app.drain import Drain
+from app.front import FrontedFastAPI
+from app.garbage import settled_garbage_collector
 from app.intake import Intake, Submission
 from app.logging import build_logger
 from app.metrics import Metrics
@@ -28,6 +36,7 @@ from app.openapi import complete_openapi
 from app.opening import open_shadow, open_store
 from app.outcomes.opening import open_outcomes
 from app.problems import handle_errors
+from app.readiness import Readiness
 from app.routes import batch, board, dashboard, events, operations, outcomes, sessions, stats, stream
 from app.routes.batch import BATCH_PATH
 from app.schemas_board import OutcomesOut
@@ -38,7 +47,9 @@ from app.shadow import Shadow
 from app.stepper import Model
 from app.stores.base import StateStore
 from app.task import Score
+from app.telemetry import Telemetry, open_telemetry
 from app.tracer import Tracer
+from app.vitals import Vitals
 
 _DESCRIPTION: Final = """Post what visitors do; after each event, read how likely the session is to end in a purchase.
 
@@ -57,6 +68,7 @@ def create_app(
     *,
     model: Model | None = None,
     store: StateStore | None = None,
+    telemetry: Telemetry | None = None,
     now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
 ) -> FastAPI:
     """Return the service, ready for a server.
@@ -65,20 +77,25 @@ def create_app(
         settings: None reads them from the environment.
         model: None loads the settings' artifact.
         store: None uses the settings' Redis; it need not be there yet.
+        telemetry: None traces as the settings and OpenTelemetry's own variables say.
         now_ms: the server's clock.
 
     Raises:
-        StartupError: a setting is invalid, or the artifact cannot be used.
+        StartupError: a setting is invalid, the artifact cannot be used, or nothing says who may ask.
     """
     settings = settings or _settings_from_environment()
-    metrics = Metrics()
-    logger = build_logger(log_format=settings.log_format, log_level=settings.log_level)
+    metrics = _metrics()
+    telemetry = telemetry or _telemetry(settings)
+    logger = _logger(settings, telemetry)
     models = _live_model(settings, model, metrics, logger)
+    access = _access(settings)
+    say_access(access, logger)
+    rate = open_rate_limit(settings, metrics)
     drain = Drain(delay_s=settings.drain_delay_s, logger=logger)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        services, shadow = _start(settings, models, drain, store, metrics, logger, now_ms)
+        services, shadow = _start(settings, models, drain, store, telemetry, metrics, logger, now_ms)
         app.state.services = services
         # Keeps the task from being collected while it runs.
         closing: list[asyncio.Task[None]] = []
@@ -89,24 +106,27 @@ def create_app(
             closing.append(asyncio.create_task(services.batcher.close()))
 
         drain.install(refuse)
-        model = models.current
-        logger.info("started", model=model.fingerprint, device=model.device, redis=settings.masked_redis_url)
-        del model  # else this frame would keep the first model for good
+        _say_started(models.current, settings, logger)
         try:
-            yield
+            async with kept_up(settings, access, rate, logger):
+                with settled_garbage_collector():
+                    yield
         finally:
             drain.uninstall()
             await models.close()
             await services.dashboards.close()
+            await services.vitals.close()
             await services.outcomes.close()
             await services.batcher.close()
+            services.deadlines.close()
             if shadow is not None:
                 await shadow.close()
             await services.store.close()
+            await telemetry.close()
             logger.info("stopped")
 
     # No /docs: its page loads scripts from another host, and a service that holds visitors' sessions should not.
-    app = FastAPI(
+    app = FrontedFastAPI(
         title="willbuy",
         version=version("willbuy"),
         description=_DESCRIPTION,
@@ -114,13 +134,17 @@ def create_app(
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
+        # The framework's own spans carry paths, and paths carry session ids; `app.spans` has ours.
+        telemetry={"tracing": False, "metrics": False, "logs": False, "operation_spans": False},
     )
     routes = (events, batch, board, outcomes, sessions, stats, stream, operations)
     for module in routes:
         app.include_router(module.router)
     app.include_router(dashboard.build_router())
-    complete_openapi(app)
+    rules = Rules(metrics_public=settings.metrics_public)
+    complete_openapi(app, rules)
     handle_errors(app, metrics, logger)
+    app.add_middleware(events.EventsShortcut, services=lambda: app.state.services, metrics=metrics, logger=logger)
     app.add_middleware(
         BodyLimit,
         max_body_bytes=settings.max_body_bytes,
@@ -128,7 +152,10 @@ def create_app(
         metrics=metrics,
     )
     app.add_middleware(KeptAnswers, dashboards=lambda: app.state.services.dashboards)
+    add_door(app, settings, access, rules, rate, metrics)
     app.add_middleware(RequestContext, metrics=metrics, logger=logger, is_draining=lambda: drain.draining)
+    telemetry.add_to(app)
+    app.move_middleware_to_front()
     return app
 
 
@@ -137,13 +164,14 @@ def _start(
     models: LiveModel,
     drain: Drain,
     store: StateStore | None,
+    telemetry: Telemetry,
     metrics: Metrics,
     logger: FilteringBoundLogger,
     now_ms: Callable[[], int],
 ) -> tuple[Services, Shadow | None]:
     """Build and start everything that needs the event loop."""
     models.current.warm_up()
-    store = store or open_store(settings, metrics)
+    store = telemetry.store(store or open_store(settings, metrics))
     shadow = open_shadow(settings, models, store, metrics, logger, now_ms)
 
     async def score(
@@ -152,7 +180,7 @@ def _start(
         # A scorer for each batch costs next to nothing, and a batch keeps its model whatever is loaded meanwhile.
         scorer = Scorer(
             store,
-            models.current,
+            telemetry.stepper(models.current),
             metrics=metrics,
             logger=logger,
             max_session_events=settings.max_session_events,
@@ -160,7 +188,8 @@ def _start(
             commit_attempts=settings.commit_attempts,
             max_rebuild_events=settings.max_rebuild_events,
         )
-        results = await scorer.score(submissions, is_wanted)
+        with telemetry.batch(submissions):
+            results = await scorer.score(submissions, is_wanted)
         if shadow is not None:
             shadow.observe(submissions, results)
         return results
@@ -172,7 +201,8 @@ def _start(
         max_queue=settings.max_queue,
         max_run=longest_run(settings.dedupe_window),
     )
-    metrics.queue_length.set_function(lambda: batcher.queue_length)
+    metrics.watch(metrics.queue_length, lambda: batcher.queue_length)
+    metrics.queue_capacity.set(settings.max_queue)
     batcher.start()
     if settings.watch_artifact_s:
         models.start_watch(settings.watch_artifact_s)
@@ -186,15 +216,22 @@ def _start(
         purchase, none = await ended.trust.outcomes()
         return OutcomesOut(purchase=purchase, none=none, window_s=settings.trust_window_s)
 
+    readiness = Readiness(store, takes_events=lambda: batcher.running, is_draining=lambda: drain.draining)
+    vitals = Vitals(store, readiness, metrics=metrics, logger=logger)
+    vitals.start()
+
     services = Services(
         settings=settings,
         metrics=metrics,
         logger=logger,
         models=models,
         drain=drain,
+        readiness=readiness,
+        vitals=vitals,
         store=store,
         intake=Intake(settings, metrics),
-        batcher=batcher,
+        deadlines=Deadlines(),
+        batcher=telemetry.batcher(batcher),
         # One: a second processor is rarely free, and events go first.
         tracer=Tracer(most_at_once=1, timeout_s=settings.request_timeout_s, logger=logger),
         outcomes=ended,
@@ -225,6 +262,35 @@ def _settings_from_environment() -> Settings:
         raise StartupError("willbuy cannot start: " + "; ".join(faults)) from exc
 
 
+def _logger(settings: Settings, telemetry: Telemetry) -> FilteringBoundLogger:
+    logger = build_logger(
+        log_format=settings.log_format,
+        log_level=settings.log_level,
+        fields=[hide_session_ids(settings.log_session_ids), telemetry.add_fields],
+    )
+    telemetry.say(logger)
+    return logger
+
+
+# A function, since a name in the lifespan's frame would keep the first model for good.
+def _say_started(model: Model, settings: Settings, logger: FilteringBoundLogger) -> None:
+    logger.info("started", model=model.fingerprint, device=model.device, redis=settings.masked_redis_url)
+
+
+def _telemetry(settings: Settings) -> Telemetry:
+    try:
+        return open_telemetry(settings.traces)
+    except ValueError as exc:
+        raise StartupError(f"willbuy cannot start: {exc}") from exc
+
+
+def _metrics() -> Metrics:
+    try:
+        return Metrics()
+    except ValueError as exc:
+        raise StartupError(f"willbuy cannot start: {exc}") from exc
+
+
 def _live_model(settings: Settings, model: Model | None, metrics: Metrics, logger: FilteringBoundLogger) -> LiveModel:
     artifact = ArtifactFile(settings.artifact, settings.artifact_sha256, settings)
     stamp = stamp_of(artifact.path)
@@ -240,3 +306,10 @@ def _live_model(settings: Settings, model: Model | None, metrics: Metrics, logge
         metrics=metrics,
         logger=logger,
     )
+
+
+def _access(settings: Settings) -> Access:
+    try:
+        return read_access(settings)
+    except AccessError as exc:
+        raise StartupError(f"willbuy cannot start: {exc}") from exc

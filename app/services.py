@@ -8,17 +8,20 @@ from structlog.typing import FilteringBoundLogger
 
 from app.batcher import Batcher
 from app.board.opening import Dashboards
+from app.deadlines import Deadlines
 from app.drain import Drain
 from app.intake import Intake, Submission
 from app.metrics import Metrics
 from app.models import LiveModel
 from app.outcomes.opening import Outcomes
+from app.readiness import Readiness
 from app.settings import Settings
 from app.stepper import Model
 from app.stores.base import StateStore
 from app.task import Score
 from app.tracer import Tracer
 from app.trust.trust import Trust
+from app.vitals import Vitals
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,12 +33,15 @@ class Services:
     logger: FilteringBoundLogger
     models: LiveModel
     drain: Drain
+    readiness: Readiness
+    vitals: Vitals
     store: StateStore
     intake: Intake
     batcher: Batcher[Submission, Score]
     tracer: Tracer
     outcomes: Outcomes
     dashboards: Dashboards
+    deadlines: Deadlines
     now_ms: Callable[[], int]
 
     @property

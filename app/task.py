@@ -102,7 +102,10 @@ class Run:
     @property
     def is_changed(self) -> bool:
         """Whether there is anything to store."""
-        return any(task.effect is not Effect.NONE for task in self.tasks)
+        for task in self.tasks:  # noqa: SIM110 - `any` makes a generator, and this is asked twice an event
+            if task.effect is not Effect.NONE:
+                return True
+        return False
 
     @property
     def repeats_answers(self) -> bool:

@@ -129,7 +129,6 @@ def canonical_event_name(name: str) -> str:
     return ALIASES.get(folded, name.strip())
 
 
-@lru_cache(maxsize=65536)
 def identifier_code(identifier: str) -> int:
     """Return a signed 64-bit code of a string, the same on every machine and release; never 0.
 

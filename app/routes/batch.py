@@ -94,7 +94,7 @@ async def post_events(request: Request) -> Response:
     is_lines = check_headers(
         request.headers.get("content-type"), request.headers.get("content-encoding"), or_lines=True
     )
-    body, deadline = await read_body_in_time(request.receive, services.settings.request_timeout_s)
+    body, deadline = await read_body_in_time(request.receive, services.settings.request_timeout_s, services.deadlines)
     max_events = min(services.settings.max_batch_events, services.settings.max_queue)
     checked = _submissions(services, parse_events(body, is_lines=is_lines, max_events=max_events))
     wanted = [one for one in checked if isinstance(one, Submission)]

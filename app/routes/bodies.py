@@ -1,18 +1,21 @@
 """How the bodies of events come in and the answers to them go out; shared by the routes for one and for many."""
 
 import asyncio
+from dataclasses import dataclass
+from typing import Any
 
 import msgspec
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive
 
+from app.deadlines import Deadlines
 from app.errors import BodyTimeoutError
 from app.task import Score
 
 _encode = msgspec.json.Encoder().encode
 
 
-async def read_body_in_time(receive: Receive, timeout_s: float) -> tuple[bytes, float]:
+async def read_body_in_time(receive: Receive, timeout_s: float, deadlines: Deadlines) -> tuple[bytes, float]:
     """Return the body of a request, and by the event loop's clock when the request is to be answered.
 
     Raises:
@@ -20,11 +23,34 @@ async def read_body_in_time(receive: Receive, timeout_s: float) -> tuple[bytes, 
         starlette.requests.ClientDisconnect: its sender has gone.
     """
     deadline = asyncio.get_running_loop().time() + timeout_s
+    reading = _Reading(asyncio.current_task())
+    deadlines.add(reading, deadline)
     try:
-        async with asyncio.timeout_at(deadline):
-            return await _read_body(receive), deadline
-    except TimeoutError as exc:
+        return await _read_body(receive), deadline
+    except asyncio.CancelledError as exc:
+        if not reading.was_ended():
+            raise
         raise BodyTimeoutError(f"The body did not arrive within {timeout_s:g} s.") from exc
+    finally:
+        reading.is_over = True
+
+
+@dataclass(slots=True)
+class _Reading:
+    """The wait for a body, as `Deadlines` ends it; the way of `asyncio.timeout`, which has a timer for each."""
+
+    task: "asyncio.Task[Any] | None"
+    is_over: bool = False
+    is_ended: bool = False
+
+    def end(self) -> None:
+        if self.task is not None:
+            self.is_ended = True
+            self.task.cancel()
+
+    def was_ended(self) -> bool:
+        """Return whether the task's cancellation was this, and nobody else's; then it is taken back."""
+        return self.is_ended and self.task is not None and not self.task.uncancel()
 
 
 async def _read_body(receive: Receive) -> bytes:

@@ -131,7 +131,7 @@ async def _answer(services: Services, headers: Iterable[tuple[bytes, bytes]], re
     if content_type != b"application/json" or content_encoding is not None:
         check_headers(_text(content_type), _text(content_encoding))
     timeout_s = services.settings.request_timeout_s
-    body, deadline = await read_body_in_time(receive, timeout_s)
+    body, deadline = await read_body_in_time(receive, timeout_s, services.deadlines)
     event = parse_event(body)
     knows = services.model.knows(canonical_event_name(event.event_name))
     submission = services.intake.submission(event, now_ms=services.now_ms(), knows=knows)

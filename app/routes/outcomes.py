@@ -67,7 +67,7 @@ async def post_outcome(
     """
     services = services_of(request)
     check_headers(request.headers.get("content-type"), request.headers.get("content-encoding"))
-    body, deadline = await read_body_in_time(request.receive, services.settings.request_timeout_s)
+    body, deadline = await read_body_in_time(request.receive, services.settings.request_timeout_s, services.deadlines)
     said = parse_outcome(body)
     outcome_ms = services.intake.outcome_ms(said, now_ms=services.now_ms())
     try:

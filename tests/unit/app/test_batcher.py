@@ -357,7 +357,8 @@ def assert_bounded(batches, max_batch_size, max_run):
 
 async def test_a_call_ends_at_its_time_and_its_item_is_not_handled():
     # Given a batch that does not end, and calls behind it that may wait for some time
-    held, handled = asyncio.Event(), []
+    held = asyncio.Event()
+    handled: list[str] = []
 
     async def handle(items, is_wanted):
         await held.wait()
