@@ -4,10 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test faults check lint format lock clean
+.PHONY: help setup demo test coverage faults fuzz check lint audit sbom docs bench image-test format lock clean
 
 help:  ## List the targets.
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
 
 setup: $(VENV)/.installed  ## Make .venv with everything pinned by constraints.txt.
 
@@ -15,7 +15,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' \
 		|| { echo "Python 3.11, 3.12 or 3.13 is needed (TorchScript knows no later one): make PYTHON=python3.13 ..."; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[train,embedded,dev]"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[train,embedded,otel,dev]"
 	@touch $@
 
 demo: setup  ## Train on a synthetic shop, start Redis and the service, play shoppers at it. Ctrl-C stops.
@@ -27,13 +27,40 @@ test: setup  ## Run all tests.
 faults: setup  ## Run the long fault schedules (docs/faults.md); takes ten minutes or more.
 	PYTHONPATH=tests $(BIN)/python -m faults
 
+coverage: setup  ## Say which branches of app and model no test in this process takes.
+	$(BIN)/python -m pytest tests/unit tests/integration --cov=app --cov=model --cov-branch --cov-report=term-missing
+
+docs: setup  ## Build the documentation into site/.
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+bench: .bench/.installed  ## Measure the hot path against other servers; needs wrk, takes an hour.
+	.bench/bin/python -m benchmarks.hotpath all
+
+.bench/.installed: pyproject.toml constraints.txt benchmarks/requirements-peers.txt
+	$(PYTHON) -m venv .bench
+	.bench/bin/python -m pip install --quiet --constraint constraints.txt --requirement benchmarks/requirements-peers.txt --editable ".[train,embedded,dev]"
+	@touch $@
+
+image-test: setup  ## Build the real image without Docker and try it (root on Debian; apt: buildah debootstrap).
+	PYTHON=$(BIN)/python deploy/image-test/run.sh
+
 lint: setup  ## Check style, types and import rules.
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-check: lint test  ## What CI runs.
+audit: setup  ## Look for known holes in what is installed, and for risky patterns in the code.
+	$(BIN)/bandit -q -c pyproject.toml -r app model training
+	$(BIN)/python .ci/audit.py
+
+sbom: setup  ## Write sbom.json, a list of all that is installed (CycloneDX).
+	$(BIN)/cyclonedx-py environment $(BIN)/python --pyproject pyproject.toml --mc-type application --output-reproducible --of JSON -o sbom.json
+
+fuzz: setup  ## Thousands of generated requests and changed bytes.
+	WILLBUY_FUZZ_CASES=300 $(BIN)/python -m pytest tests/fuzz -s --timeout 3600
+
+check: lint audit test  ## What CI runs.
 
 format: setup  ## Format the code.
 	$(BIN)/ruff check --fix .
@@ -41,10 +68,10 @@ format: setup  ## Format the code.
 
 lock:  ## Write constraints.txt anew from the ranges in pyproject.toml, in an environment of its own.
 	rm -rf .lock && $(PYTHON) -m venv .lock
-	.lock/bin/python -m pip install --quiet --editable ".[train,embedded,dev]"
+	.lock/bin/python -m pip install --quiet --editable ".[train,embedded,otel,dev]"
 	@{ echo "# Exact versions of everything that .venv holds; 'make lock' writes this file from pyproject.toml."; \
 		.lock/bin/python -m pip freeze --exclude-editable | sed -E 's/^(torch==[0-9.]+)\+.*/\1/'; } > constraints.txt
 	rm -rf .lock
 
 clean:  ## Remove the environment and everything that was built.
-	rm -rf $(VENV) build dist artifacts .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) .bench build dist site artifacts .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -5,14 +5,19 @@ serving image, which carries no training package, has the same command.
 """
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from importlib.metadata import entry_points, version
 from pathlib import Path
-from typing import Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 from rich.console import Console
+
+from app.access.cli import cli as key_cli
+
+if TYPE_CHECKING:
+    from app.settings import Settings
 
 _ERR: Final = Console(stderr=True)
 _GRACE_S: Final = 10
@@ -58,6 +63,10 @@ def serve(
             show_default=False,
         ),
     ] = None,
+    open_access: Annotated[
+        bool,
+        typer.Option("--open", help="Let in everybody without an API key, for trying out: WILLBUY_OPEN_ACCESS."),
+    ] = False,
     workers: Annotated[int, typer.Option(min=1, max=64, help="Worker processes.")] = 1,
 ) -> None:
     """Serve an artifact over HTTP.
@@ -67,8 +76,12 @@ def serve(
     import uvicorn  # noqa: PLC0415  # `willbuy --help` need not wait for it
     from pydantic import ValidationError  # noqa: PLC0415  # same
 
+    from app.access.keys import AccessError  # noqa: PLC0415  # same
+    from app.access.opening import read_access  # noqa: PLC0415  # same
     from app.embedded import EmbeddedServerError  # noqa: PLC0415  # same
+    from app.logging import server_log_config  # noqa: PLC0415  # same
     from app.settings import Settings  # noqa: PLC0415  # same
+    from app.worker_metrics import metrics_of_workers  # noqa: PLC0415  # same
     from model.artifact import ArtifactError, read_manifest  # noqa: PLC0415  # same: torch
 
     # Workers are processes of their own and read the environment, so options go there.
@@ -76,23 +89,30 @@ def serve(
         os.environ["WILLBUY_ARTIFACT"] = str(artifact)
     if redis_url is not None:
         os.environ["WILLBUY_REDIS_URL"] = redis_url
+    if open_access:
+        os.environ["WILLBUY_OPEN_ACCESS"] = "true"
     try:
         settings = Settings()
         manifest = read_manifest(settings.artifact, sha256=settings.artifact_sha256)
-        with _redis():
-            _ERR.print(
-                f"willbuy {version('willbuy')}: model {manifest.fingerprint} of {manifest.created}", markup=False
-            )
-            _ERR.print(f"listening on http://{host}:{port}; the API is described at /openapi.json", markup=False)
+        # Each worker looks again; here it is said once, and before anything is started.
+        read_access(settings)
+        tell = _teller(settings)
+        with _redis(tell), metrics_of_workers() if workers > 1 else nullcontext():
+            tell("starting", f"willbuy {version('willbuy')}: model {manifest.fingerprint} of {manifest.created}")
+            tell("listening", f"listening on http://{host}:{port}; the API is described at /openapi.json")
             uvicorn.run(
                 "app.main:create_app",
                 factory=True,
                 host=host,
                 port=port,
                 workers=workers,
+                # Nothing here asks for a caller's address, and reading it costs every request.
+                proxy_headers=False,
+                # By its name, as workers are told of it too.
+                http="app.access.protocol:BoundedHttp",
                 # The service writes its own log, one line a request at most and no session ids in paths.
                 access_log=False,
-                log_level="warning",
+                log_config=server_log_config(settings.log_format),
                 timeout_graceful_shutdown=_GRACE_S,
             )
     except ValidationError as exc:
@@ -100,13 +120,23 @@ def serve(
             name = "_".join(str(part) for part in error["loc"]).upper()
             _fail(f"WILLBUY_{name}: {error['msg']}" if name else str(error["msg"]))
         raise typer.Exit(1) from None
-    except (ArtifactError, EmbeddedServerError) as exc:
+    except (AccessError, ArtifactError, EmbeddedServerError) as exc:
         _fail(str(exc))
         raise typer.Exit(1) from None
 
 
+def _teller(settings: "Settings") -> Callable[[str, str], None]:
+    """Return what tells of the start: to people in words, to a log collector in lines like all others of the log."""
+    from app.logging import build_logger  # noqa: PLC0415  # `willbuy --help` need not wait for it
+
+    if settings.log_format == "console" or _ERR.is_terminal:
+        return lambda _event, text: _ERR.print(text, markup=False)
+    logger = build_logger(log_format=settings.log_format, log_level=settings.log_level)
+    return lambda event, text: logger.info(event, detail=text)
+
+
 @contextmanager
-def _redis() -> Iterator[None]:
+def _redis(tell: Callable[[str, str], None]) -> Iterator[None]:
     """Start an embedded server when no Redis was named, for as long as the service runs."""
     from app.embedded import EmbeddedRedis  # noqa: PLC0415  # `willbuy --help` need not wait for it
 
@@ -115,9 +145,9 @@ def _redis() -> Iterator[None]:
         return
     with EmbeddedRedis() as redis:
         os.environ["WILLBUY_REDIS_URL"] = redis.url
-        _ERR.print(
+        tell(
+            "embedded_redis",
             "no WILLBUY_REDIS_URL: started a Redis-compatible server of its own, which forgets everything at the end",
-            style="yellow",
         )
         yield
 
@@ -131,4 +161,5 @@ def main() -> None:
     """Run `willbuy` with the sub-commands of everything that is installed."""
     for entry_point in sorted(entry_points(group="willbuy.commands"), key=lambda found: found.name):
         cli.add_typer(entry_point.load())
+    cli.add_typer(key_cli, rich_help_panel="Serving")
     cli()

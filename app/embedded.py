@@ -159,7 +159,7 @@ def _private_directory() -> Path:
     if len(str(directory / "server.sock")) < _LONGEST_SOCKET_PATH:
         return directory
     directory.rmdir()
-    return Path(tempfile.mkdtemp(prefix="willbuy-", dir="/tmp"))
+    return Path(tempfile.mkdtemp(prefix="willbuy-", dir="/tmp"))  # mkdtemp makes it for this user alone  # nosec B108
 
 
 def _die_with_parent() -> Callable[[], None] | None:

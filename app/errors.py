@@ -2,6 +2,7 @@
 
 The tree follows the data's way; each error belongs to one arrow:
 
+    access  -> HeadTooLargeError, UnauthorizedError, ForbiddenError, RateLimitedError
     request -> InvalidJsonError, UnsupportedMediaTypeError, UnsupportedEncodingError, BodyTooLargeError,
                TooManyEventsError, TooManySessionEventsError,
                BodyTimeoutError, InvalidEventError, InvalidRequestError
@@ -41,6 +42,68 @@ class WillbuyError(Exception):
     def members(self) -> Mapping[str, Any]:
         """Further members of the problem body, beside those that every problem has."""
         return {}
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """Headers of the answer: `Retry-After` where trying again helps."""
+        return {} if self.retry_after_s is None else {"Retry-After": str(self.retry_after_s)}
+
+
+class HeadTooLargeError(WillbuyError):
+    """Target and headers have more bytes, or there are more headers, than the limit."""
+
+    status = 431
+    code = "head_too_large"
+    title = "The request's address and headers are too large"
+
+
+class UnauthorizedError(WillbuyError):
+    """The request came without an API key, or with one that is not known.
+
+    Args:
+        detail: which of the two.
+        came_with_key: whether it came with one.
+    """
+
+    status = 401
+    code = "unauthorized"
+    title = "Who is asking?"
+
+    def __init__(self, detail: str, *, came_with_key: bool = False) -> None:
+        super().__init__(detail)
+        self._came_with_key = came_with_key
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """The challenge of RFC 6750, section 3."""
+        error = ', error="invalid_token"' if self._came_with_key else ""
+        return {"WWW-Authenticate": f'Bearer realm="willbuy"{error}'}
+
+
+class ForbiddenError(WillbuyError):
+    """The API key does not allow this."""
+
+    status = 403
+    code = "forbidden"
+    title = "The API key does not allow this"
+
+    def __init__(self, detail: str, scope: str) -> None:
+        super().__init__(detail)
+        self._scope = scope
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """The challenge of RFC 6750, section 3.1."""
+        return {"WWW-Authenticate": f'Bearer realm="willbuy", error="insufficient_scope", scope="{self._scope}"'}
+
+
+class RateLimitedError(WillbuyError):
+    """The API key has sent as much as it may for now."""
+
+    status = 429
+    code = "rate_limited"
+    title = "The API key has sent too much in too little time"
+    retry_after_s = 1
 
 
 class InvalidJsonError(WillbuyError):

@@ -88,8 +88,7 @@ def create_app(
     telemetry = telemetry or _telemetry(settings)
     logger = _logger(settings, telemetry)
     models = _live_model(settings, model, metrics, logger)
-    access = _access(settings)
-    say_access(access, logger)
+    access = _access(settings, logger)
     rate = open_rate_limit(settings, metrics)
     drain = Drain(delay_s=settings.drain_delay_s, logger=logger)
 
@@ -308,8 +307,10 @@ def _live_model(settings: Settings, model: Model | None, metrics: Metrics, logge
     )
 
 
-def _access(settings: Settings) -> Access:
+def _access(settings: Settings, logger: FilteringBoundLogger) -> Access:
     try:
-        return read_access(settings)
+        access = read_access(settings)
     except AccessError as exc:
         raise StartupError(f"willbuy cannot start: {exc}") from exc
+    say_access(access, logger)
+    return access

@@ -112,7 +112,7 @@ class LiveModel:
         old, self._model = self._model, model
         self.loaded_at = datetime.now(UTC)
         self._metrics.model_reloads.labels("swapped").inc()
-        self._metrics.model_info.remove(old.fingerprint)
+        self._metrics.retire(self._metrics.model_info, old.fingerprint)
         self._metrics.model_info.labels(model.fingerprint).set(1)
         self._logger.info("model_swapped", old=old.fingerprint, model=model.fingerprint)
 

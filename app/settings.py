@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, SecretStr, field_validator, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from app.stores.address import masked_url, parse_address
 
 # The answers of a record are numbered by one byte (app/stores/records.py).
 LARGEST_DEDUPE_WINDOW = 255
+# Scheme, host and port and nothing after: what browsers send as `Origin`. No `*`: any page could then ask.
+_ORIGIN = r"^https?://[A-Za-z0-9.-]+(:[0-9]+)?$"
 
 
 class Settings(BaseSettings):
@@ -39,7 +41,8 @@ class Settings(BaseSettings):
     """How often to look whether another file stands at the artifact's path, to load it without a restart; 0: never."""
 
     allow_reload: bool = False
-    """Whether `POST /v1/model/reload` loads the artifact's path anew; whoever reaches the service may call it."""
+    """Whether `POST /v1/model/reload` loads the artifact's path anew although access is open and anybody may call it;
+    with API keys, their scope `model:admin` says who may."""
 
     shadow_artifact: Path | None = None
     """A candidate that scores some sessions beside the model, seen in the metrics alone."""
@@ -57,6 +60,28 @@ class Settings(BaseSettings):
     base_rate: Annotated[float, Field(gt=0, lt=1)] | None = None
     """Share of sessions that buy in the live shop, where it differs from the log that the model was trained on; the
     probabilities are shifted to it. None: as trained. Stored states do not depend on it, so it may be changed."""
+
+    api_keys_file: Path | None = None
+    """TOML file of the API keys that are let in (`willbuy key new`), read again when it changes; docs/security.md."""
+
+    api_keys: SecretStr | None = None
+    """The same entries as a JSON list, where a file is no way; both may be given."""
+
+    open_access: bool = False
+    """Whether everybody who reaches the service may do everything, without a key. For trying out."""
+
+    key_events_per_s: Annotated[float, Field(ge=0, le=1_000_000)] = 0.0
+    """Events and other requests a second of a key that has no limit of its own, on average over ten seconds, all
+    replicas together; 0: as many as it likes."""
+
+    metrics_public: bool = True
+    """Whether `/metrics` is read without a key; else it needs one with `sessions:read`."""
+
+    cors_origins: Annotated[tuple[Annotated[str, Field(pattern=_ORIGIN)], ...], NoDecode] = ()
+    """Origins whose pages may call the API from a browser, by commas: `https://desk.example`; none: no CORS."""
+
+    max_head_bytes: Annotated[int, Field(ge=1024, le=65536)] = 16384
+    """Largest head of a request, which is its address and headers; a larger one is refused (`head_too_large`)."""
 
     redis_url: SecretStr = SecretStr("redis://127.0.0.1:6379/0")
     """What holds all sessions: `redis://`, `unix://`, `redis+cluster://host:port,...` or
@@ -161,8 +186,15 @@ class Settings(BaseSettings):
     drain_delay_s: Annotated[float, Field(ge=0, le=300)] = 0.0
     """How long after SIGTERM events are still taken while `/readyz` answers 503: what balancers need to notice."""
 
+    traces: Literal["auto", "on", "off"] = "auto"
+    """Whether requests are traced by OpenTelemetry, which needs the extra `otel`; `auto`: when
+    `OTEL_EXPORTER_OTLP_ENDPOINT` is set."""
+
     log_format: Literal["console", "json"] = "json"
     """`json`: one object a line, for log collectors. `console`: coloured, for people."""
+
+    log_session_ids: Literal["full", "short", "hash"] = "hash"
+    """How session ids stand in the log: whole, by their first characters, or by a hash that is the same each time."""
 
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """Least severe message that is written."""
@@ -171,6 +203,13 @@ class Settings(BaseSettings):
     @classmethod
     def _supported_url(cls, value: SecretStr) -> SecretStr:
         parse_address(value.get_secret_value())
+        return value
+
+    @field_validator("cors_origins", mode="before")
+    @classmethod
+    def _separated_by_commas(cls, value: object) -> object:
+        if isinstance(value, str):
+            return tuple(part.strip() for part in value.split(",") if part.strip())
         return value
 
     @model_validator(mode="after")

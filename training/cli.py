@@ -517,6 +517,14 @@ def replay(
         float | None, typer.Option(help="Largest difference; by default 2e-3 with float16 state, 1e-5 with float32.")
     ] = None,
     base_rate: BaseRateOption = None,
+    api_key: Annotated[
+        str | None,
+        typer.Option(
+            envvar="WILLBUY_API_KEY",
+            help="Key of the service, with the scopes events:write and sessions:read.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Play unseen sessions at a running service, event by event, and compare each answer with the offline model.
 
@@ -530,7 +538,9 @@ def replay(
 
     @errors_for_people(ReplayError, ArtifactError, SourceError, ValueError, OSError)
     def work() -> bool:
-        return asyncio.run(run_replay(data, artifact, url, sessions, part.value, concurrency, tolerance, base_rate))
+        return asyncio.run(
+            run_replay(data, artifact, url, sessions, part.value, concurrency, tolerance, base_rate, api_key)
+        )
 
     if not work():
         raise typer.Exit(1)
@@ -584,14 +594,24 @@ def demo(
     speed: Annotated[float, typer.Option(min=1.0, help="How much faster than life they act.")] = 20.0,
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port of the service; 0 takes a free one.")] = 0,
     folder: Annotated[Path, typer.Option(help="Where log, artifact and report go.")] = Path("artifacts/demo"),
+    url: Annotated[
+        str | None,
+        typer.Option(help="Play at this service, and train and start nothing.", show_default=False),
+    ] = None,
+    api_key: Annotated[
+        str | None, typer.Option(envvar="WILLBUY_API_KEY", help="Key of the service at --url.", show_default=False)
+    ] = None,
 ) -> None:
     """Train on a synthetic shop, start Redis and the service, and play shoppers at it until Ctrl-C."""
     _require_training_packages()
-    from training.demo import DemoError, run_demo  # noqa: PLC0415  # heavy, see the module's docstring
+    from training.demo import DemoError, run_demo, run_shoppers  # noqa: PLC0415  # heavy, see the module's docstring
     from training.replay import ReplayError  # noqa: PLC0415  # same
 
     @errors_for_people(DemoError, ReplayError, ValueError, OSError)
     def work() -> None:
+        if url is not None:
+            run_shoppers(url, seconds=seconds, shoppers=shoppers, speed=speed, api_key=api_key)
+            return
         run_demo(folder, sessions=sessions, seconds=seconds, shoppers=shoppers, speed=speed, port=port)
 
     work()

@@ -43,7 +43,7 @@ class DemoError(RuntimeError):
 
 
 def run_demo(folder: Path, *, sessions: int, seconds: float | None, shoppers: int, speed: float, port: int) -> None:
-    """Train, serve and play until Ctrl-C or for `seconds`.
+    """Train, serve and play until Ctrl-C or for `seconds`; `run_shoppers` plays at a service that is there.
 
     Args:
         folder: where log, artifact and report go.
@@ -69,12 +69,27 @@ def run_demo(folder: Path, *, sessions: int, seconds: float | None, shoppers: in
         tell(f"metrics           curl {url}/metrics")
         tell(f"training report   {folder / 'model.report.html'}")
         OUT.print("[bold]Ctrl-C stops everything.[/bold]\n")
-        # Ctrl-C is how a demo ends, not how it fails.
-        with contextlib.suppress(KeyboardInterrupt):
-            asyncio.run(_play(url, seconds, shoppers, speed))
+        _play_until_told(url, seconds, shoppers, speed)
     OUT.print("\nStopped the service and its Redis.")
-    tell(f"Serve this model again: willbuy serve --artifact {artifact}")
+    tell(f"Serve this model again: willbuy serve --artifact {artifact} --open")
     tell("Train on your own log:  willbuy train LOG --out model.pt")
+
+
+def run_shoppers(url: str, *, seconds: float | None, shoppers: int, speed: float, api_key: str | None) -> None:
+    """Play at the service at `url` until Ctrl-C, SIGTERM or for `seconds`; nothing is trained or started.
+
+    Raises:
+        ReplayError: the service cannot be reached, or answers something else than scores.
+    """
+    tell(f"the dashboard     {url}/dashboard/")
+    with _terminated_like_interrupted():
+        _play_until_told(url, seconds, shoppers, speed, api_key)
+
+
+def _play_until_told(url: str, seconds: float | None, shoppers: int, speed: float, api_key: str | None = None) -> None:
+    # Ctrl-C is how a demo ends, not how it fails.
+    with contextlib.suppress(KeyboardInterrupt):
+        asyncio.run(_play(url, seconds, shoppers, speed, api_key))
 
 
 def _train(folder: Path, sessions: int) -> Path:
@@ -104,7 +119,7 @@ def _free_port() -> int:
 def _service(artifact: Path, port: int) -> Iterator[str]:
     """Run `willbuy serve` and yield its URL once it is ready; stop it by its pid."""
     url = f"http://127.0.0.1:{port}"
-    command = [sys.executable, "-m", "app", "serve", "--artifact", str(artifact), "--port", str(port)]
+    command = [sys.executable, "-m", "app", "serve", "--open", "--artifact", str(artifact), "--port", str(port)]
     log = artifact.with_name("service.log")
     process: subprocess.Popen[bytes] | None = None
     try:
@@ -198,12 +213,12 @@ def _deaf() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-async def _play(url: str, seconds: float | None, shoppers: int, speed: float) -> None:
+async def _play(url: str, seconds: float | None, shoppers: int, speed: float, api_key: str | None) -> None:
     shop = Shop()
     visits = sessions(PRESETS["default"], seed=secrets.randbits(32))
     numbers = itertools.count(1)
     with Live(console=OUT, refresh_per_second=4, transient=False) as live:
-        async with client_of(url, shoppers) as client, asyncio.timeout(seconds) as limit:
+        async with client_of(url, shoppers, api_key) as client, asyncio.timeout(seconds) as limit:
             try:
                 async with asyncio.TaskGroup() as group:
                     for _ in range(shoppers):

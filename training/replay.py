@@ -99,11 +99,12 @@ def event_body(session_id: str, event_id: str, event: Event) -> dict[str, Any]:
 
 
 @asynccontextmanager
-async def client_of(url: str, connections: int) -> AsyncIterator[httpx.AsyncClient]:
+async def client_of(url: str, connections: int, api_key: str | None = None) -> AsyncIterator[httpx.AsyncClient]:
     """Yield a client for the service at `url`; proxies of the environment are not asked."""
+    headers = {} if api_key is None else {"authorization": f"Bearer {api_key}"}
     limits = httpx.Limits(max_connections=connections, max_keepalive_connections=connections)
     try:
-        client = httpx.AsyncClient(base_url=url, timeout=10.0, limits=limits, trust_env=False)
+        client = httpx.AsyncClient(base_url=url, headers=headers, timeout=10.0, limits=limits, trust_env=False)
     except httpx.InvalidURL as exc:
         raise ReplayError(f"{url} is no URL of a service: {exc}") from exc
     async with client:

@@ -35,6 +35,7 @@ async def run_replay(
     concurrency: int,
     tolerance: float | None,
     base_rate: float | None = None,
+    api_key: str | None = None,
 ) -> bool:
     """Replay sessions of a part of the data at a service, print what came back, and return whether it agreed.
 
@@ -47,11 +48,12 @@ async def run_replay(
         concurrency: sessions played at the same time.
         tolerance: largest difference; None for what the service's state type promises.
         base_rate: what the service should shift its answers to; None for what it says that it does.
+        api_key: of the service, which needs the scopes `events:write` and `sessions:read`.
 
     Raises:
         ReplayError: no service, another model in it, or an event that it refused.
     """
-    async with client_of(url, concurrency) as client:
+    async with client_of(url, concurrency, api_key) as client:
         served = await served_model(client)
         state_dtype = served["state_dtype"]
         # Asked of the service, so that its answers are held against the same model at the same base rate.

@@ -73,6 +73,6 @@ def open_dashboards(
         most_streams=settings.max_streams,
         logger=logger,
     )
-    metrics.streams_open.set_function(lambda: streams.open)
+    metrics.watch(metrics.streams_open, lambda: streams.open)
     stats.start()
     return Dashboards(board, stats, streams)

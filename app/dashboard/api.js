@@ -8,15 +8,16 @@ const KEY = "willbuy-api-key";
 /**
  * A request that gave no answer to show.
  * `kind` is "unreachable" (no answer), "unavailable" (503 or 429: the service cannot now), "unauthorized" (401 or 403),
- * "missing" (404), or "unexpected" (everything else).
+ * "missing" (404), or "unexpected" (everything else). `keySent` says whether the request carried an API key.
  */
 export class ApiError extends Error {
-  constructor(kind, message, { status = null, code = null, retryAfterMs = null } = {}) {
+  constructor(kind, message, { status = null, code = null, retryAfterMs = null, keySent = false } = {}) {
     super(message);
     this.kind = kind;
     this.status = status;
     this.code = code;
     this.retryAfterMs = retryAfterMs;
+    this.keySent = keySent;
   }
 }
 
@@ -90,6 +91,7 @@ function refusal(response, text) {
     status: response.status,
     code: typeof problem?.code === "string" ? problem.code : null,
     retryAfterMs: seconds > 0 ? seconds * 1000 : null,
+    keySent: Boolean(knownKey()),
   });
 }
 

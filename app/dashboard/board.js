@@ -32,9 +32,17 @@ export function startBoard(onChange) {
     byId(FILTERS[0]).focus();
     onChange();
   });
+}
+
+/** Show how to send a first event; `needsKey` says whether it takes an API key. */
+export function showFirstEvent(needsKey) {
   const example = '{"session_id": "s-1", "event_name": "view_item", "item_id": "SKU-1"}';
-  setText(byId("first-event"),
-    `curl ${new URL("../v1/events", document.baseURI)} \\\n  -H 'Content-Type: application/json' \\\n  -d '${example}'`);
+  setText(byId("first-event"), [
+    `curl ${new URL("../v1/events", document.baseURI)}`,
+    ...(needsKey ? ['-H "Authorization: Bearer $WILLBUY_KEY"'] : []),
+    "-H 'Content-Type: application/json'",
+    `-d '${example}'`,
+  ].join(" \\\n  "));
 }
 
 function sortBy(wanted) {

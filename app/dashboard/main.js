@@ -1,7 +1,7 @@
 // The page put together: the address says what is shown, one poller keeps it up to date.
 
 import { ApiError, get, useKey } from "./api.js";
-import { loadBoard, showBoard, startBoard } from "./board.js";
+import { loadBoard, showBoard, showFirstEvent, startBoard } from "./board.js";
 import { setServiceTime } from "./clock.js";
 import { byId } from "./dom.js";
 import { count } from "./format.js";
@@ -49,6 +49,7 @@ async function stats() {
   if (answer.model !== modelShown) {
     const model = await get("model");
     showModel(model);
+    showFirstEvent(model.access !== "open");
     modelShown = model.fingerprint;
   }
   return answer;

@@ -9,6 +9,7 @@ const MOST_ITEMS = 60;
 /** Show the answer of `GET v1/model`. */
 export function showModel(model) {
   const { manifest } = model;
+  byId("open-access").hidden = model.access !== "open";
   setText(byId("model-basis"), `since ${dayAndTime(model.loaded_at)}`);
   const facts = element("dl", { class: "tiles" },
     fact("Fingerprint", element("code", {}, model.fingerprint)),

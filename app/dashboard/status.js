@@ -28,7 +28,7 @@ export function announce(text) {
 /** The poll worked; `overload` is a sentence when the service refuses part of its events, else null. */
 export function showWorking(overload) {
   lastAnswer = Date.now();
-  byId("key-form").hidden = true;
+  hideKeyForm();
   if (overload) {
     change("overloaded", "The service is overloaded.");
     showBanner("warn", "The service is overloaded.", overload);
@@ -36,6 +36,13 @@ export function showWorking(overload) {
   }
   change("live", FAILURES.has(current) ? "The service answers again." : "");
   byId("banner").hidden = true;
+}
+
+function hideKeyForm() {
+  const form = byId("key-form");
+  // The keyboard goes on where the page has something to show now.
+  if (form.contains(document.activeElement)) byId("main").focus();
+  form.hidden = true;
 }
 
 /** The poll failed, and is tried again after `waitMs`; with null only when the user asks. */
@@ -46,6 +53,8 @@ export function showFailure(error, waitMs) {
   change(kind, title);
   byId("key-form").hidden = kind !== "unauthorized";
   if (kind === "unauthorized" && !wasUnauthorized) byId("key").value = "";
+  // Without a key there is nothing to say of it; the label asks for one.
+  setText(byId("key-refusal"), kind === "unauthorized" && error.keySent ? error.message : "");
   const shown = lastAnswer === null ? "" : ` What is shown is from ${timeOfDay(lastAnswer)}.`;
   const again = waitMs === null ? "" : ` Trying again in ${Math.max(1, Math.round(waitMs / 1000))} s.`;
   // The form for the key says it all.

@@ -1,17 +1,18 @@
 """What operators and their machines ask: is it alive, is it ready, which model, how is it going."""
 
+import asyncio
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
+from app.access.control import holder_of
 from app.errors import (
     ArtifactRefusedError,
     ReloadDisabledError,
     ReloadInProgressError,
-    ShuttingDownError,
-    StoreError,
     problem,
 )
+from app.readiness import failing
 from app.routes.responses import documented, problem_response
 from app.services import services_of
 
@@ -36,17 +37,11 @@ async def healthz() -> dict[str, str]:
 async def readyz(request: Request) -> Response | dict[str, Any]:
     """Ask Redis and the model, and whether the replica is shutting down; each is named with `ok` or what is wrong."""
     services = services_of(request)
-    checks = {"redis": "ok", "model": "ok" if services.batcher.running else "not taking events"}
-    try:
-        await services.store.ping()
-    except StoreError as exc:
-        checks["redis"] = exc.code
-    if services.drain.draining:
-        checks["replica"] = ShuttingDownError.code
-    failing = [name for name, state in checks.items() if state != "ok"]
-    if not failing:
+    checks = await services.readiness.checks()
+    names = failing(checks)
+    if not names:
         return {"status": "ready", "checks": checks}
-    detail = f"Not ready: {', '.join(failing)}."
+    detail = f"Not ready: {', '.join(names)}."
     body = problem(503, "not_ready", "This replica cannot answer events", detail, checks=checks)
     return problem_response(body, {"Retry-After": "1"})
 
@@ -55,7 +50,8 @@ async def readyz(request: Request) -> Response | dict[str, Any]:
 async def get_model(request: Request) -> dict[str, Any]:
     """Answer with the artifact's manifest, when it was loaded, where it runs, and how its states are stored.
 
-    `base_rate` is the share of buyers that the probabilities are shifted to; null: as trained.
+    `base_rate` is the share of buyers that the probabilities are shifted to; null: as trained. `access` says who may
+    ask: `open` to everybody, or holders of `keys`.
     """
     services = services_of(request)
     model = services.model
@@ -68,6 +64,7 @@ async def get_model(request: Request) -> dict[str, Any]:
         "state_dtype": services.settings.state_dtype,
         "state_bytes": model.state_size,
         "base_rate": services.settings.base_rate,
+        "access": "open" if services.settings.open_access else "keys",
         "manifest": manifest | sizes,
     }
 
@@ -84,14 +81,17 @@ async def reload_model(request: Request) -> dict[str, str]:
     refused, and the loaded one stays. Only this worker process reloads; the file watch reaches all of them.
     """
     services = services_of(request)
-    if not services.settings.allow_reload:
-        raise ReloadDisabledError("Set WILLBUY_ALLOW_RELOAD=true where only operators reach this path.")
+    if services.settings.open_access and not services.settings.allow_reload:
+        # With keys, the scope `model:admin` says who may.
+        raise ReloadDisabledError("Anybody may call it: set WILLBUY_ALLOW_RELOAD=true where only operators can.")
+    services.logger.info("reload_requested", key=holder_of(request.scope))
     result = await services.models.reload()
     return {"result": result, "fingerprint": services.model.fingerprint}
 
 
 @router.get("/metrics", summary="Prometheus metrics", response_class=Response)
 async def metrics(request: Request) -> Response:
-    """Answer in Prometheus' text format; `docs/metrics.md` explains each."""
-    services = services_of(request)
-    return Response(services.metrics.exposition(), media_type=services.metrics.content_type)
+    """Answer in Prometheus' text format, for all worker processes together; `docs/metrics.md` explains each."""
+    metrics = services_of(request).metrics
+    # In a thread: it takes as long as many events do.
+    return Response(await asyncio.to_thread(metrics.exposition), media_type=metrics.content_type)

@@ -22,9 +22,8 @@ def problem_response(body: dict[str, Any], headers: dict[str, str] | None = None
 
 
 def error_response(error: WillbuyError) -> Response:
-    """Return an error as a problem, with `Retry-After` where trying again helps."""
-    headers = None if error.retry_after_s is None else {"Retry-After": str(error.retry_after_s)}
-    return problem_response(to_problem(error), headers)
+    """Return an error as a problem, with the headers that belong to it."""
+    return problem_response(to_problem(error), dict(error.headers))
 
 
 def documented(*errors: type[WillbuyError]) -> dict[int | str, dict[str, Any]]:

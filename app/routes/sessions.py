@@ -9,6 +9,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Path, Query, Request, Response
 
+from app.access.control import holder_of
 from app.errors import (
     CorruptRecordError,
     DeadlineExceededError,
@@ -17,7 +18,7 @@ from app.errors import (
     SessionNotFoundError,
     StoreUnavailableError,
 )
-from app.routes.responses import documented, json_response
+from app.routes.responses import PROBLEM_JSON, documented, json_response
 from app.schemas import SessionId, SessionOut, TracedSessionOut, TracePoint
 from app.services import Services, services_of
 from app.stores.records import Record
@@ -62,7 +63,13 @@ async def get_session(
     "/v1/sessions/{session_id:path}",
     summary="Erase a session",
     status_code=204,
-    responses=documented(InvalidRequestError, StoreUnavailableError),
+    responses={
+        404: {
+            "description": "`not_found`: the id has a line break, so there is no such path and no such session.",
+            "content": {PROBLEM_JSON: {"schema": {"$ref": "#/components/schemas/Problem"}}},
+        },
+        **documented(InvalidRequestError, StoreUnavailableError),
+    },
 )
 async def delete_session(request: Request, session_id: _SessionId) -> Response:
     """Erase everything of the session: score, events, and its place on the board; answer 204 whether it was or not.
@@ -72,6 +79,7 @@ async def delete_session(request: Request, session_id: _SessionId) -> Response:
     services = services_of(request)
     await services.store.delete(session_id)
     services.metrics.sessions_deleted.inc()
+    services.logger.info("session_erased", session_id=session_id, key=holder_of(request.scope))
     return Response(status_code=204)
 
 

@@ -16,12 +16,15 @@ from training.synthetic import PRESETS, sessions
 
 
 class Shop:
-    """What the page looks at. `service` and `redis` may be killed, and are to be started again by who did it."""
+    """What the page looks at. `service` and `redis` may be killed, and are to be started again by who did it.
 
-    def __init__(self, service: Service, redis: RedisServer) -> None:
+    `headers` go with every request that visitors cause.
+    """
+
+    def __init__(self, service: Service, redis: RedisServer, headers: dict[str, str] | None = None) -> None:
         self.service = service
         self.redis = redis
-        self._client = httpx.Client(base_url=service.base_url, trust_env=False, timeout=30)
+        self._client = httpx.Client(base_url=service.base_url, trust_env=False, timeout=30, headers=headers)
 
     @property
     def url(self) -> str:

@@ -76,8 +76,7 @@ def test_an_overload_is_told_while_it_lasts(shop, page) -> None:
     expect(page.locator("#banner")).to_be_hidden()
 
 
-def test_a_service_that_asks_for_a_key_gets_the_one_that_the_user_enters(shop, opened) -> None:
-    # Given a gate before the service, since it has none of its own
+def test_a_gate_before_the_service_that_asks_for_a_key_gets_the_one_that_the_user_enters(shop, opened) -> None:
     opened.may_fail = True
     problem = {"status": 401, "code": "unauthorized", "title": "Who is asking?", "detail": "Send an API key."}
 
@@ -165,3 +164,9 @@ def test_the_live_model_is_named_with_its_facts(shop, page) -> None:
     fingerprint = shop.post("s-1")["model"]
     expect(page.locator("#model-facts")).to_contain_text(fingerprint)
     expect(page.locator("#model-facts")).to_contain_text("float16")
+
+
+def test_the_foot_of_the_page_says_that_access_is_open(shop, page) -> None:
+    expect(page.locator("#open-access")).to_contain_text("Access is open")
+    expect(page.locator("#first-event")).to_contain_text("curl")
+    expect(page.locator("#first-event")).not_to_contain_text("Authorization")

@@ -18,6 +18,7 @@ class Service:
     """One `uvicorn --factory app.main:create_app`.
 
     `settings` become `WILLBUY_` variables; nothing else of that name is passed on from the tests' own environment.
+    Access is open unless they say who may ask.
     """
 
     def __init__(self, log: Path, settings: dict[str, object], *, workers: int = 1) -> None:
@@ -26,6 +27,8 @@ class Service:
         self.port = free_port()
         self.base_url = f"http://127.0.0.1:{self.port}"
         self._environment = {name: value for name, value in os.environ.items() if not name.startswith("WILLBUY_")}
+        if not settings.keys() & {"api_keys", "api_keys_file", "open_access"}:
+            self._environment["WILLBUY_OPEN_ACCESS"] = "true"
         self._environment |= {f"WILLBUY_{name.upper()}": str(value) for name, value in settings.items()}
         self._process: subprocess.Popen[bytes] | None = None
 

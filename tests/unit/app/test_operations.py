@@ -22,7 +22,7 @@ EVENT = {"session_id": "s-1", "event_name": "page_view"}
 @asynccontextmanager
 async def running(path, **settings):
     """An app and a client of it."""
-    chosen = Settings(artifact=path, log_format="console", max_batch_size=4, **settings)
+    chosen = Settings(artifact=path, open_access=True, log_format="console", max_batch_size=4, **settings)
     store = MemoryStore(session_idle_s=1800, now_ms=lambda: NOW_MS)
     app = create_app(chosen, store=store, now_ms=lambda: NOW_MS)
     async with app.router.lifespan_context(app):

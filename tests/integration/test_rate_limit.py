@@ -1,0 +1,212 @@
+"""How much a key may send, counted in real servers of each kind."""
+
+import asyncio
+import json
+from contextlib import asynccontextmanager
+
+import httpx
+import pytest
+from conftest import missing
+from support.fakes import FakeModel
+from support.keys import make_key
+from support.redis_servers import find_binary
+from support.redis_topologies import RedisCluster, Sentinels
+
+from app.access.opening import open_rate_limit
+from app.access.rate import RateLimit
+from app.errors import RateLimitedError
+from app.main import create_app
+from app.metrics import Metrics
+from app.settings import Settings
+from app.stores.memory import MemoryStore
+
+pytestmark = pytest.mark.anyio
+
+# So long that no test sees its end, however slow the machine.
+WINDOW_S = 10_000
+
+
+def limited_key(events, name="shop"):
+    """A key that may send so many events in a window."""
+    return make_key("events:write", events_per_s=events / WINDOW_S, name=name).entry
+
+
+@asynccontextmanager
+async def limits(url, **settings):
+    """What counts at that Redis, and its metrics."""
+    # Waits are long: nothing is let in because the machine is slow.
+    waits = {"redis_timeout_s": 10, "request_timeout_s": 30}
+    metrics = Metrics()
+    limit = open_rate_limit(
+        Settings(artifact="unused.pt", redis_url=url, **(waits | settings)), metrics, window_s=WINDOW_S
+    )
+    yield limit, metrics
+    await limit.close()
+
+
+async def taken(limit: RateLimit, key, count=1) -> bool:
+    try:
+        await limit.take(key, count)
+    except RateLimitedError:
+        return False
+    return True
+
+
+def failures(metrics):
+    return metrics.registry.get_sample_value("willbuy_rate_limit_failures_total")
+
+
+async def test_all_replicas_together_let_in_as_many_as_the_limit_says(redis_server) -> None:
+    key = limited_key(5)
+    async with limits(redis_server.url) as (one, metrics), limits(redis_server.url) as (other, _):
+        results = await asyncio.gather(*(taken(limit, key) for limit in (one, other) * 20))
+        assert sum(results) == 5
+        assert failures(metrics) == 0
+
+
+async def test_the_limit_belongs_to_the_name_so_that_a_new_key_is_no_fresh_start(valkey) -> None:
+    old, new = limited_key(3), limited_key(3)
+    other = limited_key(3, "other")
+    async with limits(valkey.url) as (limit, _):
+        assert [await taken(limit, old) for _ in range(3)] == [True] * 3
+        assert not await taken(limit, new)
+        assert await taken(limit, other)
+
+
+async def test_what_is_refused_is_not_counted_and_a_large_batch_fits_an_empty_window(valkey) -> None:
+    key = limited_key(10)
+    async with limits(valkey.url) as (limit, _):
+        assert await taken(limit, key, 4)
+        assert not await taken(limit, key, 7)
+        assert await taken(limit, key, 6)
+        large = limited_key(10, "large")
+        assert await taken(limit, large, 1000)
+        assert not await taken(limit, large)
+
+
+async def test_the_setting_is_the_limit_of_keys_without_their_own(valkey) -> None:
+    async with limits(valkey.url, key_events_per_s=1 / WINDOW_S) as (limit, _):
+        key = make_key("events:write").entry
+        assert [await taken(limit, key) for _ in range(2)] == [True, False]
+    async with limits(valkey.url) as (limit, _):
+        assert not limit.is_limited(make_key("events:write").entry)
+
+
+async def test_counts_expire_and_stand_below_the_services_prefix(valkey) -> None:
+    from redis import Redis  # noqa: PLC0415 - next to its one use
+
+    async with limits(valkey.url) as (limit, _):
+        assert await taken(limit, limited_key(5))
+    with Redis(port=valkey.port) as client:
+        names = client.keys()
+        assert names
+        assert all(name.startswith(b"wb:rate") for name in names)
+        assert all(0 < client.ttl(name) <= 2 * WINDOW_S + 1 for name in names)
+
+
+async def test_without_redis_everything_is_let_in_and_soon_without_a_wait(start_redis) -> None:
+    server = start_redis()
+    key = limited_key(1)
+    async with limits(server.url, redis_failures_to_open=2, redis_open_s=60) as (limit, metrics):
+        server.kill()
+        assert [await taken(limit, key) for _ in range(5)] == [True] * 5
+        assert failures(metrics) == 5
+
+
+async def test_a_redis_that_hangs_delays_by_its_time_out_and_no_longer(start_redis) -> None:
+    server = start_redis()
+    key = limited_key(1)
+    settings = {"redis_failures_to_open": 1, "redis_open_s": 60, "redis_timeout_s": 0.2}
+    async with limits(server.url, **settings) as (limit, metrics):
+        server.pause()
+        # Without the bound, this would wait for as long as the server is paused.
+        async with asyncio.timeout(30):
+            assert [await taken(limit, key) for _ in range(50)] == [True] * 50
+        assert failures(metrics) == 50
+        server.resume()
+
+
+@pytest.mark.parametrize("topology", [RedisCluster, Sentinels])
+async def test_several_servers_count_as_one_does(tmp_path, topology) -> None:
+    binary = find_binary("valkey-8.1")
+    if binary is None:
+        raise missing("valkey-8.1")
+    servers = topology(binary, tmp_path)
+    try:
+        servers.start()
+        async with limits(servers.url) as (limit, metrics):
+            for name in ("one", "other", "third"):
+                key = limited_key(2, name)
+                assert [await taken(limit, key) for _ in range(3)] == [True, True, False]
+            assert failures(metrics) == 0
+    finally:
+        servers.stop()
+
+
+@pytest.mark.parametrize(
+    ("content_type", "body", "events"),
+    [
+        (b"application/json", json.dumps([{"session_id": "]}", "properties": {"a": [1]}}] * 7).encode(), 7),
+        (b"application/x-ndjson", b'{"a": 1}\n\n{"b": 2}\n{"c": 3}', 3),
+        (b"application/x-ndjson; charset=utf-8", b"{}\n" * 4, 4),
+        (b"application/json", b"[1,", 1),
+        (b"application/json", b"[" * 100_000, 1),
+        (b"application/json", b"{}", 1),
+        (b"application/json", b"\xff", 1),
+        (b"application/json", b"", 1),
+    ],
+)
+async def test_a_batch_counts_its_events_however_its_body_arrives(valkey, content_type, body, events) -> None:
+    halves = [body[: len(body) // 2], body[len(body) // 2 :]]
+    messages = iter([{"type": "http.request", "body": part, "more_body": part is halves[0]} for part in halves])
+
+    async def receive():
+        return next(messages)
+
+    key = limited_key(10)
+    async with limits(valkey.url) as (limit, _):
+        counted = limit.counted_body(key, [(b"content-type", content_type)], receive)
+        await limit.take(key)
+        assert b"".join([(await counted())["body"] for _ in halves]) == body
+        assert await taken(limit, key, 10 - events)
+        assert not await taken(limit, key)
+
+
+async def test_an_event_counts_as_one_and_a_batch_as_its_events(valkey) -> None:
+    # Given a key that may send 50 in ten seconds
+    key = make_key("events:write", "sessions:read", events_per_s=5)
+    entry = {"name": "shop", "scopes": key.entry.scopes, "sha256": key.entry.sha256, "events_per_s": 5}
+    settings = Settings(
+        artifact="unused.pt",
+        log_format="console",
+        redis_url=valkey.url,
+        api_keys=json.dumps([entry]),
+        redis_timeout_s=10,
+        request_timeout_s=30,
+    )
+    store = MemoryStore(session_idle_s=1800, now_ms=lambda: 1_795_342_600_000)
+    app = create_app(settings, model=FakeModel(), store=store)
+    events = [{"session_id": f"s-{at}", "event_name": "page_view"} for at in range(40)]
+    async with (
+        app.router.lifespan_context(app),
+        httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://willbuy", headers=key.headers) as client,
+    ):
+        # When it sends many times as much, as one event, as batches of both kinds, and by reading
+        refused = []
+        for _ in range(20):
+            lines = "\n".join(map(json.dumps, events))
+            ndjson = {"content-type": "application/x-ndjson"}
+            answers = [
+                await client.post("/v1/events", json=events[0]),
+                await client.post("/v1/events/batch", json=events),
+                await client.post("/v1/events/batch", content=lines, headers=ndjson),
+                await client.get("/v1/sessions/s-0"),
+            ]
+            assert {answer.status_code for answer in answers} <= {200, 429}
+            refused += [answer for answer in answers if answer.status_code == 429]
+        # Then most of it is refused, the batches above all
+        assert all(answer.json()["code"] == "rate_limited" for answer in refused)
+        assert all(answer.headers["retry-after"] == "1" for answer in refused)
+        assert len([answer for answer in refused if answer.request.url.path.endswith("batch")]) > 20
+        # And nobody is asked for a count where no key is needed
+        assert (await client.get("/healthz")).status_code == 200
