@@ -20,7 +20,7 @@ _THRESHOLDS: Final = (50_000, 20, 50)
 def settled_garbage_collector() -> Iterator[None]:
     """Leave what exists now out of the collections while inside; of the whole process."""
     before = gc.get_threshold()
-    gc.collect()
+    # Without a collection before it: what garbage the start has left is little, and walking everything takes long.
     gc.freeze()
     gc.set_threshold(*_THRESHOLDS)
     try:
