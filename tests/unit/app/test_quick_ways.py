@@ -1,0 +1,110 @@
+"""The quick ways of the hot path give what the careful ones give."""
+
+import json
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from app.errors import InvalidJsonError, WillbuyError
+from app.intake import _event, _value, parse_event, parse_events
+from app.routes.bodies import score_json
+from app.schemas import EventIn, ScoreOut
+from app.stores.records import Answer, Outcome
+from app.task import Score
+
+KEYS = [
+    "session_id",
+    "event_name",
+    "event_id",
+    "timestamp",
+    "item_id",
+    "item_category",
+    "price",
+    "quantity",
+    "properties",
+]
+SCALARS = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(-(10**20), 10**20),
+    st.floats(),
+    st.sampled_from(["", " ", "view_item", "2026-11-22T10:15:00Z", 'a":b', "\\", '"', "\x7f", "é", "x" * 300, "1e400"]),
+    st.text(max_size=8),
+)
+PROPERTIES = st.lists(st.tuples(st.sampled_from(["a", "b", ' " :', ""]), SCALARS), max_size=3)
+GAPS = st.sampled_from(["", " ", "\n", "\t"])
+
+
+@st.composite
+def objects(draw):
+    """JSON objects as text, with keys that come twice and white space in odd places."""
+    pairs = draw(st.lists(st.tuples(st.sampled_from([*KEYS, "unknown"]), SCALARS), max_size=6))
+    if draw(st.booleans()):
+        pairs = [("session_id", "s-1"), ("event_name", "view_item"), *pairs]
+    texts = [f"{json.dumps(key)}{draw(GAPS)}:{draw(GAPS)}{json.dumps(value)}" for key, value in pairs]
+    if draw(st.booleans()):
+        inner = ",".join(f"{json.dumps(key)}:{json.dumps(value)}" for key, value in draw(PROPERTIES))
+        texts.append(f'"properties":{{{inner}}}')
+    return f"{{{draw(GAPS)}{','.join(texts)}}}"
+
+
+def outcome_of(parse, body):
+    try:
+        return parse(body)
+    except WillbuyError as error:
+        return type(error), error.detail, dict(error.members)
+
+
+def carefully(body):
+    return _event(_value(body))
+
+
+@given(objects())
+@example('{"session_id":"s-1","event_name":"view_item","event_name":"search"}')
+@example('{"session_id" :"s-1","event_name":"view_item","event_name":"search"}')
+@example('{"session_id":"s-1","event_name":"view_item","properties":{"a":1,"a":2}}')
+@example('{"session_id":"s-1","event_name":"a\\":b"}')
+@example('{"session_id":"s-1","event_name":"view_item","price":NaN}')
+@example('{"session_id":"s-1","event_name":"view_item","price":1e999}')
+@example('{"session_id":"\\ud800","event_name":"view_item"}')
+def test_an_event_is_read_as_the_careful_way_reads_it(text):
+    body = text.encode("utf-8", "surrogatepass")
+    assert outcome_of(parse_event, body) == outcome_of(carefully, body)
+
+
+@given(st.lists(objects(), max_size=4))
+def test_so_are_the_events_of_an_array_and_of_lines(texts):
+    expected = [outcome_of(carefully, text.encode()) for text in texts]
+
+    def read(body, *, is_lines):
+        found = parse_events(body, is_lines=is_lines, max_events=10)
+        return [outcome_of(lambda one: one, one) if not isinstance(one, Exception) else fault(one) for one in found]
+
+    def fault(error):
+        return type(error), error.detail, dict(error.members)
+
+    lines = "\n".join(text.replace("\n", " ") for text in texts).encode()
+    assert read(lines, is_lines=True) == expected
+    array = outcome_of(lambda body: read(body, is_lines=False), f"[{','.join(texts)}]".encode())
+    # One object that is no JSON, as one with a key that comes twice, makes the whole array none.
+    broken = [one for one in expected if isinstance(one, tuple) and one[0] is InvalidJsonError]
+    assert array == expected if not broken else array[0] is InvalidJsonError
+
+
+@pytest.mark.parametrize("probability", [0.25, None])
+def test_an_answer_is_what_the_description_says(probability):
+    answer = Answer(probability, 3, "00" * 8, Outcome.PURCHASE, folded=False)
+    body = score_json(Score('s"1', answer, duplicate=True, warnings=("late",)))
+    read = ScoreOut.model_validate_json(body, strict=True, extra="forbid")
+    assert list(json.loads(body)) == list(ScoreOut.model_fields)
+    assert read.model_dump() == {
+        "session_id": 's"1',
+        "probability": probability,
+        "events": 3,
+        "model": "00" * 8,
+        "outcome": "purchase",
+        "folded": False,
+        "duplicate": True,
+        "warnings": ["late"],
+    }
