@@ -8,7 +8,7 @@ file, the file over the defaults.
 import json
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Final, Literal, get_type_hints
@@ -17,6 +17,7 @@ import tomli_w
 from pydantic import TypeAdapter, ValidationError
 
 from training.prepare import DEFAULT_IDLE_TIMEOUT_S
+from training.sessions import DEFAULT_FRACTIONS, fractions_for
 from training.settings import TrainSettings
 from training.sources import AUTO
 
@@ -89,6 +90,12 @@ class RunConfig:
     log: LogSettings = field(default_factory=LogSettings)
     compute: ComputeSettings = field(default_factory=ComputeSettings)
     chosen: frozenset[str] = frozenset()
+
+    def for_sessions(self, sessions: int) -> "RunConfig":
+        """Return this configuration with the parts' shares for a log of so many sessions, unless others were chosen."""
+        if "fractions" in self.chosen or self.train.fractions != DEFAULT_FRACTIONS:
+            return self
+        return replace(self, train=replace(self.train, fractions=fractions_for(sessions)))
 
     def to_dict(self) -> dict[str, Any]:
         """Return what the file holds: JSON-ready, without the keys that have no value."""

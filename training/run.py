@@ -142,7 +142,7 @@ def run_training(
     )
     tell(f"report    {html}")
     tell(f"settings  {config_path(out)} (what came of them: {record_path(out).name})")
-    tell(f"next      willbuy serve --artifact {out}")
+    tell(f"next      willbuy serve --artifact {out} --open")
     return manifest
 
 

@@ -89,6 +89,7 @@ def run_ladder(
     with tempfile.TemporaryDirectory(prefix="willbuy-") as temporary:
         rejected = folder / "rejected.csv"
         dataset = prepared_or_read(data, Path(temporary) / "prepared", config.log, keep_rejected=rejected)
+        config = config.for_sessions(dataset.counts.sessions.sessions)
         for number, rung in enumerate(rungs, 1):
             name = name_of(rung)
             out = folder / f"{name}.pt"

@@ -85,6 +85,7 @@ def _run(request: TrainRequest, workers: Workers) -> None:
             config.log,
             keep_rejected=request.out.with_name(f"{request.out.stem}.rejected.csv"),
         )
+        config = config.for_sessions(dataset.counts.sessions.sessions)
         if not workers.first:
             train(
                 dataset,

@@ -38,7 +38,8 @@ class TrainSettings:
         sizes: how large it is.
         vocabulary: which words it knows.
         properties: names of the properties to use; None for all that the data has.
-        fractions: shares of the sessions for training, validation, calibration and test.
+        fractions: shares of the sessions for training, validation, calibration and test; where nobody chose them, a
+            run takes those of `training.sessions.fractions_for`.
         split_seed: varies a split by session; a split by time has nothing to vary.
         quantile_bins: bins of each feature's piecewise-linear encoding at most; 1 is as good as none.
         lightgbm: whether to fit LightGBM for comparison.

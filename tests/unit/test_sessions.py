@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model.events import PURCHASE
-from training.sessions import DEFAULT_FRACTIONS, PARTS, SessionRules, make_sessions, split
+from training.sessions import DEFAULT_FRACTIONS, PARTS, SessionRules, fractions_for, make_sessions, split
 from training.sources.conversion import EVENT_COLUMNS
 from training.sources.mapping import Clock
 
@@ -204,6 +204,22 @@ def test_a_split_by_hash_is_the_same_on_every_machine() -> None:
     parts = split(started(*range(12)), "session", fractions=(0.25, 0.25, 0.25, 0.25))
     # Quarters in which the BLAKE2b codes of "0:s0" to "0:s11" lie, computed apart with hashlib
     assert [PARTS.index(part) for part in parts["part"]] == [0, 2, 0, 3, 0, 2, 0, 1, 3, 1, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("sessions", "fractions"),
+    [
+        (0, (0.65, 0.1, 0.1, 0.15)),
+        (25_000, (0.65, 0.1, 0.1, 0.15)),
+        (50_000, (0.75, 0.05, 0.05, 0.15)),
+        (125_000, (0.81, 0.02, 0.02, 0.15)),
+        (9_000_000, (0.81, 0.02, 0.02, 0.15)),
+    ],
+)
+def test_a_large_log_holds_out_no_more_than_it_must_and_the_same_share_for_the_test(
+    sessions: int, fractions: tuple[float, ...]
+) -> None:
+    assert fractions_for(sessions) == pytest.approx(fractions, abs=1e-12)
 
 
 @pytest.mark.parametrize("fractions", [(0.5, 0.5), (0.7, 0.1, 0.1, 0.2), (1.2, -0.1, -0.1, 0.0)])

@@ -38,6 +38,17 @@ def test_without_a_file_everything_has_its_default() -> None:
     assert read_config(None) == RunConfig(TrainSettings(), LogSettings(), ComputeSettings())
 
 
+def test_the_parts_of_a_large_log_are_chosen_for_it_unless_file_or_flags_chose_them() -> None:
+    untouched = read_config(None, {"fit.seed": 3})
+    assert untouched.for_sessions(1_000) == untouched
+    large = untouched.for_sessions(50_000)
+    assert large.train.fractions == pytest.approx((0.75, 0.05, 0.05, 0.15))
+    assert replace(large.train, fractions=untouched.train.fractions) == untouched.train
+    for chosen in ([0.65, 0.1, 0.1, 0.15], [0.5, 0.2, 0.2, 0.1]):
+        asked = read_config(None, {"fractions": chosen})
+        assert asked.for_sessions(50_000) == asked
+
+
 def test_flags_win_over_the_file_and_the_file_over_the_defaults(file) -> None:
     # Given a file with 3 epochs and 7 bins, when a flag says 9 epochs
     config = read_config(file, {"fit.epochs": 9})

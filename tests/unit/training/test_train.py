@@ -12,10 +12,11 @@ import polars as pl
 import pytest
 import torch
 
-from model.artifact import Manifest
+from model.artifact import Manifest, read_manifest
 from model.columns import PropertySpec
 from model.predictor import load_predictor
 from training.checkpoint import CheckpointError
+from training.config import RunConfig
 from training.dataset import read_columns
 from training.evaluation.reading import PosteriorError
 from training.leaks import LeakSettings
@@ -23,6 +24,7 @@ from training.loop import encode
 from training.metrics import PREFIX_LENGTHS, score
 from training.replay import read_sessions
 from training.run import run_training
+from training.run_train import TrainRequest, run_train
 from training.sessions import PARTS
 from training.settings import TrainSettings
 from training.train import BASE_RATE, LIGHTGBM, WILLBUY, TrainingError, parts_of, train
@@ -121,6 +123,25 @@ def test_parts_follow_each_other_in_time(shop, settings) -> None:
     parts = parts_of(shop.dataset, settings.fractions, settings.split_seed)
     spans = [(min(starts[n] for n in parts[part]), max(starts[n] for n in parts[part])) for part in PARTS]
     assert all(before[1] <= after[0] for before, after in pairwise(spans))
+
+
+def test_a_large_log_is_trained_on_with_the_shares_that_its_artifact_then_tells(
+    shop, settings, tmp_path, monkeypatch
+) -> None:
+    # Given a log that counts as large, and nobody who chose the shares of its parts
+    monkeypatch.setattr("training.sessions._ENOUGH_HELD_OUT", 120)
+    config = RunConfig(replace(settings, lightgbm=False, fit=replace(settings.fit, epochs=1)))
+    # When it is trained on as the command does it
+    run_train(TrainRequest(shop.dataset.path, tmp_path / "model.pt", config))
+    # Then less is held out, the same for the test, and the artifact has what tells the parts apart again
+    told = read_manifest(tmp_path / "model.pt")
+    total = shop.dataset.counts.sessions.sessions
+    assert told.training["fractions"] == pytest.approx([0.85 - 240 / total, 120 / total, 120 / total, 0.15])
+    before = parts_of(shop.dataset, settings.fractions, settings.split_seed)
+    now = parts_of(shop.dataset, tuple(told.training["fractions"]), settings.split_seed)
+    assert told.data["sessions"] == {part: len(ids) for part, ids in now.items()}
+    assert now["test"] == before["test"]
+    assert now["train"] > before["train"]
 
 
 def test_scaling_is_learned_from_the_training_part_alone(shop, settings, trained) -> None:
