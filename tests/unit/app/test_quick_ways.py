@@ -13,17 +13,7 @@ from app.schemas import EventIn, ScoreOut
 from app.stores.records import Answer, Outcome
 from app.task import Score
 
-KEYS = [
-    "session_id",
-    "event_name",
-    "event_id",
-    "timestamp",
-    "item_id",
-    "item_category",
-    "price",
-    "quantity",
-    "properties",
-]
+KEYS = list(EventIn.model_fields)
 SCALARS = st.one_of(
     st.none(),
     st.booleans(),
