@@ -87,8 +87,8 @@ def test_the_example_of_the_documentation_does_what_it_says(
     write: Callable[..., Path], read: Callable[..., Any]
 ) -> None:
     text = (Path(__file__).parents[3] / "docs" / "event-table.md").read_text("utf-8")
-    log = text.split("`shop.csv`:\n\n```\n")[1].split("```")[0]
-    toml = text.split("```toml\n")[1].split("```")[0]
+    log = text.split('```csv title="shop.csv"\n')[1].split("```")[0]
+    toml = text.split('```toml title="shop.toml"\n')[1].split("```")[0]
     table = text.split("and these are the events:\n\n")[1].split("\n\n")[0].splitlines()
     names, *rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table if "---" not in line]
     reading = read(write("shop.csv", log), mapping=ColumnMapping.from_toml(write("shop.toml", toml)))
