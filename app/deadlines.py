@@ -1,6 +1,6 @@
 """Ends waits that take too long, with one timer for all of them.
 
-Nearly every wait is over long before its time, and a timer for each would cost as much as what is waited for.
+Nearly every wait is over long before its time, so a timer for each would be made to be cancelled.
 """
 
 import asyncio

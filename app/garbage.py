@@ -1,7 +1,7 @@
 """The garbage collector, told that what the service is made of is no garbage.
 
 A full collection walks every object of the process, hundreds of thousands with torch and the framework loaded, and
-holds up every request meanwhile: it was the whole of the latency's tail (docs/performance.md). What is there once the
+holds up every request meanwhile, for 130 ms: most of the latency's tail (docs/performance.md). What is there once the
 service has started stays until it ends, so it is taken out of the collections, and what comes and goes with requests
 is freed by its reference counts: cycles are rare, and are looked for rarely.
 """

@@ -150,7 +150,8 @@ def parse_outcome(body: bytes) -> OutcomeIn:
 def _quickly(parse: Callable[[bytes], Parsed], body: bytes) -> Parsed | None:
     """Return what pydantic's own JSON parser makes of the body; None where it finds anything wrong.
 
-    It takes a fifth of the time of the careful way, which is gone after it for the words that callers are told.
+    It takes two thirds of the careful way's time (3.9 against 5.8 µs an event). The careful way is gone after it, for
+    the words that callers are told.
     """
     try:
         return parse(body)

@@ -29,7 +29,7 @@ from model.events import Event
 
 @dataclass(slots=True)
 class _Tally:
-    """What a batch has stored, for the metrics: an increment an event would cost as much as reading its record."""
+    """What a batch has stored, for the metrics, which are told once a batch instead of once an event."""
 
     sessions_started: int = 0
     folded: int = 0

@@ -58,7 +58,7 @@ class Outcome(IntEnum):
         return _WORDS[self]
 
 
-# By its number: the enumeration's own call costs as much as the rest of a header.
+# By its number, as every record read asks for one.
 _OUTCOMES: Final = tuple(Outcome)
 _LARGEST_OUTCOME: Final = len(_OUTCOMES) - 1
 _WORDS: Final[tuple[Literal["open"], Literal["purchase"], Literal["none"]]] = ("open", "purchase", "none")

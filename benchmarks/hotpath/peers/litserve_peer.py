@@ -10,7 +10,7 @@ import litserve
 from redis import Redis
 
 from app.schemas import EventIn
-from benchmarks.hotpath.peers.network import REDIS_URL, STATE_TTL_S, advance, load_model
+from benchmarks.hotpath.peers.network import REDIS_URL, answers, load_model
 
 _LARGEST_BATCH = 64
 _LONGEST_WAIT_S = 0.001
@@ -35,17 +35,7 @@ class Score(litserve.LitAPI):  # type: ignore[misc]  # LitServe is in the benchm
 
     def predict(self, x: list[EventIn]) -> list[dict[str, Any]]:
         """Return the answers to a batch."""
-        keys = [f"state:{event.session_id}" for event in x]
-        before: Any = self._redis.mget(keys)
-        probabilities, states = advance(self._model, x, before)
-        with self._redis.pipeline(transaction=False) as pipeline:
-            for key, state in zip(keys, states, strict=True):
-                pipeline.set(key, state, ex=STATE_TTL_S)
-            pipeline.execute()
-        return [
-            {"session_id": event.session_id, "probability": probability}
-            for event, probability in zip(x, probabilities, strict=True)
-        ]
+        return answers(self._model, self._redis, x)
 
     def unbatch(self, output: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """Return the answers one by one."""

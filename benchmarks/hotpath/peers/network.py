@@ -5,11 +5,12 @@ Shape legend: B sessions, H hidden size.
 
 import os
 from collections.abc import Sequence
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 from zlib import crc32
 
 import numpy as np
 import torch
+from redis import Redis
 from torch import Tensor, nn
 
 HIDDEN_SIZE: Final = 128
@@ -25,7 +26,9 @@ class Shown(Protocol):
     """What the network looks at in an event, however a peer has parsed it."""
 
     @property
-    def event_name(self) -> str: ...  # noqa: D102  # the event's own fields
+    def session_id(self) -> str: ...  # noqa: D102  # the event's own fields
+    @property
+    def event_name(self) -> str: ...  # noqa: D102
     @property
     def item_category(self) -> str | None: ...  # noqa: D102
     @property
@@ -70,6 +73,21 @@ def advance(
         probabilities, h, c = model(codes, numbers, h, c)
     rows = torch.stack([h, c], 1).half().numpy().reshape(len(events), -1)
     return probabilities.tolist(), [row.tobytes() for row in rows]
+
+
+def answers(model: PeerModel, redis: Redis, events: Sequence[Shown]) -> list[dict[str, Any]]:
+    """Return the answers to a batch: one MGET, one step, one pipeline of SETs."""
+    keys = [f"state:{event.session_id}" for event in events]
+    before: Any = redis.mget(keys)
+    probabilities, states = advance(model, events, before)
+    with redis.pipeline(transaction=False) as pipeline:
+        for key, state in zip(keys, states, strict=True):
+            pipeline.set(key, state, ex=STATE_TTL_S)
+        pipeline.execute()
+    return [
+        {"session_id": event.session_id, "probability": probability}
+        for event, probability in zip(events, probabilities, strict=True)
+    ]
 
 
 def _code(text: str | None) -> int:
