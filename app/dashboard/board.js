@@ -43,6 +43,8 @@ export function showFirstEvent(needsKey) {
     "-H 'Content-Type: application/json'",
     `-d '${example}'`,
   ].join(" \\\n  "));
+  // Hidden until the model has said whether it takes a key: an empty box would be nothing that its name says.
+  byId("first-event").parentElement.hidden = false;
 }
 
 function sortBy(wanted) {

@@ -50,6 +50,16 @@ def test_axe_finds_nothing_while_the_service_is_down(shop, opened) -> None:
     assert findings(page) == []
 
 
+def test_axe_finds_nothing_on_an_empty_board_before_the_model_is_known(shop, opened) -> None:
+    opened.may_fail = True
+    page = opened()
+    page.route("**/v1/model", lambda route: route.abort())
+    page.reload()
+    expect(page.get_by_role("heading", name="No sessions yet")).to_be_visible()
+    expect(page.locator("#first-event")).to_be_hidden()
+    assert findings(page) == []
+
+
 def tab_to(page: Page, selector: str) -> None:
     """Press Tab until the focus is there."""
     for _ in range(60):

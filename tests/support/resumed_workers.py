@@ -53,4 +53,5 @@ with join("cpu") as workers:
     kept = [replace(epoch, seconds=0.0) for epoch in state.epochs]
     assert kept == [replace(epoch, seconds=0.0) for epoch in whole.epochs]
     assert workers.gather([epoch.validation_loss for epoch in kept]) == [[e.validation_loss for e in kept]] * 2
-    print(f"process {workers.rank}: {len(kept)} epochs")
+    # One write with its end of line: the processes share a pipe, where print's two writes may interleave.
+    sys.stdout.write(f"process {workers.rank}: {len(kept)} epochs\n")
