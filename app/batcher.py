@@ -9,13 +9,14 @@ from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Final, Generic, TypeVar
+from typing import Final, Generic, Protocol, TypeVar
 
 from app.deadlines import Deadlines
 from app.errors import OverloadedError, ShuttingDownError
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+Told_contra = TypeVar("Told_contra", contravariant=True)
 
 
 class Later(Enum):
@@ -26,6 +27,23 @@ class Later(Enum):
 
 LATER: Final = Later.LATER
 _TURNS_TO_QUEUE: Final = 4
+
+
+class Caller(Protocol[Told_contra]):
+    """Who waits for the results of some items."""
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it waits no longer: it has all its results, or gave up. Once so, it stays so."""
+        ...
+
+    def answer(self, place: int, result: Told_contra | Exception) -> None:
+        """Take the result of its item of that place; comes while it waits no longer, too."""
+        ...
+
+    def end(self) -> None:
+        """Its time is up before it had all its results."""
+        ...
 
 
 # Takes a batch and a question: does a caller still wait for the item of this place? Once it does not, it never will.
@@ -58,13 +76,13 @@ class _Call(Generic[Result]):
 @dataclass(slots=True, eq=False)
 class _Waiting(Generic[Item, Result]):
     item: Item
-    call: _Call[Result]
+    caller: Caller[Result]
     place: int
 
     @property
     def is_wanted(self) -> bool:
-        # As its answer is missing, the future can be done for one reason only: the caller was cancelled or gave up.
-        return not self.call.answered.done()
+        # As its answer is missing, the caller can be over for one reason only: it was cancelled or gave up.
+        return not self.caller.is_over
 
 
 @dataclass(slots=True)
@@ -100,12 +118,12 @@ class _Queue(Generic[Item, Result]):
         self.length -= len(taken)
         return taken
 
-    def remove(self, keys: set[Hashable], call: _Call[Result]) -> None:
-        """Remove a call's items, which are of these keys."""
+    def remove(self, keys: set[Hashable], caller: Caller[Result]) -> None:
+        """Remove a caller's items, which are of these keys."""
         for key in keys:
             if (waiting := self.keys.get(key)) is None:
                 continue
-            kept = deque(one for one in waiting if one.call is not call)
+            kept = deque(one for one in waiting if one.caller is not caller)
             self.length -= len(waiting) - len(kept)
             if kept:
                 self.keys[key] = kept
@@ -175,26 +193,40 @@ class Batcher(Generic[Item, Result]):
             OverloadedError: `max_queue` items are waiting.
             ShuttingDownError: the batcher is closed, or was never started.
         """
-        # `submit_many` of one, written out: this is the way of nearly every event.
-        self._check_room(1)
         # Not `_Call[Result](...)`: the call through an alias takes 0.9 instead of 0.1 µs.
         call: _Call[Result] = _Call([None], 1, asyncio.get_running_loop().create_future())
-        key = self._key(item)
-        self._queue.append(key, _Waiting(item, call, 0))
-        self._wake.set()
-        if give_up_at is not None:
-            self._deadlines.add(call, give_up_at)
+        self.check_room(1)
+        self.enqueue(item, call, give_up_at=give_up_at)
         try:
             await call.answered
         finally:
             if call.missing:
-                self._queue.remove({key}, call)
+                self.withdraw(item, call)
         (result,) = call.results
         if result is None:  # pragma: no cover - a call without a limit of time ends answered or cancelled
             raise RuntimeError("an item was not answered")
         if isinstance(result, Exception):
             raise result
         return result
+
+    def enqueue(self, item: Item, caller: Caller[Result], *, give_up_at: float | None = None) -> None:
+        """Have an item handled, and `caller` told the result as that of place 0: `submit` without a task that waits.
+
+        Ask `check_room` first. A caller that ends before its result has to `withdraw` the item.
+
+        Args:
+            item: what is handled.
+            caller: who waits for it, and for nothing else.
+            give_up_at: as for `submit`.
+        """
+        self._queue.append(self._key(item), _Waiting(item, caller, 0))
+        self._wake.set()
+        if give_up_at is not None:
+            self._deadlines.add(caller, give_up_at)
+
+    def withdraw(self, item: Item, caller: Caller[Result]) -> None:
+        """Take back the item of a caller that waits no longer, if its batch has not begun."""
+        self._queue.remove({self._key(item)}, caller)
 
     async def submit_many(self, items: Sequence[Item], *, give_up_at: float) -> list[Result | Exception | None]:
         """Return the items' results and exceptions, in order; None for those not answered at `give_up_at`.
@@ -211,7 +243,7 @@ class Batcher(Generic[Item, Result]):
         """
         if not items:
             return []
-        self._check_room(len(items))
+        self.check_room(len(items))
         results: list[Result | Exception | None] = [None] * len(items)
         call = _Call[Result](results, len(items), asyncio.get_running_loop().create_future())
         keys = [self._key(item) for item in items]
@@ -237,7 +269,13 @@ class Batcher(Generic[Item, Result]):
             await self._runner
         self._deadlines.close()
 
-    def _check_room(self, items: int) -> None:
+    def check_room(self, items: int) -> None:
+        """Return if so many more items are taken now.
+
+        Raises:
+            OverloadedError: there is no room for all of them.
+            ShuttingDownError: the batcher is closed, or was never started.
+        """
         if not self.running:
             raise ShuttingDownError("This replica takes no more events; send the event again.")
         if self._queue.length + items > self._max_queue:
@@ -272,6 +310,6 @@ class Batcher(Generic[Item, Result]):
         # Backwards, so that what is put back stands in its order again.
         for waiting, result in zip(reversed(batch), reversed(results), strict=True):
             if not isinstance(result, Later):
-                waiting.call.answer(waiting.place, result)
+                waiting.caller.answer(waiting.place, result)
             else:
                 self._queue.put_back(self._key(waiting.item), waiting)

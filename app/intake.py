@@ -222,7 +222,6 @@ class Intake:
 
     Args:
         settings: bounds on times.
-        knows: whether the model's vocabulary has a canonical name.
         metrics: where oddities are counted.
     """
 
@@ -231,13 +230,13 @@ class Intake:
         self._max_ahead_ms = settings.max_event_ahead_s * 1000
         self._metrics = metrics
 
-    def submission(self, body: EventIn, *, now_ms: int, knows: bool) -> Submission:
+    def submission(self, body: EventIn, *, now_ms: int, knows: Callable[[str], bool]) -> Submission:
         """Return the submission of an event that came at `now_ms`.
 
         Args:
             body: the event.
             now_ms: the server's clock.
-            knows: whether the model's vocabulary has the event's canonical name.
+            knows: whether the model's vocabulary has a canonical name.
 
         Raises:
             InvalidEventError: its timestamp is out of bounds.
@@ -252,7 +251,7 @@ class Intake:
             ahead_s = (timestamp_ms - now_ms) / 1000
             warnings.append(f"timestamp: {ahead_s:g} s ahead of the server's clock; taken as now")
             timestamp_ms = now_ms
-        if not knows and event_name != PURCHASE:
+        if event_name != PURCHASE and not knows(event_name):
             self._metrics.unseen_names.inc()
             warnings.append('event_name: the model does not know this name; it counts as "other"')
         return Submission(

@@ -36,7 +36,9 @@ from app.openapi import complete_openapi
 from app.opening import open_shadow, open_store
 from app.outcomes.opening import open_outcomes
 from app.problems import handle_errors
+from app.quick_events import STATE_NAME, QuickEvents
 from app.readiness import Readiness
+from app.request_tally import RequestTally
 from app.routes import batch, board, dashboard, events, operations, outcomes, sessions, stats, stream
 from app.routes.batch import BATCH_PATH
 from app.schemas_board import OutcomesOut
@@ -91,11 +93,14 @@ def create_app(
     access = _access(settings, logger)
     rate = open_rate_limit(settings, metrics)
     drain = Drain(delay_s=settings.drain_delay_s, logger=logger)
+    tally = RequestTally(metrics)
 
     @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+    async def lifespan(app: FrontedFastAPI) -> AsyncIterator[None]:
         services, shadow = _start(settings, models, drain, store, telemetry, metrics, logger, now_ms)
         app.state.services = services
+        if not telemetry.follows_requests:
+            app.share(STATE_NAME, QuickEvents(services, access=access, rate=rate, tally=tally))
         # Keeps the task from being collected while it runs.
         closing: list[asyncio.Task[None]] = []
 
@@ -136,13 +141,26 @@ def create_app(
         # The framework's own spans carry paths, and paths carry session ids; `app.spans` has ours.
         telemetry={"tracing": False, "metrics": False, "logs": False, "operation_spans": False},
     )
-    routes = (events, batch, board, outcomes, sessions, stats, stream, operations)
-    for module in routes:
-        app.include_router(module.router)
-    app.include_router(dashboard.build_router())
+    _include_routes(app)
     rules = Rules(metrics_public=settings.metrics_public)
     complete_openapi(app, rules)
     handle_errors(app, metrics, logger)
+    _add_inner_layers(app, settings, metrics, logger)
+    add_door(app, settings, access, rules, rate, metrics)
+    app.add_middleware(RequestContext, metrics=metrics, tally=tally, logger=logger, is_draining=lambda: drain.draining)
+    telemetry.add_to(app)
+    app.move_middleware_to_front()
+    return app
+
+
+def _include_routes(app: FastAPI) -> None:
+    for module in (events, batch, board, outcomes, sessions, stats, stream, operations):
+        app.include_router(module.router)
+    app.include_router(dashboard.build_router())
+
+
+def _add_inner_layers(app: FastAPI, settings: Settings, metrics: Metrics, logger: FilteringBoundLogger) -> None:
+    """Put what answers before the routing around the app, and what stands behind the door."""
     app.add_middleware(events.EventsShortcut, services=lambda: app.state.services, metrics=metrics, logger=logger)
     app.add_middleware(
         BodyLimit,
@@ -151,11 +169,6 @@ def create_app(
         metrics=metrics,
     )
     app.add_middleware(KeptAnswers, dashboards=lambda: app.state.services.dashboards)
-    add_door(app, settings, access, rules, rate, metrics)
-    app.add_middleware(RequestContext, metrics=metrics, logger=logger, is_draining=lambda: drain.draining)
-    telemetry.add_to(app)
-    app.move_middleware_to_front()
-    return app
 
 
 def _start(

@@ -1,19 +1,18 @@
 """What every request passes, as plain ASGI: a name for it, its metrics, a net for failures, and the body's limit."""
 
-import os
 import re
 import time
 from collections.abc import Callable, Mapping
-from itertools import count
 from typing import Final
 
-from prometheus_client import Counter, Histogram
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from structlog.typing import FilteringBoundLogger
 
 from app.errors import BodyTooLargeError, WillbuyError, problem
 from app.logging import REQUEST_ID
 from app.metrics import Metrics
+from app.quick_events import started_before
+from app.request_tally import RequestTally
 from app.routes.responses import error_response, problem_response
 
 _REQUEST_ID_HEADER: Final = b"x-request-id"
@@ -35,19 +34,15 @@ class RequestContext:
         app: ASGIApp,
         *,
         metrics: Metrics,
+        tally: RequestTally,
         logger: FilteringBoundLogger,
         is_draining: Callable[[], bool] = lambda: False,
     ) -> None:
         self._app = app
         self._metrics = metrics
+        self._tally = tally
         self._logger = logger
         self._is_draining = is_draining
-        # A random start and a number: as unique as a random name for each request (0.1 against 1.9 µs).
-        self._prefix = os.urandom(8).hex().encode() + b"-"
-        self._numbers = count(1)
-        # So that a request looks its metrics up once, not by their labels each time.
-        self._counters: dict[tuple[str, str, int], Counter] = {}
-        self._histograms: dict[str, Histogram] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one ASGI connection."""
@@ -56,7 +51,7 @@ class RequestContext:
             return
         request_id = _header(scope, _REQUEST_ID_HEADER)
         if request_id is None or not _REQUEST_ID.fullmatch(request_id):
-            request_id = b"%b%x" % (self._prefix, next(self._numbers))
+            request_id = self._tally.new_name()
         REQUEST_ID.set(request_id)
         status = 0
 
@@ -71,7 +66,7 @@ class RequestContext:
                 message["headers"] = headers
             await send(message)
 
-        started = time.perf_counter()
+        started = started_before(scope) or time.perf_counter()
         try:
             await self._app(scope, receive, send_named)
         except Exception:
@@ -87,19 +82,7 @@ class RequestContext:
             # Paths as they came would make a metric an id; the route's template does not.
             route = getattr(scope.get("route"), "path", "unmatched")
             method = scope["method"] if scope["method"] in _METHODS else "other"
-            self._counter(method, route, status).inc()
-            self._histogram(route).observe(time.perf_counter() - started)
-
-    def _counter(self, method: str, route: str, status: int) -> Counter:
-        labels = (method, route, status)
-        if labels not in self._counters:
-            self._counters[labels] = self._metrics.requests.labels(*labels)
-        return self._counters[labels]
-
-    def _histogram(self, route: str) -> Histogram:
-        if route not in self._histograms:
-            self._histograms[route] = self._metrics.request_seconds.labels(route)
-        return self._histograms[route]
+            self._tally.observe(method, route, status, time.perf_counter() - started)
 
 
 class BodyLimit:

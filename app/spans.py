@@ -58,6 +58,8 @@ class Spans:
         provider: makes and sends them.
     """
 
+    follows_requests = True
+
     def __init__(self, provider: TracerProvider) -> None:
         self._provider = provider
         self._tracer = provider.get_tracer("willbuy", version("willbuy"))

@@ -24,7 +24,13 @@ _ENDPOINTS: Final = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_E
 
 
 class Telemetry(Protocol):
-    """Puts spans around the service's parts."""
+    """Puts spans around the service's parts.
+
+    Attributes:
+        follows_requests: whether each request has to pass what `add_to` adds.
+    """
+
+    follows_requests: bool
 
     def add_fields(self, logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
         """Name the current trace in a line of the log (a processor of structlog)."""
@@ -65,6 +71,8 @@ class NoTelemetry:
     Args:
         reason: why traces that somebody seems to expect are not there.
     """
+
+    follows_requests = False
 
     def __init__(self, reason: str | None = None) -> None:
         self._reason = reason

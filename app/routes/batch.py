@@ -31,7 +31,6 @@ from app.routes.responses import documented, json_response
 from app.schemas import EVENT_EXAMPLE, BatchOut, EventIn
 from app.services import Services, services_of
 from app.task import Score
-from model.events import canonical_event_name
 
 BATCH_PATH = "/v1/events/batch"
 
@@ -118,9 +117,8 @@ def _submissions(services: Services, events: list[EventIn | WillbuyError]) -> li
         if of_session[event.session_id] > most:
             checked.append(TooManySessionEventsError(f"Expected at most {most} events of one session in a request."))
             continue
-        knows = model.knows(canonical_event_name(event.event_name))
         try:
-            checked.append(services.intake.submission(event, now_ms=now_ms, knows=knows))
+            checked.append(services.intake.submission(event, now_ms=now_ms, knows=model.knows))
         except WillbuyError as exc:
             checked.append(exc)
     return checked

@@ -6,7 +6,6 @@ route is there for the API's description, and does the same.
 """
 
 from collections.abc import Callable, Iterable
-from typing import Final
 
 from fastapi import APIRouter, Request, Response
 from starlette.requests import ClientDisconnect
@@ -32,13 +31,11 @@ from app.intake import check_headers, parse_event
 from app.known_route import KnownRoute
 from app.metrics import Metrics
 from app.problems import client_gone, error_answer
+from app.quick_events import EVENTS_PATH, mark_plain, raise_decided
 from app.routes.bodies import read_body_in_time, score_json, too_late
 from app.routes.responses import documented, json_response
 from app.schemas import EVENT_EXAMPLE, ScoreOut
 from app.services import Services, services_of
-from model.events import canonical_event_name
-
-EVENTS_PATH: Final = "/v1/events"
 
 router = APIRouter(tags=["events"])
 
@@ -107,12 +104,14 @@ class EventsShortcut:
             return
         scope["route"] = self._route
         try:
+            raise_decided(scope)
             body = await _answer(self._services(), scope["headers"], receive)
         except WillbuyError as exc:
             await error_answer(exc, self._metrics, self._logger)(scope, receive, send)
         except ClientDisconnect:
             await client_gone()(scope, receive, send)
         else:
+            mark_plain(scope)
             # The two messages of `json_response`, without the object between.
             headers = [(b"content-length", b"%d" % len(body)), (b"content-type", b"application/json")]
             await send({"type": "http.response.start", "status": 200, "headers": headers})
@@ -132,9 +131,7 @@ async def _answer(services: Services, headers: Iterable[tuple[bytes, bytes]], re
         check_headers(_text(content_type), _text(content_encoding))
     timeout_s = services.settings.request_timeout_s
     body, deadline = await read_body_in_time(receive, timeout_s, services.deadlines)
-    event = parse_event(body)
-    knows = services.model.knows(canonical_event_name(event.event_name))
-    submission = services.intake.submission(event, now_ms=services.now_ms(), knows=knows)
+    submission = services.intake.submission(parse_event(body), now_ms=services.now_ms(), knows=services.model.knows)
     try:
         score = await services.batcher.submit(submission, give_up_at=deadline)
     except TimeoutError as exc:

@@ -139,7 +139,7 @@ def test_compressed_bodies_are_refused():
 
 def submitted(event, *, knows=True, metrics=None):
     settings = Settings(artifact="model.pt", max_event_age_s=100, max_event_ahead_s=10)
-    return Intake(settings, metrics or Metrics()).submission(EventIn(**event), now_ms=NOW_MS, knows=knows)
+    return Intake(settings, metrics or Metrics()).submission(EventIn(**event), now_ms=NOW_MS, knows=lambda _name: knows)
 
 
 def an_event(**changes):

@@ -1,0 +1,431 @@
+"""Events that a connection answers by itself, against the same events answered by the application."""
+
+import asyncio
+import json
+import time
+from contextlib import asynccontextmanager
+
+import pytest
+import uvicorn
+from support.fakes import FakeModel
+from support.keys import make_key, write_keys
+
+from app.access import protocol
+from app.errors import StoreUnavailableError
+from app.events_http import EventsHttp
+from app.main import create_app
+from app.quick_events import QuickEvents
+from app.settings import Settings
+from app.stores.memory import MemoryStore
+
+pytestmark = pytest.mark.anyio
+
+EVENT = {"session_id": "s-1", "event_name": "page_view"}
+
+
+class GatedStore(MemoryStore):
+    """Loads wait while the gate is shut; a broken one answers as a Redis that is gone."""
+
+    def __init__(self):
+        super().__init__(session_idle_s=1800, now_ms=lambda: time.time_ns() // 1_000_000)
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.entered = asyncio.Event()
+        self.broken = False
+
+    async def load(self, session_ids):
+        self.entered.set()
+        await self.gate.wait()
+        if self.broken:
+            return [StoreUnavailableError("gone")] * len(session_ids)
+        return await super().load(session_ids)
+
+
+@pytest.fixture
+def by_itself(monkeypatch):
+    """The requests that connections have taken on by themselves."""
+    taken = []
+    decide = QuickEvents.submission
+
+    def noted(self, request):
+        submission = decide(self, request)
+        if submission is not None:
+            taken.append(request)
+        return submission
+
+    monkeypatch.setattr(QuickEvents, "submission", noted)
+    return taken
+
+
+@asynccontextmanager
+async def served(store=None, **settings):
+    """A port of a server that runs as `willbuy serve` runs it, and the server."""
+    settings.setdefault("open_access", "api_keys_file" not in settings)
+    chosen = Settings(artifact="unused.pt", log_format="console", **settings)
+    app = create_app(chosen, model=FakeModel(), store=store or GatedStore())
+    config = uvicorn.Config(app, port=0, http=EventsHttp, log_config=None, timeout_graceful_shutdown=10)
+    server = uvicorn.Server(config)
+    running = asyncio.create_task(server.serve())
+    async with asyncio.timeout(30):
+        while not server.started:
+            assert not running.done()
+            await asyncio.sleep(0.01)
+    server.port = server.servers[0].sockets[0].getsockname()[1]
+    server.app = app
+    yield server
+    server.should_exit = True
+    await asyncio.wait_for(running, 30)
+
+
+class Connection:
+    """What a caller does, byte by byte."""
+
+    def __init__(self, reader, writer):
+        self.reader = reader
+        self.writer = writer
+
+    async def post(self, event, **headers):
+        self.send(event, **headers)
+        return await self.answer()
+
+    def send(self, event, **headers):
+        self.writer.write(request_of(event, **headers))
+
+    async def answer(self):
+        """Status, headers and body of the next answer."""
+        async with asyncio.timeout(30):
+            head = await self.reader.readuntil(b"\r\n\r\n")
+            status, *lines = head.decode().strip().split("\r\n")
+            headers = dict(line.split(": ", 1) for line in lines)
+            body = await self.reader.readexactly(int(headers["content-length"]))
+        return int(status.split()[1]), headers, json.loads(body)
+
+    async def is_closed(self):
+        async with asyncio.timeout(30):
+            return await self.reader.read() == b""
+
+
+@asynccontextmanager
+async def connected(server):
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    yield Connection(reader, writer)
+    writer.close()
+
+
+def request_of(event, **headers):
+    body = event if isinstance(event, bytes) else json.dumps(event).encode()
+    lines = {"host": "shop", "content-type": "application/json", "content-length": len(body)}
+    lines |= {name.replace("_", "-"): value for name, value in headers.items()}
+    head = "".join(f"{name}: {value}\r\n" for name, value in lines.items())
+    return f"POST /v1/events HTTP/1.1\r\n{head}\r\n".encode() + body
+
+
+async def until(condition):
+    async with asyncio.timeout(30):
+        while not await condition():  # noqa: ASYNC110 - what is waited for raises no event
+            await asyncio.sleep(0.01)
+
+
+def without_ids(headers):
+    """The headers but those that differ from answer to answer."""
+    return {name: value for name, value in headers.items() if name not in {"x-request-id", "date", "content-length"}}
+
+
+async def told(connection, *events):
+    """The answers to events of one length each, the last of them by itself."""
+    return [await connection.post(event) for event in events]
+
+
+async def test_the_second_of_two_like_events_is_answered_by_the_connection_and_as_the_first(by_itself):
+    async with served() as server, connected(server) as connection:
+        (first_status, first_headers, first), (status, headers, second) = await told(connection, EVENT, EVENT)
+        assert len(by_itself) == 1
+        assert (first_status, status) == (200, 200)
+        assert without_ids(headers) == without_ids(first_headers)
+        assert list(headers) == list(first_headers)
+        assert headers["x-request-id"] != first_headers["x-request-id"]
+        assert list(second) == list(first)
+        assert (first["events"], second["events"]) == (1, 2)
+        # And both are counted
+        text = server.app.state.services.metrics.exposition().decode()
+        assert 'willbuy_requests_total{method="POST",route="/v1/events",status="200"} 2.0' in text
+        assert 'willbuy_request_seconds_count{route="/v1/events"} 2.0' in text
+
+
+async def test_other_connections_profit_from_what_one_has_shown(by_itself):
+    async with served() as server:
+        async with connected(server) as connection:
+            await connection.post(EVENT)
+        async with connected(server) as connection:
+            assert (await connection.post(EVENT))[2]["events"] == 2
+    assert len(by_itself) == 1
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"x_request_id": "mine-1"},
+        {"origin": "https://shop.example"},
+        {"expect": "100-continue"},
+        {"connection": "close"},
+        {"content_type": "application/json; charset=utf-8"},
+        {"x_long": "a" * 3000},
+    ],
+)
+async def test_what_is_more_than_plain_takes_the_applications_way(by_itself, headers):
+    async with served() as server:
+        for number in (1, 2):
+            async with connected(server) as connection:
+                connection.send(EVENT, **headers)
+                if "expect" in headers:
+                    await connection.reader.readuntil(b"\r\n\r\n")
+                status, answered, body = await connection.answer()
+                assert (status, body["events"]) == (200, number)
+                assert answered["x-request-id"] == headers.get("x_request_id", answered["x-request-id"])
+    # One content type that the application takes a closer look at is known afterwards like any other
+    assert len(by_itself) == (1 if "content_type" in headers else 0)
+
+
+async def test_a_body_that_is_no_event_gets_the_problem_it_always_gets(by_itself):
+    async with served() as server, connected(server) as connection:
+        # Given bodies of one length, so that the head is known
+        good, bad = b'{"session_id":"s-1","event_name":"search"}', b'{"session_id":"s-1","event_nema":"search"}'
+        worse = b'{"session_id":"s-1","event_name":"search",'
+        expected = await connection.post(bad)
+        await told(connection, good, good)
+        assert len(by_itself) == 1
+        # Then they are told the same as before it was
+        again = await connection.post(bad)
+        assert (again[0], without_ids(again[1])) == (422, without_ids(expected[1]))
+        assert again[2] == expected[2]
+        assert (await connection.post(worse))[2]["code"] == "invalid_json"
+        # And the next good one is folded
+        assert (await connection.post(good))[2]["events"] == 3
+        assert len(by_itself) == 2
+
+
+@pytest.mark.parametrize("cut", [1, 30, -1])
+async def test_a_known_head_that_comes_in_parts_is_put_together(by_itself, cut):
+    async with served() as server, connected(server) as connection:
+        await told(connection, EVENT, EVENT)
+        request = request_of(EVENT)
+        connection.writer.write(request[:cut])
+        await connection.writer.drain()
+        await asyncio.sleep(0.05)
+        connection.writer.write(request[cut:])
+        assert (await connection.answer())[2]["events"] == 3
+        assert (await connection.post(EVENT))[2]["events"] == 4
+        assert len(by_itself) == 2
+
+
+async def test_requests_sent_without_waiting_are_answered_in_their_order(by_itself):
+    async with served() as server, connected(server) as connection:
+        await told(connection, EVENT, EVENT)
+        health = b"GET /healthz HTTP/1.1\r\nhost: shop\r\n\r\n"
+        # Two at once, one that is held up by them, another kind, and a known one again
+        connection.writer.write(request_of(EVENT) + request_of(EVENT))
+        await connection.writer.drain()
+        connection.writer.write(request_of(EVENT) + health)
+        await connection.writer.drain()
+        connection.writer.write(request_of(EVENT))
+        bodies = [(await connection.answer())[2] for _ in range(5)]
+        assert [body.get("events") for body in bodies] == [3, 4, 5, None, 6]
+
+
+async def test_what_comes_while_an_event_is_waited_for_waits_its_turn(by_itself):
+    store = GatedStore()
+    async with served(store) as server, connected(server) as connection:
+        await told(connection, EVENT, EVENT)
+        store.gate.clear()
+        store.entered.clear()
+        connection.send(EVENT)
+        await asyncio.wait_for(store.entered.wait(), 30)
+        for part in (request_of(EVENT)[:20], request_of(EVENT)[20:]):
+            connection.writer.write(part)
+            await connection.writer.drain()
+            await asyncio.sleep(0.05)
+        store.gate.set()
+        assert [(await connection.answer())[2]["events"] for _ in range(2)] == [3, 4]
+        assert (await connection.post(EVENT))[2]["events"] == 5
+        # What came in parts is put together by the server
+        assert len(by_itself) == 3
+
+
+async def test_a_store_that_is_gone_is_a_problem_that_is_counted(by_itself):
+    store = GatedStore()
+    async with served(store) as server, connected(server) as connection:
+        await told(connection, EVENT, EVENT)
+        store.broken = True
+        status, headers, body = await connection.post(EVENT)
+        assert (status, body["code"]) == (503, "store_unavailable")
+        assert headers["content-type"] == "application/problem+json"
+        assert len(by_itself) == 2
+        text = server.app.state.services.metrics.exposition().decode()
+        assert 'willbuy_requests_total{method="POST",route="/v1/events",status="503"} 1.0' in text
+        assert 'willbuy_errors_total{code="store_unavailable"} 1.0' in text
+        # And the connection is good for more
+        store.broken = False
+        assert (await connection.post(EVENT))[2]["events"] == 3
+        assert len(by_itself) == 3
+
+
+async def test_an_event_that_takes_too_long_is_told_so_and_its_wait_is_timed(by_itself):
+    store = GatedStore()
+    async with served(store, request_timeout_s=0.3, redis_timeout_s=0.2) as server, connected(server) as connection:
+        await told(connection, EVENT, EVENT)
+        store.gate.clear()
+        status, _, body = await connection.post(EVENT)
+        assert (status, body["code"]) == (503, "deadline_exceeded")
+        assert len(by_itself) == 2
+        services = server.app.state.services
+        text = services.metrics.exposition().decode()
+        assert 'willbuy_request_seconds_bucket{le="0.25",route="/v1/events"} 2.0' in text
+        # One more waits behind the batch that hangs, gives up, and is taken back
+        assert (await connection.post(EVENT))[0] == 503
+        assert services.batcher.queue_length == 0
+        store.gate.set()
+        assert (await connection.post(EVENT))[0] == 200
+
+
+async def test_a_full_service_refuses(by_itself):
+    store = GatedStore()
+    async with served(store, max_queue=1, max_batch_size=1) as server, connected(server) as connection:
+        await told(connection, EVENT, EVENT)
+        store.gate.clear()
+        store.entered.clear()
+        async with connected(server) as running, connected(server) as waiting:
+            running.send(EVENT)
+            await asyncio.wait_for(store.entered.wait(), 30)
+            waiting.send(EVENT)
+
+            async def is_full():
+                return server.app.state.services.batcher.queue_length == 1
+
+            await until(is_full)
+            status, _, body = await connection.post(EVENT)
+            assert (status, body["code"]) == (503, "overloaded")
+            store.gate.set()
+            assert [(await one.answer())[0] for one in (running, waiting)] == [200, 200]
+
+
+async def test_who_leaves_before_its_answer_has_sent_the_event_all_the_same(by_itself):
+    store = GatedStore()
+    async with served(store) as server:
+        async with connected(server) as connection:
+            await told(connection, EVENT, EVENT)
+            store.gate.clear()
+            store.entered.clear()
+            connection.send(EVENT)
+            await asyncio.wait_for(store.entered.wait(), 30)
+        store.gate.set()
+
+        async def is_folded():
+            return (await store.load_session("s-1"))[0].events == 3
+
+        await until(is_folded)
+        async with connected(server) as connection:
+            assert (await connection.post(EVENT))[2]["events"] == 4
+
+
+async def test_a_known_head_is_worth_nothing_once_its_key_is_not(by_itself, tmp_path):
+    one, other = make_key("events:write", name="one"), make_key("events:write", name="other")
+    path = write_keys(tmp_path / "keys.toml", one, other)
+    async with served(api_keys_file=path) as server, connected(server) as connection:
+        for _ in range(2):
+            assert (await connection.post(EVENT, authorization=f"Bearer {one.key}"))[0] == 200
+        assert len(by_itself) == 1
+        # Without a key, or with another one, the head is another one
+        assert (await connection.post(EVENT))[0] == 401
+        assert (await connection.post(EVENT, authorization=f"Bearer {one.key[:-1]}x"))[0] == 401
+        write_keys(path, other)
+
+        async def is_refused():
+            return (await connection.post(EVENT, authorization=f"Bearer {one.key}"))[0] == 401
+
+        await until(is_refused)
+        assert (await connection.post(EVENT, authorization=f"Bearer {other.key}"))[0] == 200
+
+
+async def test_events_of_a_key_with_a_limit_are_counted_each(by_itself, tmp_path):
+    limited = make_key("events:write", events_per_s=0.1)
+    path = write_keys(tmp_path / "keys.toml", limited)
+    # Redis, which counts, is not there: then all are let in, and none passes by
+    async with served(api_keys_file=path, redis_url="redis://127.0.0.1:1/0") as server, connected(server) as connection:
+        for _ in range(3):
+            assert (await connection.post(EVENT, authorization=f"Bearer {limited.key}"))[0] == 200
+        text = server.app.state.services.metrics.exposition().decode()
+        assert "willbuy_rate_limit_failures_total 3.0" in text
+    assert by_itself == []
+
+
+async def test_who_is_being_drained_is_asked_to_connect_anew(by_itself):
+    store = GatedStore()
+    async with served(store) as server, connected(server) as idle, connected(server) as connection:
+        await told(connection, EVENT, EVENT)
+        await idle.post(EVENT)
+        store.gate.clear()
+        store.entered.clear()
+        connection.send(EVENT)
+        await asyncio.wait_for(store.entered.wait(), 30)
+        server.app.state.services.drain.draining = True
+        # The answer that is still open, and those to what is known
+        store.gate.set()
+        status, headers, _ = await connection.answer()
+        assert (status, headers["connection"]) == (200, "close")
+        assert await connection.is_closed()
+        status, headers, _ = await idle.post(EVENT)
+        assert (status, headers["connection"]) == (200, "close")
+        assert await idle.is_closed()
+
+
+@pytest.mark.parametrize("breaks", [False, True])
+async def test_a_server_that_stops_answers_what_it_has_begun(by_itself, breaks):
+    store = GatedStore()
+    async with served(store) as server, connected(server) as connection:
+        await told(connection, EVENT, EVENT)
+        store.gate.clear()
+        store.entered.clear()
+        connection.send(EVENT)
+        await asyncio.wait_for(store.entered.wait(), 30)
+        server.should_exit = True
+
+        async def is_stopping():
+            return not server.servers[0].is_serving()
+
+        await until(is_stopping)
+        store.broken = breaks
+        store.gate.set()
+        status, headers, _ = await connection.answer()
+        assert (status, headers["connection"]) == (503 if breaks else 200, "close")
+        assert await connection.is_closed()
+    assert len(by_itself) == 2
+
+
+async def test_connections_are_bounded_as_ever(by_itself, monkeypatch):
+    monkeypatch.setattr(protocol, "HEAD_TIMEOUT_S", 0.3)
+    async with served() as server, connected(server) as connection:
+        # Events that the connection answers stop the wait for a head, and the next half one begins another
+        await told(connection, EVENT, EVENT, EVENT)
+        await asyncio.sleep(0.5)
+        assert (await connection.post(EVENT))[2]["events"] == 4
+        connection.writer.write(b"POST /v1/ev")
+        assert await connection.is_closed()
+
+
+async def test_an_idle_connection_is_closed_in_the_end(by_itself):
+    async with served() as server, connected(server) as connection:
+        for one in server.server_state.connections:
+            one.timeout_keep_alive = 0.3
+        await told(connection, EVENT, EVENT)
+        assert len(by_itself) == 1
+        assert await connection.is_closed()
+
+
+async def test_heads_that_are_all_different_take_no_more_and_more_memory(by_itself):
+    async with served(max_session_events=2000) as server, connected(server) as connection:
+        for number in range(1100):
+            assert (await connection.post(EVENT, x_trace=number))[0] == 200
+        (events,) = (one._events for one in server.server_state.connections)
+        assert len(events._lengths) <= 1024
+        assert (await connection.post(EVENT, x_trace=1099))[0] == 200
+        assert len(by_itself) == 1
