@@ -1,12 +1,13 @@
 """Batches of what came in while the last batch ran. Knows nothing of events, sessions or models.
 
 There is no timer: an idle batcher handles an item at once, a busy one handles together what has gathered. Items of a
-key are handled in the order they were submitted, and no two batches run at once.
+key are handled in the order they were submitted. Batches run one after another, unless so much waits that the next one
+is full already: then it may begin beside those that run, without the items of their keys.
 """
 
 import asyncio
 from collections import OrderedDict, deque
-from collections.abc import Awaitable, Callable, Hashable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Container, Hashable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Final, Generic, Protocol, TypeVar
@@ -46,8 +47,8 @@ class Caller(Protocol[Told_contra]):
         ...
 
 
-# Takes a batch and a question: does a caller still wait for the item of this place? Once it does not, it never will.
-Handle = Callable[[list[Item], Callable[[int], bool]], Awaitable[Sequence[Result | Exception | Later]]]
+# Takes a batch and a question: the places of those items whose callers wait no longer (and never will again).
+Handle = Callable[[list[Item], Callable[[], Collection[int]]], Awaitable[Sequence[Result | Exception | Later]]]
 
 
 # Compared by identity: two callers may have submitted equal items.
@@ -79,11 +80,6 @@ class _Waiting(Generic[Item, Result]):
     caller: Caller[Result]
     place: int
 
-    @property
-    def is_wanted(self) -> bool:
-        # As its answer is missing, the caller can be over for one reason only: it was cancelled or gave up.
-        return not self.caller.is_over
-
 
 @dataclass(slots=True)
 class _Queue(Generic[Item, Result]):
@@ -104,19 +100,27 @@ class _Queue(Generic[Item, Result]):
         self.keys.setdefault(key, deque()).appendleft(waiting)
         self.length += 1
 
-    def take(self, most: int, most_of_a_key: int) -> list[_Waiting[Item, Result]]:
+    def take(
+        self, most: int, most_of_a_key: int, busy: Container[Hashable]
+    ) -> tuple[list[_Waiting[Item, Result]], list[Hashable]]:
+        """Take items of the keys whose turn it is, but for those that are busy; return the keys as well."""
         taken: list[_Waiting[Item, Result]] = []
+        keys: list[Hashable] = []
         for _ in range(len(self.keys)):
             if len(taken) == most:
                 break
             key, waiting = self.keys.popitem(last=False)
+            if key in busy:
+                self.keys[key] = waiting
+                continue
+            keys.append(key)
             for _ in range(min(most_of_a_key, most - len(taken), len(waiting))):
                 taken.append(waiting.popleft())  # noqa: PERF401 - what is taken is popped
             if waiting:
                 # Behind all other keys; for itself this key comes again in the next batch at the earliest.
                 self.keys[key] = waiting
         self.length -= len(taken)
-        return taken
+        return taken, keys
 
     def remove(self, keys: set[Hashable], caller: Caller[Result]) -> None:
         """Remove a caller's items, which are of these keys."""
@@ -141,6 +145,7 @@ class Batcher(Generic[Item, Result]):
         max_batch_size: most items of a batch.
         max_queue: most items that wait for a batch.
         max_run: most items of one key in a batch.
+        max_batches: most batches at a time.
     """
 
     def __init__(
@@ -151,12 +156,17 @@ class Batcher(Generic[Item, Result]):
         max_batch_size: int,
         max_queue: int,
         max_run: int = 1,
+        max_batches: int = 1,
     ) -> None:
         self._handle = handle
         self._key = key
         self._max_batch_size = max_batch_size
         self._max_queue = max_queue
         self._max_run = max_run
+        self._max_batches = max_batches
+        # Keys of the batches that run, and those that are run beside another.
+        self._busy: set[Hashable] = set()
+        self._batches: set[asyncio.Task[None]] = set()
         self._queue = _Queue[Item, Result]()
         self._wake = asyncio.Event()
         self._closing = False
@@ -285,23 +295,45 @@ class Batcher(Generic[Item, Result]):
         while True:
             await self._wake.wait()
             self._wake.clear()
-            while self._queue.keys:
+            while self._may_begin():
                 # While a batch is stepped the loop stands still, and what came meanwhile lies in the sockets. It takes
                 # some turns of the loop to be read, parsed and queued; without them, half of it would miss the batch,
                 # and batches half as large cost more an event (docs/performance.md).
                 for _ in range(_TURNS_TO_QUEUE):
                     await asyncio.sleep(0)
                 # A caller that was cancelled a moment ago may not have had its turn to take its items back.
-                taken = self._queue.take(self._max_batch_size, self._max_run)
-                if batch := [waiting for waiting in taken if waiting.is_wanted]:
-                    await self._handle_batch(batch)
-            if self._closing:
+                taken, keys = self._queue.take(self._max_batch_size, self._max_run, self._busy)
+                # As its answer is missing, it can be over for one reason only: it was cancelled or gave up.
+                if batch := [waiting for waiting in taken if not waiting.caller.is_over]:
+                    self._begin(batch, keys)
+                elif not taken:
+                    break  # all that waits is of keys that are busy
+            if self._closing and not self._batches and not self._queue.keys:
                 return
+
+    def _may_begin(self) -> bool:
+        if not self._batches:
+            return bool(self._queue.keys)
+        return len(self._batches) < self._max_batches and self._queue.length >= self._max_batch_size
+
+    def _begin(self, batch: list[_Waiting[Item, Result]], keys: Sequence[Hashable]) -> None:
+        self._busy.update(keys)
+        task = asyncio.create_task(self._handle_batch(batch), name="batch")
+        self._batches.add(task)
+
+        def end(_task: asyncio.Task[None]) -> None:
+            self._busy.difference_update(keys)
+            self._batches.discard(task)
+            self._wake.set()
+
+        task.add_done_callback(end)
 
     async def _handle_batch(self, batch: list[_Waiting[Item, Result]]) -> None:
         results: Sequence[Result | Exception | Later]
         try:
-            results = await self._handle([one.item for one in batch], lambda place: batch[place].is_wanted)
+            results = await self._handle(
+                [one.item for one in batch], lambda: [place for place, one in enumerate(batch) if one.caller.is_over]
+            )
         except Exception as exc:  # noqa: BLE001 - whatever it is, it belongs to the callers of this batch
             results = [exc] * len(batch)
         if len(results) != len(batch):

@@ -46,8 +46,11 @@ class EventsHttp(BoundedHttp):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - the server's
         super().__init__(*args, **kwargs)
-        # Not there under another application, or while requests are traced.
-        self._events: QuickEvents | None = self.app_state.get(STATE_NAME)
+        # Not there under another application, or while requests are traced. Where the server writes a line for each
+        # request, or counts those that run, it has to see them all.
+        self._events: QuickEvents | None = None
+        if self.limit_concurrency is None and not (self.config.access_log and self.access_log):
+            self._events = self.app_state.get(STATE_NAME)
         self._asked: _Asked | None = None
         # What came while an event was waited for: callers may send several requests at once.
         self._come = b""

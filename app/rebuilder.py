@@ -106,15 +106,6 @@ class Rebuilder:
             run.current = replace(_record(run), model=model.fingerprint, probability=probability, state=state)
 
 
-def is_foreign(record: Record | None, model: Stepper) -> bool:
-    """Whether the record's state is not the model's, or not stored as the current setting says."""
-    return (
-        record is not None
-        and record.events > 0
-        and (record.model != model.fingerprint or len(record.state) != model.state_size)
-    )
-
-
 def _record(run: Run) -> Record:
     if run.current is None:
         raise RuntimeError("a session without a record was to be rebuilt")

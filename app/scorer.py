@@ -7,9 +7,10 @@ those that are not stored are tried again.
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from math import isfinite
+from typing import Final
 
 from structlog.typing import FilteringBoundLogger
 
@@ -18,47 +19,58 @@ from app.errors import ConflictError, CorruptRecordError, DeadlineExceededError,
 from app.intake import Submission
 from app.isolation import each
 from app.metrics import Metrics
-from app.rebuilder import RebuildBudget, Rebuilder, is_foreign
+from app.rebuilder import RebuildBudget, Rebuilder
 from app.stepper import Stepper
 from app.stores.base import StateStore
 from app.stores.records import Outcome
 from app.task import Effect, Run, Score, Task, runs_of
-from app.transitions import with_fold, without_fold
+from app.transitions import random_versions, with_fold, without_fold
 from model.events import Event
+
+# By name: a member looked up in its class takes 57 ns, a global 6, and every event needs some.
+_FOLD: Final = Effect.FOLD
+_LATE_FOLD: Final = Effect.LATE_FOLD
+_OPEN: Final = Outcome.OPEN
 
 
 @dataclass(slots=True)
-class _Tally:
-    """What a batch has stored, for the metrics, which are told once a batch instead of once an event."""
+class _Batch:
+    """What stays the same in all attempts of a batch, and what it has stored so far.
 
+    Attributes:
+        model: one model, whatever is loaded meanwhile.
+        fingerprint: the model's.
+        reads: the model's.
+        gone: returns the places of those submissions whose callers wait no longer.
+        budget: how much may still be rebuilt.
+        versions: a new one for each record.
+        effects: what the submissions that were answered did.
+        sessions_started: sessions that were stored for the first time.
+    """
+
+    model: Stepper
+    fingerprint: str
+    reads: Callable[[bytes], bool]
+    gone: Callable[[], Collection[int]]
+    budget: RebuildBudget
+    versions: Iterator[bytes]
+    effects: list[Effect] = field(default_factory=list)
     sessions_started: int = 0
-    folded: int = 0
-    late: int = 0
-    purchases: int = 0
-    after_purchase: int = 0
-    duplicates: int = 0
 
     def add_to(self, metrics: Metrics) -> None:
+        """Count what was stored: once a batch, as counting takes longer than adding."""
+        count = self.effects.count
+        late = count(Effect.LATE_FOLD)
         for counter, number in (
             (metrics.sessions_started, self.sessions_started),
-            (metrics.events_folded, self.folded),
-            (metrics.late_events, self.late),
-            (metrics.purchases, self.purchases),
-            (metrics.closed_session_events, self.after_purchase),
-            (metrics.duplicates, self.duplicates),
+            (metrics.events_folded, count(Effect.FOLD) + late),
+            (metrics.late_events, late),
+            (metrics.purchases, count(Effect.PURCHASE)),
+            (metrics.closed_session_events, count(Effect.AFTER_PURCHASE)),
+            (metrics.duplicates, count(Effect.DUPLICATE)),
         ):
             if number:
                 counter.inc(number)
-
-
-@dataclass(frozen=True, slots=True)
-class _Batch:
-    """What stays the same in all attempts of a batch; one model, whatever is loaded meanwhile."""
-
-    model: Stepper
-    is_wanted: Callable[[int], bool]
-    budget: RebuildBudget
-    tally: _Tally = field(default_factory=_Tally)
 
 
 class Scorer:
@@ -98,15 +110,15 @@ class Scorer:
         self._rebuilder = Rebuilder(store, metrics=metrics, logger=logger, last_attempt=commit_attempts)
 
     async def score(
-        self, submissions: Sequence[Submission], is_wanted: Callable[[int], bool] = lambda _place: True
+        self, submissions: Sequence[Submission], gone: Callable[[], Collection[int]] = tuple
     ) -> list[Score | Exception | Later]:
         """Fold each submission into its session and answer it.
 
         Args:
             submissions: those of one session in the order in which they are to be folded, at most `longest_run` of
                 them.
-            is_wanted: whether somebody still waits for the answer to the submission of a place. What nobody waits
-                for just before the commit is not folded; a caller who goes during the commit is too late.
+            gone: returns the places of those submissions whose callers wait no longer. What nobody waits for just
+                before the commit is not folded; a caller who goes during the commit is too late.
 
         Returns:
             For each, in order, its score, the error that its caller is to get, or `LATER`.
@@ -115,27 +127,44 @@ class Scorer:
         tasks = [Task(submission, place) for place, submission in enumerate(submissions)]
         undecided = runs_of(tasks)
         self._metrics.batch_size.observe(len(undecided))
-        batch = _Batch(self._model, is_wanted, RebuildBudget(self._max_rebuild_events))
+        model = self._model
+        budget, versions = RebuildBudget(self._max_rebuild_events), random_versions(len(submissions))
+        batch = _Batch(model, model.fingerprint, model.reads, gone, budget, versions)
         # Ends: each attempt decides a run, counts a conflict, of which there may be so many, or drops a task.
         try:
             while undecided:
                 await self._attempt(batch, undecided)
                 undecided = [run for run in undecided if not run.is_decided]
+                for run in undecided:
+                    run.begin_again()
         finally:
-            batch.tally.add_to(self._metrics)
+            batch.add_to(self._metrics)
         self._metrics.batch_seconds.observe(time.perf_counter() - started)
         return [task.result for task in tasks if task.result is not None]
 
     async def _attempt(self, batch: _Batch, runs: Sequence[Run]) -> None:
         """Take every run to its results, or to its next attempt."""
         await self._load(runs)
-        for turn in range(max(len(run.tasks) for run in runs)):
-            pairs = [(run, run.tasks[turn]) for run in runs if turn < len(run.tasks) and not run.is_stopped]
-            folding = [(run, task) for run, task in pairs if self._is_to_be_folded(batch, run, task)]
-            foreign = [run for run, _ in folding if run.unfoldable is None and is_foreign(run.current, batch.model)]
-            for changed in await self._rebuilder.rebuild(batch.model, foreign, batch.budget):
-                self._conflict(changed)
-            self._advance(batch, [(run, task) for run, task in folding if not run.is_stopped])
+        for turn in range(max([len(run.tasks) for run in runs])):
+            folding: list[tuple[Run, Task]] = []
+            foreign: list[Run] = []
+            for run in runs:
+                if run.is_stopped or turn >= len(run.tasks) or not self._is_to_be_folded(batch, run, run.tasks[turn]):
+                    continue
+                folding.append((run, run.tasks[turn]))
+                record = run.current
+                if (
+                    record is not None
+                    and record.events
+                    and (record.model != batch.fingerprint or not batch.reads(record.state))
+                    and run.unfoldable is None
+                ):
+                    foreign.append(run)
+            if foreign:
+                for changed in await self._rebuilder.rebuild(batch.model, foreign, batch.budget):
+                    self._conflict(changed)
+                folding = [pair for pair in folding if not pair[0].is_stopped]
+            self._advance(batch, folding)
         await self._commit(batch, [run for run in runs if not run.is_stopped])
 
     async def _load(self, runs: Sequence[Run]) -> None:
@@ -146,21 +175,25 @@ class Scorer:
                 if isinstance(record, CorruptRecordError):
                     self._logger.error("record_corrupt", session_id=run.session_id, detail=record.detail)
             else:
-                run.begin(record)
+                run.read = run.current = record
 
     def _is_to_be_folded(self, batch: _Batch, run: Run, task: Task) -> bool:
         """Return whether the task is one for the model; propose its answer if not."""
         record, submission = run.current, task.submission
+        is_open = record is None or record.outcome is _OPEN
         if record is not None and (known := record.answers.find(submission.code)) is not None:
-            task.proposed = Score(
-                submission.session_id, known, duplicate=submission.has_event_id, warnings=submission.warnings
+            is_duplicate = submission.has_event_id
+            task.effect = Effect.DUPLICATE if is_duplicate else Effect.NONE
+            task.proposed = Score(submission.session_id, known, duplicate=is_duplicate, warnings=submission.warnings)
+        elif not is_open or submission.is_purchase:
+            following, answer = without_fold(
+                record,
+                submission,
+                version=next(batch.versions),
+                model=batch.fingerprint,
+                window=self._dedupe_window,
             )
-        elif submission.is_purchase or (record is not None and record.outcome is not Outcome.OPEN):
-            is_first = record is None or record.outcome is Outcome.OPEN
-            run.current, answer = without_fold(
-                record, submission, model=batch.model.fingerprint, window=self._dedupe_window
-            )
-            task.propose(answer, Effect.PURCHASE if is_first else Effect.AFTER_PURCHASE)
+            run.change(task, Effect.PURCHASE if is_open else Effect.AFTER_PURCHASE, following, answer)
         elif record is not None and record.events >= self._max_session_events:
             task.proposed = SessionFullError(
                 f"The session has {record.events} events, and one may have {self._max_session_events}."
@@ -173,12 +206,14 @@ class Scorer:
         """Step the model once for all pairs; they are of different runs."""
         inputs: list[tuple[Event, bytes | None]] = []
         stepped: list[tuple[Run, Task]] = []
-        for run, task in pairs:
+        for pair in pairs:
+            run, task = pair
             if run.unfoldable is not None:
                 task.proposed = run.unfoldable
                 continue
-            stepped.append((run, task))
-            inputs.append((task.submission.event, run.current.state if run.current and run.current.events else None))
+            record = run.current
+            stepped.append(pair)
+            inputs.append((task.submission.event, record.state if record is not None and record.events else None))
         if not stepped:
             return
         started = time.perf_counter()
@@ -194,47 +229,53 @@ class Scorer:
                 self._fold(batch, run, task, *step)
 
     def _fold(self, batch: _Batch, run: Run, task: Task, probability: float, state: bytes) -> None:
-        event = task.submission.event
-        is_late = run.current is not None and event.timestamp_ms < run.current.last_event_ms
-        run.current, answer = with_fold(
-            run.current,
-            task.submission,
-            model=batch.model.fingerprint,
+        record, submission = run.current, task.submission
+        event = submission.event
+        following, answer = with_fold(
+            record,
+            submission,
+            version=next(batch.versions),
+            model=batch.fingerprint,
             probability=probability,
             state=state,
             window=self._dedupe_window,
         )
+        is_late = record is not None and event.timestamp_ms < record.last_event_ms
+        run.change(task, _LATE_FOLD if is_late else _FOLD, following, answer)
         run.appended.append(event)
         run.probabilities.append(probability)
-        task.propose(answer, Effect.FOLD, is_late=is_late)
 
     async def _commit(self, batch: _Batch, runs: Sequence[Run]) -> None:
         """Store what follows; what is stored is decided, what is not is tried again."""
         changed = []
-        for run in runs:
-            if not self._stands_without_the_gone(batch, run):
-                continue
-            if run.is_changed or (run.repeats_answers and self._store.confirms_by_writing):
+        for run in self._without_the_gone(batch, runs):
+            if run.is_changed or (self._store.confirms_by_writing and run.repeats_answers):
                 changed.append(run)
             else:
-                self._accept(batch, run)
+                _accept(batch, run)
         if not changed:
             return
         for run, stored in zip(changed, await self._store.commit([run.commit() for run in changed]), strict=True):
             if isinstance(stored, Exception):
                 run.fail(stored)
             elif stored:
-                self._accept(batch, run)
+                _accept(batch, run)
             else:
                 self._conflict(run)
 
-    def _stands_without_the_gone(self, batch: _Batch, run: Run) -> bool:
-        """Take out the tasks whose callers have gone; return whether the run is the same without them."""
-        gone = [task.place for task in run.tasks if not batch.is_wanted(task.place)]
+    def _without_the_gone(self, batch: _Batch, runs: Sequence[Run]) -> Sequence[Run]:
+        """Take out the tasks whose callers have gone; return the runs of the others that are the same without them."""
+        gone = frozenset(batch.gone())
         if not gone:
-            return True
-        self._metrics.abandoned_events.inc(len(gone))
-        return run.drop(gone, DeadlineExceededError("The caller had gone; the event was not folded.")) or not run.tasks
+            return runs
+        standing = []
+        for run in runs:
+            places = [task.place for task in run.tasks if task.place in gone]
+            self._metrics.abandoned_events.inc(len(places))
+            stands = run.drop(places, DeadlineExceededError("The caller had gone; the event was not folded."))
+            if stands and not run.is_decided:
+                standing.append(run)
+        return standing
 
     def _conflict(self, run: Run) -> None:
         self._metrics.conflicts.inc()
@@ -243,23 +284,6 @@ class Scorer:
         if run.conflicts == self._commit_attempts:
             many = self._commit_attempts
             run.fail(ConflictError(f"Others committed to this session in each of {many} attempts; send it again."))
-
-    def _accept(self, batch: _Batch, run: Run) -> None:
-        """Give each task what was proposed, and count what was stored."""
-        run.accept()
-        tally = batch.tally
-        if run.read is None and run.is_changed:
-            tally.sessions_started += 1
-        for task in run.tasks:
-            if task.effect is Effect.FOLD:
-                tally.folded += 1
-                tally.late += task.is_late
-            elif task.effect is Effect.PURCHASE:
-                tally.purchases += 1
-            elif task.effect is Effect.AFTER_PURCHASE:
-                tally.after_purchase += 1
-            elif isinstance(task.result, Score) and task.result.duplicate:
-                tally.duplicates += 1
 
 
 def longest_run(dedupe_window: int) -> int:
@@ -271,6 +295,16 @@ def longest_run(dedupe_window: int) -> int:
     return max(1, dedupe_window // 4)
 
 
+def _accept(batch: _Batch, run: Run) -> None:
+    """Make what was proposed the result: it is stored, or there was nothing to store."""
+    run.is_stopped = run.is_decided = True
+    if run.read is None and run.is_changed:
+        batch.sessions_started += 1
+    for task in run.tasks:
+        task.result = task.proposed
+        batch.effects.append(task.effect)
+
+
 def _step(model: Stepper, inputs: Sequence[tuple[Event, bytes | None]]) -> list[tuple[float, bytes]]:
-    probabilities, states = model.advance([event for event, _ in inputs], [state for _, state in inputs])
-    return list(zip(probabilities, states, strict=True))
+    events, states = zip(*inputs, strict=True)
+    return list(zip(*model.advance(events, states), strict=True))

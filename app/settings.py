@@ -50,8 +50,9 @@ class Settings(BaseSettings):
     shadow_share: Annotated[float, Field(ge=0, le=1)] = 0.1
     """Share of the sessions that the candidate scores."""
 
-    device: Literal["auto", "cpu", "cuda"] = "cpu"
-    """Where the model runs. `auto` takes a GPU when there is one; one step is so small that a CPU usually wins."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where the model runs. `auto` steps a batch on both where there is a GPU, takes the quicker and says so in the
+    log; one step is so small that it need not be the GPU."""
 
     state_dtype: Literal["float16", "float32"] = "float16"
     """How a session's hidden state is stored: `float16` halves the record, `float32` keeps answers within 1e-5 of the

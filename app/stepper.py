@@ -18,9 +18,8 @@ class Stepper(Protocol):
         """Name of the model: 16 hex characters."""
         ...
 
-    @property
-    def state_size(self) -> int:
-        """Bytes of one state."""
+    def reads(self, state: bytes) -> bool:
+        """Whether it takes the bytes for a state of its own; other models' states are told by their fingerprint."""
         ...
 
     def advance(self, events: Sequence[Event], states: Sequence[bytes | None]) -> tuple[list[float], list[bytes]]:
@@ -55,6 +54,16 @@ class Model(Stepper, Protocol):
     @property
     def device(self) -> str:
         """Where it runs."""
+        ...
+
+    @property
+    def device_reason(self) -> str:
+        """Why it runs there."""
+        ...
+
+    @property
+    def state_size(self) -> int:
+        """Bytes of the longest state that there can be."""
         ...
 
     @property

@@ -1,21 +1,31 @@
 """What a session's record becomes with one more event; pure functions of the record, the event and the answer."""
 
 import os
+from collections.abc import Iterator
 
 from msgspec.structs import replace
 
 from app.intake import Submission
 from app.stores.records import VERSION_BYTES, Answer, Answers, Outcome, Record
+from app.stores.shorthand import properties_code
 
 
 def with_fold(
-    record: Record | None, submission: Submission, *, model: str, probability: float, state: bytes, window: int
+    record: Record | None,
+    submission: Submission,
+    *,
+    version: bytes,
+    model: str,
+    probability: float,
+    state: bytes,
+    window: int,
 ) -> tuple[Record, Answer]:
     """Return the record after an event that was folded, and the event's answer.
 
     Args:
         record: before the event; None when the session begins with it.
         submission: the event.
+        version: the record's new one; random, as for nothing else.
         model: fingerprint of the model that was stepped.
         probability: the model's, after the event.
         state: the model's, after the event.
@@ -25,7 +35,7 @@ def with_fold(
     answer = Answer(probability, previous.events + 1, model, Outcome.OPEN, folded=True)
     following = replace(
         previous,
-        version=os.urandom(VERSION_BYTES),
+        version=version,
         model=model,
         probability=probability,
         events=previous.events + 1,
@@ -33,11 +43,14 @@ def with_fold(
         last_event_ms=max(previous.last_event_ms, submission.event.timestamp_ms),
         answers=previous.answers.with_answer(submission.code, answer, window),
         state=state,
+        properties_code=properties_code(submission.event.properties),
     )
     return following, answer
 
 
-def without_fold(record: Record | None, submission: Submission, *, model: str, window: int) -> tuple[Record, Answer]:
+def without_fold(
+    record: Record | None, submission: Submission, *, version: bytes, model: str, window: int
+) -> tuple[Record, Answer]:
     """Return the record after a purchase, or after whatever came once the session was closed, and the event's answer.
 
     Neither is ever an input of the model. The record is written all the same: its lifetime starts again, so that a
@@ -49,7 +62,7 @@ def without_fold(record: Record | None, submission: Submission, *, model: str, w
     answer = Answer(previous.probability, previous.events, previous.model, outcome, folded=False)
     following = replace(
         previous,
-        version=os.urandom(VERSION_BYTES),
+        version=version,
         last_seen_ms=max(previous.last_seen_ms, submission.received_ms),
         outcome=outcome,
         outcome_ms=submission.event.timestamp_ms if previous.outcome is Outcome.OPEN else previous.outcome_ms,
@@ -61,6 +74,14 @@ def without_fold(record: Record | None, submission: Submission, *, model: str, w
 def with_outcome(record: Record, outcome: Outcome, *, outcome_ms: int) -> Record:
     """Return the record of an open session once the shop has said what became of it."""
     return replace(record, version=os.urandom(VERSION_BYTES), outcome=outcome, outcome_ms=outcome_ms)
+
+
+def random_versions(count: int) -> Iterator[bytes]:
+    """Return versions for records without end, drawn so many at a time: the system's call is most of drawing one."""
+    while True:
+        drawn = os.urandom(VERSION_BYTES * count)
+        for start in range(0, len(drawn), VERSION_BYTES):
+            yield drawn[start : start + VERSION_BYTES]
 
 
 def _blank(submission: Submission, model: str) -> Record:

@@ -14,13 +14,22 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal
+from operator import attrgetter
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from model.events import Event, PropertyValue, identifier_code
+
+_Numbers = np.ndarray[Any, Any]
+_TIMESTAMP_MS = attrgetter("timestamp_ms")
+_EVENT_NAME = attrgetter("event_name")
+_ITEM_ID = attrgetter("item_id")
+_ITEM_CATEGORY = attrgetter("item_category")
+_PRICE = attrgetter("price")
+_QUANTITY = attrgetter("quantity")
 
 FIXED_CODES = 3
 FIXED_NUMBERS = 2
@@ -85,28 +94,61 @@ def fingerprint(identifier: str | None) -> int:
     return identifier_code(identifier) & _FINGERPRINT_MASK or 1
 
 
-def columns_from_events(events: Sequence[Event], properties: Sequence[PropertySpec]) -> tuple[Tensor, Tensor, Tensor]:
-    """Return `(timestamp_ms [B], codes [B, 3 + C], numbers [B, 2 + N])` of B events, on the CPU.
+@lru_cache(maxsize=65536, typed=True)
+def category_code(value: PropertyValue | None) -> int:
+    """Return the fingerprint under which a category property's value is known."""
+    return fingerprint(category_text(value))
 
-    Args:
-        events: B events, B may be 0.
-        properties: the artifact's declared properties; others that an event carries are not looked at.
+
+class ColumnReader:
+    """Reads events into columns, for an artifact's declared properties; others that an event carries are not looked at.
+
+    Attributes:
+        categories, numbers: names of the properties of each kind.
     """
-    categories = [spec.name for spec in properties if spec.kind == "category"]
-    numeric = [spec.name for spec in properties if spec.kind == "number"]
-    stamps: list[int] = []
-    codes: list[int] = []
-    numbers: list[float | None] = []
-    for event in events:
-        stamps.append(event.timestamp_ms)
-        codes += (fingerprint(event.event_name), fingerprint(event.item_id), fingerprint(event.item_category))
-        numbers += (event.price, event.quantity)
-        if properties:
-            given = event.properties
-            codes += [fingerprint(category_text(given.get(name))) for name in categories]
-            numbers += [number_value(given.get(name)) for name in numeric]
-    # Flat lists through NumPy, which reads None as NaN: torch takes several times as long to read nested ones.
-    with np.errstate(over="ignore"):  # a number beyond float32 is infinite, and the encoder bounds it
-        number_rows = np.array(numbers, np.float32).reshape(len(events), FIXED_NUMBERS + len(numeric))
-    code_rows = np.array(codes, np.int64).reshape(len(events), FIXED_CODES + len(categories))
-    return torch.from_numpy(np.array(stamps, np.int64)), torch.from_numpy(code_rows), torch.from_numpy(number_rows)
+
+    def __init__(self, properties: Sequence[PropertySpec]) -> None:
+        self.categories = tuple(spec.name for spec in properties if spec.kind == "category")
+        self.numbers = tuple(spec.name for spec in properties if spec.kind == "number")
+
+    def read(self, events: Sequence[Event], rows: int | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """Return `(timestamp_ms [B], codes [B, 3 + C], numbers [B, 2 + N])` of the events, on the CPU.
+
+        Args:
+            events: may be none.
+            rows: B, at least as many as there are events, the last ones zeros; None: as many as events.
+        """
+        # Column by column, each a flat list that is filled without bytecode of ours, and through NumPy, which reads
+        # None as NaN: torch takes several times as long to read nested lists.
+        codes = [
+            *map(fingerprint, map(_EVENT_NAME, events)),
+            *map(fingerprint, map(_ITEM_ID, events)),
+            *map(fingerprint, map(_ITEM_CATEGORY, events)),
+        ]
+        numbers: list[float | None] = [*map(_PRICE, events), *map(_QUANTITY, events)]
+        if self.categories or self.numbers:
+            given = [event.properties for event in events]
+            for name in self.categories:
+                codes += map(category_code, [properties.get(name) for properties in given])
+            for name in self.numbers:
+                numbers += map(number_value, [properties.get(name) for properties in given])
+        with np.errstate(over="ignore"):  # a number beyond float32 is infinite, and the encoder bounds it
+            number_rows = np.array(numbers, np.float32).reshape(FIXED_NUMBERS + len(self.numbers), len(events))
+        code_rows = np.array(codes, np.int64).reshape(FIXED_CODES + len(self.categories), len(events))
+        stamps = np.array([*map(_TIMESTAMP_MS, events)], np.int64)
+        if rows is not None and rows > len(events):
+            stamps, code_rows, number_rows = (_widened(values, rows) for values in (stamps, code_rows, number_rows))
+        # As the encoder takes them: the values of one column beside each other.
+        return torch.from_numpy(stamps), torch.from_numpy(code_rows).t(), torch.from_numpy(number_rows).t()
+
+
+def columns_from_events(events: Sequence[Event], properties: Sequence[PropertySpec]) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the columns of events as a `ColumnReader` of the properties reads them."""
+    return ColumnReader(properties).read(events)
+
+
+def _widened(values: _Numbers, width: int) -> _Numbers:
+    """Return an array [..., B] with zeros at the end of its last axis, [..., width]."""
+    wide = np.zeros((*values.shape[:-1], width), values.dtype)
+    wide[..., : values.shape[-1]] = values
+    return wide

@@ -4,17 +4,25 @@ The encoder has no weights. It keeps running aggregates of constant size beside 
 clickstreams a recurrent net without them loses to gradient boosting with them. Everything is scriptable and
 vectorised over the batch.
 
+A step is many operations on few numbers, each of which costs its call, 0.7 us at one session as at 64; so how many
+there are is what counts. Hence, inside, tensors lie on their side: a row is a quantity, a column a session, and what
+several quantities have in common is done to a block of rows at once. A Python number in a comparison, sum or quotient
+costs a second call, so constants are buffers there; in a `clamp` it costs none, which also makes 1.0 of any count.
+
 Shape legend: B sessions, K event types (the vocabulary and "other"), C category properties, N number properties,
 R slots of the item memory, Q slots of the category memory, F features, I categorical indices.
 """
 
-from typing import Final
+import math
+from collections.abc import Sequence
+from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
 
 from model.columns import FIXED_CODES, FIXED_NUMBERS, PropertySpec, fingerprint
 from model.events import ADD_TO_CART, REMOVE_FROM_CART
+from model.features import feature_names, feature_order, features_of_the_event
 
 # Slots for distinct items and categories of a session. An item seen again after that many others counts as new:
 # the price of constant cost. The median session on the logs at hand has fewer than 8 distinct items.
@@ -26,7 +34,7 @@ _SCALARS: Final = (
     "events",
     "run_length",
     "previous_type",
-    "log_gap_sum",
+    "log_gap_mean",
     "log_gap_squares",
     "log_gap_max",
     "log_gap_previous",
@@ -42,24 +50,11 @@ _SCALARS: Final = (
     "price_min",
     "price_previous",
 )
+# How many of them in a row `Encoder._advance` takes as one block.
+_SCALAR_BLOCKS: Final = (1, 1, 1, 1, 1, 1, 1, 4, 2, 2, 1, 1, 1)
 # Leading columns of `memory`: session start and last time in ms, item of the previous event.
 _MEMORY_HEAD: Final = ("start_ms", "last_ms", "previous_item")
-
-# What `Encoder.forward` stacks before and after the features of each event type, in its order.
-_FEATURES_BEFORE_TYPES: Final = (
-    "log_gap", "log_elapsed", "log_events", "log_run_length", "log_gap_mean", "log_gap_deviation", "log_gap_max",
-    "log_gap_previous", "is_first",
-    "has_item", "item_seen_before", "same_item_again", "log_item_times_seen", "log_distinct_items", "log_item_events",
-    "item_repeat_share", "has_category", "log_category_times_seen", "log_distinct_categories",
-    "log_cart_units", "log_cart_value", "cart_is_empty", "has_price", "log_price", "log_price_mean", "log_price_max",
-    "log_price_min", "price_against_mean", "price_against_previous", "log_quantity",
-)  # fmt: skip
-_CALENDAR_FEATURES: Final = ("hour_sin", "hour_cos", "weekday_sin", "weekday_cos")
-# What the current event says by itself, when it is known how long after the previous one it came. `is_first` tells "no
-# gap" from "no time". A session-scoped property counts too: a fact about the visitor, sent once for all events.
-_FEATURES_OF_THE_EVENT: Final = frozenset(
-    {"log_gap", "is_first", "has_item", "has_category", "has_price", "log_price", "log_quantity", *_CALENDAR_FEATURES}
-)
+_MEMORY_BLOCKS: Final = (2, 1)
 
 # Larger prices and quantities count as this: float32 keeps its sums finite.
 _LARGEST: Final = 1e12
@@ -86,11 +81,21 @@ class Encoder(nn.Module):
     """
 
     vocabulary: Tensor
-    arange_types: Tensor
-    arange_items: Tensor
-    arange_categories: Tensor
+    one: Tensor
+    ms_per_s: Tensor
+    amounts_not_given: Tensor
+    type_indices: Tensor
+    slot_column: Tensor
+    slot_number: Tensor
+    slot_sums: Tensor
+    ring_sizes: Tensor
+    cart_codes: Tensor
+    cart_signs: Tensor
+    calendar_ms: Tensor
+    calendar_radians: Tensor
     sticky_codes: Tensor
     sticky_numbers: Tensor
+    feature_order: Tensor
 
     def __init__(
         self,
@@ -112,25 +117,6 @@ class Encoder(nn.Module):
         # Each column's words in the order of their indices: what the manifest tells.
         self.vocabularies: dict[str, list[str]] = {column: vocabulary_order(words) for column, words in named.items()}
         self.properties: list[PropertySpec] = list(properties)
-        vocabularies = list(self.vocabularies.values())
-        # All vocabularies stand in one sorted table a column; searchsorted needs equal widths, so they are padded
-        # with a value that no fingerprint has.
-        width = max(1, *(len(words) for words in vocabularies))
-        table = torch.full((len(vocabularies), width), torch.iinfo(torch.int64).max, dtype=torch.int64)
-        for row, words in enumerate(vocabularies):
-            table[row, : len(words)] = torch.tensor([fingerprint(word) for word in words], dtype=torch.int64)
-        self.register_buffer("vocabulary", table)
-        self.register_buffer("arange_types", torch.arange(len(event_names) + 1))
-        self.register_buffer("arange_items", torch.arange(ITEM_SLOTS))
-        self.register_buffer("arange_categories", torch.arange(CATEGORY_SLOTS))
-        self.register_buffer(
-            "sticky_codes", torch.tensor([spec.scope == "session" for spec in category_specs], dtype=torch.bool)
-        )
-        self.register_buffer(
-            "sticky_numbers", torch.tensor([spec.scope == "session" for spec in number_specs], dtype=torch.bool)
-        )
-        self.add_to_cart: int = fingerprint(ADD_TO_CART)
-        self.remove_from_cart: int = fingerprint(REMOVE_FROM_CART)
         self.calendar: bool = calendar
         self.largest: float = _LARGEST
         self.fixed_codes: int = FIXED_CODES
@@ -149,23 +135,61 @@ class Encoder(nn.Module):
         self.at_categories: int = self.at_items + ITEM_SLOTS
         self.at_codes: int = self.at_categories + CATEGORY_SLOTS
         self.memory_size: int = self.at_codes + self.category_properties
+        slots = ITEM_SLOTS + CATEGORY_SLOTS
+        self.carry_blocks: list[int] = [*_SCALAR_BLOCKS, self.types, self.types, slots, self.number_properties]
+        self.memory_blocks: list[int] = [*_MEMORY_BLOCKS, slots, self.category_properties]
+        self.log_blocks: list[int] = [1, 2, 13 + self.types, self.types]
         # Number of values of each index column, "no value" (0) and "other" (1) included.
-        self.index_sizes: list[int] = [len(words) + 2 for words in vocabularies]
-        self.feature_names: list[str] = self._feature_names(event_names, number_specs)
+        self.index_sizes: list[int] = [len(words) + 2 for words in self.vocabularies.values()]
+        types = ["other", *self.vocabularies["event_name"]]
+        self.feature_names: list[str] = feature_names(types, [spec.name for spec in number_specs])
         self.index_names: list[str] = list(self.vocabularies)
+        self._register_constants(category_specs, number_specs)
 
     @torch.jit.unused
-    def _feature_names(self, event_names: list[str], number_specs: list[PropertySpec]) -> list[str]:
-        types = ["other", *vocabulary_order(event_names)]
-        return [
-            *_FEATURES_BEFORE_TYPES,
-            *(f"log_count[{name}]" for name in types),
-            *(f"share[{name}]" for name in types),
-            *(f"recency[{name}]" for name in types),
-            *_CALENDAR_FEATURES,
-            *(f"value[{spec.name}]" for spec in number_specs),
-            *(f"given[{spec.name}]" for spec in number_specs),
-        ]
+    def _register_constants(self, category_specs: list[PropertySpec], number_specs: list[PropertySpec]) -> None:
+        """Register what `_advance` needs as tensors; columns [., 1] where a block's rows differ in it."""
+
+        def column(values: Sequence[float], dtype: torch.dtype = torch.float32) -> Tensor:
+            return torch.tensor(values, dtype=dtype).unsqueeze(1)
+
+        # All vocabularies stand in one sorted table a column; searchsorted needs equal widths, so they are padded
+        # with a value that no fingerprint has. As 0 stands first and twice, a found position is the index itself: 0
+        # for no value, from 2 up the words.
+        vocabularies = list(self.vocabularies.values())
+        width = 2 + max(map(len, vocabularies)) + 1
+        table = torch.full((len(vocabularies), width), torch.iinfo(torch.int64).max, dtype=torch.int64)
+        for row, words in enumerate(vocabularies):
+            known = [0, 0, *(fingerprint(word) for word in words)]
+            table[row, : len(known)] = torch.tensor(known, dtype=torch.int64)
+        self.register_buffer("vocabulary", table)
+        self.register_buffer("one", torch.ones(1))
+        self.register_buffer("ms_per_s", torch.full([1], 1000.0))
+        # No price counts as 0, no quantity as 1.
+        self.register_buffer("amounts_not_given", column([0.0, 1.0]))
+        self.register_buffer("type_indices", column([*range(1, self.types + 1)], torch.int64))
+        # The slots of items and then those of categories, counted from 1 in each; whose they are, as a row of the two
+        # and as a matrix that sums over them.
+        kinds = torch.tensor([0] * ITEM_SLOTS + [1] * CATEGORY_SLOTS)
+        self.register_buffer("slot_column", kinds)
+        self.register_buffer("slot_number", column([*range(1, ITEM_SLOTS + 1), *range(1, CATEGORY_SLOTS + 1)]))
+        self.register_buffer("slot_sums", torch.stack([kinds == 0, kinds == 1]).to(torch.float32))
+        self.register_buffer("ring_sizes", column([ITEM_SLOTS, CATEGORY_SLOTS]))
+        self.register_buffer(
+            "cart_codes", column([fingerprint(ADD_TO_CART), fingerprint(REMOVE_FROM_CART)], torch.int64)
+        )
+        self.register_buffer("cart_signs", torch.tensor([[1.0, -1.0]]))
+        periods = [86_400_000, 604_800_000]
+        self.register_buffer("calendar_ms", column(periods, torch.int64))
+        self.register_buffer("calendar_radians", column([2 * math.pi / period for period in periods]))
+        # What a session-scoped property was last is kept.
+        self.register_buffer("sticky_codes", column([spec.scope == "session" for spec in category_specs], torch.int64))
+        self.register_buffer("sticky_numbers", column([spec.scope == "session" for spec in number_specs], torch.bool))
+        self.register_buffer("feature_order", torch.tensor(feature_order(self.types, self.number_properties)))
+
+    @torch.jit.unused
+    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *_: Any) -> None:  # noqa: ANN401  # as the module's
+        """Read nothing: every buffer follows from the vocabularies, and another release's encoder has others."""
 
     @torch.jit.unused
     def features_of_the_event(self) -> list[int]:
@@ -173,9 +197,7 @@ class Encoder(nn.Module):
 
         The categorical indices are all of the current event.
         """
-        numbers = [spec.name for spec in self.properties if spec.kind == "number"]
-        of_the_event = _FEATURES_OF_THE_EVENT.union(*([f"value[{name}]", f"given[{name}]"] for name in numbers))
-        return [position for position, name in enumerate(self.feature_names) if name in of_the_event]
+        return features_of_the_event(self.feature_names, [s.name for s in self.properties if s.kind == "number"])
 
     @torch.jit.export
     def initial_state(self, sessions: int) -> tuple[Tensor, Tensor]:
@@ -186,14 +208,7 @@ class Encoder(nn.Module):
         carry[:, self.at_numbers :] = float("nan")  # never given
         return carry, torch.zeros([sessions, self.memory_size], dtype=torch.int64, device=device)
 
-    def _lookup(self, codes: Tensor) -> Tensor:
-        """Return the index of each code in its column's vocabulary: 0 no value, 1 other, from 2 up the words."""
-        transposed = codes.t().contiguous()
-        position = torch.searchsorted(self.vocabulary, transposed).clamp_max(self.vocabulary.size(1) - 1)
-        found = torch.gather(self.vocabulary, 1, position) == transposed
-        return torch.where(transposed == 0, 0, torch.where(found, position + 2, 1)).t()
-
-    def forward(  # noqa: PLR0915  # one aggregate after another; in pieces, the pieces would pass twenty tensors around
+    def forward(
         self, timestamp_ms: Tensor, codes: Tensor, numbers: Tensor, carry: Tensor, memory: Tensor
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Fold one event into each of B sessions.
@@ -208,152 +223,14 @@ class Encoder(nn.Module):
         Returns:
             features float32 [B, F], indices int64 [B, I] with I = 3 + C, and the next carry and memory.
         """
-        (
-            events, run_length, previous_type, log_gap_sum, log_gap_square_sum, log_gap_max, log_gap_previous,
-            distinct_items, item_events, item_repeats, distinct_categories, cart_units, cart_value, price_sum,
-            price_count, price_max, price_min, price_previous,
-        ) = carry[:, : self.at_counts].unbind(1)  # fmt: skip
-        start_ms, last_ms, previous_item = memory[:, : self.at_items].unbind(1)
-        first = events == 0
-
-        # Time. A late event never makes a negative gap: it counts as if it came with the latest one.
-        last_ms = torch.where(first, timestamp_ms, last_ms)
-        start_ms = torch.where(first, timestamp_ms, start_ms)
-        now_ms = torch.maximum(timestamp_ms, last_ms)
-        gap_s = (now_ms - last_ms).to(torch.float32) / 1000.0
-        elapsed_s = (now_ms - start_ms).to(torch.float32) / 1000.0
-        log_gap = torch.log1p(gap_s)
-        now_events = events + 1.0
-        before_mean = log_gap_sum / (events - 1.0).clamp_min(1.0)
-        log_gap_sum = log_gap_sum + log_gap
-        log_gap_max = torch.maximum(log_gap_max, log_gap)
-        gaps = events.clamp_min(1.0)
-        log_gap_mean = log_gap_sum / gaps
-        # Welford (1962): the difference of two nearly equal sums would leave a root of their rounding.
-        log_gap_square_sum = (log_gap_square_sum + (log_gap - before_mean) * (log_gap - log_gap_mean)).clamp_min(0.0)
-        log_gap_deviation = (log_gap_square_sum / gaps).sqrt()
-
-        # Event types.
-        stuck_codes = self._stuck_codes(codes, memory)
-        indices = self._lookup(torch.cat([codes[:, : self.fixed_codes], stuck_codes], 1))
-        type_slot = indices[:, 0] - 1
-        same_type = (type_slot == previous_type.to(torch.int64)) & ~first
-        run_length = torch.where(same_type, run_length + 1.0, 1.0)
-        is_type = type_slot.unsqueeze(1) == self.arange_types
-        counts = carry[:, self.at_counts : self.at_times] + is_type.to(torch.float32)
-        elapsed_column = elapsed_s.unsqueeze(1)
-        seen_s = torch.where(is_type, elapsed_column, carry[:, self.at_times : self.at_item_counts])
-        recency = torch.where(seen_s >= 0, 1.0 / (1.0 + torch.log1p((elapsed_column - seen_s).clamp_min(0.0))), 0.0)
-
-        # Items and categories seen in this session.
-        item = codes[:, 1]
-        category = codes[:, 2]
-        item_slots, item_counts, item_seen, distinct_items = self._remember(
-            item,
-            memory[:, self.at_items : self.at_categories],
-            carry[:, self.at_item_counts : self.at_category_counts],
-            distinct_items,
-            self.arange_items,
+        features, indices, next_carry, next_memory = self._advance(
+            timestamp_ms.unsqueeze(0),
+            codes.t().contiguous(),
+            numbers.t().contiguous(),
+            carry.t().contiguous(),
+            memory.t().contiguous(),
         )
-        category_slots, category_counts, category_seen, distinct_categories = self._remember(
-            category,
-            memory[:, self.at_categories : self.at_codes],
-            carry[:, self.at_category_counts : self.at_numbers],
-            distinct_categories,
-            self.arange_categories,
-        )
-        has_item = (item != 0).to(torch.float32)
-        has_category = (category != 0).to(torch.float32)
-        item_seen_before = (item_seen > 0).to(torch.float32)
-        item_events = item_events + has_item
-        item_repeats = item_repeats + item_seen_before
-        same_item_again = has_item * (item == previous_item).to(torch.float32)
-
-        # Prices and the cart.
-        price = numbers[:, 0].clamp(0.0, self.largest)
-        price_given = ~torch.isnan(price)
-        has_price = price_given.to(torch.float32)
-        price = torch.where(price_given, price, 0.0)
-        quantity = numbers[:, 1].clamp(0.0, self.largest)
-        quantity = torch.where(torch.isnan(quantity), 1.0, quantity)
-        had_price = price_count > 0
-        price_step = has_price * had_price.to(torch.float32) * (torch.log1p(price) - torch.log1p(price_previous))
-        price_sum = price_sum + price
-        price_count = price_count + has_price
-        price_mean = price_sum / price_count.clamp_min(1.0)
-        price_max = torch.maximum(price_max, price)
-        lowest = torch.where(had_price, torch.minimum(price_min, price), price)
-        price_min = torch.where(price_given, lowest, price_min)
-        price_previous = torch.where(price_given, price, price_previous)
-        name = codes[:, 0]
-        added = (name == self.add_to_cart).to(torch.float32)
-        units = (added - (name == self.remove_from_cart).to(torch.float32)) * quantity
-        cart_units = (cart_units + units).clamp_min(0.0)
-        cart_value = torch.where(cart_units > 0, (cart_value + units * price).clamp_min(0.0), 0.0)
-
-        # One logarithm over all magnitudes: fewer kernel launches than one a feature.
-        log = torch.log1p(
-            torch.stack(
-                [
-                    elapsed_s, now_events, run_length, item_seen, distinct_items, item_events, category_seen,
-                    distinct_categories, cart_units, cart_value, price, price_mean, price_max, price_min, quantity,
-                ],
-                1,
-            )
-        ).unbind(1)  # fmt: skip
-        sticky_numbers = self._stuck_numbers(numbers, carry)
-        given = (~torch.isnan(sticky_numbers)).to(torch.float32)
-        values = torch.asinh(torch.where(given > 0, sticky_numbers.clamp(-self.largest, self.largest), 0.0))
-        features = torch.cat(
-            [
-                torch.stack(
-                    [
-                        log_gap, log[0], log[1], log[2], log_gap_mean, log_gap_deviation, log_gap_max, log_gap_previous,
-                        first.to(torch.float32),
-                        has_item, item_seen_before, same_item_again, log[3], log[4], log[5],
-                        item_repeats / item_events.clamp_min(1.0), has_category, log[6], log[7],
-                        log[8], log[9], (cart_units <= 0).to(torch.float32), has_price, log[10], log[11], log[12],
-                        log[13], (log[10] - log[11]) * has_price, price_step, log[14],
-                    ],
-                    1,
-                ),
-                torch.log1p(counts),
-                counts / now_events.unsqueeze(1),
-                recency,
-                self._calendar_features(now_ms),
-                values,
-                given,
-            ],
-            1,
-        )  # fmt: skip
-        next_carry = torch.cat(
-            [
-                torch.stack(
-                    [
-                        now_events, run_length, type_slot.to(torch.float32), log_gap_sum, log_gap_square_sum,
-                        log_gap_max, log_gap, distinct_items, item_events, item_repeats, distinct_categories,
-                        cart_units, cart_value, price_sum, price_count, price_max, price_min, price_previous,
-                    ],
-                    1,
-                ),
-                counts,
-                seen_s,
-                item_counts,
-                category_counts,
-                torch.where(self.sticky_numbers, sticky_numbers, float("nan")),
-            ],
-            1,
-        )  # fmt: skip
-        next_memory = torch.cat(
-            [
-                torch.stack([start_ms, now_ms, torch.where(item != 0, item, previous_item)], 1),
-                item_slots,
-                category_slots,
-                torch.where(self.sticky_codes, stuck_codes, 0),
-            ],
-            1,
-        )
-        return features, indices, next_carry, next_memory
+        return features.t().contiguous(), indices.t(), next_carry.t(), next_memory.t()
 
     @torch.jit.export
     def sequence(self, timestamp_ms: Tensor, codes: Tensor, numbers: Tensor) -> tuple[Tensor, Tensor]:
@@ -362,44 +239,162 @@ class Encoder(nn.Module):
         Sessions shorter than T are padded at the end with anything: what comes later never changes what came before.
         """
         carry, memory = self.initial_state(timestamp_ms.size(0))
+        carry, memory = carry.t().contiguous(), memory.t().contiguous()
+        times = timestamp_ms.t().contiguous()
+        codes = codes.permute(1, 2, 0).contiguous()
+        numbers = numbers.permute(1, 2, 0).contiguous()
         all_features: list[Tensor] = []
         all_indices: list[Tensor] = []
         for position in range(timestamp_ms.size(1)):
-            features, indices, carry, memory = self.forward(
-                timestamp_ms[:, position], codes[:, position], numbers[:, position], carry, memory
+            features, indices, carry, memory = self._advance(
+                times[position : position + 1], codes[position], numbers[position], carry, memory
             )
-            all_features.append(features)
-            all_indices.append(indices)
+            all_features.append(features.t())
+            all_indices.append(indices.t())
         return torch.stack(all_features, 1), torch.stack(all_indices, 1)
 
-    def _remember(
-        self, identifier: Tensor, slots: Tensor, counts: Tensor, distinct: Tensor, arange: Tensor
+    def _advance(  # noqa: PLR0915  # one aggregate after another; in pieces, the pieces would pass twenty tensors around
+        self, timestamp_ms: Tensor, codes: Tensor, numbers: Tensor, carry: Tensor, memory: Tensor
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Count an identifier in a ring of slots: next slots, next counts, times seen before [B], distinct [B]."""
-        present = (identifier != 0).unsqueeze(1)
-        match = (slots == identifier.unsqueeze(1)) & present
-        seen = (counts * match.to(torch.float32)).sum(1)
-        is_new = present & ~match.any(1, keepdim=True)
-        # The oldest entry makes room: slots are filled in a ring.
-        target = (torch.remainder(distinct, float(slots.size(1))).unsqueeze(1) == arange) & is_new
-        next_slots = torch.where(target, identifier.unsqueeze(1), slots)
-        next_counts = torch.where(target, 1.0, counts + match.to(torch.float32))
-        return next_slots, next_counts, seen, distinct + is_new.squeeze(1).to(torch.float32)
+        """Fold one event into each of B sessions: `forward` with every tensor on its side, [., B]."""
+        (
+            events, run_length, previous_type, log_gap_mean, log_gap_squares, log_gap_max, log_gap_previous, seen_sums,
+            cart, price_sums, price_max, price_min, price_previous, counts, seen_s, slot_counts, last_numbers,
+        ) = torch.split(carry, self.carry_blocks)  # fmt: skip
+        times_ms, previous_item, slots, last_codes = torch.split(memory, self.memory_blocks)
+        is_first = torch.logical_not(events)
+        now_events = events + self.one
 
-    def _stuck_codes(self, codes: Tensor, memory: Tensor) -> Tensor:
-        """Return the category properties [B, C], session-scoped ones filled from the last value sent."""
-        given = codes[:, self.fixed_codes :]
-        return torch.where((given == 0) & self.sticky_codes, memory[:, self.at_codes :], given)
+        # Time. A late event never makes a negative gap: it counts as if it came with the latest one.
+        times_ms = torch.where(is_first, timestamp_ms, times_ms)
+        start_ms, last_ms = torch.split(times_ms, 1)
+        now_ms = torch.maximum(timestamp_ms, last_ms)
+        spans_s = (now_ms - times_ms).to(torch.float32).div_(self.ms_per_s)
+        elapsed_s = spans_s[:1]
+        log_spans = torch.log1p(spans_s)
+        log_gap = log_spans[1:]
+        # Welford (1962): the difference of two nearly equal sums would leave a root of their rounding.
+        gaps = events.clamp_min(1.0)
+        off_mean = log_gap - log_gap_mean
+        log_gap_mean = torch.addcdiv(log_gap_mean, off_mean, gaps)
+        log_gap_squares = torch.addcmul(log_gap_squares, off_mean, log_gap - log_gap_mean)
+        log_gap_deviation = (log_gap_squares / gaps).sqrt_()
+        log_gap_max = torch.maximum(log_gap_max, log_gap)
 
-    def _stuck_numbers(self, numbers: Tensor, carry: Tensor) -> Tensor:
-        """Return the number properties [B, N], session-scoped ones filled from the last value sent."""
-        given = numbers[:, self.fixed_numbers :]
-        return torch.where(torch.isnan(given) & self.sticky_numbers, carry[:, self.at_numbers :], given)
+        # Event types.
+        stuck_codes = codes[self.fixed_codes :]
+        if self.category_properties > 0:
+            stuck_codes = torch.where(stuck_codes.to(torch.bool), stuck_codes, last_codes)
+            last_codes = stuck_codes * self.sticky_codes
+            indices = self._lookup(torch.cat([codes[: self.fixed_codes], stuck_codes]))
+        else:
+            indices = self._lookup(codes)
+        type_index = indices[:1]
+        type_slot = type_index.to(torch.float32).sub_(self.one)
+        # No event before the first: its run length of 0 makes nothing of having the type that `carry` begins with.
+        run_length = torch.addcmul(self.one, run_length, (type_slot == previous_type).to(torch.float32))
+        is_type = type_index == self.type_indices
+        counts = is_type.to(torch.float32).add_(counts)
+        seen_s = torch.where(is_type, elapsed_s, seen_s)
 
-    def _calendar_features(self, now_ms: Tensor) -> Tensor:
-        """Return sine and cosine of the hour and of the weekday in UTC [B, 4]; zeros without calendar time."""
+        # Items and categories seen in this session.
+        named = codes[1:3]
+        present = named.to(torch.bool)
+        has_named = present.to(torch.float32)
+        slots, slot_counts, times_seen, is_new = self._remember(named, has_named, slots, slot_counts, seen_sums[::3])
+        seen_before = times_seen.clamp_max(1.0)
+        has_item = has_named[:1]
+        new_item, new_category = torch.split(is_new, 1)
+        seen_sums = torch.cat([new_item, has_item, seen_before[:1], new_category]).add_(seen_sums)
+        item_events, item_repeats = torch.split(seen_sums[1:3], 1)
+        item = named[:1]
+        same_item_again = (item == previous_item).to(torch.float32).mul_(has_item)
+        previous_item = torch.where(present[:1], item, previous_item)
+
+        # Prices and the cart.
+        sent = numbers[: self.fixed_numbers].clamp(0.0, self.largest)
+        is_sent = sent == sent  # noqa: PLR0124  # not NaN
+        amounts = torch.where(is_sent, sent, self.amounts_not_given)
+        price, quantity = torch.split(amounts, 1)
+        price_given = is_sent[:1]
+        has_price = price_given.to(torch.float32)
+        had_price = price_sums[1:].to(torch.bool)
+        price_sums = torch.cat([price, has_price]).add_(price_sums)
+        price_sum, price_count = torch.split(price_sums, 1)
+        price_mean = price_sum / price_count.clamp_min(1.0)
+        price_max = torch.maximum(price_max, price)
+        # `fmin` passes over NaN. The first price is the least and its own predecessor; before it, both are 0.
+        price_min = torch.where(had_price, torch.fmin(price_min, sent[:1]), price)
+        price_before = torch.where(had_price, price_previous, price)
+        price_previous = torch.where(price_given, price, price_previous)
+        moved = torch.mm(self.cart_signs, (codes[:1] == self.cart_codes).to(torch.float32)).mul_(quantity)
+        cart = torch.cat([moved, moved * price]).add_(cart).clamp_min_(0.0)
+        cart_units, cart_value = torch.split(cart, 1)
+        cart_is_filled = torch.sign(cart_units)
+        cart_value = cart_value * cart_is_filled
+
+        # One logarithm over all magnitudes.
+        log = torch.cat(
+            [
+                price, price_mean, price_before, quantity, price_max, price_min, cart_units, cart_value, now_events,
+                run_length, times_seen, seen_sums, counts, (elapsed_s - seen_s).clamp_min_(0.0),
+            ]
+        ).log1p_()  # fmt: skip
+        log_price, log_other_prices, _, log_since = torch.split(log, self.log_blocks)
+        sines, cosines = self._calendar_features(now_ms)
+        recency = counts.clamp_max(1.0).div_(log_since + self.one)
+        features = [
+            log_spans, log_gap_mean, log_gap_deviation, log_gap_max, log_gap_previous, is_first.to(torch.float32),
+            has_named, seen_before, same_item_again, item_repeats / item_events.clamp_min(1.0),
+            self.one - cart_is_filled, has_price, (log_price - log_other_prices).mul_(has_price),
+            sines, cosines, log, recency, counts / now_events,
+        ]  # fmt: skip
+        if self.number_properties > 0:
+            given = numbers[self.fixed_numbers :]
+            known = torch.where(given == given, given, last_numbers)  # noqa: PLR0124  # not NaN
+            last_numbers = torch.where(self.sticky_numbers, known, float("nan"))
+            features.append(known.nan_to_num(0.0).clamp_(-self.largest, self.largest).asinh_())
+            features.append((known == known).to(torch.float32))  # noqa: PLR0124  # not NaN
+        next_carry = torch.cat(
+            [
+                now_events, run_length, type_slot, log_gap_mean, log_gap_squares, log_gap_max, log_gap, seen_sums,
+                cart_units, cart_value, price_sums, price_max, price_min, price_previous, counts, seen_s, slot_counts,
+                last_numbers,
+            ]
+        )  # fmt: skip
+        next_memory = torch.cat([start_ms, now_ms, previous_item, slots, last_codes])
+        return torch.index_select(torch.cat(features), 0, self.feature_order), indices, next_carry, next_memory
+
+    def _lookup(self, codes: Tensor) -> Tensor:
+        """Return the index of each code in its row's vocabulary: 0 no value, 1 other, from 2 up the words."""
+        position = torch.searchsorted(self.vocabulary, codes)
+        found = torch.gather(self.vocabulary, 1, position) == codes
+        return torch.where(found, position, 1)
+
+    def _remember(
+        self, named: Tensor, has_named: Tensor, slots: Tensor, slot_counts: Tensor, distinct: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Count an item and a category [2, B] in a ring of slots each.
+
+        Returns:
+            next slots, next counts, how often each was seen before [2, B], and whether it is new [2, B].
+        """
+        sought = torch.index_select(named, 0, self.slot_column)
+        # No identifier is 0 and meets the empty slots, whose count is 0.
+        met = (slots == sought).to(torch.float32).mul_(slot_counts)
+        times_seen = torch.mm(self.slot_sums, met)
+        is_new = has_named - times_seen.clamp_max(1.0)
+        # The oldest entry makes room: slots are filled in a ring. Counted from 1, so that 0 is none of them.
+        place = torch.addcmul(is_new, is_new, torch.remainder(distinct, self.ring_sizes))
+        is_place = torch.index_select(place, 0, self.slot_column) == self.slot_number
+        next_slots = torch.where(is_place, sought, slots)
+        next_counts = torch.where(is_place, self.one, met.clamp_max_(1.0).add_(slot_counts))
+        return next_slots, next_counts, times_seen, is_new
+
+    def _calendar_features(self, now_ms: Tensor) -> tuple[Tensor, Tensor]:
+        """Return sine and cosine of the hour and of the weekday in UTC, [2, B] each; zeros without calendar time."""
         if not self.calendar:
-            return torch.zeros([now_ms.size(0), 4], dtype=torch.float32, device=now_ms.device)
-        day = torch.remainder(now_ms, 86_400_000).to(torch.float32) * (6.283185307179586 / 86_400_000.0)
-        week = torch.remainder(now_ms, 604_800_000).to(torch.float32) * (6.283185307179586 / 604_800_000.0)
-        return torch.stack([torch.sin(day), torch.cos(day), torch.sin(week), torch.cos(week)], 1)
+            zeros = torch.zeros([2, now_ms.size(1)], dtype=torch.float32, device=now_ms.device)
+            return zeros, zeros
+        angle = torch.remainder(now_ms, self.calendar_ms).to(torch.float32).mul_(self.calendar_radians)
+        return torch.sin(angle), torch.cos(angle)

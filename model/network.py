@@ -155,9 +155,10 @@ class SessionModel(nn.Module):
         """Return the inputs [..., E] of cell and head for features [..., F] and indices [..., I]."""
         if not self.aggregates:
             features = torch.index_select(features, -1, self.seen_features)
-        parts = [((features - self.feature_mean) / self.feature_deviation).clamp(-8.0, 8.0)]
+        parts = [(features - self.feature_mean).div_(self.feature_deviation).clamp_(-8.0, 8.0)]
+        words = indices.unbind(-1)
         for column, embedding in enumerate(self.embeddings):
-            parts.append(embedding(indices[..., column]))
+            parts.append(embedding(words[column]))
         known = dropout(torch.cat(parts, -1), self.input_dropout, self.training)
         return torch.cat([known, self.binned(features)], -1)
 

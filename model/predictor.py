@@ -1,32 +1,36 @@
-"""The artifact behind two functions: events in, probabilities out, states as bytes.
-
-A state is `memory` times (2 x int64), the rest of `memory` (int32), `carry` (float32) and `hidden` (float16 or
-float32), one after another, little endian. Only `hidden`, which is h and c of an LSTM, h of a GRU or a plain recurrent
-net and nothing of a feed-forward net, may be float16: what the encoder counts keeps its precision.
+"""The artifact behind two functions: events in, probabilities out, states as the bytes of `model.states`.
 
 A live base rate changes what is said of a state and never the state: it may be set and changed at any time.
 """
 
-from collections.abc import Iterator, Sequence
+import statistics
+import time
+from bisect import bisect_left
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from model.artifact import BaseRateUnknownError, Manifest, load
 from model.base_rate import logit_shift
-from model.columns import columns_from_events
+from model.columns import ColumnReader
+from model.device_step import DeviceStep
 from model.events import Event
+from model.states import StateCodec, StateDtype
 from model.summary import DataSummary, InputCounts, count_inputs
 
-StateDtype = Literal["float16", "float32"]
-_TIMES: Final = 2
-_FLOAT16_LARGEST: Final = 65504.0
+__all__ = ["Predictor", "StateDtype", "load_predictor"]
+
 # Each batch size is padded up to one of a few, and each of those is run this often before the first request: torch's
 # executor specialises in the second run of a size and settles in the third.
 _WARM_UP_RUNS: Final = 3
+# A shop's usual batch under load, and enough runs of it for a median.
+_COMPARED_SESSIONS: Final = 64
+_COMPARED_RUNS: Final = 11
+# From here up there is a size half-way to the double: a step of 48 sessions takes 0.40 ms, of 64 0.49.
+_FIRST_HALVED: Final = 16
 
 
 class Predictor:
@@ -37,7 +41,7 @@ class Predictor:
     Args:
         module: a scripted `model.network.SessionModel`, from now on this predictor's own.
         manifest: its manifest.
-        device: `cpu` or `cuda`.
+        device: `cpu` or `cuda`, where each batch size is one CUDA graph (`model.device_step`).
         state_dtype: how the recurrent state is kept in a state's bytes.
         max_batch_size: events that are stepped at once; more are split.
         base_rate: share of sessions that buy where the model is asked; None for the share where it was trained.
@@ -72,20 +76,28 @@ class Predictor:
         self.base_rate = base_rate
         self.state_dtype: StateDtype = state_dtype
         self.max_batch_size = max_batch_size
+        self.device_reason = "as was asked for"
+        # Of the module's step, not of this object: a cycle that was there at the start is never collected (app.garbage).
+        step = self._module.step
+        self._run: Callable[[Sequence[Tensor]], tuple[Tensor, ...]] = lambda inputs: step(*inputs)
+        if self._device.type != "cpu":
+            self._run = DeviceStep(step, self._device)
+        self._sizes = tuple(self._padded_sizes())
         self._event_names = frozenset(manifest.event_names)
+        self._columns = ColumnReader(manifest.properties)
         self.summary = DataSummary.from_dict(manifest.data.get("inputs"))
-        self._hidden_type = np.dtype("<f2" if state_dtype == "float16" else "<f4")
-        widths = manifest.state
-        parts = (
-            8 * _TIMES,
-            4 * (widths["memory"] - _TIMES),
-            4 * widths["carry"],
-            self._hidden_type.itemsize * widths["hidden"],
-        )
-        self._ends = np.cumsum(parts).tolist()
-        self.state_size: int = self._ends[-1]
         with torch.inference_mode():
-            self._initial = self._packed(*self._module.initial_state(1))[0]
+            hidden, carry, memory = (part.cpu() for part in self._module.initial_state(1))
+            self._states = StateCodec(state_dtype, (hidden, carry, memory))
+
+    @property
+    def state_size(self) -> int:
+        """Bytes of the longest state that there can be; most are much shorter."""
+        return self._states.largest_bytes
+
+    def reads(self, state: bytes) -> bool:
+        """Return whether `advance` takes the bytes, which it does for a state that such a predictor has made."""
+        return self._states.reads(state)
 
     def knows(self, event_name: str) -> bool:
         """Return whether the artifact's vocabulary has the (canonical) name; others count as "other"."""
@@ -102,7 +114,7 @@ class Predictor:
             B probabilities that the session ends in a purchase, and B states after the event.
 
         Raises:
-            ValueError: lengths differ, or a state is not `state_size` bytes long.
+            ValueError: lengths differ, or a state is not one that it `reads`.
         """
         if len(events) != len(states):
             raise ValueError(f"states: expected {len(events)}, one an event, not {len(states)}")
@@ -166,7 +178,7 @@ class Predictor:
             chosen = [index for index in order[first : first + self.max_batch_size] if sessions[index]]
             if not chosen:
                 continue
-            columns = [columns_from_events(sessions[index], self.manifest.properties) for index in chosen]
+            columns = [self._columns.read(sessions[index]) for index in chosen]
             padded = [
                 torch.nn.utils.rnn.pad_sequence(list(column), batch_first=True) for column in zip(*columns, strict=True)
             ]
@@ -179,7 +191,7 @@ class Predictor:
     def warm_up(self) -> None:
         """Run every padded batch size, so that no request pays for torch's first passes over one."""
         event = Event(self.manifest.event_names[0], 0)
-        for size in self._padded_sizes():
+        for size in self._sizes:
             for _ in range(_WARM_UP_RUNS):
                 self._step([event] * size, [None] * size)
 
@@ -187,59 +199,18 @@ class Predictor:
         size = 1
         while size < self.max_batch_size:
             yield size
+            if size >= _FIRST_HALVED and size * 3 // 2 < self.max_batch_size:
+                yield size * 3 // 2
             size *= 2
         yield self.max_batch_size
 
     def _step(self, events: Sequence[Event], states: Sequence[bytes | None]) -> tuple[list[float], list[bytes]]:
         count = len(events)
-        size = next(size for size in self._padded_sizes() if size >= count)
+        size = self._sizes[bisect_left(self._sizes, count)]
         with torch.inference_mode():
-            hidden, carry, memory = self._unpacked(states, size)
-            columns: Sequence[Tensor] = columns_from_events(events, self.manifest.properties)
-            if size > count:
-                columns = tuple(
-                    torch.nn.functional.pad(c, (0, 0, 0, size - count) if c.dim() > 1 else (0, size - count))
-                    for c in columns
-                )
-            probability, *following = self._module.step(
-                *(column.to(self._device) for column in columns), hidden, carry, memory
-            )
-            rows = self._packed(*following)
-            return probability[:count].tolist(), rows[:count]
-
-    def _unpacked(self, states: Sequence[bytes | None], size: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Return hidden, carry and memory of the states, padded with initial ones to `size` rows."""
-        rows = [self._initial if state is None else state for state in states]
-        if any(len(row) != self.state_size for row in rows):
-            lengths = sorted({len(row) for row in rows} - {self.state_size})
-            raise ValueError(f"states: expected {self.state_size} bytes each, found {lengths}")
-        rows += [self._initial] * (size - len(rows))
-        packed = np.frombuffer(b"".join(rows), dtype=np.uint8).reshape(size, self.state_size)
-        times, memory, carry, hidden = np.split(packed, self._ends[:-1], axis=1)
-        whole_memory = np.concatenate(
-            [np.ascontiguousarray(times).view("<i8"), np.ascontiguousarray(memory).view("<i4").astype(np.int64)], axis=1
-        )
-        return (
-            torch.from_numpy(np.ascontiguousarray(hidden).view(self._hidden_type).astype(np.float32)).to(self._device),
-            torch.from_numpy(np.ascontiguousarray(carry).view("<f4").copy()).to(self._device),
-            torch.from_numpy(whole_memory).to(self._device),
-        )
-
-    def _packed(self, hidden: Tensor, carry: Tensor, memory: Tensor) -> list[bytes]:
-        """Return the states of all rows as bytes: `_unpacked`'s inverse but for float16's rounding."""
-        if self.state_dtype == "float16":
-            # |c| grows by at most one an event, so only sessions past 65,504 events could come here.
-            hidden = hidden.clamp(-_FLOAT16_LARGEST, _FLOAT16_LARGEST)
-        memory_rows = memory.cpu().numpy()
-        parts = (
-            np.ascontiguousarray(memory_rows[:, :_TIMES]).astype("<i8", copy=False),
-            memory_rows[:, _TIMES:].astype("<i4"),
-            carry.cpu().numpy().astype("<f4", copy=False),
-            hidden.cpu().numpy().astype(self._hidden_type),
-        )
-        packed = np.concatenate([np.ascontiguousarray(part).view(np.uint8) for part in parts], axis=1)
-        whole, width = packed.tobytes(), self.state_size
-        return [whole[start : start + width] for start in range(0, len(whole), width)]
+            inputs = (*self._columns.read(events, size), *self._states.unpack(states, size))
+            probability, hidden, carry, memory = self._run(inputs)
+            return probability[:count].tolist(), self._states.pack(hidden, carry, memory)[:count]
 
 
 def _shift(manifest: Manifest, base_rate: float) -> float:
@@ -265,7 +236,8 @@ def load_predictor(
 
     Args:
         path: the artifact.
-        device: `cpu`, `cuda`, or `auto` for `cuda` where torch sees a GPU.
+        device: `cpu`, `cuda`, or `auto` for the one that steps 64 sessions in less time; `device_reason` of the
+            predictor says why it is that one.
         state_dtype: `float16` halves what a session costs in Redis; `float32` answers to 1e-5 as offline.
         max_batch_size: events that are stepped at once.
         sha256: digest that the file must have.
@@ -282,16 +254,55 @@ def load_predictor(
         raise ValueError(f"device: expected auto, cpu or cuda, not {device!r}")
     if device == "cuda" and not torch.cuda.is_available():
         raise ValueError("device: cuda was asked for, but torch sees no GPU; set it to auto or cpu")
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
     if threads is not None:
         torch.set_num_threads(threads)
-    module, manifest = load(path, sha256=sha256)
-    return Predictor(
-        module,
-        manifest,
-        device=device,
-        state_dtype=state_dtype,
-        max_batch_size=max_batch_size,
-        base_rate=base_rate,
-    )
+
+    def on(name: str) -> Predictor:
+        module, manifest = load(path, sha256=sha256)
+        return Predictor(
+            module,
+            manifest,
+            device=name,
+            state_dtype=state_dtype,
+            max_batch_size=max_batch_size,
+            base_rate=base_rate,
+        )
+
+    if device != "auto":
+        return on(device)
+    if not torch.cuda.is_available():
+        predictor = on("cpu")
+        predictor.device_reason = "torch sees no GPU"
+        return predictor
+    return _quicker(on("cpu"), lambda: on("cuda"))
+
+
+def _quicker(host: Predictor, on_gpu: Callable[[], Predictor]) -> Predictor:
+    """Return the predictor that steps in less time, and have it say so."""
+    try:
+        gpu = on_gpu()
+        gpu_s = _step_s(gpu)
+    except RuntimeError as exc:
+        # A driver that is too old, a memory that others have filled: nothing that a service on the CPU would mind.
+        host.device_reason = f"the GPU cannot be used: {str(exc).splitlines()[0]}"
+        return host
+    host_s = _step_s(host)
+    chosen = gpu if gpu_s < host_s else host
+    times = f"{gpu_s * 1000:.2f} ms on the GPU, {host_s * 1000:.2f} on the CPU"
+    chosen.device_reason = f"a step of {_COMPARED_SESSIONS} sessions takes {times}"
+    return chosen
+
+
+def _step_s(predictor: Predictor) -> float:
+    """Return the median seconds of a step, from events and bytes to probabilities and bytes."""
+    count = min(_COMPARED_SESSIONS, predictor.max_batch_size)
+    events = [Event(predictor.manifest.event_names[0], 0)] * count
+    states: list[bytes | None] = [None] * count
+    taken = []
+    for run in range(_WARM_UP_RUNS + _COMPARED_RUNS):
+        started = time.perf_counter()
+        _, following = predictor.advance(events, states)
+        if run >= _WARM_UP_RUNS:
+            taken.append(time.perf_counter() - started)
+        states = list(following)
+    return statistics.median(taken)

@@ -123,7 +123,9 @@ def _print_counts(dataset: PreparedDataset, rejected: Path) -> None:
             style="yellow",
         )
     if counts["rejected"]:
-        ERR.print(f"{counts['rows_rejected']:,} malformed rows, each in {rejected}:", style="yellow", markup=False)
+        # A path that is broken at the terminal's width could not be copied.
+        told = f"{counts['rows_rejected']:,} malformed rows, each in {rejected}:"
+        ERR.print(told, style="yellow", markup=False, soft_wrap=True)
         for reason, count in counts["rejected"].items():
             ERR.print(f"  {count:,} x {reason}", markup=False)
         with rejected.open(encoding="utf-8") as lines:

@@ -16,7 +16,7 @@ export function showModel(model) {
     fact("Exported", manifest.created ? onlyDay(manifest.created) : NOTHING),
     fact("Inputs", count(manifest.features?.length), `${count(manifest.event_names?.length)} event names`),
     fact("Runs on", model.device),
-    fact("State of a session", `${count(model.state_bytes)} bytes`, model.state_dtype));
+    fact("State of a session", `at most ${count(model.state_bytes)} bytes`, model.state_dtype));
   const card = manifest.model_card;
   const hasCard = card && Object.keys(card).length > 0;
   const parts = hasCard

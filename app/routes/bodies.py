@@ -69,18 +69,34 @@ def too_late(timeout_s: float) -> str:
     return f"No answer within {timeout_s:g} s; send the event again with the same event_id."
 
 
-def score_json(score: Score) -> bytes:
-    """Return the answer to one event as JSON: an `app.schemas.ScoreOut`, which a test holds it to."""
+class ScoreBody(msgspec.Struct):
+    """The answer to one event: an `app.schemas.ScoreOut`, which a test holds it to."""
+
+    session_id: str
+    probability: float | None
+    events: int
+    model: str
+    outcome: str
+    folded: bool
+    duplicate: bool
+    warnings: tuple[str, ...]
+
+
+def score_body(score: Score) -> ScoreBody:
+    """Return what is answered with a score."""
     answer = score.answer
-    return _encode(
-        {
-            "session_id": score.session_id,
-            "probability": answer.probability,
-            "events": answer.events,
-            "model": answer.model,
-            "outcome": answer.outcome.word,
-            "folded": answer.folded,
-            "duplicate": score.duplicate,
-            "warnings": score.warnings,
-        }
+    return ScoreBody(
+        session_id=score.session_id,
+        probability=answer.probability,
+        events=answer.events,
+        model=answer.model,
+        outcome=answer.outcome.word,
+        folded=answer.folded,
+        duplicate=score.duplicate,
+        warnings=score.warnings,
     )
+
+
+def score_json(score: Score) -> bytes:
+    """Return the answer to one event as JSON."""
+    return _encode(score_body(score))

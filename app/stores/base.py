@@ -8,10 +8,11 @@ import msgspec
 
 from app.errors import CorruptRecordError, StoreError
 from app.stores.board import BoardStore
-from app.stores.history import encode_event
+from app.stores.entries import encode_event
 from app.stores.outcomes import OutcomeStore
 from app.stores.records import Record
 from app.stores.replicas import ReplicaStore
+from app.stores.shorthand import properties_code
 from model.events import Event
 
 
@@ -27,6 +28,8 @@ class Commit(msgspec.Struct, frozen=True):
         model: fingerprint of the model that answered, where it is not the one of the history's last event.
         closed_by: who closes the session with this commit: a purchase event, or the shop by a call; None: nobody, or
             it was closed before.
+        previous: the record as it was read, so that its history can be continued; None when there was none, or it is
+            not known: then the first of the entries stands alone.
     """
 
     session_id: str
@@ -36,14 +39,32 @@ class Commit(msgspec.Struct, frozen=True):
     probabilities: Sequence[float] = ()
     model: str | None = None
     closed_by: Literal["event", "api"] | None = None
+    previous: Record | None = None
 
     def entries(self) -> list[bytes]:
         """Return the bytes of what is to be appended to the history."""
-        pairs = zip_longest(self.appended, self.probabilities)
-        return [
-            encode_event(event, probability, None if place else self.model)
-            for place, (event, probability) in enumerate(pairs)
-        ]
+        previous, after_ms, code = self.previous, None, 0
+        if previous is not None and previous.events:
+            after_ms, code = previous.last_event_ms, previous.properties_code
+        # What is not known of a history cannot be continued, nor can what is put behind it.
+        is_known = previous is not None or self.expected is None
+        entries: list[bytes] = []
+        last = len(self.appended) - 1
+        for place, (event, probability) in enumerate(zip_longest(self.appended, self.probabilities)):
+            # The record has the code of the last one.
+            own_code = self.record.properties_code if place == last else properties_code(event.properties)
+            entries.append(
+                encode_event(
+                    event,
+                    probability,
+                    None if place else self.model,
+                    after_ms=after_ms,
+                    repeats_properties=own_code == code != 0,
+                )
+            )
+            if is_known:
+                after_ms, code = max(after_ms or 0, event.timestamp_ms), own_code
+        return entries
 
 
 def whole_history(record: Record, history: list[Event]) -> list[Event]:

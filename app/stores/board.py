@@ -11,7 +11,7 @@ from enum import StrEnum
 from typing import Final, NamedTuple, Protocol
 
 from app.errors import CorruptRecordError
-from app.stores.history import decode_entry
+from app.stores.entries import decode_event
 from app.stores.keys import SHARDS, board_key, history_key, record_key, seen_key, shard_of
 from app.stores.records import Record, decode_record
 from app.stores.scripts import ScriptRunner, load_script, unavailable
@@ -192,9 +192,10 @@ def row_of(record: Record, last_entries: Sequence[bytes], recent: int) -> Row:
     Raises:
         CorruptRecordError: an entry cannot be read.
     """
-    entries = [decode_entry(entry) for entry in last_entries]
+    # Not the whole history: what is looked at stands in each entry.
+    entries = [decode_event(entry) for entry in last_entries]
     known = [entry.probability for entry in entries if entry.probability is not None]
-    return Row(record, entries[-1].event.event_name if entries else None, known[-recent:] if recent else [])
+    return Row(record, entries[-1].event_name if entries else None, known[-recent:] if recent else [])
 
 
 def _keys(shards: Sequence[int]) -> list[Word]:

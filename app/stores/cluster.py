@@ -68,9 +68,9 @@ class Cluster:
         self._refreshed_s = float("-inf")
         self._refreshing = asyncio.Lock()
 
-    async def get(self, keys: Sequence[tuple[int, str]]) -> list[Reply]:
+    async def get(self, shards: Sequence[int], keys: Sequence[str]) -> list[Reply]:
         """See `Link.get`; one GET a key, as one of several keys could not be answered while their slot moves."""
-        return await self.execute([Command(shard, ("GET", key)) for shard, key in keys])
+        return await self.execute([Command(shard, ("GET", key)) for shard, key in zip(shards, keys, strict=True)])
 
     async def execute(self, commands: Sequence[Command], *, wait_replicas: int = 0) -> list[Reply]:
         """See `Link.execute`."""

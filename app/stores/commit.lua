@@ -30,22 +30,25 @@ anew never passes for the old one.
 A commit that closes a session appends it to `closed`; so does one that begins a session under the id of one that idled
 out and was not closed yet. Only those two read a history.
 Records and `seen` go by one clock and to the millisecond: who is longer in `seen` than the idle time has no record. The
-two sorted sets outlive the histories, so that a closer which comes too late still finds out how many it missed.
+two sorted sets outlive the histories by half the grace time or more, so that a closer which comes too late still finds
+out how many it missed.
 Runs on Redis 6.2 and later and on Valkey; touches only the version of the old record.
 ]]
 
+local call = redis.call
 local idle_ms, grace_ms = tonumber(ARGV[1]), tonumber(ARGV[2])
 local longest, kept_ms = ARGV[3], ARGV[4]
-local time = redis.call('TIME')
+local time = call('TIME')
 local now_ms = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
 -- As text: Lua would write a number of this size with an exponent.
 local seen_ms = string.format('%.0f', now_ms)
 local ends_ms = string.format('%.0f', now_ms + idle_ms)
 local forgotten_ms = string.format('%.0f', now_ms + idle_ms + grace_ms)
 local sets_end_ms = string.format('%.0f', now_ms + idle_ms + 2 * grace_ms)
+local sets_least_ms = idle_ms + 1.5 * grace_ms
 local sessions = #KEYS / 5
 local results = {}
-local board_of = {}
+local board_of, has_grown = {}, {}
 local position = 5
 
 for session = 1, sessions do
@@ -56,25 +59,25 @@ for session = 1, sessions do
   local closing, count = ARGV[position + 4], tonumber(ARGV[position + 5])
   position = position + 6
 
-  local stored = redis.call('GETRANGE', record_key, 1, 8)
+  local stored = call('GETRANGE', record_key, '1', '8')
   if stored == expected then
-    if expected == '' and redis.call('EXISTS', history_key) == 1 then
-      local before_ms = redis.call('ZSCORE', seen_key, id) or seen_ms
+    if expected == '' and call('EXISTS', history_key) == 1 then
+      local before_ms = call('ZSCORE', seen_key, id) or seen_ms
       append_closed(closed_key, longest, kept_ms, id, IDLED_OUT, before_ms, history_key)
-      redis.call('DEL', history_key)
+      call('DEL', history_key)
     end
     -- Before the record: should something else stand under the history's key, then nothing of the session changes.
     for entry = position, position + count - 1 do
-      redis.call('RPUSH', history_key, ARGV[entry])
+      call('RPUSH', history_key, ARGV[entry])
     end
-    redis.call('SET', record_key, record, 'PXAT', ends_ms)
+    call('SET', record_key, record, 'PXAT', ends_ms)
     -- What is closed has no outcome left to be written down, so its history need not outlive its record.
-    redis.call('PEXPIREAT', history_key, closing == '' and forgotten_ms or ends_ms)
-    redis.call('ZADD', seen_key, seen_ms, id)
+    call('PEXPIREAT', history_key, closing == '' and forgotten_ms or ends_ms)
+    call('ZADD', seen_key, seen_ms, id)
     if score == '' then
-      redis.call('ZREM', board_key, id)
-    else
-      redis.call('ZADD', board_key, score, id)
+      call('ZREM', board_key, id)
+    elseif call('ZADD', board_key, score, id) == 1 then
+      has_grown[board_key] = true
     end
     if closing ~= '' and closing ~= 'closed' then
       append_closed(closed_key, longest, kept_ms, id, closing, seen_ms, history_key)
@@ -90,8 +93,12 @@ for session = 1, sessions do
 end
 
 for seen_key, board_key in pairs(board_of) do
-  redis.call('PEXPIREAT', board_key, sets_end_ms)
-  redis.call('PEXPIREAT', seen_key, sets_end_ms)
+  -- Both end together. One read says that neither has to be told so again, where two writes would also go to every
+  -- replica and into the append-only file; but a board that was empty, and so did not exist, knows of no end.
+  if has_grown[board_key] or call('PTTL', seen_key) < sets_least_ms then
+    call('PEXPIREAT', board_key, sets_end_ms)
+    call('PEXPIREAT', seen_key, sets_end_ms)
+  end
 end
 
 return results

@@ -54,8 +54,8 @@ class Link(Protocol):
         """How many shards one script call may touch; it holds up the server for as long as it runs."""
         ...
 
-    async def get(self, keys: Sequence[tuple[int, str]]) -> list[Reply]:
-        """Return the strings under keys, each with its shard, in one round trip a server."""
+    async def get(self, shards: Sequence[int], keys: Sequence[str]) -> list[Reply]:
+        """Return the strings under keys, given the shard of each, in one round trip a server."""
         ...
 
     async def execute(self, commands: Sequence[Command], *, wait_replicas: int = 0) -> list[Reply]:
@@ -83,11 +83,11 @@ class SingleLink:
         self._server = server
         self._sentinel = sentinel
 
-    async def get(self, keys: Sequence[tuple[int, str]]) -> list[Reply]:
+    async def get(self, shards: Sequence[int], keys: Sequence[str]) -> list[Reply]:  # noqa: ARG002 - for a cluster
         """See `Link.get`."""
         if not keys:
             return []
-        (values,) = await self._server.execute([("MGET", *(key for _, key in keys))])
+        (values,) = await self._server.execute([("MGET", *keys)])
         return [values] * len(keys) if isinstance(values, Exception) else values
 
     async def execute(self, commands: Sequence[Command], *, wait_replicas: int = 0) -> list[Reply]:

@@ -1,33 +1,20 @@
-"""One event of a session's history with the score that it was answered with, and its bytes.
+"""A session's history: the events that were folded, each with the score that it was answered with.
 
-An entry is a MessagePack array. Version 2:
-
-    codec version (2), time in ms, name, score, item id, category, price, quantity, properties, model
-
-Trailing fields without a value are left out, as most page views have few. The score is the probability as it was
-served: the bits of a float32, which is what the model computes in, as one unsigned integer of five bytes. The model is
-the fingerprint of the one that served it, eight bytes, and stands only where it is another one than in the entry
-before, so that it costs next to nothing. Together they let a history tell alone what a session was told. Prices and
-quantities come back as the floats they were; a property comes back with its type.
-
-Version 1 had neither score nor model: codec version (1), time in ms, name, item id, category, price, quantity,
-properties. It is still read.
+Entries go by those before them (see `app.stores.entries`), so a history is read from its first one on.
 """
 
-import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 
 from app.errors import CorruptRecordError
+from app.stores.entries import decode_event
 from model.events import Event, PropertyValue
 
-CODEC_VERSION: Final = 2
-_WITHOUT_SCORES: Final = 1
-_FLOAT: Final = struct.Struct("<f")
-_BITS: Final = struct.Struct("<I")
+# Up to here times are exact as floats, so that whoever reads them as JSON has them too.
+_LATEST_MS: Final = 2**53
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +24,7 @@ class Entry:
     Attributes:
         event: the event.
         probability: as it was answered, to float32; None: not known, as in entries of older releases.
-        model: fingerprint of the model that answered, 16 hex characters; None: the one of the entry before.
+        model: fingerprint of the model that answered, 16 hex characters; None: not known.
     """
 
     event: Event
@@ -45,117 +32,54 @@ class Entry:
     model: str | None = None
 
 
-class _Scored(msgspec.Struct, array_like=True, forbid_unknown_fields=True, frozen=True):
-    codec_version: int
-    timestamp_ms: int
-    event_name: str
-    score: int | None = None
-    item_id: str | None = None
-    item_category: str | None = None
-    price: float | None = None
-    quantity: float | None = None
-    properties: dict[str, bool | int | float | str] | None = None
-    model: bytes | None = None
-
-
-class _Unscored(msgspec.Struct, array_like=True, forbid_unknown_fields=True, frozen=True):
-    codec_version: int
-    timestamp_ms: int
-    event_name: str
-    item_id: str | None = None
-    item_category: str | None = None
-    price: float | None = None
-    quantity: float | None = None
-    properties: dict[str, bool | int | float | str] | None = None
-
-
-_encoder: Final = msgspec.msgpack.Encoder()
-_scored: Final = msgspec.msgpack.Decoder(_Scored)
-_unscored: Final = msgspec.msgpack.Decoder(_Unscored)
 _several: Final = msgspec.msgpack.Decoder(list[msgspec.Raw])
 
 
-def encode_event(event: Event, probability: float | None = None, model: str | None = None) -> bytes:
-    """Return the bytes of an event, in the newest codec version.
+def decode_history(entries: Iterable[bytes]) -> list[Entry]:
+    """Return what the entries of a whole history say, oldest first, in any version, each with its model.
 
-    Args:
-        event: the event.
-        probability: what it was answered, in [0, 1]; kept as float32.
-        model: fingerprint of the model that answered, where the entry before does not have the same.
+    Raises:
+        CorruptRecordError: they are something else.
     """
-    fields: list[Any] = [
-        CODEC_VERSION,
-        event.timestamp_ms,
-        event.event_name,
-        None if probability is None else _BITS.unpack(_FLOAT.pack(probability))[0],
-        event.item_id,
-        event.item_category,
-        event.price,
-        event.quantity,
-        dict(event.properties) or None,
-        None if model is None else bytes.fromhex(model),
-    ]
-    while fields[-1] is None:
-        fields.pop()
-    return _encoder.encode(fields)
-
-
-def decode_event(data: bytes) -> Event:
-    """Return the event of an entry; raise `CorruptRecordError` for bytes that are none."""
-    return decode_entry(data).event
-
-
-def decode_entry(data: bytes) -> Entry:
-    """Return what `encode_event` wrote in any version; raise `CorruptRecordError` for any other bytes."""
-    # The first byte says that it is an array; the second is its first element, small enough to be one byte.
-    version = data[1] if len(data) > 1 else None
-    try:
-        entry = (_unscored if version == _WITHOUT_SCORES else _scored).decode(data)
-        probability = _probability(entry.score) if isinstance(entry, _Scored) else None
-        model = entry.model.hex() if isinstance(entry, _Scored) and entry.model is not None else None
-    except (msgspec.DecodeError, UnicodeDecodeError, struct.error) as exc:
-        raise CorruptRecordError("An entry of the session's history is not one that this release can read.") from exc
-    if entry.codec_version not in (_WITHOUT_SCORES, CODEC_VERSION):
-        raise CorruptRecordError(
-            f"An entry of the session's history has codec version {entry.codec_version}; "
-            f"this release reads versions 1 to {CODEC_VERSION}."
+    history: list[Entry] = []
+    last_event_ms = 0
+    properties: Mapping[str, PropertyValue] = {}
+    model: str | None = None
+    for stored in map(decode_event, entries):
+        if stored.is_continued and not history:
+            raise CorruptRecordError("The beginning of the session's history is missing.")
+        time_ms = stored.time_ms + last_event_ms if stored.is_continued else stored.time_ms
+        if abs(time_ms) > _LATEST_MS:
+            raise CorruptRecordError("An entry of the session's history has a time that is none.")
+        last_event_ms = max(last_event_ms, time_ms)
+        properties = properties if stored.properties is None else stored.properties
+        model = stored.model or model
+        event = Event(
+            event_name=stored.event_name,
+            timestamp_ms=time_ms,
+            item_id=stored.item_id,
+            item_category=stored.item_category,
+            price=stored.price,
+            quantity=stored.quantity,
+            properties=properties,
         )
-    properties: Mapping[str, PropertyValue] = entry.properties or {}
-    event = Event(
-        event_name=entry.event_name,
-        timestamp_ms=entry.timestamp_ms,
-        item_id=entry.item_id,
-        item_category=entry.item_category,
-        price=entry.price,
-        quantity=entry.quantity,
-        properties=properties,
-    )
-    return Entry(event, probability, model)
+        history.append(Entry(event, stored.probability, model))
+    return history
 
 
-def decode_entries(data: bytes) -> list[Entry]:
-    """Return the entries of a whole history, written one after another in one MessagePack array; each with its model.
+def decode_events(entries: Iterable[bytes]) -> list[Event]:
+    """Return the events of a whole history; see `decode_history`."""
+    return [entry.event for entry in decode_history(entries)]
+
+
+def decode_joined(data: bytes) -> list[Entry]:
+    """Return what a whole history says whose entries were written one after another in one MessagePack array.
 
     Raises:
         CorruptRecordError: the bytes are something else.
     """
     try:
-        parts: Sequence[msgspec.Raw] = _several.decode(data)
+        parts = _several.decode(data)
     except msgspec.DecodeError as exc:
         raise CorruptRecordError("The history of a closed session is not one that this release can read.") from exc
-    entries: list[Entry] = []
-    model = None
-    for part in parts:
-        entry = decode_entry(bytes(part))
-        model = entry.model or model
-        entries.append(Entry(entry.event, entry.probability, model))
-    return entries
-
-
-def _probability(bits: int | None) -> float | None:
-    if bits is None:
-        return None
-    (probability,) = _FLOAT.unpack(_BITS.pack(bits))
-    if not 0.0 <= probability <= 1.0:
-        raise CorruptRecordError("An entry of the session's history has a score that is no probability.")
-    return float(probability)
+    return decode_history(map(bytes, parts))

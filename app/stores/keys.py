@@ -23,6 +23,7 @@ comes, an ended session stands in the two sorted sets, so a reader of the board 
 if no replica lived for the whole grace time, what ended meanwhile is gone without its outcome. Nothing ever scans.
 """
 
+from collections.abc import Sequence
 from typing import Final
 from zlib import crc32
 
@@ -31,6 +32,7 @@ SHARDS = 256
 # Counts over all shards have to be somewhere; any shard would do.
 COUNTS_SHARD = 0
 _PREFIXES: Final = tuple(f"wb:{{{shard:02x}}}:" for shard in range(SHARDS))
+_OF_SHARD: Final = tuple((f"{prefix}board", f"{prefix}seen", f"{prefix}closed") for prefix in _PREFIXES)
 
 
 def shard_of(session_id: str) -> int:
@@ -48,16 +50,15 @@ def history_key(session_id: str) -> str:
     return f"{_PREFIXES[shard_of(session_id)]}h:{session_id}"
 
 
-def keys_of(session_id: str) -> tuple[str, str, str, str, str]:
-    """Return all keys that a commit of a session touches: board, seen, closed, record, history."""
-    prefix = _PREFIXES[shard_of(session_id)]
-    return (
-        f"{prefix}board",
-        f"{prefix}seen",
-        f"{prefix}closed",
-        f"{prefix}s:{session_id}",
-        f"{prefix}h:{session_id}",
-    )
+def record_keys(shards: Sequence[int], session_ids: Sequence[str]) -> list[str]:
+    """Return the keys of sessions' records, given the shard of each: whoever needs that too works it out once."""
+    return [f"{_PREFIXES[shard]}s:{session_id}" for shard, session_id in zip(shards, session_ids, strict=True)]
+
+
+def keys_of(shard: int, session_id: str) -> tuple[str, str, str, str, str]:
+    """Return all keys that a commit of a session of this shard touches: board, seen, closed, record, history."""
+    prefix = _PREFIXES[shard]
+    return *_OF_SHARD[shard], f"{prefix}s:{session_id}", f"{prefix}h:{session_id}"
 
 
 def board_key(shard: int) -> str:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from app.errors import CorruptRecordError, StoreError
 from app.stores.base import Commit, whole_history
-from app.stores.history import decode_event
+from app.stores.history import decode_events
 from app.stores.memory_board import MemoryBoard, MemoryReplicas, MemorySession
 from app.stores.outcomes import NoOutcomes
 from app.stores.records import Record, decode_record, encode_record
@@ -95,7 +95,7 @@ class MemoryStore:
     def _history(self, session_id: str) -> list[Event] | StoreError:
         session = self._live(session_id)
         try:
-            return [] if session is None else [decode_event(entry) for entry in session.history]
+            return [] if session is None else decode_events(session.history)
         except CorruptRecordError as exc:
             return exc
 

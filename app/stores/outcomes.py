@@ -14,7 +14,7 @@ from typing import Any, Final, NamedTuple, Protocol
 import msgspec
 
 from app.errors import CorruptRecordError
-from app.stores.history import Entry, decode_entries
+from app.stores.history import Entry, decode_joined
 from app.stores.keys import (
     COUNTS_SHARD,
     SHARDS,
@@ -344,7 +344,7 @@ def _closed(entry: str, fields: Sequence[bytes]) -> ClosedSession | Unreadable:
             closed_by=facts.closed_by,
             outcome_ms=facts.outcome_ms,
             last_seen_ms=int(float(values[b"seen"])),
-            entries=decode_entries(values[b"events"]),
+            entries=decode_joined(values[b"events"]),
         )
     except (KeyError, ValueError, msgspec.DecodeError, CorruptRecordError):
         return Unreadable(entry, session_id)

@@ -1,123 +1,61 @@
 """A session as the store keeps it, and its bytes.
 
-Little endian, first byte the codec's version. Version 1:
+Little endian, first byte the codec's version. Version 2 begins with
 
     offset  bytes  field
-         0      1  codec version, 1
+         0      1  codec version, 2
          1      8  version: random, new with every commit; `commit.lua` compares it
          9      8  fingerprint of the model that made the state
-        17      8  probability, float64; NaN: nothing was folded yet
-        25      4  events folded
-        29      8  first seen, server's clock, ms since the epoch
-        37      8  last seen, the same
-        45      8  largest event time folded, ms since the epoch
-        53      1  outcome: 0 open, 1 purchase, 2 none
-        54      8  time of the outcome, ms since the epoch; 0 while open
-        62      1  m, number of models that gave the answers below
-        63      1  a, number of answers
-        64      4  s, size of the state
-        68     8m  fingerprints of those models
-       ...    23a  answers, oldest first: event code (8), probability (8), events folded (4), index of the model (1),
-                   outcome (1), whether the event was folded (1)
-       ...      s  the model's state
+        17      1  0 for a compact record; else bit 2 set, bits 0 and 1 the outcome: 0 open, 1 purchase, 2 none;
+                   bit 3 set if the answers are wide
 
-The answers stay packed in memory, so that a step costs the same however many are kept.
+and goes on, if the session is open, its answers are compact, its probability is that of the last of them, and all fits,
+
+        18      2  events folded
+        20      8  first seen, server's clock, ms since the epoch
+        28      4  last seen, ms after it
+        32      4  largest event time folded, ms after it or, negative, before
+        36      1  a, number of answers
+        37      2  s, size of the state
+        39      8  code of the last folded event's properties; 0: not known
+
+or else, in a wide one,
+
+        18      8  probability, float64; NaN: nothing was folded yet
+        26      4  events folded
+        30     32  first seen, last seen, largest event time, outcome (0 while open): ms since the epoch, 8 each
+        62      1  a
+        63      4  s
+        67      8  code of the properties
+
+then the answers: compact ones all of the record's model, wide ones behind the number of their models (1) and the
+fingerprints of those (8 each); `app.stores.answers` has their bytes. Then s bytes of the model's state.
+
+Version 1 had one header, wide answers, and knew nothing of properties. It is still read.
 """
 
 import math
 import struct
-from enum import IntEnum
-from typing import Final, Literal, Self
+from typing import Final
 
 import msgspec
 
 from app.errors import CorruptRecordError
+from app.stores.answers import OUTCOMES, Answer, Answers, Outcome, answer_size, answers_of
 
-CODEC_VERSION: Final = 1
+__all__ = ["CODEC_VERSION", "VERSION_BYTES", "Answer", "Answers", "Outcome", "Record", "decode_record", "encode_record"]
+
+CODEC_VERSION: Final = 2
 VERSION_BYTES: Final = 8
-_HEADER: Final = struct.Struct("<B8s8sdIqqqBqBBI")
-_ANSWER: Final = struct.Struct("<qdIBBB")
-_CODE: Final = struct.Struct("<q")
+_COMPACT: Final = struct.Struct("<B8s8sBHqIiBHQ")
+_WIDE: Final = struct.Struct("<B8s8sBdIqqqqBIQ")
+_VERSION_1: Final = struct.Struct("<B8s8sdIqqqBqBBI")
+_FLAGS_AT: Final = 17
 _FINGERPRINT_BYTES: Final = 8
-_LARGEST_COUNT: Final = 255
-
-
-class Outcome(IntEnum):
-    """What became of a session so far.
-
-    `NONE` is what the shop said; a session that ends by idling out has no record any more that could say it.
-    """
-
-    OPEN = 0
-    PURCHASE = 1
-    NONE = 2
-
-    @property
-    def word(self) -> Literal["open", "purchase", "none"]:
-        """Its name towards callers."""
-        return _WORDS[self]
-
-
-# By its number, as every record read asks for one.
-_OUTCOMES: Final = tuple(Outcome)
-_LARGEST_OUTCOME: Final = len(_OUTCOMES) - 1
-_WORDS: Final[tuple[Literal["open"], Literal["purchase"], Literal["none"]]] = ("open", "purchase", "none")
-
-
-class Answer(msgspec.Struct, frozen=True):
-    """What an event was answered, to be given again when the event comes again.
-
-    Attributes:
-        probability: None when the session had no folded event.
-        events: events folded when it was answered.
-        model: fingerprint of the model that answered, 16 hex characters.
-        outcome: the session's outcome then.
-        folded: whether the event became part of the session's score.
-    """
-
-    probability: float | None
-    events: int
-    model: str
-    outcome: Outcome
-    folded: bool
-
-
-class Answers(msgspec.Struct, frozen=True):
-    """The last answers of a session, each under its event's code; packed."""
-
-    models: tuple[str, ...] = ()
-    packed: bytes = b""
-
-    def __len__(self) -> int:
-        return len(self.packed) // _ANSWER.size
-
-    def find(self, code: int) -> Answer | None:
-        """Return the answer kept under an event's code, the newest if there are two, or None."""
-        wanted = _CODE.pack(code)
-        end = len(self.packed)
-        while (offset := self.packed.rfind(wanted, 0, end)) >= 0:
-            if offset % _ANSWER.size == 0:
-                _, probability, events, model, outcome, folded = _ANSWER.unpack_from(self.packed, offset)
-                return Answer(_known(probability), events, self.models[model], _OUTCOMES[outcome], folded=bool(folded))
-            # The bytes of the code turned up inside another answer.
-            end = offset + len(wanted) - 1
-        return None
-
-    def with_answer(self, code: int, answer: Answer, window: int) -> Self:
-        """Return these answers and one more; of all, the last `window` (1 to 255) stay."""
-        kept = self.packed[max(0, len(self.packed) - (window - 1) * _ANSWER.size) :]
-        models = self.models
-        if answer.model not in models:
-            models, kept = _with_model(models, kept, answer.model)
-        entry = _ANSWER.pack(
-            code,
-            _packable(answer.probability),
-            answer.events,
-            models.index(answer.model),
-            answer.outcome,
-            answer.folded,
-        )
-        return type(self)(models, kept + entry)
+_OUTCOME_BITS: Final = 0b0011
+_IS_WIDE: Final = 0b0100
+_HAS_WIDE_ANSWERS: Final = 0b1000
+_LARGEST_FLAGS: Final = 0b1111
 
 
 class Record(msgspec.Struct, frozen=True):
@@ -135,6 +73,7 @@ class Record(msgspec.Struct, frozen=True):
         outcome_ms: time of the purchase, or when it was known that there is none; 0 while open.
         answers: the last answers given.
         state: the model's state, opaque; empty when nothing was folded.
+        properties_code: code of the last folded event's properties, see `app.stores.history`; 0: not known.
     """
 
     version: bytes
@@ -148,66 +87,139 @@ class Record(msgspec.Struct, frozen=True):
     outcome_ms: int
     answers: Answers
     state: bytes
+    properties_code: int = 0
 
 
 def encode_record(record: Record) -> bytes:
     """Return the bytes of a record, in the newest codec version."""
-    header = _HEADER.pack(
+    answers = record.answers.of_record(record.model, record.events)
+    header = _compact_header(record, answers) or _wide_header(record, answers)
+    if not answers.is_wide:
+        return b"".join((header, answers.packed, record.state))
+    models = b"".join(map(bytes.fromhex, answers.models))
+    return b"".join((header, bytes((len(answers.models),)), models, answers.packed, record.state))
+
+
+def decode_record(data: bytes) -> Record:
+    """Return the record that `encode_record` wrote in any version; raise `CorruptRecordError` for any other bytes."""
+    try:
+        if data[0] == CODEC_VERSION:
+            return _wide(data) if data[_FLAGS_AT] else _compact(data)
+        if data[0] == 1:
+            return _version_1(data)
+    except (struct.error, IndexError) as exc:
+        found = f"ends after {len(data)} bytes" if data else "is empty"
+        raise CorruptRecordError(f"The record {found}, within its header.") from exc
+    raise CorruptRecordError(
+        f"The record starts with codec version {data[0]}; this release reads versions 1 to {CODEC_VERSION}."
+    )
+
+
+def _compact_header(record: Record, answers: Answers) -> bytes | None:
+    """Return the compact header, None where it does not hold what the record says."""
+    # With no answers there is no probability of the last one.
+    if record.outcome or record.outcome_ms or record.probability is None:
+        return None
+    if answers.last_probability != record.probability:
+        return None
+    try:
+        return _COMPACT.pack(
+            CODEC_VERSION,
+            record.version,
+            bytes.fromhex(record.model),
+            0,
+            record.events,
+            record.first_seen_ms,
+            record.last_seen_ms - record.first_seen_ms,
+            record.last_event_ms - record.first_seen_ms,
+            len(answers),
+            len(record.state),
+            record.properties_code,
+        )
+    except struct.error:
+        return None
+
+
+def _wide_header(record: Record, answers: Answers) -> bytes:
+    return _WIDE.pack(
         CODEC_VERSION,
         record.version,
         bytes.fromhex(record.model),
-        _packable(record.probability),
+        record.outcome | _IS_WIDE | (_HAS_WIDE_ANSWERS if answers.is_wide else 0),
+        math.nan if record.probability is None else record.probability,
         record.events,
         record.first_seen_ms,
         record.last_seen_ms,
         record.last_event_ms,
-        record.outcome,
         record.outcome_ms,
-        len(record.answers.models),
-        len(record.answers),
+        len(answers),
         len(record.state),
+        record.properties_code,
     )
-    models = b"".join(bytes.fromhex(model) for model in record.answers.models)
-    return b"".join((header, models, record.answers.packed, record.state))
 
 
-def decode_record(data: bytes) -> Record:
-    """Return the record that `encode_record` wrote; raise `CorruptRecordError` for any other bytes."""
-    if not data or data[0] != CODEC_VERSION:
-        found = f"codec version {data[0]}" if data else "nothing"
-        raise CorruptRecordError(f"The record starts with {found}; this release reads version {CODEC_VERSION}.")
-    if len(data) < _HEADER.size:
-        raise CorruptRecordError(f"The record ends after {len(data)} bytes, within its header.")
-    (
-        _codec,
-        version,
-        model,
-        probability,
-        events,
-        first_seen_ms,
-        last_seen_ms,
-        last_event_ms,
-        outcome,
-        outcome_ms,
-        model_count,
-        answer_count,
-        state_size,
-    ) = _HEADER.unpack_from(data)
-    answers_start = _HEADER.size + model_count * _FINGERPRINT_BYTES
-    state_start = answers_start + answer_count * _ANSWER.size
-    if len(data) != state_start + state_size:
-        raise CorruptRecordError(f"The record has {len(data)} bytes where its header says {state_start + state_size}.")
-    models = tuple(
-        data[start : start + _FINGERPRINT_BYTES].hex()
-        for start in range(_HEADER.size, answers_start, _FINGERPRINT_BYTES)
+def _compact(data: bytes) -> Record:
+    _, version, model, _, events, first_seen_ms, seen_ms, event_ms, answer_count, state_size, properties_code = (
+        _COMPACT.unpack_from(data)
     )
-    packed = data[answers_start:state_start]
-    # Two strided slices look at the index and the outcome of every answer without unpacking one.
-    indices, outcomes = packed[_ANSWER.size - 3 :: _ANSWER.size], packed[_ANSWER.size - 2 :: _ANSWER.size]
-    if max(indices, default=-1) >= model_count or max(outcomes, default=0) > _LARGEST_OUTCOME:
-        raise CorruptRecordError("An answer in the record names a model or an outcome that does not exist.")
-    if outcome > _LARGEST_OUTCOME or not (math.isnan(probability) or 0.0 <= probability <= 1.0):
-        raise CorruptRecordError("The record's outcome or probability is none.")
+    state_start = _COMPACT.size + answer_count * answer_size(is_wide=False)
+    _check(data, state_start + state_size)
+    fingerprint = model.hex()
+    answers = answers_of((fingerprint,), data[_COMPACT.size : state_start], events, is_wide=False)
+    return Record(
+        version=version,
+        model=fingerprint,
+        probability=_known(answers.last_probability),
+        events=events,
+        first_seen_ms=first_seen_ms,
+        last_seen_ms=first_seen_ms + seen_ms,
+        last_event_ms=first_seen_ms + event_ms,
+        outcome=Outcome.OPEN,
+        outcome_ms=0,
+        answers=answers,
+        state=data[state_start:],
+        properties_code=properties_code,
+    )
+
+
+def _wide(data: bytes) -> Record:
+    _, version, model, flags, probability, events, first_seen_ms, last_seen_ms, last_event_ms, outcome_ms, *rest = (
+        _WIDE.unpack_from(data)
+    )
+    answer_count, state_size, properties_code = rest
+    if not flags & _IS_WIDE or flags > _LARGEST_FLAGS:
+        raise CorruptRecordError("The record says neither that it is compact nor that it is wide.")
+    start, fingerprint = _WIDE.size, model.hex()
+    models: tuple[str, ...] = (fingerprint,)
+    has_wide_answers = bool(flags & _HAS_WIDE_ANSWERS)
+    if has_wide_answers:
+        models, start = _models(data, start + 1, data[start])
+    state_start = start + answer_count * answer_size(is_wide=has_wide_answers)
+    _check(data, state_start + state_size)
+    return Record(
+        version=version,
+        model=fingerprint,
+        probability=_known(probability),
+        events=events,
+        first_seen_ms=first_seen_ms,
+        last_seen_ms=last_seen_ms,
+        last_event_ms=last_event_ms,
+        outcome=_outcome(flags & _OUTCOME_BITS),
+        outcome_ms=outcome_ms,
+        answers=answers_of(models, data[start:state_start], events, is_wide=has_wide_answers),
+        state=data[state_start:],
+        properties_code=properties_code,
+    )
+
+
+def _version_1(data: bytes) -> Record:
+    _, version, model, probability, events, first_seen_ms, last_seen_ms, last_event_ms, outcome, outcome_ms, *rest = (
+        _VERSION_1.unpack_from(data)
+    )
+    model_count, answer_count, state_size = rest
+    models, start = _models(data, _VERSION_1.size, model_count)
+    state_start = start + answer_count * answer_size(is_wide=True)
+    _check(data, state_start + state_size)
     return Record(
         version=version,
         model=model.hex(),
@@ -216,28 +228,34 @@ def decode_record(data: bytes) -> Record:
         first_seen_ms=first_seen_ms,
         last_seen_ms=last_seen_ms,
         last_event_ms=last_event_ms,
-        outcome=_OUTCOMES[outcome],
+        outcome=_outcome(outcome),
         outcome_ms=outcome_ms,
-        answers=Answers(models, packed),
+        answers=answers_of(models, data[start:state_start], events, is_wide=True),
         state=data[state_start:],
     )
 
 
-def _with_model(models: tuple[str, ...], packed: bytes, model: str) -> tuple[tuple[str, ...], bytes]:
-    """Return the table of models with one more, and the answers numbered by it."""
-    if len(models) < _LARGEST_COUNT:
-        return (*models, model), packed
-    # A table this long names mostly models whose answers are gone.
-    entries = [list(entry) for entry in _ANSWER.iter_unpack(packed)]
-    used = tuple(dict.fromkeys(models[entry[3]] for entry in entries))
-    for entry in entries:
-        entry[3] = used.index(models[entry[3]])
-    return (*used, model), b"".join(_ANSWER.pack(*entry) for entry in entries)
+def _models(data: bytes, start: int, count: int) -> tuple[tuple[str, ...], int]:
+    """Return the fingerprints of models that begin at a place, and where they end."""
+    end = start + count * _FINGERPRINT_BYTES
+    places = range(start, end, _FINGERPRINT_BYTES)
+    return tuple(data[place : place + _FINGERPRINT_BYTES].hex() for place in places), end
 
 
-def _packable(probability: float | None) -> float:
-    return math.nan if probability is None else probability
+def _check(data: bytes, size: int) -> None:
+    if len(data) != size:
+        raise CorruptRecordError(f"The record has {len(data)} bytes where its header says {size}.")
+
+
+def _outcome(number: int) -> Outcome:
+    if number >= len(OUTCOMES):
+        raise CorruptRecordError(f"The record has an outcome that is none, {number}.")
+    return OUTCOMES[number]
 
 
 def _known(probability: float) -> float | None:
-    return None if math.isnan(probability) else probability
+    if 0.0 <= probability <= 1.0:
+        return probability
+    if math.isnan(probability):
+        return None
+    raise CorruptRecordError(f"The record has a probability that is none, {probability}.")

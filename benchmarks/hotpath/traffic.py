@@ -1,5 +1,8 @@
 """What visitors do: events of the synthetic shop, many sessions at a time, with Zipf-like lengths.
 
+Each event is drawn for itself, with the item, category and price that it had in the shop. Properties (device, campaign,
+earlier visits) are facts of the visitor: a session draws them once and sends them with all its events.
+
 The same traffic comes from wrk (`wrk.lua`, which gets what is said here as a Lua file) and, where a program of ours has
 to know which session it posts to, as bodies from here.
 """
@@ -18,10 +21,12 @@ from training.synthetic import PRESETS, sessions
 
 _SHOWN_EVENTS: Final = 4096
 _LAST_EVENTS: Final = 64
+_VISITORS: Final = 1024
 _PURCHASE: Final = "purchase"
 # A truncated Zipf distribution of session lengths: most are short, a few are very long, ten events on average.
 _ZIPF_EXPONENT: Final = 1.6
 _LENGTHS: Final = 8192
+_NUMBER_DIGITS: Final = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +62,7 @@ class Traffic:
             "head": "\r\n".join([*lines, "Content-Length: "]),
             "bodies": _bodies(purchases=False),
             "last": _bodies(purchases=True),
+            "visitors": _visitors(),
             "lengths": zipf_lengths(self.shortest, self.longest),
         }
         return "return {\n" + "".join(f"  {name} = {_lua(value)},\n" for name, value in settings.items()) + "}\n"
@@ -69,16 +75,17 @@ def new_prefix() -> str:
 
 def session_id(prefix: str, number: int) -> str:
     """Return the id of a session, counted from 1, as `Traffic.visited` has it."""
-    return f"{prefix}s{number:010d}"
+    return f"{prefix}s{number:0{_NUMBER_DIGITS}d}"
 
 
 def single_body(session: str, number: int) -> bytes:
-    """Return the body of an event of a session; among those of its prefix it has that number."""
-    bodies = _bodies(purchases=False)
+    """Return the body of an event of a session of `session_id`; among those of its prefix it has that number."""
+    bodies, visitors = _bodies(purchases=False), _visitors()
+    visitor = visitors[int(session[-_NUMBER_DIGITS:]) % len(visitors)]
     timestamp_ms = int(time.time()) * 1000
     ids = f'{{"event_id":"{session[:8]}b{number:012d}","session_id":"{session}","timestamp":{timestamp_ms}'
     # A prime, so that neighbours differ.
-    return (ids + bodies[number * 7919 % len(bodies)]).encode()
+    return (ids + bodies[number * 7919 % len(bodies)] + visitor).encode()
 
 
 def batch_body(session_ids: Sequence[str], first_number: int) -> bytes:
@@ -101,10 +108,17 @@ def zipf_lengths(shortest: int, longest: int) -> tuple[int, ...]:
 
 @cache
 def _bodies(*, purchases: bool) -> tuple[str, ...]:
-    """Return what follows ids and time in the bodies of a synthetic shop's events."""
+    """Return what stands between the time and the properties in the bodies of a synthetic shop's events."""
     shown = chain.from_iterable(sessions(PRESETS["default"], seed=1))
     chosen = (event for event in shown if (event.event_name == _PURCHASE) == purchases)
     return tuple(map(_body, islice(chosen, _LAST_EVENTS if purchases else _SHOWN_EVENTS)))
+
+
+@cache
+def _visitors() -> tuple[str, ...]:
+    """Return what ends the bodies of a session's events: the properties of as many of the shop's visitors."""
+    shown = islice(filter(None, sessions(PRESETS["default"], seed=1)), _VISITORS)
+    return tuple(f',"properties": {json.dumps(dict(session[0].properties))}}}' for session in shown)
 
 
 def _body(event: Event) -> str:
@@ -114,9 +128,8 @@ def _body(event: Event) -> str:
         "item_category": event.item_category,
         "price": event.price,
         "quantity": event.quantity,
-        "properties": dict(event.properties) or None,
     }
-    return "," + json.dumps({name: value for name, value in fields.items() if value is not None})[1:]
+    return "," + json.dumps({name: value for name, value in fields.items() if value is not None})[1:-1]
 
 
 def _lua(value: object) -> str:

@@ -4,8 +4,9 @@ Visitors of a shop, for wrk. Reads HOTPATH_TRAFFIC, a Lua file that `benchmarks/
   prefix     what ids of sessions begin with; a text that no earlier run has used, unless `visited` is given
   run        what ids of events begin with; a text that no earlier run has used
   head       request line and headers up to the value of Content-Length
-  bodies     list of what follows ids and time in an event's body, constant text
+  bodies     list of what stands between the time and the properties in an event's body, constant text
   last       the same for events that end a session with a purchase
+  visitors   list of the properties that end a body, constant text; a session draws its own and keeps them
   buyers     share of sessions that end with one
   lengths    list of session lengths to draw from
   slots      sessions that go on at the same time, a thread
@@ -18,8 +19,9 @@ Ids have a fixed width, so that the length of a body is known beforehand; what i
 
 local traffic = dofile(os.getenv('HOTPATH_TRAFFIC'))
 local random, format, floor, concat = math.random, string.format, math.floor, table.concat
-local bodies, last, lengths, slots = traffic.bodies, traffic.last, traffic.lengths, traffic.slots
-local ids, left, pieces, heads = {}, {}, {}, {}
+local bodies, last, visitors = traffic.bodies, traffic.last, traffic.visitors
+local lengths, slots = traffic.lengths, traffic.slots
+local ids, left, visitor_of, pieces, heads = {}, {}, {}, {}, {}
 local prefix, run, started, posted, time_ms = '', '', 0, 0, ''
 local threads = 0
 
@@ -41,6 +43,7 @@ local function start(slot)
   started = started + 1
   ids[slot] = format('%ss%010d', prefix, started)
   left[slot] = lengths[random(#lengths)]
+  visitor_of[slot] = visitors[random(#visitors)]
 end
 
 function init()
@@ -52,19 +55,22 @@ function init()
   end
 end
 
--- Returns the constant text before the session's id, that id, and what follows: four pieces, from `at` on.
+-- Puts an event's pieces into `pieces` from `at` on, and returns the place behind them.
 local function event(at)
   if posted % 256 == 0 then
     time_ms = format('%d000', os.time())
   end
   posted = posted + 1
-  local id, body
+  local id, body, visitor
   if traffic.visited > 0 then
-    id = format('%ss%010d', traffic.prefix, random(traffic.visited))
+    local number = random(traffic.visited)
+    id = format('%ss%010d', traffic.prefix, number)
     body = bodies[random(#bodies)]
+    -- As `single_body` has it, which made these sessions.
+    visitor = visitors[number % #visitors + 1]
   else
     local slot = random(slots)
-    id = ids[slot]
+    id, visitor = ids[slot], visitor_of[slot]
     left[slot] = left[slot] - 1
     if left[slot] > 0 then
       body = bodies[random(#bodies)]
@@ -80,7 +86,8 @@ local function event(at)
   pieces[at + 4] = '","timestamp":'
   pieces[at + 5] = time_ms
   pieces[at + 6] = body
-  return at + 7
+  pieces[at + 7] = visitor
+  return at + 8
 end
 
 function request()

@@ -9,7 +9,8 @@ from typing import Final
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
-from app.stores import history, keys, records
+from app.stores import answers, entries, keys, records
+from model import states
 from model.manifest import FORMAT_VERSION, Manifest
 
 _INTRODUCTION: Final = """# Stored formats
@@ -35,8 +36,12 @@ def page() -> str:
             _described(keys),
             f"## A record {{#record}}\n\nCodec version {records.CODEC_VERSION}.\n",
             _described(records),
-            f"## An entry of a history {{#history}}\n\nCodec version {history.CODEC_VERSION}.\n",
-            _described(history),
+            "## The answers in a record {#answers}\n",
+            _described(answers),
+            "## The state in a record {#state}\n",
+            _described(states),
+            "## An entry of a history {#history}\n",
+            _described(entries),
             "## The artifact's manifest {#manifest}\n",
             f"`manifest.json` inside the artifact, format version {FORMAT_VERSION}.\n",
             "| field | |\n|---|---|",

@@ -190,7 +190,7 @@ class Oracle:
                 if isinstance(record, Record)
                 and record.model == fingerprint
                 and histories[name]
-                and len(record.state) == predictor.state_size
+                and predictor.reads(record.state)
             }
             probes = [Event("view_cart", records_last + 1000) for records_last in _last_times(chosen)]
             found, _ = predictor.advance(probes, [record.state for record in chosen.values()])

@@ -10,39 +10,57 @@ import zipfile
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from app.access.keys import AccessError, parse_keys
 from app.errors import CorruptRecordError, InvalidJsonError, InvalidRequestError, TooManyEventsError, WillbuyError
 from app.intake import parse_event, parse_events, parse_outcome
 from app.schemas import EVENT_EXAMPLE, EventIn
-from app.stores.history import decode_entry, encode_event
+from app.stores.base import Commit
+from app.stores.entries import encode_event
+from app.stores.history import Entry, decode_history, decode_joined
 from app.stores.records import Answer, Answers, Outcome, Record, decode_record, encode_record
+from app.stores.shorthand import properties_code
 from fuzz.cases import tried
 from model.artifact import load, read_manifest
 from model.events import Event
 from model.manifest import ArtifactError
 
-ANSWER = Answer(0.25, 2, "0011223344556677", Outcome.OPEN, folded=True)
-RECORD = encode_record(
-    Record(
-        version=bytes(range(1, 9)),
-        model="0011223344556677",
-        probability=0.25,
-        events=2,
-        first_seen_ms=1_000_000_000_000,
-        last_seen_ms=1_000_000_000_001,
-        last_event_ms=1_000_000_000_002,
-        outcome=Outcome.PURCHASE,
-        outcome_ms=1_000_000_000_003,
-        answers=Answers().with_answer(7, ANSWER, 64).with_answer(8, ANSWER, 64),
-        state=b"state" * 20,
-    )
+MODEL = "0011223344556677"
+ANSWER = Answer(0.25, 1, MODEL, Outcome.OPEN, folded=True)
+OPEN_RECORD = Record(
+    version=bytes(range(1, 9)),
+    model=MODEL,
+    probability=0.25,
+    events=2,
+    first_seen_ms=1_000_000_000_000,
+    last_seen_ms=1_000_000_000_001,
+    last_event_ms=1_000_000_000_002,
+    outcome=Outcome.OPEN,
+    outcome_ms=0,
+    answers=Answers().with_answer(7, ANSWER, 64).with_answer(8, replace(ANSWER, events=2), 64),
+    state=b"state" * 20,
 )
-ENTRY = encode_event(
-    Event("view_item", 1_795_392_006_224, "SKU-1", "shoes", 59.5, 2.0, {"device": "mobile", "new": True}),
-    0.75,
-    "9f86d081884c7d65",
+CLOSED_RECORD = replace(
+    OPEN_RECORD,
+    outcome=Outcome.PURCHASE,
+    outcome_ms=1_000_000_000_003,
+    answers=OPEN_RECORD.answers.with_answer(9, replace(ANSWER, outcome=Outcome.PURCHASE, folded=False), 64),
 )
+OLDER_RECORD = bytes.fromhex(
+    "0101020304050607080011223344556677000000000000d03f020000000010a5d4e80000000110a5d4e80000000210a5d4e80000"
+    "0000000000000000000001010500000000112233445566770700000000000000000000000000d03f020000000000017374617465"
+)
+VIEWED = Event("view_item", 1_795_392_006_224, "SKU-1", "shoes", 59.5, 2.0, {"device": "mobile", "new": True})
+ENTRIES = [
+    encode_event(VIEWED, 0.75, "9f86d081884c7d65"),
+    encode_event(VIEWED, 0.5, after_ms=1_795_392_006_224, repeats_properties=True),
+    encode_event(Event("wheel", 1_795_392_006_223, price=1 / 3), 0.25, MODEL, after_ms=1_795_392_006_224),
+    # Versions 2 and 1
+    bytes.fromhex("940201a9706167655f76696577ce3e800000"),
+    bytes.fromhex("930101a9706167655f76696577"),
+]
+HISTORY = b"\xdd" + len(ENTRIES).to_bytes(4, "big") + b"".join(ENTRIES)
 EVENTS = json.dumps([EVENT_EXAMPLE, EVENT_EXAMPLE | {"timestamp": 1_795_392_006_224}]).encode()
 LINES = b"\n".join(json.dumps(EVENT_EXAMPLE).encode() for _ in range(3))
 
@@ -62,8 +80,8 @@ def bytes_like(*whole: bytes) -> st.SearchStrategy[bytes]:
     return st.one_of(st.binary(max_size=300), *map(changed, whole))
 
 
-@given(data=bytes_like(RECORD))
-@tried(500)
+@given(data=bytes_like(encode_record(OPEN_RECORD), encode_record(CLOSED_RECORD), OLDER_RECORD))
+@tried(1000)
 def test_a_record_is_one_or_is_refused(data) -> None:
     try:
         record = decode_record(data)
@@ -71,22 +89,55 @@ def test_a_record_is_one_or_is_refused(data) -> None:
         return
     assert decode_record(encode_record(record)) == record
     for code in (7, 8, 0):
-        record.answers.find(code)
+        found = record.answers.find(code)
+        assert record.answers.with_answer(1, ANSWER, 64).find(code) == found or code == 1
+    assert record.answers.with_answer(1, ANSWER, 64).find(1) == ANSWER
 
 
-@given(data=bytes_like(ENTRY))
-@example(data=b"\x9a\x02" + b"\x91" * 100_000)
-@example(data=b"\x98\x01\x00\xa1a\xc0\xc0\xc0\xc0" + b"\x81\xa1a" * 100_000)
-@tried(500)
-def test_an_entry_of_a_history_is_one_or_is_refused(data) -> None:
+@given(history=st.lists(st.sampled_from(ENTRIES) | bytes_like(*ENTRIES), max_size=6))
+@example(history=[b"\x9a\x02" + b"\x91" * 100_000])
+@example(history=[b"\x98\x01\x00\xa1a\xc0\xc0\xc0\xc0" + b"\x81\xa1a" * 100_000])
+@example(history=[b"\x99\x03\x00\x00\xc0\xc0\xc0\xc0\xc0" + b"\x81\xa1a" * 100_000])
+@tried(1000)
+def test_a_history_is_one_or_is_refused(history) -> None:
     try:
-        entry = decode_entry(data)
+        entries = decode_history(history)
     except CorruptRecordError:
         return
-    written = encode_event(entry.event, entry.probability, entry.model)
+    assert len(entries) == len(history)
+    written = written_again(entries)
     # NaN is no other NaN, so the bytes are compared.
-    again = decode_entry(written)
-    assert encode_event(again.event, again.probability, again.model) == written
+    assert written_again(decode_history(written)) == written
+
+
+@given(data=bytes_like(HISTORY))
+@tried(500)
+def test_a_history_in_one_piece_is_one_or_is_refused(data) -> None:
+    try:
+        entries = decode_joined(data)
+    except CorruptRecordError:
+        return
+    assert len(decode_history(written_again(entries))) == len(entries)
+
+
+def written_again(entries: list[Entry]) -> list[bytes]:
+    """The entries as this release appends them, one commit each."""
+    written: list[bytes] = []
+    previous = None
+    for number, entry in enumerate(entries, start=1):
+        event = entry.event
+        record = replace(
+            OPEN_RECORD,
+            events=number,
+            last_event_ms=max(previous.last_event_ms if previous else 0, event.timestamp_ms),
+            properties_code=properties_code(event.properties),
+        )
+        scores = [] if entry.probability is None else [entry.probability]
+        written += Commit(
+            "a", None, record, [event], scores, entry.model if previous is None else None, previous=previous
+        ).entries()
+        previous = record
+    return written
 
 
 values = st.recursive(

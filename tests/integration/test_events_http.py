@@ -4,6 +4,7 @@ import asyncio
 import json
 import time
 from contextlib import asynccontextmanager
+from typing import NamedTuple
 
 import pytest
 import uvicorn
@@ -15,6 +16,7 @@ from app.errors import StoreUnavailableError
 from app.events_http import EventsHttp
 from app.main import create_app
 from app.quick_events import QuickEvents
+from app.services import Services
 from app.settings import Settings
 from app.stores.memory import MemoryStore
 
@@ -57,23 +59,32 @@ def by_itself(monkeypatch):
     return taken
 
 
+class Served(NamedTuple):
+    """A server that runs, and what serves behind it."""
+
+    server: uvicorn.Server
+    port: int
+    services: Services
+
+
 @asynccontextmanager
-async def served(store=None, **settings):
-    """A port of a server that runs as `willbuy serve` runs it, and the server."""
+async def served(store=None, server=None, **settings):
+    """A server that runs as `willbuy serve` runs it, but for these of its options."""
     settings.setdefault("open_access", "api_keys_file" not in settings)
     chosen = Settings(artifact="unused.pt", log_format="console", **settings)
     app = create_app(chosen, model=FakeModel(), store=store or GatedStore())
-    config = uvicorn.Config(app, port=0, http=EventsHttp, log_config=None, timeout_graceful_shutdown=10)
-    server = uvicorn.Server(config)
-    running = asyncio.create_task(server.serve())
-    async with asyncio.timeout(30):
-        while not server.started:
-            assert not running.done()
-            await asyncio.sleep(0.01)
-    server.port = server.servers[0].sockets[0].getsockname()[1]
-    server.app = app
-    yield server
-    server.should_exit = True
+    options = {"access_log": False} | (server or {})
+    config = uvicorn.Config(app, port=0, http=EventsHttp, log_config=None, timeout_graceful_shutdown=10, **options)
+    started = uvicorn.Server(config)
+    running = asyncio.create_task(started.serve())
+
+    async def is_up():
+        assert not running.done()
+        return started.started
+
+    await until(is_up)
+    yield Served(started, started.servers[0].sockets[0].getsockname()[1], app.state.services)
+    started.should_exit = True
     await asyncio.wait_for(running, 30)
 
 
@@ -147,7 +158,7 @@ async def test_the_second_of_two_like_events_is_answered_by_the_connection_and_a
         assert list(second) == list(first)
         assert (first["events"], second["events"]) == (1, 2)
         # And both are counted
-        text = server.app.state.services.metrics.exposition().decode()
+        text = server.services.metrics.exposition().decode()
         assert 'willbuy_requests_total{method="POST",route="/v1/events",status="200"} 2.0' in text
         assert 'willbuy_request_seconds_count{route="/v1/events"} 2.0' in text
 
@@ -260,7 +271,7 @@ async def test_a_store_that_is_gone_is_a_problem_that_is_counted(by_itself):
         assert (status, body["code"]) == (503, "store_unavailable")
         assert headers["content-type"] == "application/problem+json"
         assert len(by_itself) == 2
-        text = server.app.state.services.metrics.exposition().decode()
+        text = server.services.metrics.exposition().decode()
         assert 'willbuy_requests_total{method="POST",route="/v1/events",status="503"} 1.0' in text
         assert 'willbuy_errors_total{code="store_unavailable"} 1.0' in text
         # And the connection is good for more
@@ -277,7 +288,7 @@ async def test_an_event_that_takes_too_long_is_told_so_and_its_wait_is_timed(by_
         status, _, body = await connection.post(EVENT)
         assert (status, body["code"]) == (503, "deadline_exceeded")
         assert len(by_itself) == 2
-        services = server.app.state.services
+        services = server.services
         text = services.metrics.exposition().decode()
         assert 'willbuy_request_seconds_bucket{le="0.25",route="/v1/events"} 2.0' in text
         # One more waits behind the batch that hangs, gives up, and is taken back
@@ -299,7 +310,7 @@ async def test_a_full_service_refuses(by_itself):
             waiting.send(EVENT)
 
             async def is_full():
-                return server.app.state.services.batcher.queue_length == 1
+                return server.services.batcher.queue_length == 1
 
             await until(is_full)
             status, _, body = await connection.post(EVENT)
@@ -320,7 +331,8 @@ async def test_who_leaves_before_its_answer_has_sent_the_event_all_the_same(by_i
         store.gate.set()
 
         async def is_folded():
-            return (await store.load_session("s-1"))[0].events == 3
+            (record,) = await store.load(["s-1"])
+            return record.events == 3
 
         await until(is_folded)
         async with connected(server) as connection:
@@ -353,7 +365,7 @@ async def test_events_of_a_key_with_a_limit_are_counted_each(by_itself, tmp_path
     async with served(api_keys_file=path, redis_url="redis://127.0.0.1:1/0") as server, connected(server) as connection:
         for _ in range(3):
             assert (await connection.post(EVENT, authorization=f"Bearer {limited.key}"))[0] == 200
-        text = server.app.state.services.metrics.exposition().decode()
+        text = server.services.metrics.exposition().decode()
         assert "willbuy_rate_limit_failures_total 3.0" in text
     assert by_itself == []
 
@@ -367,7 +379,7 @@ async def test_who_is_being_drained_is_asked_to_connect_anew(by_itself):
         store.entered.clear()
         connection.send(EVENT)
         await asyncio.wait_for(store.entered.wait(), 30)
-        server.app.state.services.drain.draining = True
+        server.services.drain.draining = True
         # The answer that is still open, and those to what is known
         store.gate.set()
         status, headers, _ = await connection.answer()
@@ -387,10 +399,10 @@ async def test_a_server_that_stops_answers_what_it_has_begun(by_itself, breaks):
         store.entered.clear()
         connection.send(EVENT)
         await asyncio.wait_for(store.entered.wait(), 30)
-        server.should_exit = True
+        server.server.should_exit = True
 
         async def is_stopping():
-            return not server.servers[0].is_serving()
+            return not server.server.servers[0].is_serving()
 
         await until(is_stopping)
         store.broken = breaks
@@ -399,6 +411,13 @@ async def test_a_server_that_stops_answers_what_it_has_begun(by_itself, breaks):
         assert (status, headers["connection"]) == (503 if breaks else 200, "close")
         assert await connection.is_closed()
     assert len(by_itself) == 2
+
+
+@pytest.mark.parametrize("options", [{"access_log": True}, {"limit_concurrency": 100}])
+async def test_a_server_that_has_to_see_all_requests_sees_them(by_itself, options):
+    async with served(server=options) as server, connected(server) as connection:
+        assert [answer[2]["events"] for answer in await told(connection, EVENT, EVENT)] == [1, 2]
+    assert by_itself == []
 
 
 async def test_connections_are_bounded_as_ever(by_itself, monkeypatch):
@@ -414,7 +433,7 @@ async def test_connections_are_bounded_as_ever(by_itself, monkeypatch):
 
 async def test_an_idle_connection_is_closed_in_the_end(by_itself):
     async with served() as server, connected(server) as connection:
-        for one in server.server_state.connections:
+        for one in server.server.server_state.connections:
             one.timeout_keep_alive = 0.3
         await told(connection, EVENT, EVENT)
         assert len(by_itself) == 1
@@ -425,7 +444,7 @@ async def test_heads_that_are_all_different_take_no_more_and_more_memory(by_itse
     async with served(max_session_events=2000) as server, connected(server) as connection:
         for number in range(1100):
             assert (await connection.post(EVENT, x_trace=number))[0] == 200
-        (events,) = (one._events for one in server.server_state.connections)
+        (events,) = (one._events for one in server.server.server_state.connections)
         assert len(events._lengths) <= 1024
         assert (await connection.post(EVENT, x_trace=1099))[0] == 200
         assert len(by_itself) == 1

@@ -17,11 +17,12 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from app.stores.base import Commit
 from app.stores.connection import ConnectionOptions
-from app.stores.history import decode_entries
+from app.stores.history import decode_joined
 from app.stores.keys import board_key, closed_key, history_key, outcomes_key, record_key, seen_key, shard_of
 from app.stores.outcomes import Written
 from app.stores.records import Answers, Outcome, Record
 from app.stores.redis import RedisStore
+from app.stores.shorthand import properties_code
 from model.events import Event
 
 IDLE_S = 600
@@ -61,19 +62,20 @@ class StoreMachine(RuleBasedStateMachine):
         self.client.close()
         self.runner.close()
 
-    def a_record(self, probability, outcome, events):
+    def a_record(self, probability, outcome, history):
         return Record(
             version=next(self.versions).to_bytes(8, "big"),
             model="00" * 8,
             probability=probability,
-            events=events,
+            events=len(history),
             first_seen_ms=1,
             last_seen_ms=2,
-            last_event_ms=3,
+            last_event_ms=max([0, *(event.timestamp_ms for event in history)]),
             outcome=outcome,
             outcome_ms=0,
             answers=Answers(),
             state=b"state",
+            properties_code=properties_code(history[-1].properties) if history else 0,
         )
 
     def tell(self, session_id, outcome, history):
@@ -91,7 +93,7 @@ class StoreMachine(RuleBasedStateMachine):
         told = []
         for shard in SHARDS:
             for _, fields in self.client.xrange(closed_key(shard)):
-                events = [str(entry.event.item_id) for entry in decode_entries(fields[b"events"])]
+                events = [str(entry.event.item_id) for entry in decode_joined(fields[b"events"])]
                 told.append((fields[b"id"].decode(), json.loads(fields[b"facts"])["outcome"], events))
             told += [tuple(json.loads(fields[b"session"])) for _, fields in self.client.xrange(outcomes_key(shard))]
         return sorted((session_id, outcome, list(events)) for session_id, outcome, events in told)
@@ -103,8 +105,8 @@ class StoreMachine(RuleBasedStateMachine):
         batch=st.dictionaries(
             st.sampled_from(IDS),
             st.tuples(
-                st.sampled_from(["current", "current", "none", "stale", "again"]),
-                st.integers(0, 3),
+                st.sampled_from(["current", "current", "unknown", "none", "stale", "again"]),
+                st.lists(st.tuples(st.integers(-1, 9), st.sampled_from(["mobile", "desktop", ""])), max_size=3),
                 st.floats(0, 1),
                 st.sampled_from([Outcome.OPEN, Outcome.OPEN, Outcome.PURCHASE, Outcome.NONE]),
             ),
@@ -123,15 +125,20 @@ class StoreMachine(RuleBasedStateMachine):
                 continue
             current = known.record.version if known else None
             read = {"none": None, "stale": b"notfound"}.get(basis, current)
-            events = [Event("page_view", number, item_id=str(probability)) for number in range(appended)]
+            events = [
+                Event("page_view", time_ms, item_id=str(probability), properties={"device": device} if device else {})
+                for time_ms, device in appended
+            ]
             history = [*(known.history if known else []), *events]
             was = known.record.outcome if known else Outcome.OPEN
             outcome = wanted if was is Outcome.OPEN else was
             closed_by: Literal["event"] | None = (
                 "event" if was is Outcome.OPEN and outcome is not Outcome.OPEN else None
             )
-            record = self.a_record(probability, outcome, len(history))
-            made = Commit(session_id, read, record, events, closed_by=closed_by)
+            record = self.a_record(probability, outcome, history)
+            # A history is continued where the record that was read is told, else its entries stand alone.
+            previous = known.record if known and basis == "current" else None
+            made = Commit(session_id, read, record, events, closed_by=closed_by, previous=previous)
             commits.append(made)
             stands = read == current
             expected.append(stands)

@@ -210,6 +210,32 @@ async def test_every_key_expires(redis_server):
     await store.close()
 
 
+async def test_the_sets_of_a_shard_are_given_more_time_when_little_is_left(redis_server):
+    (first, second), shard = ids_of_one_shard(2)
+    sets = (board_key(shard), seen_key(shard))
+    store = redis_store(redis_server, session_idle_s=60, outcome_grace_s=100)
+    await store.commit([a_commit(first, None, 1, Event("page_view", 1))])
+    with redis.Redis.from_url(redis_server.url) as client:
+        # Given half the grace time less than a commit gives them, and a little more than that
+        for name in sets:
+            assert client.pexpire(name, 220_000)
+        # Then a commit leaves it at that
+        assert await store.commit([a_commit(first, 1, 2, Event("page_view", 2))]) == [True]
+        assert all(0 < client.pttl(name) <= 220_000 for name in sets)
+        # Given less, then a commit gives both all of it again
+        for name in sets:
+            assert client.pexpire(name, 209_000)
+        assert await store.commit([a_commit(first, 2, 3, Event("page_view", 3))]) == [True]
+        assert all(220_000 < client.pttl(name) <= 260_000 for name in sets)
+        # Given a board that is gone, as its last session has left it, then the next session's expires as well
+        bought = Commit(first, (3).to_bytes(8, "big"), a_record(4, outcome=Outcome.PURCHASE), closed_by="event")
+        assert await store.commit([bought]) == [True]
+        assert not client.exists(board_key(shard))
+        assert await store.commit([a_commit(second, None, 1, Event("page_view", 1))]) == [True]
+        assert all(220_000 < client.pttl(name) <= 260_000 for name in sets)
+    await store.close()
+
+
 async def test_what_is_left_of_closed_sessions_expires_too(redis_server):
     store = redis_store(redis_server, session_idle_s=60, outcomes=OutcomeLimits(kept_s=300))
     bought = Commit("a", None, a_record(1, outcome=Outcome.PURCHASE), (Event("page_view", 1),), closed_by="event")

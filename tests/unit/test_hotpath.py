@@ -38,6 +38,17 @@ def test_a_batch_has_an_event_of_each_session() -> None:
     assert [event.session_id for event in events] == sessions
 
 
+def test_a_session_keeps_its_properties_and_sessions_differ_in_them() -> None:
+    sessions = [session_id("0123abcd", number) for number in range(1, 201)]
+
+    passes = [[EventIn.model_validate(event) for event in json.loads(batch_body(sessions, 200 * n))] for n in range(3)]
+
+    for first, *others in zip(*passes, strict=True):
+        assert all(event.properties == first.properties for event in others)
+    assert len({json.dumps(event.properties) for event in passes[0]}) > 20
+    assert all(set(event.properties) == {"device", "campaign", "visits"} for event in passes[0])
+
+
 def test_session_lengths_are_many_short_ones_and_a_few_very_long_ones() -> None:
     lengths = zipf_lengths(1, 300)
 
@@ -55,6 +66,7 @@ def test_the_file_for_wrk_has_the_whole_head_of_a_request() -> None:
     assert r"\r\nAuthorization: Bearer k\r\nContent-Length: " in told
     assert "  batch = 200,\n" in told
     assert "  pause_ms = 1.5,\n" in told
+    assert told.count('"visits\\": ') == 1024
 
 
 # What it replays

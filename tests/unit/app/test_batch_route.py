@@ -196,17 +196,18 @@ async def test_a_batch_that_finds_too_little_room_is_refused_whole(store):
 async def test_what_is_not_ready_in_time_is_its_own_problem_and_is_not_folded(store):
     load = store.load
 
-    async def slow_for_t(session_ids):
-        if "t" in session_ids:
+    async def slow_from_t_on(session_ids):
+        if session_ids[0] > "s":
             await asyncio.sleep(0.5)
         return await load(session_ids)
 
-    store.load = slow_for_t
+    store.load = slow_from_t_on
     async with running(store, request_timeout_s=0.2, redis_timeout_s=0.1, max_batch_size=1) as client:
-        results = await results_of(client, [event("s"), event("t"), event("u")])
-    assert [result["status"] for result in results] == [200, 503, 503]
-    assert [result["problem"]["code"] for result in results[1:]] == ["deadline_exceeded"] * 2
-    assert await load(["t", "u"]) == [None, None]
+        results = await results_of(client, [event(session) for session in "stuv"])
+    assert [result["status"] for result in results] == [200, 503, 503, 503]
+    assert [result["problem"]["code"] for result in results[1:]] == ["deadline_exceeded"] * 3
+    # Of those, two had been taken into a batch, and one never was
+    assert await load(["t", "u", "v"]) == [None] * 3
 
 
 async def test_without_the_store_each_event_is_told(client, store):

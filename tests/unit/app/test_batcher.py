@@ -19,15 +19,22 @@ class Handler:
         self.gate = asyncio.Event()
         self.entered = asyncio.Event()
 
-    async def __call__(self, items, is_wanted):
+    async def __call__(self, items, gone):
         self.batches.append(items)
         self.entered.set()
         await self.gate.wait()
         return [f"answer to {item}" for item in items]
 
 
-def a_batcher(handler, *, key=lambda item: item, max_batch_size=4, max_queue=8, max_run=1):
-    batcher = Batcher(handler, key=key, max_batch_size=max_batch_size, max_queue=max_queue, max_run=max_run)
+def a_batcher(handler, *, key=lambda item: item, max_batch_size=4, max_queue=8, max_run=1, max_batches=1):
+    batcher = Batcher(
+        handler,
+        key=key,
+        max_batch_size=max_batch_size,
+        max_queue=max_queue,
+        max_run=max_run,
+        max_batches=max_batches,
+    )
     batcher.start()
     return batcher
 
@@ -51,6 +58,30 @@ async def test_a_batch_is_what_came_in_while_the_last_one_ran():
     # Then they are handled together, each caller getting its own answer
     assert await asyncio.gather(first, *others) == [f"answer to {item}" for item in "abcd"]
     assert handler.batches == [["a"], ["b", "c", "d"]]
+    await batcher.close()
+
+
+async def test_a_full_batch_begins_beside_one_that_runs_and_a_smaller_one_waits():
+    handler = Handler()
+    batcher = a_batcher(handler, key=lambda item: item[0], max_batch_size=2, max_batches=2)
+    # Given a batch that runs, and less than a whole one behind it
+    (first,) = await submit_all(batcher, ["a1"])
+    await handler.entered.wait()
+    others = await submit_all(batcher, ["b1"])
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert handler.batches == [["a1"]]
+    # When enough comes for a whole one, one of it of the key that runs
+    others += await submit_all(batcher, ["a2", "c1", "d1", "e1"])
+    for _ in range(20):
+        await asyncio.sleep(0)
+    # Then it begins without that, and a third waits
+    assert handler.batches == [["a1"], ["b1", "c1"]]
+    handler.gate.set()
+    assert await asyncio.gather(first, *others) == [
+        f"answer to {item}" for item in ["a1", "b1", "a2", "c1", "d1", "e1"]
+    ]
+    assert handler.batches[2:] == [["d1", "e1"], ["a2"]]
     await batcher.close()
 
 
@@ -99,7 +130,7 @@ async def test_an_item_cancelled_in_the_moment_its_batch_is_taken_is_not_handled
 
 
 async def test_a_crash_fails_its_batch_and_no_other():
-    async def handle(items, is_wanted):
+    async def handle(items, gone):
         if "bad" in items:
             raise RuntimeError("crashed")
         return items
@@ -112,7 +143,7 @@ async def test_a_crash_fails_its_batch_and_no_other():
 
 
 async def test_an_exception_as_result_goes_to_its_own_caller():
-    async def handle(items, is_wanted):
+    async def handle(items, gone):
         return [ValueError(item) if item == "bad" else item for item in items]
 
     batcher = a_batcher(handle)
@@ -123,7 +154,7 @@ async def test_an_exception_as_result_goes_to_its_own_caller():
 
 
 async def test_too_few_results_give_nobody_anothers():
-    async def handle(items, is_wanted):
+    async def handle(items, gone):
         return items[1:]
 
     batcher = a_batcher(handle)
@@ -158,7 +189,7 @@ def in_a_while(seconds=30.0):
 
 
 async def test_many_items_are_answered_together_each_with_its_own():
-    async def handle(items, is_wanted):
+    async def handle(items, gone):
         return [ValueError(item) if item == "bad" else f"answer to {item}" for item in items]
 
     batcher = a_batcher(handle, max_batch_size=2)
@@ -202,10 +233,10 @@ async def test_many_items_that_take_too_long_are_answered_as_far_as_they_came():
     wanted = []
 
     class SecondHangs(Handler):
-        async def __call__(self, items, is_wanted):
+        async def __call__(self, items, gone):
             if self.batches:
-                await super().__call__(items, is_wanted)
-                wanted.append([is_wanted(place) for place in range(len(items))])
+                await super().__call__(items, gone)
+                wanted.append([place not in gone() for place in range(len(items))])
             else:
                 self.batches.append(items)
             return [f"answer to {item}" for item in items]
@@ -227,9 +258,9 @@ async def test_a_batch_knows_which_of_its_items_are_still_wanted():
     handler = Handler()
     wanted = []
 
-    async def handle(items, is_wanted):
-        results = await handler(items, is_wanted)
-        wanted.append([is_wanted(place) for place in range(len(items))])
+    async def handle(items, gone):
+        results = await handler(items, gone)
+        wanted.append([place not in gone() for place in range(len(items))])
         return results
 
     batcher = a_batcher(handle)
@@ -246,7 +277,7 @@ async def test_a_batch_knows_which_of_its_items_are_still_wanted():
 async def test_what_the_handler_puts_off_comes_again_before_the_rest_of_its_key():
     batches = []
 
-    async def handle(items, is_wanted):
+    async def handle(items, gone):
         batches.append(items)
         return [LATER if item[0] == "a" and len(batches) == 1 else f"answer to {item}" for item in items]
 
@@ -261,8 +292,8 @@ async def test_what_the_handler_puts_off_comes_again_before_the_rest_of_its_key(
 async def test_what_is_put_off_is_handled_before_closing_and_dropped_when_nobody_waits():
     handler = Handler()
 
-    async def handle(items, is_wanted):
-        await handler(items, is_wanted)
+    async def handle(items, gone):
+        await handler(items, gone)
         return [LATER if len(handler.batches) < 3 else f"answer to {item}" for item in items]
 
     batcher = a_batcher(handle)
@@ -286,28 +317,41 @@ async def test_what_is_put_off_is_handled_before_closing_and_dropped_when_nobody
     max_batch_size=st.integers(1, 5),
     max_run=st.integers(1, 3),
     put_off=st.sets(st.integers(0, 20)),
+    max_batches=st.integers(1, 3),
 )
 def test_whatever_the_interleaving_each_item_is_handled_once_and_in_order(
-    script, pauses, max_batch_size, max_run, put_off
+    script, pauses, max_batch_size, max_run, put_off, max_batches
 ):
-    asyncio.run(asyncio.wait_for(run_script(script, pauses, max_batch_size, max_run, put_off), 5))
+    asyncio.run(asyncio.wait_for(run_script(script, pauses, max_batch_size, max_run, put_off, max_batches), 5))
 
 
-async def run_script(script, pauses, max_batch_size, max_run, put_off):
+async def run_script(script, pauses, max_batch_size, max_run, put_off, max_batches):
     """An item is (key, number); numbers grow in the order of submission. Keys are put off in batches `put_off`."""
     batches = []
     handled: list[tuple[int, int]] = []
+    running: list[set[int]] = []
 
-    async def handle(items, is_wanted):
+    async def handle(items, gone):
         batches.append(items)
+        keys = {key for key, _ in items}
+        # No session is in two batches at once
+        assert not any(keys & others for others in running)
+        running.append(keys)
+        assert len(running) <= max_batches
         later = items[0][0] if len(batches) in put_off else None
         for _ in range(pauses[len(batches) % len(pauses)]):
             await asyncio.sleep(0)
+        running.remove(keys)
         handled.extend(item for item in items if item[0] != later)
         return [LATER if item[0] == later else ("answer", item) for item in items]
 
     batcher = a_batcher(
-        handle, key=lambda item: item[0], max_batch_size=max_batch_size, max_queue=1000, max_run=max_run
+        handle,
+        key=lambda item: item[0],
+        max_batch_size=max_batch_size,
+        max_queue=1000,
+        max_run=max_run,
+        max_batches=max_batches,
     )
     tasks: dict[tuple[int, int], asyncio.Task[object]] = {}
     cancelled = set()
@@ -360,9 +404,9 @@ async def test_a_call_ends_at_its_time_and_its_item_is_not_handled():
     held = asyncio.Event()
     handled: list[str] = []
 
-    async def handle(items, is_wanted):
+    async def handle(items, gone):
         await held.wait()
-        handled.extend(item for place, item in enumerate(items) if is_wanted(place))
+        handled.extend(item for place, item in enumerate(items) if place not in gone())
         return items
 
     batcher = Batcher(handle, key=lambda item: item, max_batch_size=8, max_queue=8)

@@ -7,7 +7,15 @@ from hypothesis import strategies as st
 from support.event_strategies import ALL_SCOPES, sessions
 
 from model import columns
-from model.columns import PropertySpec, category_text, columns_from_events, fingerprint, number_value
+from model.columns import (
+    ColumnReader,
+    PropertySpec,
+    category_code,
+    category_text,
+    columns_from_events,
+    fingerprint,
+    number_value,
+)
 from model.events import Event, identifier_code
 
 
@@ -31,6 +39,21 @@ def test_no_event_gives_empty_columns_of_the_right_width():
     timestamp_ms, codes, numbers = columns_from_events([], ALL_SCOPES)
     assert (timestamp_ms.shape, codes.shape, numbers.shape) == ((0,), (0, 5), (0, 4))
     assert (timestamp_ms.dtype, codes.dtype, numbers.dtype) == (torch.int64, torch.int64, torch.float32)
+
+
+@given(sessions(max_size=5), st.integers(0, 4))
+def test_rows_past_the_events_are_zero_and_change_none_before_them(events, more):
+    reader = ColumnReader(ALL_SCOPES)
+    for plain, filled in zip(reader.read(events), reader.read(events, len(events) + more), strict=True):
+        assert torch.equal(filled[: len(events)].nan_to_num(nan=-1.5), plain.nan_to_num(nan=-1.5))
+        assert filled.shape == (len(events) + more, *plain.shape[1:])
+        assert not filled[len(events) :].any()
+
+
+def test_values_that_python_takes_for_equal_keep_codes_of_their_own():
+    assert category_code(True) == fingerprint("true")
+    assert category_code(1) == category_code(1.0) == fingerprint("1")
+    assert category_code("") == category_code(None) == 0
 
 
 def test_nothing_sent_is_zero_and_nan():

@@ -248,6 +248,23 @@ def test_the_vocabulary_is_numbered_as_it_says_whatever_the_order_it_came_in(wor
     assert indices[:, 0].tolist() == list(range(2, 2 + len(ordered)))
 
 
+def test_a_type_that_a_shop_calls_other_is_not_taken_for_the_types_without_a_name():
+    encoder = Encoder(["other", "page_view"], [], [], [], {}, calendar=False)
+    features, _ = encoded(encoder, [Event(name, 0) for name in ("unheard_of", "other", "other", "page_view")])
+    first = encoder.feature_names.index("log_count[other]")
+    by_slot = features[-1, first : first + 3].expm1().round().tolist()
+    named = dict(zip(vocabulary_order(["other", "page_view"]), by_slot[1:], strict=True))
+    assert by_slot[0] == 1
+    assert named == {"other": 2, "page_view": 1}
+
+
+def test_another_encoders_buffers_are_not_read_since_they_follow_from_its_vocabularies():
+    encoder, other = an_encoder(), Encoder(["page_view"], [], [], [], {}, calendar=False)
+    kept = {name: buffer.clone() for name, buffer in encoder.named_buffers()}
+    encoder.load_state_dict({**other.state_dict(), "arange_items": torch.arange(16)})
+    assert all(torch.equal(buffer, kept[name]) for name, buffer in encoder.named_buffers())
+
+
 # --- bounded memory
 
 

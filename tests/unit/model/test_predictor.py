@@ -1,5 +1,6 @@
 """The predictor: its answers are the offline model's, and a state is bytes of a known layout."""
 
+import copy
 import math
 from typing import Any
 
@@ -10,12 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.artifacts import random_model, write_artifact
 from support.event_strategies import ALL_SCOPES, columns_of, random_session, random_sessions, sessions
+from support.states import parts_of
 
 from model.artifact import ArtifactDigestError, ArtifactMissingError, BaseRateUnknownError, load, save
 from model.cells import CELLS
 from model.columns import fingerprint
+from model.device_step import DeviceStep
 from model.events import Event
-from model.predictor import Predictor, load_predictor
+from model.predictor import Predictor, _quicker, _step_s, load_predictor
 
 LENGTHS = [60, 1, 33, 2, 60, 17, 5, 48]
 TOLERANCE = {"float32": 1e-5, "float16": 2e-3}
@@ -46,19 +49,6 @@ def stepwise(predictor, events):
         (probability,), (state,) = predictor.advance([event], [state])
         trace.append((probability, state))
     return trace
-
-
-def parts_of(predictor, state):
-    """A state's times, memory, carry and hidden, read by the layout that the module documents."""
-    widths = predictor.manifest.state
-    layout = [("<i8", 2), ("<i4", widths["memory"] - 2), ("<f4", widths["carry"])]
-    layout.append(("<f2" if predictor.state_dtype == "float16" else "<f4", widths["hidden"]))
-    parts, offset = [], 0
-    for kind, count in layout:
-        parts.append(np.frombuffer(state, kind, count, offset))
-        offset += np.dtype(kind).itemsize * count
-    assert offset == len(state)
-    return parts
 
 
 # --- the fold
@@ -152,7 +142,8 @@ def test_more_events_than_a_batch_takes_are_split_in_order(artifacts, predictor,
     expected, expected_states = predictor.advance(events, states)
     answers, following = small.advance(events, states)
     assert answers == pytest.approx(expected, abs=1e-6)
-    assert [state[:16] for state in following] == [state[:16] for state in expected_states]
+    for state, expected_state in zip(following, expected_states, strict=True):
+        assert parts_of(small, state)[0].tolist() == parts_of(predictor, expected_state)[0].tolist()
     assert [len(row) for row in small.score_sessions([[event] for event in events])] == [1] * count
     assert small.score_sessions([[event] for event in events]) == [
         pytest.approx([answer], abs=1e-6) for answer in predictor.advance(events, [None] * count)[0]
@@ -175,28 +166,22 @@ def test_histories_without_an_event_are_refused(predictor):
 # --- states
 
 
-@pytest.mark.parametrize(("state_dtype", "size"), [("float32", 4), ("float16", 2)])
-def test_a_state_is_as_long_as_its_parts(artifacts, state_dtype, size):
-    predictor = load_predictor(artifacts[64][0], state_dtype=state_dtype)
-    widths = predictor.manifest.state
-    assert widths["hidden"] == 2 * 64
-    assert predictor.state_size == 2 * 8 + 4 * (widths["memory"] - 2) + 4 * widths["carry"] + size * widths["hidden"]
-    _, states = predictor.advance([Event("page_view", 0)] * 3, [None] * 3)
-    assert [len(state) for state in states] == [predictor.state_size] * 3
-
-
-@pytest.mark.parametrize("wrong", [b"", b"x", "one short", "one long"])
-def test_a_state_of_another_length_is_refused(predictor, wrong):
-    size = predictor.state_size
-    state = {"one short": bytes(size - 1), "one long": bytes(size + 1)}.get(wrong, wrong)
+def test_states_that_it_does_not_read_are_refused_by_their_place(predictor):
     good = predictor.advance([Event("page_view", 0)], [None])[1][0]
-    with pytest.raises(ValueError, match=rf"states: expected {size} bytes each, found \[{len(state)}\]"):
-        predictor.advance([Event("page_view", 1)] * 2, [good, state])
+    assert predictor.reads(good)
+    for wrong in (b"", b"x", good[:-1], good + b"x", good + b"xx"):
+        assert not predictor.reads(wrong)
+        with pytest.raises(
+            ValueError, match=rf"^states: expected float32 states of .* found number 1 of {len(wrong)} b"
+        ):
+            predictor.advance([Event("page_view", 1)] * 2, [good, wrong])
 
 
 def test_a_float16_state_is_not_taken_for_a_float32_one(artifacts, predictor):
     half = load_predictor(artifacts[8][0], state_dtype="float16")
     _, states = half.advance([Event("page_view", 0)], [None])
+    assert half.reads(states[0])
+    assert not predictor.reads(states[0])
     with pytest.raises(ValueError, match="states: expected"):
         predictor.advance([Event("page_view", 1)], states)
 
@@ -216,20 +201,19 @@ def test_the_layout_of_a_state_is_the_documented_one(artifacts, state_dtype):
     second = Event("add_to_cart", last_ms, "SKU-1", "hats", price=7.25, quantity=2, properties={"page": "mobile"})
     state = stepwise(predictor, [first, second])[-1][1]
     # Then the bytes hold them where they always stood
-    assert state[:16] == start_ms.to_bytes(8, "little") + last_ms.to_bytes(8, "little")
-    memory_end = 16 + 4 * (1 + 16 + 8 + 2)
-    previous_item, *memory = np.frombuffer(state[16:memory_end], "<i4").tolist()
+    times, rest_of_memory, carry, hidden = parts_of(predictor, state)
+    assert times.tolist() == [start_ms, last_ms]
+    previous_item, *memory = rest_of_memory.tolist()
     items, categories, sticky = memory[:16], memory[16:24], memory[24:]
     assert previous_item == fingerprint("SKU-1")
     assert items == [fingerprint("SKU-9"), fingerprint("SKU-1")] + [0] * 14
     assert categories == [fingerprint("shoes"), fingerprint("hats")] + [0] * 6
     assert sticky == [fingerprint("mobile"), 0]
-    types = 8
-    carry_end = memory_end + 4 * (18 + 2 * types + 16 + 8 + 2)
-    carry = np.frombuffer(state[memory_end:carry_end], "<f4")
     log_gap = math.log1p(9.333)
     by_name = dict(zip(["events", "run_length"], carry[:2].tolist(), strict=True))
     assert by_name == {"events": 2, "run_length": 1}
+    # Mean, squares and largest of the one gap so far
+    assert carry[3:6].tolist() == pytest.approx([log_gap, 0, log_gap])
     assert carry[6] == pytest.approx(log_gap)  # the gap before this event, for the next one's log_gap_previous
     assert carry[7:11].tolist() == [2, 2, 0, 2]  # distinct items, events with an item, repeats, distinct categories
     assert carry[11:18].tolist() == [2, 14.5, 19.75, 2, 12.5, 7.25, 7.25]  # the cart, then the prices
@@ -238,7 +222,6 @@ def test_the_layout_of_a_state_is_the_documented_one(artifacts, state_dtype):
     assert carry[34:58].tolist() == [1, 1] + [0] * 14 + [1, 1] + [0] * 6
     assert carry[58] == 3
     assert math.isnan(carry[59])  # an event's own number is not kept
-    hidden = np.frombuffer(state[carry_end:], "<f2" if state_dtype == "float16" else "<f4")
     assert len(hidden) == 2 * 2 * 8
     assert np.abs(hidden).max() <= 2
     assert hidden.any()
@@ -256,18 +239,30 @@ def test_golden_bytes_of_a_state_that_an_untrained_lstm_cannot_change(tmp_path):
     (probability,), (state,) = predictor.advance([Event("page_view", 258, "SKU-1", price=2.0)], [None])
     # Then the bytes are those of every release that reads format 1
     assert probability == 0.5
-    expected = (258).to_bytes(8, "little") * 2  # start and last
-    expected += bytes.fromhex("9a7cf267") * 2 + bytes(4 * 15) + bytes(4 * 8)
-    ones = bytes.fromhex("0000803f")
-    twos = bytes.fromhex("00000040")
-    zero = bytes(4)
-    expected += ones + ones + ones + zero * 4  # events, run length, type, gaps
-    expected += ones + ones + zero * 2  # items
-    expected += zero * 2 + twos + ones + twos * 3  # cart, prices
-    expected += zero + ones + bytes.fromhex("000080bf") + zero  # counts and times of "other" and page_view
-    expected += ones + zero * 15 + zero * 8  # slots
-    expected += bytes(2 * 2)  # h and c
-    assert state == expected
+    one, two = 0x3F80.to_bytes(2, "little"), 0x4000.to_bytes(2, "little")  # upper halves of 1.0 and 2.0
+    item = bytes.fromhex("9a7cf267")
+    words_by_offset = {
+        0: (258).to_bytes(2, "little"),  # start; the last event came no later
+        16: item[:2],  # the previous item
+        18: item[2:],
+        20: item[:2],  # the first item slot
+        22: item[2:],
+        116 + 2: one,  # events, run length, type
+        120 + 2: one,
+        124 + 2: one,
+        144 + 2: one,  # distinct items, events with an item
+        148 + 2: one,
+        168 + 2: two,  # sum of the prices, their count, the largest, the least, the last
+        172 + 2: one,
+        176 + 2: two,
+        180 + 2: two,
+        184 + 2: two,
+        192 + 2: one,  # count of page_view, the second type
+        200 + 2: 0xBF80.to_bytes(2, "little"),  # its time, 0.0 instead of -1.0
+        204 + 2: one,  # the first item slot's count
+    }
+    mask = sum(1 << (8 * 19 - 1 - offset // 2) for offset in words_by_offset).to_bytes(19, "big")
+    assert state == bytes([1]) + bytes(2 * 2) + mask + b"".join(words_by_offset.values())
 
 
 def test_only_h_and_c_are_rounded_to_float16(artifacts, predictor):
@@ -282,7 +277,7 @@ def test_a_cell_past_float16s_range_is_kept_finite(artifacts):
     predictor = load_predictor(artifacts[8][0], state_dtype="float16")
     hidden, carry, memory = predictor._module.initial_state(2)
     hidden[0], hidden[1] = 1e6, -1e6
-    packed = predictor._packed(hidden, carry, memory)
+    packed = predictor._states.pack(hidden, carry, memory)
     values = [set(parts_of(predictor, state)[3].tolist()) for state in packed]
     assert values == [{65504.0}, {-65504.0}]
     probabilities, _ = predictor.advance([Event("page_view", 0)] * 2, packed)
@@ -293,7 +288,7 @@ def test_a_cell_past_float16s_range_is_kept_finite(artifacts):
 @given(events=sessions(max_size=6))
 def test_unpacking_and_packing_gives_the_same_bytes(predictor, events):
     states = [state for _, state in stepwise(predictor, events)]
-    assert predictor._packed(*predictor._unpacked(states, len(states))) == states
+    assert predictor._states.pack(*predictor._states.unpack(states, len(states))) == states
 
 
 def test_states_survive_a_new_process_of_the_same_artifact(artifacts, predictor):
@@ -333,7 +328,9 @@ def test_it_carries_its_manifest(artifacts, predictor):
     assert (predictor.device, predictor.state_dtype, predictor.max_batch_size) == ("cpu", "float32", 256)
 
 
-@pytest.mark.parametrize(("max_batch_size", "sizes"), [(1, [1]), (4, [1, 2, 4]), (6, [1, 2, 4, 6])])
+@pytest.mark.parametrize(
+    ("max_batch_size", "sizes"), [(1, [1]), (4, [1, 2, 4]), (6, [1, 2, 4, 6]), (50, [1, 2, 4, 8, 16, 24, 32, 48, 50])]
+)
 def test_warming_up_runs_every_size_that_a_request_can_come_in_and_changes_no_answer(artifacts, max_batch_size, sizes):
     predictor = load_predictor(artifacts[8][0], max_batch_size=max_batch_size)
     event = random_session(7, 1)[0]
@@ -387,8 +384,6 @@ def test_every_cell_is_stepped_as_offline_with_as_much_state_as_it_needs(rung, s
     assert (predictor.manifest.sizes["cell"], predictor.manifest.sizes["aggregates"]) == (cell, aggregates)
     widths = {"feed-forward": 0, "rnn": 2 * 8, "gru": 2 * 8, "lstm": 2 * 2 * 8}[cell]
     assert predictor.manifest.state["hidden"] == widths
-    counted = 8 * 2 + 4 * (predictor.manifest.state["memory"] - 2) + 4 * predictor.manifest.state["carry"]
-    assert predictor.state_size == counted + widths * (2 if state_dtype == "float16" else 4)
     hidden = np.concatenate([parts_of(predictor, state)[3] for _, state in traces])
     assert len(hidden) == 3 * widths
     assert not widths or (hidden != 0).mean() > 0.9
@@ -469,9 +464,40 @@ def test_an_artifact_without_a_base_rate_cannot_be_shifted(tmp_path, data):
 
 def test_auto_is_the_cpu_where_there_is_no_gpu(artifacts, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert load_predictor(artifacts[8][0], device="auto").device == "cpu"
+    predictor = load_predictor(artifacts[8][0], device="auto")
+    assert (predictor.device, predictor.device_reason) == ("cpu", "torch sees no GPU")
     with pytest.raises(ValueError, match="device: cuda was asked for, but torch sees no GPU; set it to auto or cpu"):
         load_predictor(artifacts[8][0], device="cuda")
+
+
+@pytest.mark.parametrize(("gpu_s", "is_quicker"), [(0.0004, True), (0.002, False)])
+def test_auto_takes_the_quicker_device_and_says_why(predictor, monkeypatch, gpu_s, is_quicker):
+    # Given a GPU's predictor, and what a step takes on both
+    gpu = copy.copy(predictor)
+    monkeypatch.setattr("model.predictor._step_s", lambda timed: gpu_s if timed is gpu else 0.001)
+    chosen = _quicker(predictor, lambda: gpu)
+    assert chosen is (gpu if is_quicker else predictor)
+    assert chosen.device_reason == f"a step of 64 sessions takes {gpu_s * 1000:.2f} ms on the GPU, 1.00 on the CPU"
+
+
+def test_a_gpu_that_fails_is_not_taken(predictor):
+    def fail():
+        raise RuntimeError("CUDA error: out of memory\nand many lines more")
+
+    host = copy.copy(predictor)
+    assert _quicker(host, fail) is host
+    assert host.device_reason == "the GPU cannot be used: CUDA error: out of memory"
+
+
+def test_a_step_is_timed(predictor):
+    assert 0 < _step_s(predictor) < 60
+
+
+def test_a_device_with_a_memory_of_its_own_gives_the_same_answers(predictor):
+    apart = copy.copy(predictor)
+    apart._run = DeviceStep(predictor._module.step, torch.device("cpu"))
+    shopping = random_sessions(LENGTHS)
+    assert apart.traces(shopping) == predictor.traces(shopping)
 
 
 @pytest.mark.parametrize("device", ["", "tpu", "cuda:0", "CPU"])
