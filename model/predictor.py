@@ -77,11 +77,8 @@ class Predictor:
         self.state_dtype: StateDtype = state_dtype
         self.max_batch_size = max_batch_size
         self.device_reason = "as was asked for"
-        # Of the module's step, not of this object: a cycle that was there at the start is never collected (app.garbage).
-        step = self._module.step
-        self._run: Callable[[Sequence[Tensor]], tuple[Tensor, ...]] = lambda inputs: step(*inputs)
-        if self._device.type != "cpu":
-            self._run = DeviceStep(step, self._device)
+        # No closure over this object: a cycle that was there when the service started is never collected (app.garbage).
+        self._device_step = None if self._device.type == "cpu" else DeviceStep(self._module.step, self._device)
         self._sizes = tuple(self._padded_sizes())
         self._event_names = frozenset(manifest.event_names)
         self._columns = ColumnReader(manifest.properties)
@@ -209,7 +206,10 @@ class Predictor:
         size = self._sizes[bisect_left(self._sizes, count)]
         with torch.inference_mode():
             inputs = (*self._columns.read(events, size), *self._states.unpack(states, size))
-            probability, hidden, carry, memory = self._run(inputs)
+            if self._device_step is None:
+                probability, hidden, carry, memory = self._module.step(*inputs)
+            else:
+                probability, hidden, carry, memory = self._device_step(inputs)
             return probability[:count].tolist(), self._states.pack(hidden, carry, memory)[:count]
 
 

@@ -495,7 +495,7 @@ def test_a_step_is_timed(predictor):
 
 def test_a_device_with_a_memory_of_its_own_gives_the_same_answers(predictor):
     apart = copy.copy(predictor)
-    apart._run = DeviceStep(predictor._module.step, torch.device("cpu"))
+    apart._device_step = DeviceStep(predictor._module.step, torch.device("cpu"))
     shopping = random_sessions(LENGTHS)
     assert apart.traces(shopping) == predictor.traces(shopping)
 
