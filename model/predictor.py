@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Final
 
 import torch
-from torch import Tensor
 
 from model.artifact import BaseRateUnknownError, Manifest, load
 from model.base_rate import logit_shift
