@@ -56,6 +56,8 @@ class EventsHttp(BoundedHttp):
         self._come = b""
         self._is_in_message = False
         self._is_to_close = False
+        # When the last event was answered, by the loop's clock.
+        self._answered_s = 0.0
         self._request: bytes | None = None
         self._decided: Decided | None = None
 
@@ -113,12 +115,32 @@ class EventsHttp(BoundedHttp):
                 answer = asked.events.answer(result, self.server_state.default_headers, is_last=is_last)
                 self.transport.write(answer)
             asked.events.observe(time.perf_counter() - asked.started)
+            self.server_state.total_requests += 1
+            self._answered_s = self.loop.time()
             if is_last:
                 self.transport.close()
-            super().on_response_complete()
+            elif self.timeout_keep_alive_task is None:
+                self._close_when_idle(self.timeout_keep_alive)
         if self._come:
             come, self._come = self._come, b""
+            self.flow.resume_reading()
             self.data_received(come)
+
+    def timeout_keep_alive_handler(self) -> None:
+        """Close the connection if it has been idle for as long as the server says; called by its timer.
+
+        It runs on while events are answered, as a timer for each of them would be made to be cancelled.
+        """
+        left_s = self._answered_s + self.timeout_keep_alive - self.loop.time()
+        if self._asked is not None:
+            self._close_when_idle(self.timeout_keep_alive)
+        elif left_s > 0:
+            self._close_when_idle(left_s)
+        else:
+            super().timeout_keep_alive_handler()
+
+    def _close_when_idle(self, after_s: float) -> None:
+        self.timeout_keep_alive_task = self.loop.call_later(after_s, self.timeout_keep_alive_handler)
 
     def _ask(self, events: QuickEvents, data: bytes) -> bool:
         """Return whether the data are an event that is answered here."""
@@ -129,7 +151,6 @@ class EventsHttp(BoundedHttp):
         if submission is None:
             return False
         self._stop_timer()
-        self._unset_keepalive_if_required()
         self._asked = _Asked(self, events, data, submission, started)
         events.enqueue(submission, self._asked, self.loop.time())
         return True

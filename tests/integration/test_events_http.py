@@ -440,6 +440,28 @@ async def test_an_idle_connection_is_closed_in_the_end(by_itself):
         assert await connection.is_closed()
 
 
+async def test_a_connection_whose_time_comes_while_it_is_used_stays(by_itself):
+    store = GatedStore()
+    async with served(store) as server, connected(server) as connection:
+        await told(connection, EVENT, EVENT)
+        (used,) = server.server.server_state.connections
+        # When its timer ends just after an answer, and while an event is waited for
+        used.timeout_keep_alive_handler()
+        store.gate.clear()
+        store.entered.clear()
+        connection.send(EVENT)
+        await asyncio.wait_for(store.entered.wait(), 30)
+        used._answered_s = 0.0
+        used.timeout_keep_alive_handler()
+        store.gate.set()
+        assert (await connection.answer())[2]["events"] == 3
+        # And when it has long been idle, then it does not
+        used._answered_s = 0.0
+        used.timeout_keep_alive_handler()
+        assert await connection.is_closed()
+    assert len(by_itself) == 2
+
+
 async def test_heads_that_are_all_different_take_no_more_and_more_memory(by_itself):
     async with served(max_session_events=2000) as server, connected(server) as connection:
         for number in range(1100):
