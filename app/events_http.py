@@ -33,12 +33,19 @@ class _Asked:
 
     def answer(self, _place: int, result: Score | Exception) -> None:
         if not self.is_over:
-            self.is_over = True
-            self.connection.on_result(self, result)
+            self._tell(result)
 
     def end(self) -> None:
+        self._tell(self.events.withdraw(self.submission, self))
+
+    def _tell(self, result: Score | Exception) -> None:
         self.is_over = True
-        self.connection.on_result(self, self.events.withdraw(self.submission, self))
+        try:
+            self.connection.on_result(self, result)
+        except Exception:
+            # Others of the batch have yet to be told theirs.
+            self.connection.logger.exception("An answer could not be given.")
+            self.connection.transport.abort()
 
 
 class EventsHttp(BoundedHttp):

@@ -3,7 +3,7 @@
 import asyncio
 import json
 import time
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import NamedTuple
 
 import pytest
@@ -317,6 +317,41 @@ async def test_a_full_service_refuses(by_itself):
             assert (status, body["code"]) == (503, "overloaded")
             store.gate.set()
             assert [(await one.answer())[0] for one in (running, waiting)] == [200, 200]
+
+
+async def test_an_answer_that_cannot_be_given_takes_no_other_with_it(by_itself, monkeypatch):
+    store = GatedStore()
+    async with served(store) as server, connected(server) as one, connected(server) as other:
+        other_event = EVENT | {"session_id": "s-2"}
+        await told(one, EVENT, EVENT)
+        word = QuickEvents.answer
+
+        def fail_for_one(self, score, *args, **options):
+            if score.session_id == "s-1":
+                raise RuntimeError("planted")
+            return word(self, score, *args, **options)
+
+        monkeypatch.setattr(QuickEvents, "answer", fail_for_one)
+        store.gate.clear()
+        store.entered.clear()
+        async with connected(server) as first:
+            # Both come while a batch runs, so that they are of one
+            first.send(EVENT | {"session_id": "s-3"})
+            await asyncio.wait_for(store.entered.wait(), 30)
+            one.send(EVENT)
+            other.send(other_event)
+
+            async def both_wait():
+                return server.services.batcher.queue_length == 2
+
+            await until(both_wait)
+            store.gate.set()
+            assert (await other.answer())[2]["events"] == 1
+            assert (await first.answer())[2]["events"] == 1
+        with suppress(ConnectionResetError):
+            assert await one.is_closed()
+        assert (await other.post(other_event))[2]["events"] == 2
+    assert len(by_itself) == 5
 
 
 async def test_who_leaves_before_its_answer_has_sent_the_event_all_the_same(by_itself):
