@@ -102,10 +102,16 @@ class _Device:
             network_us = self._median_us(lambda: self._module.step(*columns, *tensors))
             advance_us = self._median_us(lambda: self.predictor.advance(events, states))
             copies_us = self._copies_us(lambda: self.predictor.advance(events, states))
-        return Step(self.name, size, advance_us, network_us, copies_us, self._floor_us(size, columns))
+        return Step(
+            self.name,
+            size,
+            advance_us,
+            network_us,
+            copies_us,
+            self._floor_us(size, sum(len(state or b"") for state in states), columns),
+        )
 
-    def _floor_us(self, size: int, columns: tuple[Tensor, ...]) -> float:
-        state_bytes = size * self.predictor.state_size
+    def _floor_us(self, size: int, state_bytes: int, columns: tuple[Tensor, ...]) -> float:
         seconds = (2 * state_bytes + self._weight_bytes) / self.memory_bytes_per_s
         if self._bus_bytes_per_s is not None:
             there, back = self._bus_bytes_per_s

@@ -209,7 +209,9 @@ class Predictor:
                 probability, hidden, carry, memory = self._module.step(*inputs)
             else:
                 probability, hidden, carry, memory = self._device_step(inputs)
-            return probability[:count].tolist(), self._states.pack(hidden, carry, memory)[:count]
+            # Without the rows that only fill the size up.
+            following = self._states.pack(hidden[:count], carry[:count], memory[:count])
+            return probability[:count].tolist(), following
 
 
 def _shift(manifest: Manifest, base_rate: float) -> float:

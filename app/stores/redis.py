@@ -9,8 +9,8 @@ is safe, since a commit that is sent twice counts once (see `commit.lua`).
 """
 
 from collections import defaultdict
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Callable, Sequence
+from typing import Any, Final, TypeVar
 
 import msgspec
 from redis.exceptions import ResponseError
@@ -37,6 +37,8 @@ from app.stores.replicas import RedisReplicas
 from app.stores.scripts import ObserveRoundTrip, ScriptRunner, load_script, unavailable
 from app.stores.server import Reply, Word
 from model.events import Event
+
+Stored = TypeVar("Stored")
 
 # Several of the intervals that are allowed between two reports.
 _REPORT_TTL_S: Final = 15.0
@@ -97,7 +99,7 @@ class RedisStore:
         shards = [shard_of(session_id) for session_id in session_ids]
         with self._scripts.timed("load"):
             values = await self._link.get(shards, record_keys(shards, session_ids))
-        return [None if value is None else _record(value) for value in values]
+        return [None if value is None else _decoded(decode_record, value) for value in values]
 
     async def load_histories(self, session_ids: Sequence[str]) -> list[list[Event] | StoreError]:
         """See `StateStore.load_histories`."""
@@ -106,7 +108,7 @@ class RedisStore:
         ]
         with self._scripts.timed("load_histories"):
             histories = await self._link.execute(commands)
-        return [_history(entries) for entries in histories]
+        return [_decoded(decode_events, entries) for entries in histories]
 
     async def load_session(self, session_id: str) -> tuple[Record, list[Event]] | None:
         """See `StateStore.load_session`."""
@@ -212,19 +214,11 @@ def _closing(commit: Commit) -> bytes:
     )
 
 
-def _record(value: Reply) -> Record | StoreError:
-    if isinstance(value, Exception):
-        return unavailable(value)
+def _decoded(decode: Callable[[Any], Stored], reply: Reply) -> Stored | StoreError:
+    """Return what is stored, or why it cannot be had."""
+    if isinstance(reply, Exception):
+        return unavailable(reply)
     try:
-        return decode_record(value)
-    except CorruptRecordError as exc:
-        return exc
-
-
-def _history(entries: Reply) -> list[Event] | StoreError:
-    if isinstance(entries, Exception):
-        return unavailable(entries)
-    try:
-        return decode_events(entries)
+        return decode(reply)
     except CorruptRecordError as exc:
         return exc

@@ -131,6 +131,14 @@ def request_of(event, **headers):
     return f"POST /v1/events HTTP/1.1\r\n{head}\r\n".encode() + body
 
 
+async def send_and_hold(store, connection, event=EVENT):
+    """Send an event and return when its batch has begun, which goes on once the store's gate is opened."""
+    store.gate.clear()
+    store.entered.clear()
+    connection.send(event)
+    await asyncio.wait_for(store.entered.wait(), 30)
+
+
 async def until(condition):
     async with asyncio.timeout(30):
         while not await condition():  # noqa: ASYNC110 - what is waited for raises no event
@@ -247,10 +255,7 @@ async def test_what_comes_while_an_event_is_waited_for_waits_its_turn(by_itself)
     store = GatedStore()
     async with served(store) as server, connected(server) as connection:
         await told(connection, EVENT, EVENT)
-        store.gate.clear()
-        store.entered.clear()
-        connection.send(EVENT)
-        await asyncio.wait_for(store.entered.wait(), 30)
+        await send_and_hold(store, connection)
         for part in (request_of(EVENT)[:20], request_of(EVENT)[20:]):
             connection.writer.write(part)
             await connection.writer.drain()
@@ -302,11 +307,8 @@ async def test_a_full_service_refuses(by_itself):
     store = GatedStore()
     async with served(store, max_queue=1, max_batch_size=1) as server, connected(server) as connection:
         await told(connection, EVENT, EVENT)
-        store.gate.clear()
-        store.entered.clear()
         async with connected(server) as running, connected(server) as waiting:
-            running.send(EVENT)
-            await asyncio.wait_for(store.entered.wait(), 30)
+            await send_and_hold(store, running)
             waiting.send(EVENT)
 
             async def is_full():
@@ -332,12 +334,9 @@ async def test_an_answer_that_cannot_be_given_takes_no_other_with_it(by_itself, 
             return word(self, score, *args, **options)
 
         monkeypatch.setattr(QuickEvents, "answer", fail_for_one)
-        store.gate.clear()
-        store.entered.clear()
         async with connected(server) as first:
             # Both come while a batch runs, so that they are of one
-            first.send(EVENT | {"session_id": "s-3"})
-            await asyncio.wait_for(store.entered.wait(), 30)
+            await send_and_hold(store, first, EVENT | {"session_id": "s-3"})
             one.send(EVENT)
             other.send(other_event)
 
@@ -359,10 +358,7 @@ async def test_who_leaves_before_its_answer_has_sent_the_event_all_the_same(by_i
     async with served(store) as server:
         async with connected(server) as connection:
             await told(connection, EVENT, EVENT)
-            store.gate.clear()
-            store.entered.clear()
-            connection.send(EVENT)
-            await asyncio.wait_for(store.entered.wait(), 30)
+            await send_and_hold(store, connection)
         store.gate.set()
 
         async def is_folded():
@@ -410,10 +406,7 @@ async def test_who_is_being_drained_is_asked_to_connect_anew(by_itself):
     async with served(store) as server, connected(server) as idle, connected(server) as connection:
         await told(connection, EVENT, EVENT)
         await idle.post(EVENT)
-        store.gate.clear()
-        store.entered.clear()
-        connection.send(EVENT)
-        await asyncio.wait_for(store.entered.wait(), 30)
+        await send_and_hold(store, connection)
         server.services.drain.draining = True
         # The answer that is still open, and those to what is known
         store.gate.set()
@@ -430,10 +423,7 @@ async def test_a_server_that_stops_answers_what_it_has_begun(by_itself, breaks):
     store = GatedStore()
     async with served(store) as server, connected(server) as connection:
         await told(connection, EVENT, EVENT)
-        store.gate.clear()
-        store.entered.clear()
-        connection.send(EVENT)
-        await asyncio.wait_for(store.entered.wait(), 30)
+        await send_and_hold(store, connection)
         server.server.should_exit = True
 
         async def is_stopping():
@@ -482,10 +472,7 @@ async def test_a_connection_whose_time_comes_while_it_is_used_stays(by_itself):
         (used,) = server.server.server_state.connections
         # When its timer ends just after an answer, and while an event is waited for
         used.timeout_keep_alive_handler()
-        store.gate.clear()
-        store.entered.clear()
-        connection.send(EVENT)
-        await asyncio.wait_for(store.entered.wait(), 30)
+        await send_and_hold(store, connection)
         used._answered_s = 0.0
         used.timeout_keep_alive_handler()
         store.gate.set()
