@@ -15,15 +15,19 @@ from pydantic_core import PydanticCustomError
 from model.events import PropertyValue
 
 LARGEST_AMOUNT: Final = 1e12
+# So far from the epoch that no clock means it; keeps later arithmetic within 64 bits.
+LARGEST_TIMESTAMP_MS: Final = 2**53
 LONGEST_SESSION_ID: Final = 256
+LONGEST_NAME: Final = 128
+LONGEST_EVENT_ID: Final = 128
+LONGEST_IDENTIFIER: Final = 256
 LARGEST_PROPERTY_COUNT: Final = 32
+LONGEST_PROPERTY_KEY: Final = 64
 LONGEST_PROPERTY_VALUE: Final = 256
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _RFC3339: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,9})?(Z|[+-]\d\d:\d\d)", re.ASCII)
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
-# So far from the epoch that no clock means it; keeps later arithmetic within 64 bits.
-_LARGEST_TIMESTAMP_MS: Final = 2**53
 
 
 def without_control_characters(value: str) -> str:
@@ -49,7 +53,7 @@ def timestamp_ms(value: object) -> int | None:
             return (datetime.fromisoformat(value.upper()) - _EPOCH) // timedelta(milliseconds=1)
         except (ValueError, OverflowError):
             pass  # the form of a time, but no such time
-    elif isinstance(value, int) and not isinstance(value, bool) and abs(value) <= _LARGEST_TIMESTAMP_MS:
+    elif isinstance(value, int) and not isinstance(value, bool) and abs(value) <= LARGEST_TIMESTAMP_MS:
         return value
     raise PydanticCustomError(
         "timestamp",
@@ -76,9 +80,14 @@ SessionId = Annotated[
     str, Field(min_length=1, max_length=LONGEST_SESSION_ID), AfterValidator(without_control_characters)
 ]
 _Name = Annotated[
-    str, Field(min_length=1, max_length=128), AfterValidator(without_control_characters), AfterValidator(_not_blank)
+    str,
+    Field(min_length=1, max_length=LONGEST_NAME),
+    AfterValidator(without_control_characters),
+    AfterValidator(_not_blank),
 ]
-_Identifier = Annotated[str, Field(min_length=1, max_length=256), AfterValidator(without_control_characters)]
+_Identifier = Annotated[
+    str, Field(min_length=1, max_length=LONGEST_IDENTIFIER), AfterValidator(without_control_characters)
+]
 _Amount = Annotated[float, Field(ge=0, le=LARGEST_AMOUNT, allow_inf_nan=False)]
 _Timestamp = Annotated[
     int | None,
@@ -116,7 +125,9 @@ class EventIn(BaseModel):
     `purchase` closes the session."""
 
     event_id: Annotated[
-        str | None, Field(min_length=1, max_length=128), AfterValidator(lambda v: v and without_control_characters(v))
+        str | None,
+        Field(min_length=1, max_length=LONGEST_EVENT_ID),
+        AfterValidator(lambda v: v and without_control_characters(v)),
     ] = None
     """Id of this event; the same one again gets the same answer and changes nothing. Without it every POST counts."""
 
@@ -137,7 +148,9 @@ class EventIn(BaseModel):
 
     properties: Annotated[
         dict[
-            Annotated[str, Field(min_length=1, max_length=64), AfterValidator(without_control_characters)],
+            Annotated[
+                str, Field(min_length=1, max_length=LONGEST_PROPERTY_KEY), AfterValidator(without_control_characters)
+            ],
             Annotated[PropertyValue, BeforeValidator(_property_value)],
         ],
         Field(max_length=LARGEST_PROPERTY_COUNT),

@@ -31,6 +31,10 @@ import torch
 from torch import Tensor, nn
 
 DEFAULT_CELL: Final = "lstm"
+# Which of oneDNN's recurrent cells is the LSTM, as torch counts them.
+_LSTM_MODE: Final = 2
+# With fewer, its start takes longer than the products that it saves: 28 against 17 µs for one session.
+_FEWEST_FOR_PACKED: Final = 4
 
 
 class Cell(nn.Module):
@@ -70,10 +74,21 @@ class Cell(nn.Module):
 
 
 class LSTM(Cell):
-    """Gates and a memory of its own: the state is h and c of each layer, S = 2 L H."""
+    """Gates and a memory of its own: the state is h and c of each layer, S = 2 L H.
+
+    Attributes:
+        packed: two weights a layer as oneDNN lays them out; empty before `pack_for_cpu`.
+    """
+
+    packed: list[Tensor]
+    mode: Final[int]
+    fewest_for_packed: Final[int]
 
     def __init__(self, input_size: int, hidden_size: int, layers: int) -> None:
         super().__init__(input_size, hidden_size, layers, gates=4, states=2)
+        self.packed = []
+        self.mode = _LSTM_MODE
+        self.fewest_for_packed = _FEWEST_FOR_PACKED
         # A forget gate that starts open lets gradients reach far back from the first epoch on.
         with torch.no_grad():
             for layer in range(layers):
@@ -87,7 +102,17 @@ class LSTM(Cell):
         weights = [weight for weight in self.weights]  # noqa: C416  # TorchScript unrolls this, list() it cannot
         for layer in range(self.layers):
             w_ih, w_hh, b_ih, b_hh = weights[4 * layer : 4 * layer + 4]
-            h, c = torch.lstm_cell(inputs, [states[2 * layer], states[2 * layer + 1]], w_ih, w_hh, b_ih, b_hh)
+            h, c = states[2 * layer], states[2 * layer + 1]
+            if len(self.packed) > 0 and inputs.size(0) >= self.fewest_for_packed:
+                # `contiguous`, as it reads its arguments as if they were, whatever their strides say.
+                _, h, c, _ = torch.mkldnn_rnn_layer(
+                    inputs.contiguous().unsqueeze(0), self.packed[2 * layer], self.packed[2 * layer + 1], b_ih, b_hh,
+                    h.contiguous().unsqueeze(0), c.contiguous().unsqueeze(0),
+                    False, [], self.mode, self.hidden_size, 1, True, False, False, False,
+                )  # fmt: skip
+                h, c = h[0], c[0]
+            else:
+                h, c = torch.lstm_cell(inputs, [h, c], w_ih, w_hh, b_ih, b_hh)
             following.append(h)
             following.append(c)
             inputs = h
@@ -98,6 +123,29 @@ class LSTM(Cell):
         zeros = torch.zeros([self.layers, inputs.size(0), self.hidden_size], dtype=inputs.dtype, device=inputs.device)
         weights = [weight for weight in self.weights]  # noqa: C416  # as above
         return torch.lstm(inputs, [zeros, zeros], weights, True, self.layers, 0.0, self.training, False, True)[0]
+
+
+def pack_for_cpu(cell: nn.Module) -> None:
+    """Have an LSTM's `step` go through oneDNN's kernel, with its weights laid out for it once and for all.
+
+    A step of 64 sessions with 128 units took 251 µs and takes 113: torch's products go through MKL, which leaves half
+    of what processors other than Intel's can do. Answers stay the same to float32's rounding. Afterwards the weights
+    must neither change nor move.
+
+    Args:
+        cell: as it was scripted, on the CPU. Any other cell, one scripted by an older release, and all cells where
+            torch was built without oneDNN are left as they are.
+    """
+    if not torch.backends.mkldnn.is_available() or not hasattr(cell, "packed"):  # type: ignore[no-untyped-call]
+        return
+    weights = list(cell.parameters())
+    packed: list[Tensor] = []
+    for first in range(0, len(weights), 4):
+        w_ih, w_hh = weights[first : first + 2]
+        packed += torch.ops.mkldnn._reorder_mkldnn_rnn_layer_weight(  # noqa: SLF001 - what torch's compiler calls, too
+            w_ih.detach(), w_hh.detach(), w_hh.size(1), False, True, False, [1, 1, w_ih.size(1)]
+        )
+    cell.packed = packed  # type: ignore[assignment]  # torch knows of tensors and modules only
 
 
 class GRU(Cell):

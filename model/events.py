@@ -8,11 +8,12 @@ own and is kept as it is.
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from functools import lru_cache
 from hashlib import blake2b
 from types import MappingProxyType
 from typing import Final
+
+import msgspec
 
 PropertyValue = str | float | bool
 
@@ -89,9 +90,10 @@ ALIASES: Final[Mapping[str, str]] = MappingProxyType(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
+class Event(msgspec.Struct, frozen=True):
     """One thing a visitor did, as the model sees it.
+
+    A struct, as one is made for every event: in a fifth of a dataclass' time.
 
     Attributes:
         event_name: canonical name, see `canonical_event_name`.
@@ -109,7 +111,7 @@ class Event:
     item_category: str | None = None
     price: float | None = None
     quantity: float | None = None
-    properties: Mapping[str, PropertyValue] = field(default_factory=dict)
+    properties: Mapping[str, PropertyValue] = {}
 
 
 def _folded(name: str) -> str:

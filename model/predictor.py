@@ -14,6 +14,7 @@ import torch
 
 from model.artifact import BaseRateUnknownError, Manifest, load
 from model.base_rate import logit_shift
+from model.cells import pack_for_cpu
 from model.columns import ColumnReader
 from model.device_step import DeviceStep
 from model.events import Event
@@ -78,6 +79,8 @@ class Predictor:
         self.device_reason = "as was asked for"
         # No closure over this object: a cycle that was there when the service started is never collected (app.garbage).
         self._device_step = None if self._device.type == "cpu" else DeviceStep(self._module.step, self._device)
+        if self._device_step is None:
+            pack_for_cpu(self._module.lstm)
         self._sizes = tuple(self._padded_sizes())
         self._event_names = frozenset(manifest.event_names)
         self._columns = ColumnReader(manifest.properties)

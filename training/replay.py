@@ -10,11 +10,12 @@ import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import httpx
 import polars as pl
+from msgspec import structs
 
 from model.events import Event
 from model.predictor import Predictor
@@ -79,7 +80,7 @@ def read_sessions(dataset: PreparedDataset, session_ids: Sequence[str]) -> dict[
 def ending_now(events: Sequence[Event], now_ms: int) -> list[Event]:
     """Return the events with all times shifted so that the last is now: a service refuses events of last year."""
     shift = now_ms - events[-1].timestamp_ms
-    return [replace(event, timestamp_ms=event.timestamp_ms + shift) for event in events]
+    return [structs.replace(event, timestamp_ms=event.timestamp_ms + shift) for event in events]
 
 
 def event_body(session_id: str, event_id: str, event: Event) -> dict[str, Any]:

@@ -28,9 +28,10 @@ from app.errors import (
     to_problem,
 )
 from app.intake import NDJSON, Submission, check_headers, parse_events
+from app.received import ReceivedEvent
 from app.routes.bodies import ScoreBody, read_body_in_time, score_body, too_late
 from app.routes.responses import documented, json_response
-from app.schemas import EVENT_EXAMPLE, BatchOut, EventIn
+from app.schemas import EVENT_EXAMPLE, BatchOut
 from app.services import Services, services_of
 from app.task import Score
 
@@ -118,7 +119,7 @@ class _Result(msgspec.Struct, omit_defaults=True):
     problem: msgspec.Raw | None = None
 
 
-def _submissions(services: Services, events: list[EventIn | WillbuyError]) -> list[Submission | WillbuyError]:
+def _submissions(services: Services, events: list[ReceivedEvent | WillbuyError]) -> list[Submission | WillbuyError]:
     """Return a submission for each event that may be folded, else what is wrong with it."""
     now_ms, model, most = services.now_ms(), services.model, services.settings.dedupe_window
     of_session: defaultdict[str, int] = defaultdict(int)

@@ -6,6 +6,8 @@ from dataclasses import dataclass, replace
 from random import Random
 from typing import Final, Literal
 
+from msgspec import structs
+
 from model.events import PURCHASE, Event
 from training.replay import event_body
 from training.synthetic import PRESETS, sessions
@@ -71,7 +73,7 @@ def session_plans(seed: int, end_ms: int) -> Iterator[SessionPlan]:
         kept = events[:MOST_EVENTS]
         shift_ms = end_ms - kept[-1].timestamp_ms
         postings = [
-            _posting(session_id, position, replace(event, timestamp_ms=event.timestamp_ms + shift_ms), random)
+            _posting(session_id, position, structs.replace(event, timestamp_ms=event.timestamp_ms + shift_ms), random)
             for position, event in enumerate(kept)
         ]
         if random.random() < BATCHED_SHARE:

@@ -5,6 +5,7 @@ import pytest
 from app.errors import InvalidEventError, InvalidJsonError, UnsupportedEncodingError, UnsupportedMediaTypeError
 from app.intake import Intake, check_headers, parse_event
 from app.metrics import Metrics
+from app.received import received
 from app.schemas import EVENT_EXAMPLE, EventIn
 from app.settings import Settings
 
@@ -139,7 +140,9 @@ def test_compressed_bodies_are_refused():
 
 def submitted(event, *, knows=True, metrics=None):
     settings = Settings(artifact="model.pt", max_event_age_s=100, max_event_ahead_s=10)
-    return Intake(settings, metrics or Metrics()).submission(EventIn(**event), now_ms=NOW_MS, knows=lambda _name: knows)
+    return Intake(settings, metrics or Metrics()).submission(
+        received(EventIn(**event)), now_ms=NOW_MS, knows=lambda _name: knows
+    )
 
 
 def an_event(**changes):

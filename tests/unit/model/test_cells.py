@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.textbook import textbook_outputs, textbook_states
 
-from model.cells import CELLS, GRU, LSTM, RNN, NoMemory
+from model.cells import CELLS, GRU, LSTM, RNN, NoMemory, pack_for_cpu
 
 INPUTS, HIDDEN = 7, 5
 RECURRENT = [name for name in CELLS if name != "feed-forward"]
@@ -42,6 +42,26 @@ def test_the_step_is_the_textbooks_over_40_chained_events(kind, layers):
     outputs, states = stepped(cell, inputs)
     np.testing.assert_allclose(states, [textbook_states(cell, row) for row in inputs], rtol=1e-5, atol=3e-6)
     np.testing.assert_allclose(outputs, [textbook_outputs(cell, row) for row in inputs], rtol=1e-5, atol=3e-6)
+
+
+@pytest.mark.parametrize("layers", [1, 2, 3])
+def test_a_packed_lstm_steps_as_before_however_many_sessions_there_are(layers):
+    cell = a_cell("lstm", layers)
+    packed = torch.jit.script(a_cell("lstm", layers))
+    pack_for_cpu(packed)
+    assert len(packed.packed) == 2 * layers
+    for sessions in (1, 3, 4, 5, 33, 256):
+        inputs, hidden = torch.randn(sessions, INPUTS) * 2, torch.randn(sessions, cell.state_width)
+        with torch.inference_mode():
+            expected = cell.step(inputs, hidden)
+            torch.testing.assert_close(packed.step(inputs, hidden), expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", sorted(set(CELLS) - {"lstm"}))
+def test_other_cells_and_those_of_older_releases_are_left_as_they_are(kind):
+    packed = torch.jit.script(a_cell(kind))
+    pack_for_cpu(packed)
+    assert not hasattr(packed, "packed")
 
 
 @pytest.mark.parametrize("layers", [1, 2, 3])

@@ -1,4 +1,3 @@
-import re
 import subprocess
 import sys
 
@@ -139,5 +138,5 @@ def test_codes_do_not_depend_on_the_process():
 
 def test_an_event_cannot_be_changed():
     event = Event("view_item", 1)
-    with pytest.raises(AttributeError, match=re.escape("cannot assign to field")):
+    with pytest.raises(AttributeError, match="immutable"):
         event.timestamp_ms = 2  # type: ignore[misc]  # that it is frozen is what is tested

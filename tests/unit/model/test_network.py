@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from msgspec import structs
 from support.artifacts import EVENT_NAMES, random_model
 from support.event_strategies import ALL_SCOPES, columns_of, random_session, random_sessions
 from support.textbook import as_float64, sigmoid, textbook_outputs
@@ -108,7 +109,7 @@ def ending_alike(seed):
     """Two sessions with nothing in common but their last event and the gap before it."""
     last = random_session(seed, 1)[0]
     for session in (random_session(100 + seed, 12), random_session(200 + seed, 7)):
-        yield [*session, replace(last, timestamp_ms=max(event.timestamp_ms for event in session) + 20_000)]
+        yield [*session, structs.replace(last, timestamp_ms=max(event.timestamp_ms for event in session) + 20_000)]
 
 
 @pytest.mark.parametrize(("cell", "aggregates"), LADDER)
