@@ -200,7 +200,7 @@ def all_command(artifact: ArtifactOption = None, quick: QuickOption = False, wri
 
 def _chosen(artifact: Path, only: str) -> list[Contestant]:
     batch = _EVENTS_A_REQUEST
-    everyone = [willbuy(artifact), willbuy(artifact, workers=2), willbuy(artifact, batch=batch), *peers()]
+    everyone = [willbuy(artifact), willbuy(artifact, workers=2), willbuy(artifact, batch=batch), *peers(artifact)]
     everyone += [willbuy(artifact, on_cluster=True), willbuy(artifact, batch=batch, on_cluster=True)]
     if not only:
         return everyone

@@ -149,8 +149,8 @@ def willbuy(artifact: Path, *, workers: int = 1, batch: int = 0, on_cluster: boo
     )
 
 
-def peers() -> list[Contestant]:
-    """Return the peers."""
+def peers(artifact: Path) -> list[Contestant]:
+    """Return the peers; the artifact is for the one that serves willbuy's own model."""
 
     def fastapi(module: str) -> Callable[[int], list[str]]:
         def command(port: int) -> list[str]:
@@ -175,6 +175,13 @@ def peers() -> list[Contestant]:
         Contestant("empty", "FastAPI, endpoint that does nothing", fastapi("empty")),
         Contestant("newcomer", "FastAPI, Redis GET, LSTM, Redis SET", fastapi("newcomer")),
         Contestant("mosec", "mosec, 1 worker, batching, Redis", module("mosec_peer"), mosec(1)),
+        Contestant(
+            "mosec-own",
+            "mosec, 1 worker, batching, Redis, willbuy's model",
+            module("mosec_peer"),
+            lambda port: mosec(1)(port) | {"HOTPATH_ARTIFACT": str(artifact)},
+        ),
+        Contestant("bare", "ASGI callable, batching, Redis", fastapi("bare")),
         Contestant("mosec-2", "mosec, 2 workers, batching, Redis", module("mosec_peer"), mosec(2)),
         Contestant(
             "litserve",

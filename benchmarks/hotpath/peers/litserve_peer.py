@@ -10,7 +10,7 @@ import litserve
 from redis import Redis
 
 from app.schemas import EventIn
-from benchmarks.hotpath.peers.network import REDIS_URL, answers, load_model
+from benchmarks.hotpath.peers.network import REDIS_URL, answers, load_advance
 
 _LARGEST_BATCH = 64
 _LONGEST_WAIT_S = 0.001
@@ -22,7 +22,7 @@ class Score(litserve.LitAPI):  # type: ignore[misc]  # LitServe is in the benchm
     def setup(self, device: str) -> None:
         """Build what a worker needs."""
         del device  # the model is small: CPU, as everywhere here
-        self._model = load_model()
+        self._advance = load_advance()
         self._redis = Redis.from_url(REDIS_URL)
 
     def decode_request(self, request: EventIn) -> EventIn:
@@ -35,7 +35,7 @@ class Score(litserve.LitAPI):  # type: ignore[misc]  # LitServe is in the benchm
 
     def predict(self, x: list[EventIn]) -> list[dict[str, Any]]:
         """Return the answers to a batch."""
-        return answers(self._model, self._redis, x)
+        return answers(self._advance, self._redis, x)
 
     def unbatch(self, output: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """Return the answers one by one."""

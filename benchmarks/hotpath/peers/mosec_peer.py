@@ -11,7 +11,7 @@ from mosec import Server, ValidationError, Worker
 from redis import Redis
 
 from benchmarks.hotpath.peers.body import EventBody
-from benchmarks.hotpath.peers.network import REDIS_URL, answers, load_model
+from benchmarks.hotpath.peers.network import REDIS_URL, answers, load_advance
 
 _LARGEST_BATCH = 64
 # Milliseconds. The least that it takes; its own default is 10.
@@ -23,7 +23,7 @@ class Score(Worker):  # type: ignore[misc]  # mosec is in the benchmark's enviro
 
     def __init__(self) -> None:
         super().__init__()
-        self._model = load_model()
+        self._advance = load_advance()
         self._redis = Redis.from_url(REDIS_URL)
         self._decoder = msgspec.json.Decoder(EventBody)
 
@@ -40,7 +40,7 @@ class Score(Worker):  # type: ignore[misc]  # mosec is in the benchmark's enviro
 
     def forward(self, data: list[EventBody]) -> list[dict[str, Any]]:
         """Return the answers to a batch."""
-        return answers(self._model, self._redis, data)
+        return answers(self._advance, self._redis, data)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,15 @@
 """The peers' model: a plain LSTM session model of the same hidden size, and a session's state as bytes.
 
+Where `HOTPATH_ARTIFACT` names one, it is that artifact's model instead, the very one that willbuy serves.
+
 Shape legend: B sessions, H hidden size.
 """
 
 import os
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
 from typing import Any, Final, Protocol
 from zlib import crc32
 
@@ -12,6 +17,9 @@ import numpy as np
 import torch
 from redis import Redis
 from torch import Tensor, nn
+
+from model.events import Event
+from model.predictor import Predictor, load_predictor
 
 HIDDEN_SIZE: Final = 128
 STATE_TTL_S: Final = 1800
@@ -35,6 +43,14 @@ class Shown(Protocol):
     def price(self) -> float | None: ...  # noqa: D102
     @property
     def quantity(self) -> float | None: ...  # noqa: D102
+    @property
+    def item_id(self) -> str | None: ...  # noqa: D102
+    @property
+    def properties(self) -> dict[str, str | float | bool]: ...  # noqa: D102
+
+
+# From events and states before them to probabilities and states after them.
+Advance = Callable[[Sequence[Shown], Sequence[bytes | None]], tuple[list[float], list[bytes]]]
 
 
 class PeerModel(nn.Module):
@@ -54,14 +70,30 @@ class PeerModel(nn.Module):
         return torch.sigmoid(self.head(h)).squeeze(1), h, c
 
 
-def load_model() -> PeerModel:
-    """Return the model, on one thread, as several processes share the machine."""
+def load_advance() -> Advance:
+    """Return the model's step, on one thread, as several processes share the machine."""
+    artifact = os.environ.get("HOTPATH_ARTIFACT")
+    if artifact is not None:
+        predictor = load_predictor(Path(artifact), threads=1)
+        predictor.warm_up()
+        return partial(_advance_own, predictor)
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    return PeerModel().eval()
+    return partial(_advance, PeerModel().eval())
 
 
-def advance(
+def _advance_own(
+    predictor: Predictor, events: Sequence[Shown], states: Sequence[bytes | None]
+) -> tuple[list[float], list[bytes]]:
+    now_ms = time.time_ns() // 1_000_000
+    seen = [
+        Event(one.event_name, now_ms, one.item_id, one.item_category, one.price, one.quantity, one.properties)
+        for one in events
+    ]
+    return predictor.advance(seen, states)
+
+
+def _advance(
     model: PeerModel, events: Sequence[Shown], states: Sequence[bytes | None]
 ) -> tuple[list[float], list[bytes]]:
     """Return B probabilities and B states after one event each; a state is h and c in float16."""
@@ -75,11 +107,11 @@ def advance(
     return probabilities.tolist(), [row.tobytes() for row in rows]
 
 
-def answers(model: PeerModel, redis: Redis, events: Sequence[Shown]) -> list[dict[str, Any]]:
+def answers(advance: Advance, redis: Redis, events: Sequence[Shown]) -> list[dict[str, Any]]:
     """Return the answers to a batch: one MGET, one step, one pipeline of SETs."""
     keys = [f"state:{event.session_id}" for event in events]
     before: Any = redis.mget(keys)
-    probabilities, states = advance(model, events, before)
+    probabilities, states = advance(events, before)
     with redis.pipeline(transaction=False) as pipeline:
         for key, state in zip(keys, states, strict=True):
             pipeline.set(key, state, ex=STATE_TTL_S)

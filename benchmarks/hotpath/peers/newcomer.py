@@ -11,12 +11,12 @@ from fastapi import FastAPI
 from redis.asyncio import Redis
 
 from app.schemas import EventIn
-from benchmarks.hotpath.peers.network import REDIS_URL, STATE_TTL_S, advance, load_model
+from benchmarks.hotpath.peers.network import REDIS_URL, STATE_TTL_S, load_advance
 
 
 def create_app() -> FastAPI:
     """Return the app."""
-    model = load_model()
+    advance = load_advance()
     redis = Redis.from_url(REDIS_URL)
 
     @asynccontextmanager
@@ -30,7 +30,7 @@ def create_app() -> FastAPI:
     async def post_event(event: EventIn) -> dict[str, str | float]:
         key = f"state:{event.session_id}"
         before: Any = await redis.get(key)
-        (probability,), (state,) = advance(model, [event], [before])
+        (probability,), (state,) = advance([event], [before])
         await redis.set(key, state, ex=STATE_TTL_S)
         return {"session_id": event.session_id, "probability": probability}
 
