@@ -93,13 +93,10 @@ def _decoded(decoder: msgspec.json.Decoder[Read], body: bytes) -> Read | None:
 
 def _checked(event: ReceivedEvent) -> ReceivedEvent | None:
     """Return the event with its time read; None: it needs a closer look."""
-    name, properties = event.event_name, event.properties
-    # One question about all its texts. There are printable control characters' neighbours that it calls unprintable.
-    texts = "".join(
-        (event.session_id, name, event.event_id or "", event.item_id or "", event.item_category or "", *properties)
-        if properties
-        else (event.session_id, name, event.event_id or "", event.item_id or "", event.item_category or "")
-    )
+    name = event.event_name
+    # One question about all its texts. What is printable has no control characters; what is not may still have none.
+    identifiers = (event.session_id, event.event_id or "", event.item_id or "", event.item_category or "")
+    texts = "".join((name, *identifiers, *(event.properties or ())))
     if not texts.isprintable() or name.isspace():
         return None
     if not isinstance(event.timestamp, str):

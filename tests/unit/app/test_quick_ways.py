@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 
 from app.errors import InvalidJsonError, WillbuyError
 from app.intake import _event, _value, parse_event, parse_events
+from app.received import read_event, read_events
 from app.routes.bodies import score_json
-from app.schemas import EventIn, ScoreOut
+from app.schemas import EVENT_EXAMPLE, EventIn, ScoreOut
 from app.stores.records import Answer, Outcome
 from app.task import Score
 
@@ -61,6 +62,36 @@ def carefully(body):
 def test_an_event_is_read_as_the_careful_way_reads_it(text):
     body = text.encode("utf-8", "surrogatepass")
     assert outcome_of(parse_event, body) == outcome_of(carefully, body)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        json.dumps(EVENT_EXAMPLE),
+        '{"session_id":"s-1","event_name":"view_item"}',
+        '{"session_id":"s-1","event_name":"Schuhe f\\u00fcr M\u00e4nner","item_id":null,"timestamp":1795342500250}',
+        '{"session_id":"s:1","event_name":"view_item","price":0,"quantity":2.5,"properties":{"a":true,"b":"","c":-3}}',
+    ],
+)
+def test_plain_events_are_read_the_quick_way(text):
+    assert read_event(text.encode()) == carefully(text.encode())
+    assert read_events(f"[{text},{text}]".encode()) == [carefully(text.encode())] * 2
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"session_id":"s-1","event_name":"view_item","price":1,"price":1}',
+        '{"session_id":"s-1","event_name":"view_item","properties":{"a":1,"a":1}}',
+        '{"session_id":"s-1","event_name":"view\\u0007item"}',
+        '{"session_id":"s-1","event_name":" "}',
+        '{"session_id":"s-1","event_name":"view_item","timestamp":"2026-13-22T10:15:00Z"}',
+        '{"session_id":"s-1","event_name":"view_item","propertys":{}}',
+    ],
+)
+def test_what_is_not_plain_is_left_to_the_careful_way(text):
+    assert read_event(text.encode()) is None
+    assert read_events(f"[{text}]".encode()) is None
 
 
 @given(st.lists(objects(), max_size=4))
