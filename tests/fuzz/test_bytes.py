@@ -15,7 +15,8 @@ from msgspec.structs import replace
 from app.access.keys import AccessError, parse_keys
 from app.errors import CorruptRecordError, InvalidJsonError, InvalidRequestError, TooManyEventsError, WillbuyError
 from app.intake import parse_event, parse_events, parse_outcome
-from app.schemas import EVENT_EXAMPLE, EventIn
+from app.received import ReceivedEvent
+from app.schemas import EVENT_EXAMPLE
 from app.stores.base import Commit
 from app.stores.entries import encode_event
 from app.stores.history import Entry, decode_history, decode_joined
@@ -190,7 +191,7 @@ def test_a_batch_is_events_and_problems_or_is_refused(body, is_lines) -> None:
         parsed = parse_events(body, is_lines=is_lines, max_events=100)
     except (InvalidJsonError, InvalidRequestError, TooManyEventsError):
         return
-    assert all(isinstance(one, EventIn | WillbuyError) for one in parsed)
+    assert all(isinstance(one, ReceivedEvent | WillbuyError) for one in parsed)
     if is_lines:
         assert len(parsed) == sum(1 for line in body.split(b"\n") if line.strip())
 

@@ -5,13 +5,13 @@ way from events to inputs, and then ways that leak, against the same question: a
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 
 import polars as pl
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec import structs
 from support.artifacts import EVENT_NAMES, random_model
 from support.event_strategies import ALL_SCOPES, sessions
 from torch import Tensor
@@ -55,7 +55,7 @@ def changed(ways: Inputs, session: Session, other: Session, count: int) -> set[i
 
 def moved(session: Session, count: int, delay_ms: int) -> list[Event]:
     """The session, with its events after the first `count` at another time."""
-    later = [replace(event, timestamp_ms=event.timestamp_ms + delay_ms) for event in session[count:]]
+    later = [structs.replace(event, timestamp_ms=event.timestamp_ms + delay_ms) for event in session[count:]]
     return [*session[:count], *later]
 
 
