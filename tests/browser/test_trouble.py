@@ -32,6 +32,8 @@ def test_a_service_that_is_killed_is_told_and_the_page_recovers_when_it_is_back(
     shop.post("s-1")
     page = opened()
     expect(page.get_by_role("link", name="s-1")).to_be_visible()
+    # The board may come before the figures, and the page dates what it shows by both.
+    expect(page.locator("#connection-text")).to_have_text("Live")
     # When
     shop.kill_service()
     try:
