@@ -7,7 +7,7 @@ is full already: then it may begin beside those that run, without the items of t
 
 import asyncio
 from collections import OrderedDict, deque
-from collections.abc import Awaitable, Callable, Collection, Container, Hashable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Container, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Final, Generic, Protocol, TypeVar
@@ -47,8 +47,20 @@ class Caller(Protocol[Told_contra]):
         ...
 
 
-# Takes a batch and a question: the places of those items whose callers wait no longer (and never will again).
-Handle = Callable[[list[Item], Callable[[], Collection[int]]], Awaitable[Sequence[Result | Exception | Later]]]
+class Callers(Protocol[Told_contra]):
+    """Who waits for the items of a batch, as its handler sees them."""
+
+    def gone(self) -> Collection[int]:
+        """Return the places of the items whose callers wait no longer, and never will again."""
+        ...
+
+    def tell(self, place: int, result: Told_contra | Exception) -> None:
+        """Answer an item at once, the rest of the batch being on its way; the first answer of a place counts."""
+        ...
+
+
+# Takes a batch and those who wait for it.
+Handle = Callable[[list[Item], Callers[Result]], Awaitable[Sequence[Result | Exception | Later]]]
 
 
 # Compared by identity: two callers may have submitted equal items.
@@ -79,6 +91,27 @@ class _Waiting(Generic[Item, Result]):
     item: Item
     caller: Caller[Result]
     place: int
+
+
+class _Batch(Generic[Item, Result]):
+    """What is handled together, and the callers that were answered already (see `Callers`)."""
+
+    def __init__(self, waiting: Sequence[_Waiting[Item, Result]]) -> None:
+        self.waiting = waiting
+        self._told: set[int] = set()
+
+    def gone(self) -> Collection[int]:
+        return [place for place, one in enumerate(self.waiting) if one.caller.is_over and place not in self._told]
+
+    def tell(self, place: int, result: Result | Exception) -> None:
+        if place not in self._told:
+            self._told.add(place)
+            waiting = self.waiting[place]
+            waiting.caller.answer(waiting.place, result)
+
+    def open(self) -> Iterator[int]:
+        """Return the places that were not answered yet, the last one first."""
+        return (place for place in reversed(range(len(self.waiting))) if place not in self._told)
 
 
 @dataclass(slots=True)
@@ -140,7 +173,7 @@ class Batcher(Generic[Item, Result]):
 
     Args:
         handle: returns one result or exception an item of the batch, in order. An item that is to come again later is
-            answered `LATER`, and so are then all items of its key behind it.
+            answered `LATER`, and so are then all items of its key behind it. It may tell results before it returns.
         key: items of equal keys depend on each other's order.
         max_batch_size: most items of a batch.
         max_queue: most items that wait for a batch.
@@ -328,20 +361,20 @@ class Batcher(Generic[Item, Result]):
 
         task.add_done_callback(end)
 
-    async def _handle_batch(self, batch: list[_Waiting[Item, Result]]) -> None:
+    async def _handle_batch(self, waiting: list[_Waiting[Item, Result]]) -> None:
+        batch = _Batch(waiting)
         results: Sequence[Result | Exception | Later]
         try:
-            results = await self._handle(
-                [one.item for one in batch], lambda: [place for place, one in enumerate(batch) if one.caller.is_over]
-            )
+            results = await self._handle([one.item for one in waiting], batch)
         except Exception as exc:  # noqa: BLE001 - whatever it is, it belongs to the callers of this batch
-            results = [exc] * len(batch)
-        if len(results) != len(batch):
+            results = [exc] * len(waiting)
+        if len(results) != len(waiting):
             # Whose result is missing cannot be known, and nobody may get another's.
-            results = [RuntimeError(f"the handler gave {len(results)} results for {len(batch)} items")] * len(batch)
+            results = [RuntimeError(f"the handler gave {len(results)} results for {len(waiting)} items")] * len(waiting)
         # Backwards, so that what is put back stands in its order again.
-        for waiting, result in zip(reversed(batch), reversed(results), strict=True):
+        for place in batch.open():
+            result = results[place]
             if not isinstance(result, Later):
-                waiting.caller.answer(waiting.place, result)
+                waiting[place].caller.answer(waiting[place].place, result)
             else:
-                self._queue.put_back(self._key(waiting.item), waiting)
+                self._queue.put_back(self._key(waiting[place].item), waiting[place])

@@ -5,7 +5,7 @@ Nothing is global: two apps in one process share nothing.
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from importlib.metadata import version
 from typing import Final
@@ -20,13 +20,14 @@ from app.access.opening import add_door, kept_up, open_rate_limit, read_access, 
 from app.access.scopes import Rules
 from app.access.session_ids import hide_session_ids
 from app.artifact_file import ArtifactFile
-from app.batcher import Batcher, Later
+from app.batcher import Batcher, Callers, Later
 from app.board.kept import KeptAnswers
 from app.board.opening import open_dashboards
 from app.deadlines import Deadlines
 from app.drain import Drain
 from app.front import FrontedFastAPI
 from app.garbage import settled_garbage_collector
+from app.halves import Halves
 from app.intake import Intake, Submission
 from app.logging import build_logger
 from app.metrics import Metrics
@@ -190,9 +191,9 @@ def _start(
     store = telemetry.store(store or open_store(settings, metrics))
     shadow = open_shadow(settings, models, store, metrics, logger, now_ms)
 
-    async def score(
-        submissions: Sequence[Submission], gone: Callable[[], Collection[int]]
-    ) -> Sequence[Score | Exception | Later]:
+    halves = Halves()
+
+    async def score(submissions: Sequence[Submission], callers: Callers[Score]) -> Sequence[Score | Exception | Later]:
         # A scorer for each batch costs next to nothing, and a batch keeps its model whatever is loaded meanwhile.
         scorer = Scorer(
             store,
@@ -203,9 +204,10 @@ def _start(
             dedupe_window=settings.dedupe_window,
             commit_attempts=settings.commit_attempts,
             max_rebuild_events=settings.max_rebuild_events,
+            halves=halves,
         )
         with telemetry.batch(submissions):
-            results = await scorer.score(submissions, gone)
+            results = await scorer.score(submissions, callers)
         if shadow is not None:
             shadow.observe(submissions, results)
         return results

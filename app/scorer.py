@@ -6,6 +6,7 @@ event touches no other event, but for the version check: a session's events of a
 those that are not stored are tried again.
 """
 
+import asyncio
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -14,8 +15,9 @@ from typing import Final
 
 from structlog.typing import FilteringBoundLogger
 
-from app.batcher import Later
+from app.batcher import Callers, Later
 from app.errors import ConflictError, CorruptRecordError, DeadlineExceededError, PredictionError, SessionFullError
+from app.halves import Halves
 from app.intake import Submission
 from app.isolation import each
 from app.metrics import Metrics
@@ -41,21 +43,25 @@ class _Batch:
         model: one model, whatever is loaded meanwhile.
         fingerprint: the model's.
         reads: the model's.
-        gone: returns the places of those submissions whose callers wait no longer.
+        callers: who waits for them.
         budget: how much may still be rebuilt.
         versions: a new one for each record.
         effects: what the submissions that were answered did.
         sessions_started: sessions that were stored for the first time.
+        step_s: how long the model took.
+        commit_s: how long the longest commit took.
     """
 
     model: Stepper
     fingerprint: str
     reads: Callable[[bytes], bool]
-    gone: Callable[[], Collection[int]]
+    callers: Callers[Score]
     budget: RebuildBudget
     versions: Iterator[bytes]
     effects: list[Effect] = field(default_factory=list)
     sessions_started: int = 0
+    step_s: float = 0.0
+    commit_s: float = 0.0
 
     def add_to(self, metrics: Metrics) -> None:
         """Count what was stored: once a batch, as counting takes longer than adding."""
@@ -73,6 +79,19 @@ class _Batch:
                 counter.inc(number)
 
 
+class _Nobody:
+    """Callers who are not there, and so never go away."""
+
+    def gone(self) -> Collection[int]:
+        return ()
+
+    def tell(self, place: int, result: Score | Exception) -> None:
+        pass
+
+
+_NOBODY: Final = _Nobody()
+
+
 class Scorer:
     """Scores batches.
 
@@ -85,6 +104,7 @@ class Scorer:
         dedupe_window: how many answers a session remembers.
         commit_attempts: how often a conflicting event is tried.
         max_rebuild_events: most events that a batch folds again for the current model, unless one session has more.
+        halves: remembers how long commits take, from batch to batch.
     """
 
     def __init__(
@@ -98,6 +118,7 @@ class Scorer:
         dedupe_window: int,
         commit_attempts: int,
         max_rebuild_events: int,
+        halves: Halves | None = None,
     ) -> None:
         self._store = store
         self._model = model
@@ -107,18 +128,19 @@ class Scorer:
         self._dedupe_window = dedupe_window
         self._commit_attempts = commit_attempts
         self._max_rebuild_events = max_rebuild_events
+        self._halves = halves or Halves()
         self._rebuilder = Rebuilder(store, metrics=metrics, logger=logger, last_attempt=commit_attempts)
 
     async def score(
-        self, submissions: Sequence[Submission], gone: Callable[[], Collection[int]] = tuple
+        self, submissions: Sequence[Submission], callers: Callers[Score] | None = None
     ) -> list[Score | Exception | Later]:
         """Fold each submission into its session and answer it.
 
         Args:
             submissions: those of one session in the order in which they are to be folded, at most `longest_run` of
                 them.
-            gone: returns the places of those submissions whose callers wait no longer. What nobody waits for just
-                before the commit is not folded; a caller who goes during the commit is too late.
+            callers: who waits for them. What nobody waits for just before the commit is not folded; a caller who goes
+                during the commit is too late. They are told as soon as their events are stored. None: nobody waits.
 
         Returns:
             For each, in order, its score, the error that its caller is to get, or `LATER`.
@@ -129,7 +151,7 @@ class Scorer:
         self._metrics.batch_size.observe(len(undecided))
         model = self._model
         budget, versions = RebuildBudget(self._max_rebuild_events), random_versions(len(submissions))
-        batch = _Batch(model, model.fingerprint, model.reads, gone, budget, versions)
+        batch = _Batch(model, model.fingerprint, model.reads, callers or _NOBODY, budget, versions)
         # Ends: each attempt decides a run, counts a conflict, of which there may be so many, or drops a task.
         try:
             while undecided:
@@ -218,7 +240,9 @@ class Scorer:
             return
         started = time.perf_counter()
         steps = each(lambda some: _step(batch.model, some), inputs, self._logger)
-        self._metrics.step_seconds.observe(time.perf_counter() - started)
+        step_s = time.perf_counter() - started
+        batch.step_s += step_s
+        self._metrics.step_seconds.observe(step_s)
         for (run, task), step in zip(stepped, steps, strict=True):
             if isinstance(step, Exception):
                 task.proposed = step
@@ -255,7 +279,23 @@ class Scorer:
                 _accept(batch, run)
         if not changed:
             return
-        for run, stored in zip(changed, await self._store.commit([run.commit() for run in changed]), strict=True):
+        first, *others = self._halves.of(changed)
+        if not others:
+            # Without a task of its own, so that a batch is through, and counted, before its callers read its answers.
+            await self._commit_part(batch, first)
+        else:
+            parts = [self._commit_part(batch, part) for part in (first, *others)]
+            # Whatever is raised in one part, the other is seen to its end: its sessions must not be in two batches.
+            for failure in await asyncio.gather(*parts, return_exceptions=True):
+                if failure is not None:
+                    raise failure
+        self._halves.observe(len(changed), step_s=batch.step_s, commit_s=batch.commit_s)
+
+    async def _commit_part(self, batch: _Batch, runs: Sequence[Run]) -> None:
+        started = time.perf_counter()
+        results = await self._store.commit([run.commit() for run in runs])
+        batch.commit_s = max(batch.commit_s, time.perf_counter() - started)
+        for run, stored in zip(runs, results, strict=True):
             if isinstance(stored, Exception):
                 run.fail(stored)
             elif stored:
@@ -265,7 +305,7 @@ class Scorer:
 
     def _without_the_gone(self, batch: _Batch, runs: Sequence[Run]) -> Sequence[Run]:
         """Take out the tasks whose callers have gone; return the runs of the others that are the same without them."""
-        gone = frozenset(batch.gone())
+        gone = frozenset(batch.callers.gone())
         if not gone:
             return runs
         standing = []
@@ -300,9 +340,12 @@ def _accept(batch: _Batch, run: Run) -> None:
     run.is_stopped = run.is_decided = True
     if run.read is None and run.is_changed:
         batch.sessions_started += 1
+    tell = batch.callers.tell
     for task in run.tasks:
-        task.result = task.proposed
+        task.result = proposed = task.proposed
         batch.effects.append(task.effect)
+        if proposed is not None:
+            tell(task.place, proposed)
 
 
 def _step(model: Stepper, inputs: Sequence[tuple[Event, bytes | None]]) -> list[tuple[float, bytes]]:

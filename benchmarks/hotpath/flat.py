@@ -1,9 +1,10 @@
 """Whether a request costs the same however many sessions live, however long one is, and however many are in a batch.
 
-* Live sessions: two Redis servers, one with 1,000 sessions and one with 1,000,000, each with a service; both get the
-  same load in turn. With 1,000,000, each request goes to one of them at random, which has three events and gets its
-  fourth. With 1,000, as many sessions go on at a time, each of six events, so that a request finds as long a session on
-  average; what ends stays in Redis until its idle time, which is why that Redis is emptied before each round.
+* Live sessions: Redis servers with 1,000 and with 1,000,000 sessions, in pages of 4 KiB and of 2 MiB, each with a
+  service; all get the same load in turn. With 1,000,000, each request goes to one of them at random, which has three
+  events and gets its fourth. With 1,000, as many sessions go on at a time, each of six events, so that a request finds
+  as long a session on average; what ends stays in Redis until its idle time, which is why that Redis is emptied before
+  each round.
 * Length: events on one connection, one after another, in turns to sessions that have 2 events and that have 299.
 * Batch: requests of 25 to 800 events, each of another session, on one connection.
 """
@@ -17,9 +18,9 @@ from typing import Any, Final
 from benchmarks.hotpath.compare import Sample, measure
 from benchmarks.hotpath.fill import fill
 from benchmarks.hotpath.one_by_one import OneByOne, timed
-from benchmarks.hotpath.redis_server import running_redis
+from benchmarks.hotpath.redis_server import RedisServer, running_redis
 from benchmarks.hotpath.results import markdown_table, spread
-from benchmarks.hotpath.servers import BATCH_PATH, SINGLE_PATH, Contestant, running
+from benchmarks.hotpath.servers import BATCH_PATH, SINGLE_PATH, Contestant, Server, running
 from benchmarks.hotpath.traffic import Traffic, batch_body, new_prefix, session_id, single_body
 
 FEW: Final = 1000
@@ -33,9 +34,15 @@ _MICROSECONDS: Final = 1e6
 
 @dataclass(frozen=True, slots=True)
 class Live:
-    """Samples with few and with many live sessions, one a round."""
+    """Samples with few and with many live sessions, one a round.
+
+    Attributes:
+        many: how many.
+        huge_pages: whether the two Redis servers had pages of 2 MiB.
+    """
 
     many: int
+    huge_pages: bool
     with_few: list[Sample]
     with_many: list[Sample]
 
@@ -74,35 +81,41 @@ class Batch:
 
 def by_live_sessions(
     contestant: Contestant, many: int, *, rounds: int, seconds: float, show: Callable[[str], None]
-) -> Live:
-    """Return the samples of both, in turn."""
-    found = Live(many, [], [])
+) -> list[Live]:
+    """Return the samples, all in turn: with pages of the usual size, and with huge ones."""
+    found = [Live(many, huge_pages, [], []) for huge_pages in (False, True)]
+    few = Traffic(slots=FEW, buyers=0.0, longest=_EVENTS_OF_FEW, shortest=_EVENTS_OF_FEW)
     with ExitStack() as stack:
-        redis_few, redis_many = (stack.enter_context(running_redis()) for _ in range(2))
-        server_few = stack.enter_context(running(contestant, redis_few))
-        server_many = stack.enter_context(running(contestant, redis_many))
-        prefix = new_prefix()
+
+        def started(live: Live) -> tuple[RedisServer, Server]:
+            redis = stack.enter_context(running_redis(huge_pages=live.huge_pages))
+            return redis, stack.enter_context(running(contestant, redis))
+
         done = 0
 
         def told(events: int) -> None:
             nonlocal done
             done += events
-            show(f"{done:,} of {many * _EVENTS_OF_MANY:,} events into {many:,} sessions")
+            total = len(found) * many * _EVENTS_OF_MANY
+            show(f"{done:,} of {total:,} events into {len(found)} times {many:,} sessions")
 
-        fill(server_many, prefix, range(1, many + 1), _EVENTS_OF_MANY, told)
-        visits = Traffic(visited=many, prefix=prefix)
-        few = Traffic(slots=FEW, buyers=0.0, longest=_EVENTS_OF_FEW, shortest=_EVENTS_OF_FEW)
+        pairs: list[tuple[Live, tuple[RedisServer, Server], tuple[RedisServer, Server], Traffic]] = []
+        for live in found:
+            with_few, with_many, prefix = started(live), started(live), new_prefix()
+            fill(with_many[1], prefix, range(1, many + 1), _EVENTS_OF_MANY, told)
+            pairs.append((live, with_few, with_many, Traffic(visited=many, prefix=prefix)))
         for number in range(-1, rounds):
             show(f"round {max(1, number + 1)} of {rounds}")
-            with redis_few.connect() as client:
-                client.flushall()
-            samples = [
-                measure(server_few, redis_few, contestant, seconds, traffic=few),
-                measure(server_many, redis_many, contestant, seconds, traffic=visits),
-            ]
-            if number >= 0:  # the one before the first is there to warm up
-                found.with_few.append(samples[0])
-                found.with_many.append(samples[1])
+            for live, (redis_few, server_few), (redis_many, server_many), visits in pairs:
+                with redis_few.connect() as client:
+                    client.flushall()
+                samples = [
+                    measure(server_few, redis_few, contestant, seconds, traffic=few),
+                    measure(server_many, redis_many, contestant, seconds, traffic=visits),
+                ]
+                if number >= 0:  # the one before the first is there to warm up
+                    live.with_few.append(samples[0])
+                    live.with_many.append(samples[1])
     return found
 
 
@@ -152,32 +165,36 @@ def by_batch(contestant: Contestant, events: int, show: Callable[[str], None]) -
     return found
 
 
-def figures(live: Live, lengths: Sequence[Length], batches: Sequence[Batch]) -> dict[str, Any]:
+def figures(lives: Sequence[Live], lengths: Sequence[Length], batches: Sequence[Batch]) -> dict[str, Any]:
     """Return what goes into the JSON file."""
     return {
-        "live": asdict(live),
+        "live": [asdict(live) for live in lives],
         "lengths": [asdict(one) | {"latency_us": median(one.latency_us)} for one in lengths],
         "batches": [asdict(one) | {"latency_us": median(one.latency_us)} for one in batches],
     }
 
 
-def tables(live: Live, lengths: Sequence[Length], batches: Sequence[Batch]) -> list[str]:
+def tables(lives: Sequence[Live], lengths: Sequence[Length], batches: Sequence[Batch]) -> list[str]:
     """Return the figures as Markdown."""
     columns = ("server CPU, µs/event", "Redis CPU, µs/event")
-    heads: tuple[str, ...] = ("live sessions", "events/s", "p50 ms", "p99 ms", *columns)
-    rows = [
-        [
-            f"{count:,}",
-            spread([sample.events_per_s for sample in samples]),
-            spread([sample.p50_ms for sample in samples], ".1f"),
-            spread([sample.p99_ms for sample in samples], ".1f"),
-            spread([sample.server_us for sample in samples]),
-            spread([sample.redis_us for sample in samples], ".1f"),
+    heads: tuple[str, ...] = ("live sessions", "pages", "events/s", "p50 ms", "p99 ms", *columns)
+    rows = []
+    for live in lives:
+        pages = "2 MiB" if live.huge_pages else "4 KiB"
+        rows += [
+            [
+                f"{count:,}",
+                pages,
+                spread([sample.events_per_s for sample in samples]),
+                spread([sample.p50_ms for sample in samples], ".1f"),
+                spread([sample.p99_ms for sample in samples], ".1f"),
+                spread([sample.server_us for sample in samples]),
+                spread([sample.redis_us for sample in samples], ".1f"),
+            ]
+            for count, samples in ((FEW, live.with_few), (live.many, live.with_many))
         ]
-        for count, samples in ((FEW, live.with_few), (live.many, live.with_many))
-    ]
-    ratios = [many.events_per_s / few.events_per_s for few, many in zip(live.with_few, live.with_many, strict=True)]
-    rows.append(["ratio", spread(ratios, ".2f"), "", "", "", ""])
+        ratios = [many.events_per_s / few.events_per_s for few, many in zip(live.with_few, live.with_many, strict=True)]
+        rows.append(["ratio", pages, spread(ratios, ".2f"), "", "", "", ""])
     lines = markdown_table(heads, rows)
     heads = ("event of its session", "requests", "latency µs, median", *columns)
     rows = [

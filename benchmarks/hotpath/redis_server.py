@@ -16,6 +16,8 @@ from benchmarks.hotpath.processes import BenchmarkError, free_port, start, stop
 
 _CLUSTER_TIMEOUT_S: Final = 10.0
 _LAST_SLOT: Final = 16383
+# Of the C library's allocator, and of the one that Redis and Valkey bring along.
+_HUGE_PAGES: Final = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1", "JE_MALLOC_CONF": "thp:always"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,12 +47,19 @@ class RedisServer:
 
 
 @contextmanager
-def running_redis(*, as_cluster: bool = False) -> Iterator[RedisServer]:
-    """Run an empty Redis or Valkey of its own, which keeps nothing on disk."""
+def running_redis(*, as_cluster: bool = False, huge_pages: bool = False) -> Iterator[RedisServer]:
+    """Run an empty Redis or Valkey of its own, which keeps nothing on disk.
+
+    Args:
+        as_cluster: as the only node of a cluster.
+        huge_pages: its memory in pages of 2 MiB, if the kernel gives them to those who ask (`madvise`).
+    """
     port = free_port()
     options = ["--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--daemonize", "no"]
     if as_cluster:
         options += ["--cluster-enabled", "yes", "--cluster-port", str(free_port())]
+
+    environment = _HUGE_PAGES if huge_pages else {}
 
     def answers() -> bool:
         try:
@@ -60,7 +69,7 @@ def running_redis(*, as_cluster: bool = False) -> Iterator[RedisServer]:
             return False
 
     with tempfile.TemporaryDirectory(prefix="willbuy-") as folder:
-        process = start([str(find_server()), *options, "--dir", folder], {}, Path(folder) / "log", answers)
+        process = start([str(find_server()), *options, "--dir", folder], environment, Path(folder) / "log", answers)
         try:
             if as_cluster:
                 _take_all_slots(port)

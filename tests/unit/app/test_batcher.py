@@ -19,7 +19,7 @@ class Handler:
         self.gate = asyncio.Event()
         self.entered = asyncio.Event()
 
-    async def __call__(self, items, gone):
+    async def __call__(self, items, callers):
         self.batches.append(items)
         self.entered.set()
         await self.gate.wait()
@@ -130,7 +130,7 @@ async def test_an_item_cancelled_in_the_moment_its_batch_is_taken_is_not_handled
 
 
 async def test_a_crash_fails_its_batch_and_no_other():
-    async def handle(items, gone):
+    async def handle(items, callers):
         if "bad" in items:
             raise RuntimeError("crashed")
         return items
@@ -143,7 +143,7 @@ async def test_a_crash_fails_its_batch_and_no_other():
 
 
 async def test_an_exception_as_result_goes_to_its_own_caller():
-    async def handle(items, gone):
+    async def handle(items, callers):
         return [ValueError(item) if item == "bad" else item for item in items]
 
     batcher = a_batcher(handle)
@@ -154,7 +154,7 @@ async def test_an_exception_as_result_goes_to_its_own_caller():
 
 
 async def test_too_few_results_give_nobody_anothers():
-    async def handle(items, gone):
+    async def handle(items, callers):
         return items[1:]
 
     batcher = a_batcher(handle)
@@ -189,7 +189,7 @@ def in_a_while(seconds=30.0):
 
 
 async def test_many_items_are_answered_together_each_with_its_own():
-    async def handle(items, gone):
+    async def handle(items, callers):
         return [ValueError(item) if item == "bad" else f"answer to {item}" for item in items]
 
     batcher = a_batcher(handle, max_batch_size=2)
@@ -233,10 +233,10 @@ async def test_many_items_that_take_too_long_are_answered_as_far_as_they_came():
     wanted = []
 
     class SecondHangs(Handler):
-        async def __call__(self, items, gone):
+        async def __call__(self, items, callers):
             if self.batches:
-                await super().__call__(items, gone)
-                wanted.append([place not in gone() for place in range(len(items))])
+                await super().__call__(items, callers)
+                wanted.append([place not in callers.gone() for place in range(len(items))])
             else:
                 self.batches.append(items)
             return [f"answer to {item}" for item in items]
@@ -258,9 +258,9 @@ async def test_a_batch_knows_which_of_its_items_are_still_wanted():
     handler = Handler()
     wanted = []
 
-    async def handle(items, gone):
-        results = await handler(items, gone)
-        wanted.append([place not in gone() for place in range(len(items))])
+    async def handle(items, callers):
+        results = await handler(items, callers)
+        wanted.append([place not in callers.gone() for place in range(len(items))])
         return results
 
     batcher = a_batcher(handle)
@@ -274,10 +274,58 @@ async def test_a_batch_knows_which_of_its_items_are_still_wanted():
     assert wanted == [[True, False]]
 
 
+class TellsTheFirst(Handler):
+    """Answers the first item of a batch at once, the others when the test lets it."""
+
+    def __init__(self, then=None):
+        super().__init__()
+        self.then = then
+        self.gone = []
+
+    async def __call__(self, items, callers):
+        callers.tell(0, f"first answer to {items[0]}")
+        results = await super().__call__(items, callers)
+        self.gone.append(list(callers.gone()))
+        if self.then is not None:
+            raise self.then
+        return results
+
+
+async def test_what_the_handler_tells_is_answered_at_once_and_only_once():
+    handler = TellsTheFirst()
+    batcher = a_batcher(handler)
+    told, other = await submit_all(batcher, ["a", "b"])
+    assert await told == "first answer to a"
+    assert not other.done()
+    # Its key is busy until the batch is through
+    again, third = await submit_all(batcher, ["a", "c"])
+    assert batcher.queue_length == 2
+    handler.gate.set()
+    others = list(await asyncio.gather(other, again, third))
+    assert others == ["answer to b", "first answer to a", "answer to c"]
+    assert handler.batches == [["a", "b"], ["a", "c"]]
+    # Who was answered waits no longer, and has not gone away
+    assert handler.gone == [[], []]
+    await batcher.close()
+
+
+async def test_what_was_told_stands_when_the_batch_crashes():
+    handler = TellsTheFirst(then=RuntimeError("crashed"))
+    handler.gate.set()
+    batcher = a_batcher(handler)
+    told, failed = await asyncio.gather(*(batcher.submit(item) for item in "ab"), return_exceptions=True)
+    assert told == "first answer to a"
+    assert isinstance(failed, RuntimeError)
+    many = await batcher.submit_many(["c", "d"], give_up_at=in_a_while())
+    assert many[0] == "first answer to c"
+    assert isinstance(many[1], RuntimeError)
+    await batcher.close()
+
+
 async def test_what_the_handler_puts_off_comes_again_before_the_rest_of_its_key():
     batches = []
 
-    async def handle(items, gone):
+    async def handle(items, callers):
         batches.append(items)
         return [LATER if item[0] == "a" and len(batches) == 1 else f"answer to {item}" for item in items]
 
@@ -292,8 +340,8 @@ async def test_what_the_handler_puts_off_comes_again_before_the_rest_of_its_key(
 async def test_what_is_put_off_is_handled_before_closing_and_dropped_when_nobody_waits():
     handler = Handler()
 
-    async def handle(items, gone):
-        await handler(items, gone)
+    async def handle(items, callers):
+        await handler(items, callers)
         return [LATER if len(handler.batches) < 3 else f"answer to {item}" for item in items]
 
     batcher = a_batcher(handle)
@@ -331,7 +379,7 @@ async def run_script(script, pauses, max_batch_size, max_run, put_off, max_batch
     handled: list[tuple[int, int]] = []
     running: list[set[int]] = []
 
-    async def handle(items, gone):
+    async def handle(items, callers):
         batches.append(items)
         keys = {key for key, _ in items}
         # No session is in two batches at once
@@ -404,9 +452,9 @@ async def test_a_call_ends_at_its_time_and_its_item_is_not_handled():
     held = asyncio.Event()
     handled: list[str] = []
 
-    async def handle(items, gone):
+    async def handle(items, callers):
         await held.wait()
-        handled.extend(item for place, item in enumerate(items) if place not in gone())
+        handled.extend(item for place, item in enumerate(items) if place not in callers.gone())
         return items
 
     batcher = Batcher(handle, key=lambda item: item, max_batch_size=8, max_queue=8)

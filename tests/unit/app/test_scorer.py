@@ -16,6 +16,7 @@ from app.errors import (
     SessionFullError,
     StoreUnavailableError,
 )
+from app.halves import Halves
 from app.intake import Submission
 from app.logging import build_logger
 from app.metrics import Metrics
@@ -44,6 +45,21 @@ def submission(session_id="s", event_name="page_view", *, event_id=None, at_ms=N
 @pytest.fixture
 def store():
     return MemoryStore(session_idle_s=1800, now_ms=lambda: NOW_MS)
+
+
+class Callers:
+    """Who waits for a batch, and what they were told."""
+
+    def __init__(self, gone=()):
+        self._gone = gone
+        self.told = {}
+
+    def gone(self):
+        return self._gone
+
+    def tell(self, place, result):
+        assert place not in self.told
+        self.told[place] = result
 
 
 class Bench:
@@ -431,7 +447,9 @@ async def test_a_run_fails_whole_when_the_store_does(bench):
 @pytest.mark.parametrize("gone", [{0}, {1}, {2}, {0, 2}, {0, 1, 2}])
 async def test_events_whose_callers_are_gone_before_the_commit_are_not_folded(bench, gone):
     mine = [submission(item_id=str(i)) for i in range(3)]
-    results = await bench.scorer.score([*mine, submission("t")], lambda: gone)
+    callers = Callers(gone)
+    results = await bench.scorer.score([*mine, submission("t")], callers)
+    assert callers.told == {place: result for place, result in enumerate(results) if place not in gone}
     kept = [one.event for place, one in enumerate(mine) if place not in gone]
     assert all(isinstance(results[place], DeadlineExceededError) for place in gone)
     scores = [results[place] for place in range(3) if place not in gone]
@@ -443,6 +461,69 @@ async def test_events_whose_callers_are_gone_before_the_commit_are_not_folded(be
     assert bench.counted("abandoned_events") == len(gone)
     # It costs no attempt
     assert bench.counted("conflicts") == 0
+
+
+class Gate:
+    """Stands before a store's commits: each waits until the test opens it, or fails as the test says."""
+
+    def __init__(self, store):
+        self.sizes = []
+        self.failures = {}
+        self.opened = asyncio.Event()
+        self._commit = store.commit
+        store.commit = self.commit
+
+    async def commit(self, commits):
+        self.sizes.append(len(commits))
+        number = len(self.sizes)
+        if number > 1:
+            await self.opened.wait()
+        if number in self.failures:
+            raise self.failures[number]
+        return await self._commit(commits)
+
+
+def bench_in_halves(store):
+    halves = Halves()
+    for _ in range(100):
+        halves.observe(40, step_s=0.001, commit_s=0.01)
+    return Bench(store, halves=halves)
+
+
+async def test_a_commit_that_takes_long_goes_in_halves_and_the_first_is_told_meanwhile(store):
+    bench, gate, callers = bench_in_halves(store), Gate(store), Callers()
+    submissions = [submission(str(i), item_id=str(i)) for i in range(41)]
+    scoring = asyncio.create_task(bench.scorer.score(submissions, callers))
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert sorted(callers.told) == list(range(20))
+    assert gate.sizes == [20, 21]
+    # Told means stored
+    assert all(await store.load([str(i) for i in range(20)]))
+    assert await store.load([str(i) for i in range(20, 41)]) == [None] * 21
+    assert not scoring.done()
+    gate.opened.set()
+    scores = await scoring
+    assert callers.told == dict(enumerate(scores))
+    assert [one.answer.probability for one in scores] == [bench.model.expected([one.event]) for one in submissions]
+    assert bench.counted("events_folded") == bench.counted("sessions_started") == 41
+
+
+@pytest.mark.parametrize("failing", [1, 2])
+async def test_a_defect_in_one_half_leaves_the_other_to_its_end(store, failing):
+    bench, gate, callers = bench_in_halves(store), Gate(store), Callers()
+    gate.failures[failing] = RuntimeError("a defect")
+    scoring = asyncio.create_task(bench.scorer.score([submission(str(i)) for i in range(40)], callers))
+    for _ in range(20):
+        await asyncio.sleep(0)
+    # While a half is on its way, the batch is not through: its sessions must not be in another
+    assert not scoring.done()
+    gate.opened.set()
+    with pytest.raises(RuntimeError, match="a defect"):
+        await scoring
+    half = range(20, 40) if failing == 1 else range(20)
+    assert sorted(callers.told) == list(half)
+    assert [number for number in range(40) if (await store.load([str(number)]))[0]] == list(half)
 
 
 async def test_an_event_that_races_a_delete_is_erased_or_starts_a_new_session(bench):
