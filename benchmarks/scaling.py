@@ -22,6 +22,7 @@ from rich.console import Console
 
 from app.stores.keys import SHARDS
 from benchmarks.batch_queue import BatchCost, fit, simulate_open, simulate_pausing
+from benchmarks.hotpath.flat import FEW
 from benchmarks.hotpath.processes import BenchmarkError
 from benchmarks.hotpath.results import machine_line, markdown_table, read_section, write_markdown
 from benchmarks.hotpath.servers import ROOT
@@ -59,16 +60,36 @@ class Cost:
     Attributes:
         single_us, batch_us: processor's time of the service, by the single route and in requests of 200.
         redis_single_us, redis_batch_us: processor's time of Redis likewise.
+        crowd_us: how much more of Redis' time an event takes with `crowd` live sessions than with `few`.
+        crowd_huge_us: the same with Redis' memory in huge pages.
         session_bytes: of Redis for a live session of ten events.
         commit_bytes: that an event's commit sends to Redis.
+        few, crowd: live sessions.
     """
 
     single_us: float
     batch_us: float
     redis_single_us: float
     redis_batch_us: float
+    crowd_us: float
+    crowd_huge_us: float
     session_bytes: float
     commit_bytes: float
+    few: int
+    crowd: int
+
+    def primaries(self, rate: float, redis_us: float, sessions: float, load: float) -> int:
+        """Return how many Redis primaries a rate keeps busy to that share.
+
+        A primary's searches grow with the logarithm of the sessions that it has, so between the two numbers that were
+        measured, and beyond the larger, an event costs as much more as their logarithms say.
+        """
+        count = max(1, math.ceil(rate * redis_us / _SECOND_US / load))
+        while True:
+            crowding = math.log(max(1.0, sessions / count / self.few)) / math.log(self.crowd / self.few)
+            if rate * (redis_us + self.crowd_us * crowding) / _SECOND_US / load <= count:
+                return count
+            count += 1
 
 
 def fit_table(cost: BatchCost, runs: Sequence[dict[str, Any]]) -> list[str]:
@@ -127,7 +148,7 @@ def machines_table(cost: Cost, plan: Plan, gpu_events_per_s: float | None) -> li
             ("single", cost.single_us, cost.redis_single_us),
             ("batch", cost.batch_us, cost.redis_batch_us),
         ):
-            by_processor = math.ceil(rate * redis_us / _SECOND_US / plan.load)
+            by_processor = cost.primaries(rate, redis_us, sessions, plan.load)
             primaries = max(by_processor, by_memory)
             rows.append(
                 [
@@ -153,6 +174,10 @@ def cost_table(cost: Cost) -> list[str]:
         ["service, batch route", f"{cost.batch_us:.1f} µs of a processor an event"],
         ["Redis, single route", f"{cost.redis_single_us:.1f} µs of a processor an event"],
         ["Redis, batch route", f"{cost.redis_batch_us:.1f} µs of a processor an event"],
+        [
+            f"Redis, with {cost.crowd:,} live sessions instead of {cost.few:,}",
+            f"{cost.crowd_us:.1f} µs more an event; {cost.crowd_huge_us:.1f} µs with huge pages",
+        ],
         ["Redis, memory", f"{cost.session_bytes:,.0f} bytes a live session of ten events"],
         ["to Redis, commits", f"{cost.commit_bytes:,.0f} bytes an event"],
     ]
@@ -161,7 +186,7 @@ def cost_table(cost: Cost) -> list[str]:
 
 def read_cost() -> Cost:
     """Return what an event costs by the results' file; raise `BenchmarkError` where a part was not measured."""
-    compared, memory = read_section("compare"), read_section("memory")
+    compared, memory, lives = read_section("compare"), read_section("memory"), read_section("flat")["live"]
     servers = compared["servers"]
     for name in ("willbuy-cluster", "willbuy-batch-cluster"):
         if name not in servers:
@@ -170,13 +195,20 @@ def read_cost() -> Cost:
     def middle(name: str, figure: str) -> float:
         return float(median(one[figure] for one in servers[name]["rounds"]))
 
+    def crowded(live: dict[str, Any]) -> float:
+        few_us, many_us = (median(one["redis_us"] for one in live[name]) for name in ("with_few", "with_many"))
+        return float(many_us - few_us)
+
     return Cost(
         middle("willbuy-cluster", "server_us"),
         middle("willbuy-batch-cluster", "server_us") / servers["willbuy-batch-cluster"]["events_per_request"],
         middle("willbuy-cluster", "redis_us"),
         middle("willbuy-batch-cluster", "redis_us"),
+        *(next(crowded(live) for live in lives if live["huge_pages"] is huge) for huge in (False, True)),
         max(memory["used_bytes"], memory["key_bytes"]),
         compared["redis_alone"]["bytes_per_event"],
+        FEW,
+        lives[0]["many"],
     )
 
 

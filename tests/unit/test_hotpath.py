@@ -14,6 +14,7 @@ from benchmarks.hotpath.processes import BenchmarkError, cpu_s, fine_cpu_s, resi
 from benchmarks.hotpath.redis_server import running_redis
 from benchmarks.hotpath.results import DOCUMENT, read_section, write_markdown, write_section
 from benchmarks.hotpath.traffic import Traffic, batch_body, session_id, single_body, zipf_lengths
+from benchmarks.scaling import Cost
 
 DEADLINE_S = 30
 
@@ -213,3 +214,36 @@ def test_connections_are_either_pausing_or_waiting() -> None:
 
     # Little's law over the whole cycle of a connection.
     assert found.events_per_s * (10.0 + found.mean_ms) / 1000 == pytest.approx(64, rel=0.02)
+
+
+# What it reckons
+
+
+@pytest.mark.parametrize(
+    ("rate", "sessions", "primaries"),
+    [
+        (1_000, 10_000, 1),
+        # 20 us an event and 80 % of a processor carry 40,000 events a second.
+        (40_000, 1_000, 1),
+        (40_001, 1_000, 2),
+        # With a million sessions on each it is 40 us, with a thousand million 60.
+        (20_000, 1_000_000, 1),
+        (20_001, 1_000_000, 2),
+        (13_333, 1_000_000_000, 1),
+    ],
+)
+def test_a_primary_carries_less_the_more_sessions_it_has(rate: int, sessions: int, primaries: int) -> None:
+    cost = Cost(
+        single_us=100.0,
+        batch_us=50.0,
+        redis_single_us=20.0,
+        redis_batch_us=20.0,
+        crowd_us=20.0,
+        crowd_huge_us=10.0,
+        session_bytes=1500.0,
+        commit_bytes=1000.0,
+        few=1_000,
+        crowd=1_000_000,
+    )
+
+    assert cost.primaries(rate, cost.redis_single_us, sessions, 0.8) == primaries
