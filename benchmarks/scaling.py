@@ -199,12 +199,16 @@ def read_cost() -> Cost:
         few_us, many_us = (median(one["redis_us"] for one in live[name]) for name in ("with_few", "with_many"))
         return float(many_us - few_us)
 
+    crowd_us, crowd_huge_us = (
+        next(crowded(live) for live in lives if live["huge_pages"] is huge_pages) for huge_pages in (False, True)
+    )
     return Cost(
         middle("willbuy-cluster", "server_us"),
         middle("willbuy-batch-cluster", "server_us") / servers["willbuy-batch-cluster"]["events_per_request"],
         middle("willbuy-cluster", "redis_us"),
         middle("willbuy-batch-cluster", "redis_us"),
-        *(next(crowded(live) for live in lives if live["huge_pages"] is huge) for huge in (False, True)),
+        crowd_us,
+        crowd_huge_us,
         max(memory["used_bytes"], memory["key_bytes"]),
         compared["redis_alone"]["bytes_per_event"],
         FEW,
