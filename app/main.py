@@ -27,7 +27,6 @@ from app.deadlines import Deadlines
 from app.drain import Drain
 from app.front import FrontedFastAPI
 from app.garbage import settled_garbage_collector
-from app.halves import Halves
 from app.intake import Intake, Submission
 from app.logging import build_logger
 from app.metrics import Metrics
@@ -191,8 +190,6 @@ def _start(
     store = telemetry.store(store or open_store(settings, metrics))
     shadow = open_shadow(settings, models, store, metrics, logger, now_ms)
 
-    halves = Halves()
-
     async def score(submissions: Sequence[Submission], callers: Callers[Score]) -> Sequence[Score | Exception | Later]:
         # A scorer for each batch costs next to nothing, and a batch keeps its model whatever is loaded meanwhile.
         scorer = Scorer(
@@ -204,7 +201,6 @@ def _start(
             dedupe_window=settings.dedupe_window,
             commit_attempts=settings.commit_attempts,
             max_rebuild_events=settings.max_rebuild_events,
-            halves=halves,
         )
         with telemetry.batch(submissions):
             results = await scorer.score(submissions, callers)

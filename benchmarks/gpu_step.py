@@ -29,8 +29,16 @@ from torch import Tensor
 from benchmarks.hotpath.artifact import train_artifact
 from benchmarks.hotpath.machine import machine
 from benchmarks.hotpath.processes import BenchmarkError
-from benchmarks.hotpath.results import JSON_FILE, machine_line, markdown_table, write_section
+from benchmarks.hotpath.results import (
+    DOCUMENT,
+    JSON_FILE,
+    machine_line,
+    markdown_table,
+    write_markdown,
+    write_section,
+)
 from model.artifact import ArtifactError, load
+from model.cells import pack_for_cpu
 from model.columns import columns_from_events
 from model.events import Event
 from model.predictor import Predictor, load_predictor
@@ -73,7 +81,7 @@ class Step:
         return self.batch / self.advance_us * _MICROSECONDS
 
 
-class _Device:
+class Device:
     """One device: the predictor on it, the bare network on it, and how quickly bytes move."""
 
     def __init__(self, artifact: Path, name: str, largest: int) -> None:
@@ -82,7 +90,9 @@ class _Device:
             artifact, device=name, state_dtype="float16", max_batch_size=largest, threads=1
         )
         module, self._manifest = load(artifact)
-        self._module = module.to(name)
+        self.module = module.to(name)
+        if name == "cpu":
+            pack_for_cpu(self.module.lstm)  # as the predictor does; else the part would take longer than the whole
         self._weight_bytes = sum(weight.numel() * weight.element_size() for weight in module.parameters())
         self.memory_bytes_per_s = self._copy_rate(torch.device(name), torch.device(name))
         self._bus_bytes_per_s: tuple[float, float] | None = None
@@ -98,8 +108,8 @@ class _Device:
             states = list(self.predictor.advance(events, states)[1])
         columns = tuple(column.to(self.name) for column in columns_from_events(events, self._manifest.properties))
         with torch.inference_mode():
-            tensors = tuple(self._module.initial_state(size))
-            network_us = self._median_us(lambda: self._module.step(*columns, *tensors))
+            tensors = tuple(self.module.initial_state(size))
+            network_us = self._median_us(lambda: self.module.step(*columns, *tensors))
             advance_us = self._median_us(lambda: self.predictor.advance(events, states))
             copies_us = self._copies_us(lambda: self.predictor.advance(events, states))
         return Step(
@@ -161,7 +171,7 @@ def measure(artifact: Path, largest: int, show: Callable[[str], None]) -> list[S
     found = []
     for name in ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",):
         show(f"{name}: warm-up")
-        device = _Device(artifact, name, largest)
+        device = Device(artifact, name, largest)
         for size in BATCHES:
             if size <= largest:
                 show(f"{name}: {size:,} sessions")
@@ -190,7 +200,9 @@ def table(steps: list[Step]) -> list[str]:
     by_device = {
         name: {step.batch: step.advance_us for step in steps if step.device == name} for name in ("cpu", "cuda")
     }
-    if by_device["cuda"]:
+    if not by_device["cuda"]:
+        lines += ["", "No GPU was at hand."]
+    else:
         quicker = [size for size, taken in by_device["cuda"].items() if taken < by_device["cpu"][size]]
         said = f"from {min(quicker):,} sessions a step on" if quicker else "at no size"
         lines += ["", f"The GPU is quicker than one thread of the CPU {said}."]
@@ -202,6 +214,7 @@ def main(
     artifact: Annotated[Path | None, typer.Option(help="The model; without it a small one is trained.")] = None,
     largest: Annotated[int, typer.Option(min=1, max=8192, help="Largest batch.")] = 8192,
     out: Annotated[Path, typer.Option(help="JSON file whose section `gpu_step` gets the figures.")] = JSON_FILE,
+    document: Annotated[Path, typer.Option(help="Where the table goes.")] = DOCUMENT,
 ) -> None:
     """Measure a step on CPU and GPU for batches of 1 to 8,192 sessions."""
     with tempfile.TemporaryDirectory(prefix="willbuy-") as folder, progress_bars() as bars:
@@ -211,10 +224,12 @@ def main(
     where = machine()
     if torch.cuda.is_available():
         where["gpu"] = torch.cuda.get_device_name()
-    for line in [*table(steps), "", machine_line(where)]:
+    lines = [*table(steps), "", machine_line(where)]
+    for line in lines:
         _OUT.print(line, markup=False, highlight=False, soft_wrap=True)
     write_section("gpu_step", where, {"steps": [asdict(step) for step in steps]}, out)
-    _OUT.print(f"written: {out}", markup=False, highlight=False, soft_wrap=True)
+    write_markdown("step", lines, document)
+    _OUT.print(f"written: {out}, {document}", markup=False, highlight=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

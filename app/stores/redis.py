@@ -1,8 +1,8 @@
 """The store on Redis or Valkey: one server, a primary behind sentinels, or a cluster.
 
-A batch costs two round trips, three where Redis takes long (see `app.halves`): one MGET for its records, and pipelines
-of `commit.lua` calls, each for some shards; on a cluster, where a call is for one shard, as many to each node, all at
-once. There are no locks: what two replicas write at once, compare-and-set decides.
+A batch costs two round trips, or three: one MGET for its records, and a pipeline of `commit.lua` calls, each for some
+shards, for all of it or for each half (see `app.scorer`); on a cluster, where a call is for one shard, as many to each
+node, all at once. There are no locks: what two replicas write at once, compare-and-set decides.
 
 Errors of the driver are wrapped here and nowhere else. A command may reach Redis twice (see `app.stores.server`); that
 is safe, since a commit that is sent twice counts once (see `commit.lua`).

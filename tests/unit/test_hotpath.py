@@ -6,8 +6,11 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
+from support.artifacts import write_artifact
 
 from app.schemas import EventIn
+from benchmarks import gpu_step
 from benchmarks.batch_queue import BatchCost, fit, simulate_open, simulate_pausing
 from benchmarks.hotpath.commits import commit_calls, recorded, replay
 from benchmarks.hotpath.processes import BenchmarkError, cpu_s, fine_cpu_s, resident_bytes, start, stop, tree
@@ -153,7 +156,7 @@ def test_a_table_takes_the_place_of_the_one_before_it_and_of_nothing_else(tmp_pa
 @pytest.mark.parametrize(
     ("page", "names"),
     [
-        ("benchmarks.md", ("compare", "workers", "tails", "connections", "flat", "memory", "leak")),
+        ("benchmarks.md", ("compare", "workers", "tails", "connections", "step", "flat", "memory", "leak")),
         ("scaling.md", tuple(f"scaling-{name}" for name in ("cost", "machines", "fit", "load", "check"))),
     ],
 )
@@ -214,6 +217,22 @@ def test_connections_are_either_pausing_or_waiting() -> None:
 
     # Little's law over the whole cycle of a connection.
     assert found.events_per_s * (10.0 + found.mean_ms) / 1000 == pytest.approx(64, rel=0.02)
+
+
+# What the step costs
+
+
+def test_the_step_is_measured_for_every_size_as_the_service_makes_it(tmp_path: Path) -> None:
+    artifact = write_artifact(tmp_path / "model.pt")
+
+    steps = [step for step in gpu_step.measure(artifact, 4, lambda _note: None) if step.device == "cpu"]
+
+    assert [step.batch for step in steps] == [1, 2, 4]
+    assert all(min(step.advance_us, step.network_us, step.floor_us) > 0 for step in steps)
+    assert len(gpu_step.table(steps)) == 2 + len(steps) + 2
+    if torch.backends.mkldnn.is_available():
+        # The network alone is the one that the predictor has, whose weights are laid out for the processor.
+        assert gpu_step.Device(artifact, "cpu", 4).module.lstm.packed
 
 
 # What it reckons

@@ -247,10 +247,12 @@ async def test_a_batch_makes_no_future_and_no_task_for_each_of_its_events(client
 
     for name in ("create_future", "create_task"):
         monkeypatch.setattr(loop, name, counted(name, getattr(loop, name)))
-    await results_of(client, [event("few")] * 2)
+    # Enough for a commit in two halves, as that of the many is
+    await results_of(client, [event(f"few-{number}") for number in range(40)])
     few = len(made)
     await results_of(client, [event(f"many-{number}") for number in range(200)])
-    assert len(made) - few == few
+    # The batcher's own wait for what comes next may begin before or after the answer is read.
+    assert abs(len(made) - 2 * few) <= 1
 
 
 @hypothesis_settings(deadline=None, max_examples=300)

@@ -16,14 +16,13 @@ from app.errors import (
     SessionFullError,
     StoreUnavailableError,
 )
-from app.halves import Halves
 from app.intake import Submission
 from app.logging import build_logger
 from app.metrics import Metrics
 from app.scorer import Scorer, longest_run
 from app.stores.memory import MemoryStore
 from app.stores.records import Outcome
-from app.task import LATE
+from app.task import LATE, Score
 from model.events import Event, identifier_code
 
 pytestmark = pytest.mark.anyio
@@ -483,15 +482,8 @@ class Gate:
         return await self._commit(commits)
 
 
-def bench_in_halves(store):
-    halves = Halves()
-    for _ in range(100):
-        halves.observe(40, step_s=0.001, commit_s=0.01)
-    return Bench(store, halves=halves)
-
-
-async def test_a_commit_that_takes_long_goes_in_halves_and_the_first_is_told_meanwhile(store):
-    bench, gate, callers = bench_in_halves(store), Gate(store), Callers()
+async def test_a_large_commit_goes_in_halves_and_the_first_is_told_meanwhile(store):
+    bench, gate, callers = Bench(store), Gate(store), Callers()
     submissions = [submission(str(i), item_id=str(i)) for i in range(41)]
     scoring = asyncio.create_task(bench.scorer.score(submissions, callers))
     for _ in range(20):
@@ -503,15 +495,24 @@ async def test_a_commit_that_takes_long_goes_in_halves_and_the_first_is_told_mea
     assert await store.load([str(i) for i in range(20, 41)]) == [None] * 21
     assert not scoring.done()
     gate.opened.set()
-    scores = await scoring
+    scores = [one for one in await scoring if isinstance(one, Score)]
     assert callers.told == dict(enumerate(scores))
     assert [one.answer.probability for one in scores] == [bench.model.expected([one.event]) for one in submissions]
     assert bench.counted("events_folded") == bench.counted("sessions_started") == 41
 
 
+@pytest.mark.parametrize(("sessions", "sizes"), [(1, [1]), (31, [31]), (32, [16, 16]), (33, [16, 17])])
+async def test_a_small_commit_stays_whole(store, sessions, sizes):
+    bench, gate, callers = Bench(store), Gate(store), Callers()
+    gate.opened.set()
+    scores = await bench.scorer.score([submission(str(i)) for i in range(sessions)], callers)
+    assert gate.sizes == sizes
+    assert callers.told == dict(enumerate(scores))
+
+
 @pytest.mark.parametrize("failing", [1, 2])
 async def test_a_defect_in_one_half_leaves_the_other_to_its_end(store, failing):
-    bench, gate, callers = bench_in_halves(store), Gate(store), Callers()
+    bench, gate, callers = Bench(store), Gate(store), Callers()
     gate.failures[failing] = RuntimeError("a defect")
     scoring = asyncio.create_task(bench.scorer.score([submission(str(i)) for i in range(40)], callers))
     for _ in range(20):
