@@ -32,8 +32,8 @@ from model.events import Event
 _FOLD: Final = Effect.FOLD
 _LATE_FOLD: Final = Effect.LATE_FOLD
 _OPEN: Final = Outcome.OPEN
-# Sessions from which on a commit goes in two halves: at 64 connections that brings a tenth more events a second for 1 %
-# of the processor's time, a seventh with a million live sessions; thirds and quarters bring less.
+# Sessions from which on a commit goes in two halves: at 64 connections that brings 5 to 14 % more events a second, for
+# 6 % of the processor's time at most; thirds and quarters bring less (docs/performance.md).
 _HALVED_FROM: Final = 32
 
 
