@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 from rich.console import Console
 
-from app.access.cli import cli as key_cli
+from app.auth.cli import cli as key_cli
 
 if TYPE_CHECKING:
     from app.settings import Settings
@@ -76,12 +76,12 @@ def serve(
     import uvicorn  # noqa: PLC0415  # `willbuy --help` need not wait for it
     from pydantic import ValidationError  # noqa: PLC0415  # same
 
-    from app.access.keys import AccessError  # noqa: PLC0415  # same
-    from app.access.opening import read_access  # noqa: PLC0415  # same
-    from app.embedded import EmbeddedServerError  # noqa: PLC0415  # same
-    from app.logging import server_log_config  # noqa: PLC0415  # same
+    from app.auth.keys import AccessError  # noqa: PLC0415  # same
+    from app.auth.setup import read_access  # noqa: PLC0415  # same
+    from app.monitoring.logging import server_log_config  # noqa: PLC0415  # same
+    from app.monitoring.worker_metrics import metrics_of_workers  # noqa: PLC0415  # same
+    from app.runtime.embedded_redis import EmbeddedServerError  # noqa: PLC0415  # same
     from app.settings import Settings  # noqa: PLC0415  # same
-    from app.worker_metrics import metrics_of_workers  # noqa: PLC0415  # same
     from model.artifact import ArtifactError, read_manifest  # noqa: PLC0415  # same: torch
 
     # Workers are processes of their own and read the environment, so options go there.
@@ -109,7 +109,7 @@ def serve(
                 # Nothing here asks for a caller's address, and reading it costs every request.
                 proxy_headers=False,
                 # By its name, as workers are told of it too.
-                http="app.events_http:EventsHttp",
+                http="app.api.events_http:EventsHttp",
                 # The service writes its own log, one line a request at most and no session ids in paths.
                 access_log=False,
                 log_config=server_log_config(settings.log_format),
@@ -127,7 +127,7 @@ def serve(
 
 def _teller(settings: "Settings") -> Callable[[str, str], None]:
     """Return what tells of the start: to people in words, to a log collector in lines like all others of the log."""
-    from app.logging import build_logger  # noqa: PLC0415  # `willbuy --help` need not wait for it
+    from app.monitoring.logging import build_logger  # noqa: PLC0415  # `willbuy --help` need not wait for it
 
     if settings.log_format == "console" or _ERR.is_terminal:
         return lambda _event, text: _ERR.print(text, markup=False)
@@ -138,7 +138,7 @@ def _teller(settings: "Settings") -> Callable[[str, str], None]:
 @contextmanager
 def _redis(tell: Callable[[str, str], None]) -> Iterator[None]:
     """Start an embedded server when no Redis was named, for as long as the service runs."""
-    from app.embedded import EmbeddedRedis  # noqa: PLC0415  # `willbuy --help` need not wait for it
+    from app.runtime.embedded_redis import EmbeddedRedis  # noqa: PLC0415  # `willbuy --help` need not wait for it
 
     if os.environ.get("WILLBUY_REDIS_URL"):
         yield

@@ -14,44 +14,44 @@ from fastapi import FastAPI
 from pydantic import ValidationError
 from structlog.typing import FilteringBoundLogger
 
-from app.access.access import Access
-from app.access.keys import AccessError
-from app.access.opening import add_door, kept_up, open_rate_limit, read_access, say_access
-from app.access.scopes import Rules
-from app.access.session_ids import hide_session_ids
-from app.artifact_file import ArtifactFile
-from app.batcher import Batcher, Callers, Later
-from app.board.kept import KeptAnswers
-from app.board.opening import open_dashboards
-from app.deadlines import Deadlines
-from app.drain import Drain
-from app.front import FrontedFastAPI
-from app.garbage import settled_garbage_collector
-from app.intake import Intake, Submission
-from app.logging import build_logger
-from app.metrics import Metrics
-from app.middleware import BodyLimit, RequestContext
-from app.models import LiveModel, stamp_of
-from app.openapi import complete_openapi
-from app.opening import open_shadow, open_store
-from app.outcomes.opening import open_outcomes
-from app.problems import handle_errors
-from app.quick_events import STATE_NAME, QuickEvents
-from app.readiness import Readiness
-from app.request_tally import RequestTally
-from app.routes import batch, board, dashboard, events, operations, outcomes, sessions, stats, stream
-from app.routes.batch import BATCH_PATH
-from app.schemas_board import OutcomesOut
-from app.scorer import Scorer, longest_run
-from app.services import Services
+from app.api import batch, board, dashboard, events, operations, outcomes, sessions, stats, stream
+from app.api.batch import BATCH_PATH
+from app.api.cached_answers import KeptAnswers
+from app.api.front import FrontedFastAPI
+from app.api.middleware import BodyLimit, RequestContext
+from app.api.openapi import complete_openapi
+from app.api.problems import handle_errors
+from app.api.quick_events import STATE_NAME, QuickEvents
+from app.api.request_tally import RequestTally
+from app.api.services import Services
+from app.auth.access import Access
+from app.auth.keys import AccessError
+from app.auth.scopes import Rules
+from app.auth.setup import add_door, kept_up, open_rate_limit, read_access, say_access
+from app.board.setup import open_dashboards
+from app.monitoring.health import Vitals
+from app.monitoring.logging import build_logger
+from app.monitoring.metrics import Metrics
+from app.monitoring.readiness import Readiness
+from app.monitoring.session_ids import hide_session_ids
+from app.monitoring.telemetry import Telemetry, open_telemetry
+from app.outcomes.setup import open_outcomes
+from app.runtime.deadlines import Deadlines
+from app.runtime.drain import Drain
+from app.runtime.gc import settled_garbage_collector
+from app.schemas.board import OutcomesOut
+from app.scoring.artifact_file import ArtifactFile
+from app.scoring.batcher import Batcher, Callers, Later
+from app.scoring.events import Intake, Submission
+from app.scoring.model_holder import LiveModel, stamp_of
+from app.scoring.scorer import Scorer, longest_run
+from app.scoring.session_update import Score
+from app.scoring.shadow import Shadow
+from app.scoring.tracer import Tracer
 from app.settings import Settings
-from app.shadow import Shadow
-from app.stepper import Model
-from app.stores.base import StateStore
-from app.task import Score
-from app.telemetry import Telemetry, open_telemetry
-from app.tracer import Tracer
-from app.vitals import Vitals
+from app.store.interface import StateStore
+from app.wiring import open_shadow, open_store
+from model.interface import Model
 
 _DESCRIPTION: Final = """Post what visitors do; after each event, read how likely the session is to end in a purchase.
 
@@ -142,7 +142,7 @@ def create_app(
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
-        # The framework's own spans carry paths, and paths carry session ids; `app.spans` has ours.
+        # The framework's own spans carry paths, and paths carry session ids; `app.monitoring.spans` has ours.
         telemetry={"tracing": False, "metrics": False, "logs": False, "operation_spans": False},
     )
     _include_routes(app)

@@ -9,9 +9,9 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from app.stores.address import masked_url, parse_address
+from app.store.redis.address import masked_url, parse_address
 
-# The answers of a record are numbered by one byte (app/stores/records.py).
+# The answers of a record are numbered by one byte (app/store/record_codec.py).
 LARGEST_DEDUPE_WINDOW = 255
 # Scheme, host and port and nothing after: what browsers send as `Origin`. No `*`: any page could then ask.
 _ORIGIN = r"^https?://[A-Za-z0-9.-]+(:[0-9]+)?$"

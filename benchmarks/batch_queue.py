@@ -1,7 +1,7 @@
 """A service as a queue that is served in batches: fitted to what was measured, then simulated.
 
 Events arrive; a batch is whatever waits when the last one ends, at most so many; it takes a + b n for n events. That is
-`app/batcher.py` with everything else that a request costs counted into b.
+`app/scoring/batcher.py` with everything else that a request costs counted into b.
 """
 
 import heapq

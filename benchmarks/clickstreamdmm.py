@@ -31,14 +31,14 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from training.calibration import fit_calibration
-from training.data import load
-from training.encoded import Encoded
-from training.loop import FitSettings
-from training.metrics import log_losses
-from training.prepared import read_prepared
+from training.data.encoded import Encoded
+from training.data.prepared import read_prepared
+from training.data.training_set import load
+from training.evaluation.metrics import log_losses
+from training.fit.calibration import fit_calibration
+from training.fit.loop import FitSettings
+from training.fit.train import WILLBUY, train
 from training.settings import TrainSettings
-from training.train import WILLBUY, train
 
 PREFIX_LENGTHS: Final = (1, 2, 3, 5, 8, 10, 15, 20)
 AUC_MARGIN: Final = -0.003

@@ -42,7 +42,7 @@ from model.cells import pack_for_cpu
 from model.columns import columns_from_events
 from model.events import Event
 from model.predictor import Predictor, load_predictor
-from training.console import errors_for_people, progress_bars
+from training.commands.console import errors_for_people, progress_bars
 from training.synthetic import PRESETS, sessions
 
 BATCHES: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192)

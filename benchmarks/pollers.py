@@ -36,7 +36,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from app.embedded import EmbeddedRedis
+from app.runtime.embedded_redis import EmbeddedRedis
 
 ROOT: Final = Path(__file__).parents[1]
 _NAMES: Final = ("page_view", "view_item_list", "view_item", "search", "add_to_cart", "view_cart", "begin_checkout")

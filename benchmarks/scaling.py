@@ -20,14 +20,14 @@ from typing import Annotated, Any, Final
 import typer
 from rich.console import Console
 
-from app.stores.keys import SHARDS
+from app.store.keys import SHARDS
 from benchmarks.batch_queue import BatchCost, fit, simulate_open, simulate_pausing
 from benchmarks.hotpath.flat import FEW
 from benchmarks.hotpath.processes import BenchmarkError
 from benchmarks.hotpath.results import machine_line, markdown_table, read_section, write_markdown
 from benchmarks.hotpath.servers import ROOT
 from benchmarks.hotpath.tails import CONNECTIONS, SHARES
-from training.console import errors_for_people
+from training.commands.console import errors_for_people
 
 DOCUMENT: Final = ROOT / "docs" / "scaling.md"
 RATES: Final = (1_000, 100_000, 10_000_000)

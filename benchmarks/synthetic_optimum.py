@@ -28,17 +28,23 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from training.console import errors_for_people, stage, tell
+from training.commands.console import errors_for_people, stage, tell
+from training.data.prepare import prepare
+from training.data.sessions import fractions_for
+from training.evaluation.metrics import (
+    CALIBRATION_BINS,
+    PairedDifference,
+    calibration_error,
+    equal_mass_bins,
+    log_losses,
+)
+from training.evaluation.metrics import paired_bootstrap as bootstrap
 from training.evaluation.reading import posterior_of
-from training.loop import FitSettings
-from training.metrics import CALIBRATION_BINS, PairedDifference, calibration_error, equal_mass_bins, log_losses
-from training.metrics import paired_bootstrap as bootstrap
-from training.prepare import prepare
-from training.result import Predictions
-from training.sessions import fractions_for
+from training.fit.loop import FitSettings
+from training.fit.result import Predictions
+from training.fit.train import WILLBUY, train
 from training.settings import TrainSettings
 from training.synthetic import PRESETS, generate, write
-from training.train import WILLBUY, train
 
 SHAPES: Final = ("low-base-rate", "long-sessions", "long-tail")
 MOST_EXCESS: Final = 0.005
@@ -134,7 +140,7 @@ def measure(shape: str, sessions: int, log_seed: int, settings: TrainSettings, f
     """Draw a shop's log, train on it, and judge the test sessions.
 
     Raises:
-        training.train.TrainingError: too few sessions to train on.
+        training.fit.train.TrainingError: too few sessions to train on.
     """
     log = folder / f"{shape}.parquet"
     write(generate(PRESETS[shape], sessions, log_seed), log)

@@ -23,16 +23,16 @@ from rich.table import Table
 from torch.nn import functional
 
 from model.network import SessionModel
-from training.console import progress_bars
-from training.data import load
-from training.dataset import batches, padded
-from training.encoded import Encoded, scaling_of
-from training.loop import FitSettings, fit
-from training.next_event import PretrainingSettings
-from training.prepare import prepare
+from training.commands.console import progress_bars
+from training.data.dataset import batches, padded
+from training.data.encoded import Encoded, scaling_of
+from training.data.prepare import prepare
+from training.data.training_set import load
+from training.fit.distillation import TeacherSettings
+from training.fit.loop import FitSettings, fit
+from training.fit.pretraining import PretrainingSettings
 from training.settings import TrainSettings
 from training.synthetic import PRESETS, generate, write
-from training.teacher import TeacherSettings
 
 SETTINGS = TrainSettings(
     fit=FitSettings(epochs=1, patience=1, teacher_weight=0.0),
@@ -68,7 +68,7 @@ def shop(sessions: int, shape: str = "default") -> Shop:
 
 
 def ours(given: Shop, device: str) -> Callable[[], None]:
-    """Return one pass of `training.loop.fit` over the sessions."""
+    """Return one pass of `training.fit.loop.fit` over the sessions."""
     # One session to validate on, as only the descent is to be measured.
     one = given.data.select(torch.tensor([0]))
 
@@ -138,7 +138,7 @@ def against_bare(sessions: int, rounds: int, device: str) -> Table:
     cut = list(batches(lengths, 128, torch.Generator().manual_seed(0), bucket_batches=SETTINGS.fit.bucket_batches))
     padding = 1 - given.events / sum(len(chosen) * int(lengths[chosen].max()) for chosen in cut)
     runs = {
-        "training.loop.fit": ours(given, device),
+        "training.fit.loop.fit": ours(given, device),
         "bare LSTM, batches made in the loop": bare(given, device, made_before=False),
         "bare LSTM, batches made before": bare(given, device, made_before=True),
     }
@@ -158,7 +158,7 @@ def against_bare(sessions: int, rounds: int, device: str) -> Table:
     for heading in ("", "events a second, median", "lowest to highest", "fit against it, median", "lowest to highest"):
         table.add_column(heading, justify="left" if not heading else "right")
     for name, values in rates.items():
-        ratios = [one / other for one, other in zip(rates["training.loop.fit"], values, strict=True)]
+        ratios = [one / other for one, other in zip(rates["training.fit.loop.fit"], values, strict=True)]
         table.add_row(name, f"{statistics.median(values):,.0f}", _spread(values), *_ratio(ratios))
     return table
 

@@ -64,7 +64,7 @@ class Manifest:
         data: what it was trained on, in counts; `base_rate` is the share of sessions that buy as its
             probabilities have it.
         training: the settings of the run.
-        model_card: what it is for, how good it is and what it is not, for people (`training.model_card`).
+        model_card: what it is for, how good it is and what it is not, for people (`training.report.model_card`).
         versions: of the project, torch and Python.
         created: time of export, RFC 3339.
         format_version: of this file.

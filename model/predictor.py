@@ -77,7 +77,8 @@ class Predictor:
         self.state_dtype: StateDtype = state_dtype
         self.max_batch_size = max_batch_size
         self.device_reason = "as was asked for"
-        # No closure over this object: a cycle that was there when the service started is never collected (app.garbage).
+        # No closure over this object: a cycle that was there when the service started is never collected
+        # (app.runtime.gc).
         self._device_step = None if self._device.type == "cpu" else DeviceStep(self._module.step, self._device)
         if self._device_step is None:
             pack_for_cpu(self._module.lstm)

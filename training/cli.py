@@ -12,7 +12,7 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from training.console import ERR, OUT, errors_for_people, tell
+from training.commands.console import ERR, OUT, errors_for_people, tell
 
 cli = typer.Typer(
     no_args_is_help=True,
@@ -131,7 +131,7 @@ def prepare(
 ) -> None:
     """Turn a clickstream log into prepared sessions: ordered, cut before the purchase, malformed rows reported."""
     _require_training_packages()
-    from training.run_prepare import PREPARE_ERRORS, LogOptions, run_prepare  # noqa: PLC0415  # heavy, see above
+    from training.commands.prepare import PREPARE_ERRORS, LogOptions, run_prepare  # noqa: PLC0415  # heavy, see above
 
     options = LogOptions(
         format=log_format,
@@ -250,9 +250,9 @@ def train(
     DATA is a folder that `willbuy prepare` wrote, or a log in a known format, which is prepared on the fly.
     """
     _require_training_packages()
+    from training.commands.train import TRAIN_ERRORS, TrainRequest, run_train  # noqa: PLC0415  # same
     from training.config import read_config  # noqa: PLC0415  # heavy, see the module's docstring
-    from training.data import Room  # noqa: PLC0415  # same
-    from training.run_train import TRAIN_ERRORS, TrainRequest, run_train  # noqa: PLC0415  # same
+    from training.data.training_set import Room  # noqa: PLC0415  # same
 
     chosen = {"all": None, "none": []}.get(properties, [name.strip() for name in properties.split(",")])
     # What each option sets in the configuration.
@@ -368,10 +368,10 @@ def evaluate(
     Writes one HTML report and the same as JSON. Where the artifact was trained on DATA, its test part is judged.
     """
     _require_training_packages()
-    from training.evaluate_request import EVALUATE_ERRORS, EvaluateRequest  # noqa: PLC0415  # heavy, see above
+    from training.commands.evaluate import run_evaluate  # noqa: PLC0415  # same
+    from training.commands.evaluate_request import EVALUATE_ERRORS, EvaluateRequest  # noqa: PLC0415  # heavy, see above
     from training.evaluation import Offer, Wanted  # noqa: PLC0415  # same
     from training.report import Assumptions  # noqa: PLC0415  # same
-    from training.run_evaluate import run_evaluate  # noqa: PLC0415  # same
 
     @errors_for_people(*EVALUATE_ERRORS)
     def work() -> None:
@@ -424,7 +424,7 @@ def compare(
     The exit status is 0 whatever the verdict, and with --gate 3 where B is worse, over all prefixes or at any length.
     """
     _require_training_packages()
-    from training.run_compare import COMPARE_ERRORS, CompareRequest, run_compare  # noqa: PLC0415  # heavy, see above
+    from training.commands.compare import COMPARE_ERRORS, CompareRequest, run_compare  # noqa: PLC0415  # heavy, see above
 
     @errors_for_people(*COMPARE_ERRORS)
     def work() -> bool:
@@ -464,10 +464,10 @@ def ladder(
     memory and gates buy; docs/ladder.md shows it on two logs.
     """
     _require_training_packages()
+    from training.commands.evaluate_request import EVALUATE_ERRORS  # noqa: PLC0415  # same
+    from training.commands.ladder import run_ladder, rungs_of  # noqa: PLC0415  # same
+    from training.commands.train import TRAIN_ERRORS  # noqa: PLC0415  # same
     from training.config import read_config  # noqa: PLC0415  # heavy, see the module's docstring
-    from training.evaluate_request import EVALUATE_ERRORS  # noqa: PLC0415  # same
-    from training.run_ladder import run_ladder, rungs_of  # noqa: PLC0415  # same
-    from training.run_train import TRAIN_ERRORS  # noqa: PLC0415  # same
 
     @errors_for_people(*TRAIN_ERRORS, *EVALUATE_ERRORS)
     def work() -> None:
@@ -532,9 +532,9 @@ def replay(
     """
     _require_training_packages()
     from model.artifact import ArtifactError  # noqa: PLC0415  # heavy, see the module's docstring
-    from training.replay import ReplayError  # noqa: PLC0415  # same
-    from training.run_replay import run_replay  # noqa: PLC0415  # same
-    from training.sources.errors import SourceError  # noqa: PLC0415  # same
+    from training.commands.replay import run_replay  # noqa: PLC0415  # same
+    from training.commands.replay_sessions import ReplayError  # noqa: PLC0415  # same
+    from training.data.sources.errors import SourceError  # noqa: PLC0415  # same
 
     @errors_for_people(ReplayError, ArtifactError, SourceError, ValueError, OSError)
     def work() -> bool:
@@ -573,7 +573,7 @@ def collect(
     Each session once, whatever is broken off: run it again and it goes on where it was (docs/outcomes.md).
     """
     _require_training_packages()
-    from training.run_collect import COLLECT_ERRORS, run_collect  # noqa: PLC0415  # heavy, see the module's docstring
+    from training.commands.collect import COLLECT_ERRORS, run_collect  # noqa: PLC0415  # heavy, see the module's docstring
 
     errors_for_people(*COLLECT_ERRORS)(run_collect)(
         redis_url,
@@ -604,8 +604,8 @@ def demo(
 ) -> None:
     """Train on a synthetic shop, start Redis and the service, and play shoppers at it until Ctrl-C."""
     _require_training_packages()
-    from training.demo import DemoError, run_demo, run_shoppers  # noqa: PLC0415  # heavy, see the module's docstring
-    from training.replay import ReplayError  # noqa: PLC0415  # same
+    from training.commands.demo import DemoError, run_demo, run_shoppers  # noqa: PLC0415  # heavy, see the module's docstring
+    from training.commands.replay_sessions import ReplayError  # noqa: PLC0415  # same
 
     @errors_for_people(DemoError, ReplayError, ValueError, OSError)
     def work() -> None:

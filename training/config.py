@@ -16,10 +16,10 @@ from typing import Any, Final, Literal, get_type_hints
 import tomli_w
 from pydantic import TypeAdapter, ValidationError
 
-from training.prepare import DEFAULT_IDLE_TIMEOUT_S
-from training.sessions import DEFAULT_FRACTIONS, fractions_for
+from training.data.prepare import DEFAULT_IDLE_TIMEOUT_S
+from training.data.sessions import DEFAULT_FRACTIONS, fractions_for
+from training.data.sources import AUTO
 from training.settings import TrainSettings
-from training.sources import AUTO
 
 _HEADER: Final = (
     "# Settings of a willbuy training run; `willbuy train DATA --config THIS_FILE --out MODEL` repeats it.\n"

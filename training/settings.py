@@ -3,11 +3,11 @@
 from dataclasses import dataclass, field
 
 from model.network import NetworkSizes
-from training.leaks import LeakSettings
-from training.loop import FitSettings
-from training.next_event import PretrainingSettings
-from training.sessions import DEFAULT_FRACTIONS
-from training.teacher import TeacherSettings
+from training.data.leaks import LeakSettings
+from training.data.sessions import DEFAULT_FRACTIONS
+from training.fit.distillation import TeacherSettings
+from training.fit.loop import FitSettings
+from training.fit.pretraining import PretrainingSettings
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ class TrainSettings:
         vocabulary: which words it knows.
         properties: names of the properties to use; None for all that the data has.
         fractions: shares of the sessions for training, validation, calibration and test; where nobody chose them, a
-            run takes those of `training.sessions.fractions_for`.
+            run takes those of `training.data.sessions.fractions_for`.
         split_seed: varies a split by session; a split by time has nothing to vary.
         quantile_bins: bins of each feature's piecewise-linear encoding at most; 1 is as good as none.
         lightgbm: whether to fit LightGBM for comparison.

@@ -7,9 +7,9 @@ from app.board.content import Content, content_of
 from app.board.cursor import encode_cursor
 from app.board.query import BoardQuery
 from app.board.reader import Page, read_page
-from app.board.shared import Shared
-from app.schemas_board import BoardOut, BoardSessionOut
-from app.stores.board import BoardStore, Order, Row
+from app.runtime.single_flight import Shared
+from app.schemas.board import BoardOut, BoardSessionOut
+from app.store.board import BoardStore, Order, Row
 
 # Scoring goes first: questions of the board have no more than so many connections to Redis at a time.
 _MOST_READINGS: Final = 2

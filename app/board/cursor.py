@@ -11,7 +11,7 @@ from base64 import urlsafe_b64decode, urlsafe_b64encode
 from hashlib import blake2b
 from typing import Final
 
-from app.stores.board import Position, Selection
+from app.store.board import Position, Selection
 
 _VERSION: Final = 1
 _HEAD: Final = struct.Struct("<Bd")

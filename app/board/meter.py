@@ -10,7 +10,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.samples import Sample
 
 from app.errors import OverloadedError
-from app.metrics import Metrics
+from app.monitoring.metrics import Metrics
 
 RATES_WINDOW_S: Final = 10.0
 LATENCY_WINDOW_S: Final = 60.0
@@ -25,7 +25,7 @@ class Report(msgspec.Struct, frozen=True):
     """How a replica is doing; what all replicas are asked for and any of them adds up.
 
     Attributes:
-        totals: counts since its start, by the names of `app.schemas_board.TotalsOut`.
+        totals: counts since its start, by the names of `app.schemas.board.TotalsOut`.
         events_per_s, batches_per_s, requests_per_s: over the last `RATES_WINDOW_S` seconds.
         latency_le_s: upper bounds of the classes of latency, the last of them infinite.
         latency_counts: requests of the last `LATENCY_WINDOW_S` seconds, by class.

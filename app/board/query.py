@@ -9,10 +9,10 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from app.board.cursor import InvalidCursorError, decode_cursor
 from app.errors import InvalidRequestError
-from app.intake import field_errors
-from app.schemas import timestamp_ms
-from app.stores.board import Order, Position, Selection
-from app.stores.records import Outcome, Record
+from app.schemas.events import timestamp_ms
+from app.scoring.events import field_errors
+from app.store.board import Order, Position, Selection
+from app.store.record_codec import Outcome, Record
 
 LARGEST_LIMIT: Final = 200
 LARGEST_RECENT: Final = 32

@@ -14,7 +14,7 @@ from math import ceil, sqrt
 from typing import Final
 
 from app.board.query import BoardQuery
-from app.stores.board import ALL_SHARDS, BoardStore, Position, Row, Selection
+from app.store.board import ALL_SHARDS, BoardStore, Position, Row, Selection
 
 # Of all shards together, in each round.
 _MOST_LOOKED_AT: Final = 4096

@@ -13,11 +13,11 @@ from structlog.typing import FilteringBoundLogger
 
 from app.board.content import Content, content_of
 from app.board.meter import RATES_WINDOW_S, Meter, Report, quantile_ms
-from app.board.shared import Shared
 from app.errors import StoreError
-from app.schemas_board import LatencyOut, OutcomesOut, QueueOut, RatesOut, ScoresOut, StatsOut, TotalsOut
-from app.schemas_trust import TrustOut
-from app.stores.base import StateStore
+from app.runtime.single_flight import Shared
+from app.schemas.board import LatencyOut, OutcomesOut, QueueOut, RatesOut, ScoresOut, StatsOut, TotalsOut
+from app.schemas.quality import TrustOut
+from app.store.interface import StateStore
 
 _CLASSES: Final = 20
 SCORE_EDGES: Final = tuple(number / _CLASSES for number in range(_CLASSES + 1))
@@ -35,7 +35,7 @@ class Stats:
         meter: reads this replica's metrics.
         interval_s: how often it reports, and the age up to which an answer is given again.
         model: returns the fingerprint of the model in use.
-        outcomes: returns what became of sessions, see `app.schemas_board`.
+        outcomes: returns what became of sessions, see `app.schemas.board`.
         trust: returns how the model did on them.
         logger: where a failure that is a defect is told.
     """

@@ -4,7 +4,7 @@ from typing import Final, Literal
 
 import msgspec
 
-from app.stores.outcomes import ClosedSession
+from app.store.outcomes import ClosedSession
 from model.events import PropertyValue
 
 FORMAT: Final = 1

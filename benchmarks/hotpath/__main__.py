@@ -27,7 +27,7 @@ from benchmarks.hotpath.processes import BenchmarkError
 from benchmarks.hotpath.redis_server import running_redis
 from benchmarks.hotpath.results import DOCUMENT, JSON_FILE, machine_line, write_markdown, write_section
 from benchmarks.hotpath.servers import Contestant, peers, willbuy
-from training.console import errors_for_people, progress_bars
+from training.commands.console import errors_for_people, progress_bars
 
 _HIDDEN_SIZE: Final = 128
 _EVENTS_A_REQUEST: Final = 200

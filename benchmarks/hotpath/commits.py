@@ -20,7 +20,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any, Final
 
-from app.embedded import find_server
+from app.runtime.embedded_redis import find_server
 from benchmarks.hotpath.fill import fill
 from benchmarks.hotpath.processes import BenchmarkError
 from benchmarks.hotpath.redis_server import RedisServer, running_redis

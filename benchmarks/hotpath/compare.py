@@ -10,7 +10,7 @@ from benchmarks.hotpath.redis_server import RedisServer, running_redis
 from benchmarks.hotpath.results import markdown_table, spread
 from benchmarks.hotpath.servers import Contestant, Server, running
 from benchmarks.hotpath.traffic import Traffic
-from training.console import progress_bars
+from training.commands.console import progress_bars
 
 REFERENCE: Final = "willbuy"
 CONNECTIONS: Final = 64

@@ -11,7 +11,7 @@ from typing import Final
 from redis import Redis
 from redis.exceptions import RedisError
 
-from app.embedded import find_server
+from app.runtime.embedded_redis import find_server
 from benchmarks.hotpath.processes import BenchmarkError, free_port, start, stop
 
 _CLUSTER_TIMEOUT_S: Final = 10.0

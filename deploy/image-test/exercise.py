@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from app.embedded import find_server
+from app.runtime.embedded_redis import find_server
 
 _URL: Final = "http://127.0.0.1:8000"
 _REDIS_PORT: Final = 6379

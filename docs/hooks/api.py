@@ -30,7 +30,7 @@ def document() -> dict[str, Any]:
     # Here, so that another hook need not wait for it.
     from app.main import create_app  # noqa: PLC0415  # see above
     from app.settings import Settings  # noqa: PLC0415  # same
-    from app.stepper import Model  # noqa: PLC0415  # same
+    from model.interface import Model  # noqa: PLC0415  # same
 
     # Before the service starts, a model is asked for no more than its name.
     model = cast("Model", SimpleNamespace(fingerprint="none"))

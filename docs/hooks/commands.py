@@ -23,7 +23,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 def page() -> str:
     """Return the Markdown of all commands that are installed."""
-    from app.access.cli import cli as keys  # noqa: PLC0415  # the hooks are also read where nothing is built
+    from app.auth.cli import cli as keys  # noqa: PLC0415  # the hooks are also read where nothing is built
     from app.cli import cli  # noqa: PLC0415  # same
 
     groups = [get_group(cli), *(get_group(found.load()) for found in entry_points(group="willbuy.commands"))]

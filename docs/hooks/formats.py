@@ -9,7 +9,10 @@ from typing import Final
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
-from app.stores import answers, entries, keys, records
+from app.store import answers_codec as answers
+from app.store import history_codec as entries
+from app.store import keys
+from app.store import record_codec as records
 from model import states
 from model.manifest import FORMAT_VERSION, Manifest
 

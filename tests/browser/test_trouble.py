@@ -4,7 +4,7 @@ import json
 
 from playwright.sync_api import Page, Route, expect
 
-from app.schemas_trust import (
+from app.schemas.quality import (
     AnswersOut,
     DriftOut,
     FeatureDriftOut,

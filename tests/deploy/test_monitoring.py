@@ -13,9 +13,9 @@ import pytest
 import yaml
 from prometheus_client import Histogram
 
+from app.api import batch, board, events, operations, outcomes, sessions, stats, stream
 from app.errors import WillbuyError
-from app.metrics import Metrics
-from app.routes import batch, board, events, operations, outcomes, sessions, stats, stream
+from app.monitoring.metrics import Metrics
 
 ROOT = Path(__file__).parents[2]
 RULES = ROOT / "deploy" / "prometheus" / "alerts.yml"

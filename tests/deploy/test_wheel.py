@@ -85,9 +85,9 @@ def test_the_wheel_holds_every_file_of_the_packages(wheel):
     in_wheel = {name: data for name, data in contents(wheel).items() if name.partition("/")[0] in PACKAGES}
 
     assert in_wheel == in_source
-    for needed in ("app/stores/commit.lua", "app/dashboard/index.html", "app/dashboard/main.js"):
+    for needed in ("app/store/lua/commit.lua", "app/api/static/index.html", "app/api/static/main.js"):
         assert needed in in_wheel
-    vendored = [name for name in in_wheel if name.startswith("app/dashboard/vendor/uplot")]
+    vendored = [name for name in in_wheel if name.startswith("app/api/static/vendor/uplot")]
     assert any(Path(name).name.startswith("LICENSE") for name in vendored)
 
 

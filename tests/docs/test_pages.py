@@ -17,11 +17,11 @@ from support.redis_servers import RedisServer, find_binary, free_port
 from support.service import Service
 from typer.testing import CliRunner
 
-from app.access.keys import digest_of, new_key
-from app.access.scopes import Scope
+from app.auth.keys import digest_of, new_key
+from app.auth.scopes import Scope
 from app.client import Client
 from training.cli import cli
-from training.prepare import prepare
+from training.data.prepare import prepare
 from training.synthetic import PRESETS, generate, write
 
 DOCS = Path(__file__).parents[2] / "docs"

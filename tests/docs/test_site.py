@@ -12,7 +12,7 @@ import pytest
 from conftest import missing
 from playwright.sync_api import sync_playwright
 
-from app.access.scopes import Rules
+from app.auth.scopes import Rules
 from app.errors import WillbuyError
 from model.events import ALIASES
 from model.manifest import Manifest
@@ -106,7 +106,7 @@ def test_a_browser_asks_no_other_host_for_anything(site: Path) -> None:
 
 def test_links_out_of_the_folder_become_names_and_others_stay(site: Path) -> None:
     # A page of the repository that the site does not hold, and one that it does
-    assert "training/recipe.py" in text_of(site / "recipe.html")
+    assert "training/fit/recipe.py" in text_of(site / "recipe.html")
     assert 'href="../training/' not in (site / "recipe.html").read_text("utf-8")
     assert 'href="../security.html"' in (site / "reference/api.html").read_text("utf-8")
 

@@ -47,7 +47,7 @@ def command_of(pid: int) -> str:
 WITHOUT_TRAINING = """
 import shutil
 from app.cli import main
-from training import demo
+from training.commands import demo
 
 def ready(folder, sessions):
     folder.mkdir()

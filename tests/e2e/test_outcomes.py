@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from model.artifact import read_manifest
 from model.events import PURCHASE
 from training.cli import cli
-from training.prepare import prepare
+from training.data.prepare import prepare
 from training.synthetic import PRESETS, generate, write
 
 SESSIONS = 400

@@ -18,10 +18,8 @@ from model.events import Event
 from model.network import NetworkSizes
 from model.predictor import load_predictor
 from training.cli import cli
-from training.loop import FitSettings
-from training.prepare import prepare
-from training.prepared import PreparedDataset
-from training.replay import (
+from training.commands.replay import run_replay
+from training.commands.replay_sessions import (
     TOLERANCE,
     ReplayError,
     ReplayResult,
@@ -32,11 +30,13 @@ from training.replay import (
     read_sessions,
     replay,
 )
-from training.run import run_training
-from training.run_replay import run_replay
+from training.commands.training_run import run_training
+from training.data.prepare import prepare
+from training.data.prepared import PreparedDataset
+from training.fit.loop import FitSettings
+from training.fit.train import parts_of
 from training.settings import TrainSettings
 from training.synthetic import PRESETS, generate, write
-from training.train import parts_of
 
 pytestmark = pytest.mark.anyio
 SESSIONS = 60

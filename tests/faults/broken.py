@@ -14,9 +14,9 @@ from msgspec.structs import replace
 
 from app import cli
 from app.errors import StoreError
-from app.stores.base import Commit
-from app.stores.records import Answers, Record
-from app.stores.redis import RedisStore
+from app.store.interface import Commit
+from app.store.record_codec import Answers, Record
+from app.store.sessions import RedisStore
 
 
 def break_compare_and_set() -> None:

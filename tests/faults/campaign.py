@@ -14,9 +14,9 @@ from support.artifacts import write_artifact
 from support.redis_servers import RedisServer
 from support.redis_topologies import RedisCluster as ClusterServers
 
-from app.stores.connection import ConnectionOptions
-from app.stores.keys import SHARDS, board_key
-from app.stores.redis import RedisStore
+from app.store.keys import SHARDS, board_key
+from app.store.redis.connection import ConnectionOptions
+from app.store.sessions import RedisStore
 from faults.driver import Driver
 from faults.faults import Fault
 from faults.fleet import Fleet

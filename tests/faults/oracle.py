@@ -11,7 +11,7 @@ from math import inf
 from typing import Final
 
 from app.errors import StoreError
-from app.stores.records import Outcome, Record
+from app.store.record_codec import Outcome, Record
 from faults.answers import fault_of_fold, fault_of_probability
 from faults.driver import is_expected
 from faults.fleet import Pause, Termination

@@ -12,16 +12,16 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from app.access.keys import AccessError, parse_keys
+from app.auth.keys import AccessError, parse_keys
 from app.errors import CorruptRecordError, InvalidJsonError, InvalidRequestError, TooManyEventsError, WillbuyError
-from app.intake import parse_event, parse_events, parse_outcome
-from app.received import ReceivedEvent
-from app.schemas import EVENT_EXAMPLE
-from app.stores.base import Commit
-from app.stores.entries import encode_event
-from app.stores.history import Entry, decode_history, decode_joined
-from app.stores.records import Answer, Answers, Outcome, Record, decode_record, encode_record
-from app.stores.shorthand import properties_code
+from app.schemas.events import EVENT_EXAMPLE
+from app.scoring.event_body import ReceivedEvent
+from app.scoring.events import parse_event, parse_events, parse_outcome
+from app.store.history import Entry, decode_history, decode_joined
+from app.store.history_codec import encode_event
+from app.store.interface import Commit
+from app.store.record_codec import Answer, Answers, Outcome, Record, decode_record, encode_record
+from app.store.shorthand import properties_code
 from fuzz.cases import tried
 from model.artifact import load, read_manifest
 from model.events import Event

@@ -8,19 +8,19 @@ from functools import cache
 
 import pytest
 import redis
+from support.memory_store import MemoryStore
 from support.redis_servers import BINARIES, find_binary
 from support.redis_topologies import RedisCluster
 
 from app.board.query import BoardQuery
 from app.board.reader import read_page
 from app.errors import StoreUnavailableError
-from app.stores.base import Commit
-from app.stores.board import Order, Position, Selection
-from app.stores.connection import ConnectionOptions
-from app.stores.keys import board_key, record_key, seen_key, shard_of
-from app.stores.memory import MemoryStore
-from app.stores.records import Answers, Outcome, Record, encode_record
-from app.stores.redis import RedisStore
+from app.store.board import Order, Position, Selection
+from app.store.interface import Commit
+from app.store.keys import board_key, record_key, seen_key, shard_of
+from app.store.record_codec import Answers, Outcome, Record, encode_record
+from app.store.redis.connection import ConnectionOptions
+from app.store.sessions import RedisStore
 from model.events import Event
 
 pytestmark = pytest.mark.anyio

@@ -11,14 +11,14 @@ from support.redis_servers import find_binary
 from support.redis_topologies import RedisCluster
 from typer.testing import CliRunner
 
-from app.stores.keys import outcomes_key, shard_of
+from app.store.keys import outcomes_key, shard_of
 from training.cli import cli
 from training.collect import collector as collector_module
 from training.collect.collector import Collector, collect, locked
 from training.collect.connection import open_client
 from training.collect.errors import CollectError
 from training.collect.streams import Streams
-from training.sources.errors import SourceError
+from training.data.sources.errors import SourceError
 
 
 class _DiedError(Exception):

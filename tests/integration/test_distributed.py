@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from training.commands.train import TrainRequest, run_train
 from training.config import ConfigError, RunConfig
-from training.dataset import batches
-from training.distributed import ALONE, Workers
-from training.prepare import prepare
-from training.run_train import TrainRequest, run_train
+from training.data.dataset import batches
+from training.data.prepare import prepare
+from training.fit.distributed import ALONE, Workers
 from training.synthetic import PRESETS, generate, write
 
 ROOT = Path(__file__).parents[2]
@@ -98,7 +98,7 @@ def test_a_run_that_broke_off_goes_on_as_if_it_had_not_in_every_process(prepared
 
 
 def test_what_one_process_has_to_do_is_refused_clearly(prepared, tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr("training.run_train.join", lambda device: nullcontext(Workers(count=2)))
+    monkeypatch.setattr("training.commands.train.join", lambda device: nullcontext(Workers(count=2)))
     with pytest.raises(ConfigError, match="--search: is done by one process"):
         run_train(TrainRequest(prepared, tmp_path / "model.pt", RunConfig(), trials=2))
     with pytest.raises(ConfigError, match=r"shop.parquet: several processes need prepared sessions"):

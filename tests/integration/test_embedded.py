@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import redis
 
-from app import embedded
-from app.embedded import EmbeddedRedis, EmbeddedServerError, find_server
+from app.runtime import embedded_redis as embedded
+from app.runtime.embedded_redis import EmbeddedRedis, EmbeddedServerError, find_server
 
 ROOT = Path(__file__).parents[2]
 
@@ -62,7 +62,7 @@ def test_it_stops_when_the_owner_fails():
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends a child with its parent")
 def test_it_ends_with_an_owner_that_is_killed():
     program = (
-        "import time; from app.embedded import EmbeddedRedis\n"
+        "import time; from app.runtime.embedded_redis import EmbeddedRedis\n"
         "with EmbeddedRedis() as server: print(server.pid, flush=True); time.sleep(60)"
     )
     with subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, stdout=subprocess.PIPE, text=True) as owner:

@@ -10,15 +10,15 @@ import pytest
 import uvicorn
 from support.fakes import FakeModel
 from support.keys import make_key, write_keys
+from support.memory_store import MemoryStore
 
-from app.access import protocol
+from app.api.events_http import EventsHttp
+from app.api.quick_events import QuickEvents
+from app.api.services import Services
 from app.errors import StoreUnavailableError
-from app.events_http import EventsHttp
 from app.main import create_app
-from app.quick_events import QuickEvents
-from app.services import Services
+from app.runtime import http_protocol as protocol
 from app.settings import Settings
-from app.stores.memory import MemoryStore
 
 pytestmark = pytest.mark.anyio
 

@@ -15,18 +15,18 @@ from support.redis_servers import find_binary
 from support.redis_topologies import RedisCluster
 
 from app.errors import StoreUnavailableError
-from app.intake import Submission
-from app.logging import build_logger
-from app.metrics import Metrics
-from app.outcomes.closer import Closer
-from app.scorer import Scorer
-from app.stores.base import Commit
-from app.stores.connection import ConnectionOptions
-from app.stores.keys import closed_key, history_key, outcomes_key, record_key, seen_key, shard_of
-from app.stores.outcomes import Counts, OutcomeLimits
-from app.stores.records import Answers, Outcome, Record
-from app.stores.redis import RedisStore
-from app.task import Score
+from app.monitoring.logging import build_logger
+from app.monitoring.metrics import Metrics
+from app.outcomes.sweeper import Closer
+from app.scoring.events import Submission
+from app.scoring.scorer import Scorer
+from app.scoring.session_update import Score
+from app.store.interface import Commit
+from app.store.keys import closed_key, history_key, outcomes_key, record_key, seen_key, shard_of
+from app.store.outcomes import Counts, OutcomeLimits
+from app.store.record_codec import Answers, Outcome, Record
+from app.store.redis.connection import ConnectionOptions
+from app.store.sessions import RedisStore
 from model.events import Event
 
 pytestmark = pytest.mark.anyio

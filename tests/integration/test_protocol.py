@@ -7,8 +7,8 @@ import time
 import pytest
 import uvicorn
 
-from app.access import protocol
-from app.access.protocol import MOST_BYTES, BoundedHttp
+from app.runtime import http_protocol as protocol
+from app.runtime.http_protocol import MOST_BYTES, BoundedHttp
 
 
 async def echo(scope, receive, send):

@@ -9,16 +9,16 @@ import pytest
 from conftest import missing
 from support.fakes import FakeModel
 from support.keys import make_key
+from support.memory_store import MemoryStore
 from support.redis_servers import find_binary
 from support.redis_topologies import RedisCluster, Sentinels
 
-from app.access.opening import open_rate_limit
-from app.access.rate import RateLimit
+from app.auth.rate_limit import RateLimit
+from app.auth.setup import open_rate_limit
 from app.errors import RateLimitedError
 from app.main import create_app
-from app.metrics import Metrics
+from app.monitoring.metrics import Metrics
 from app.settings import Settings
-from app.stores.memory import MemoryStore
 
 pytestmark = pytest.mark.anyio
 

@@ -13,11 +13,11 @@ from support.redis_servers import BINARIES, RedisServer, find_binary
 from support.redis_topologies import RedisCluster, Sentinels, until
 
 from app.errors import StoreUnavailableError
-from app.stores.base import Commit
-from app.stores.connection import ConnectionOptions
-from app.stores.keys import shard_of
-from app.stores.records import Answers, Outcome, Record
-from app.stores.redis import RedisStore
+from app.store.interface import Commit
+from app.store.keys import shard_of
+from app.store.record_codec import Answers, Outcome, Record
+from app.store.redis.connection import ConnectionOptions
+from app.store.sessions import RedisStore
 from model.events import Event
 
 pytestmark = pytest.mark.anyio

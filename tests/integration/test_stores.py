@@ -7,15 +7,15 @@ from typing import Any
 
 import pytest
 import redis
+from support.memory_store import MemoryStore
 
 from app.errors import CorruptRecordError, StoreUnavailableError
-from app.stores.base import Commit
-from app.stores.connection import ConnectionOptions
-from app.stores.keys import board_key, closed_key, history_key, outcomes_key, record_key, seen_key, shard_of
-from app.stores.memory import MemoryStore
-from app.stores.outcomes import Counts, OutcomeLimits, Written
-from app.stores.records import Answers, Outcome, Record
-from app.stores.redis import RedisStore
+from app.store.interface import Commit
+from app.store.keys import board_key, closed_key, history_key, outcomes_key, record_key, seen_key, shard_of
+from app.store.outcomes import Counts, OutcomeLimits, Written
+from app.store.record_codec import Answers, Outcome, Record
+from app.store.redis.connection import ConnectionOptions
+from app.store.sessions import RedisStore
 from model.events import Event
 
 pytestmark = pytest.mark.anyio

@@ -6,8 +6,8 @@ import io
 import pytest
 from support.event_strategies import random_session
 
-from app.logging import build_logger
-from app.tracer import Tracer
+from app.monitoring.logging import build_logger
+from app.scoring.tracer import Tracer
 from model.predictor import load_predictor
 
 pytestmark = pytest.mark.anyio

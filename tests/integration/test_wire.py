@@ -8,9 +8,9 @@ from redis.asyncio import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoScriptError, ResponseError
 
-from app.stores.cluster import Command
-from app.stores.connection import ConnectionOptions, open_link
-from app.stores.wire import connect
+from app.store.redis.cluster import Command
+from app.store.redis.connection import ConnectionOptions, open_link
+from app.store.redis.wire import connect
 
 
 def on_uvloop(scenario):

@@ -10,11 +10,11 @@ import pytest
 from support.threads import one_thread
 
 from model.network import NetworkSizes
-from training.loop import FitSettings
-from training.prepare import prepare
-from training.prepared import PreparedDataset
+from training.data.prepare import prepare
+from training.data.prepared import PreparedDataset
+from training.data.sources.canonical import write_events
+from training.fit.loop import FitSettings
 from training.settings import TrainSettings, VocabularySettings
-from training.sources.canonical import write_events
 
 HOUR_MS = 3_600_000
 PAGES = ("page_view", "view_item", "search", "add_to_cart")

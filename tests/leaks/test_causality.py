@@ -19,7 +19,7 @@ from torch import Tensor
 from model.columns import columns_from_events
 from model.encoder import Encoder
 from model.events import Event
-from training.prepared import PreparedDataset
+from training.data.prepared import PreparedDataset
 
 Session = Sequence[Event]
 # From a session to what is known after each of its events, [T, F], and the name of each column.

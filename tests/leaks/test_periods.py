@@ -11,11 +11,11 @@ import pytest
 import torch
 
 from model.artifact import manifest_of
-from training.prepared import PreparedDataset
-from training.scopes import with_training_scopes
-from training.sessions import PARTS, split
+from training.data.prepared import PreparedDataset
+from training.data.property_scopes import with_training_scopes
+from training.data.sessions import PARTS, split
+from training.fit.train import TrainResult, parts_of, train
 from training.settings import TrainSettings
-from training.train import TrainResult, parts_of, train
 
 Prepared = Callable[..., PreparedDataset]
 

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from app.access.keys import ApiKey, digest_of, new_key
-from app.access.scopes import Scope
+from app.auth.keys import ApiKey, digest_of, new_key
+from app.auth.scopes import Scope
 
 
 @dataclass(frozen=True)

@@ -11,12 +11,12 @@ from typing import Any
 import torch
 
 from model.network import NetworkSizes, SessionModel
-from training.checkpoint import Epoch, Fit
-from training.data import load
-from training.distributed import join
-from training.encoded import scaling_of
-from training.loop import FitSettings, fit
-from training.prepared import read_prepared
+from training.data.encoded import scaling_of
+from training.data.prepared import read_prepared
+from training.data.training_set import load
+from training.fit.checkpoint import Epoch, Fit
+from training.fit.distributed import join
+from training.fit.loop import FitSettings, fit
 from training.settings import TrainSettings
 
 

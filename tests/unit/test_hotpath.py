@@ -9,7 +9,7 @@ import pytest
 import torch
 from support.artifacts import write_artifact
 
-from app.schemas import EventIn
+from app.schemas.events import EventIn
 from benchmarks import gpu_step
 from benchmarks.batch_queue import BatchCost, fit, simulate_open, simulate_pausing
 from benchmarks.hotpath.commits import commit_calls, recorded, replay

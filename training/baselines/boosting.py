@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.encoder import Encoder
-from training.encoded import Encoded
+from training.data.encoded import Encoded
 
 # A leaf holds at least one event in so many, between the two bounds.
 _EVENTS_A_LEAF: Final = 150

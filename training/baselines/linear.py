@@ -15,7 +15,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, StandardScaler
 
 from model.encoder import Encoder
-from training.encoded import Encoded
+from training.data.encoded import Encoded
 
 _Floats = NDArray[np.float64]
 

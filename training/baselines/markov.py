@@ -16,9 +16,9 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from training.calibration import Calibration, fit_calibration
-from training.encoded import Encoded
-from training.metrics import log_losses
+from training.data.encoded import Encoded
+from training.evaluation.metrics import log_losses
+from training.fit.calibration import Calibration, fit_calibration
 
 _Codes = NDArray[np.int64]
 _Floats = NDArray[np.float64]

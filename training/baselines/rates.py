@@ -8,7 +8,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from training.encoded import Encoded
+from training.data.encoded import Encoded
 from training.evaluation.slices import cart_seen
 
 # A position with fewer training sessions than this borrows from the one before it.

@@ -14,7 +14,7 @@ from training.baselines.boosting import lightgbm_on_aggregates
 from training.baselines.linear import MOST_PREFIXES, aggregate_regression, ngram_regression
 from training.baselines.markov import markov
 from training.baselines.rates import base_rate_by_position, cart_seen_by_position
-from training.encoded import Encoded
+from training.data.encoded import Encoded
 from training.evaluation.slices import cart_seen
 
 BASE_RATE: Final = "base rate"

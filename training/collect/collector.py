@@ -16,7 +16,7 @@ from redis.exceptions import RedisError
 from training.collect.entries import Ended, EntryId, ended_session, events_of
 from training.collect.errors import CollectError
 from training.collect.streams import SHARDS, Entry, Streams
-from training.sources.canonical import DISTINCT, EQUAL_ROWS_KEY, parquet_metadata, write_events
+from training.data.sources.canonical import DISTINCT, EQUAL_ROWS_KEY, parquet_metadata, write_events
 
 ENTRIES_KEY: Final = "willbuy.entries"
 _LOCK: Final = ".collecting"
@@ -74,7 +74,7 @@ class Collector:
 
         Raises:
             CollectError: an entry is none that this release reads.
-            training.sources.errors.SourceError: a file in the folder is damaged.
+            training.data.sources.errors.SourceError: a file in the folder is damaged.
             redis.exceptions.RedisError: Redis is away.
         """
         self._waiting, self._gone = [], []
@@ -166,7 +166,7 @@ def collect(
         on_outage: told each time that Redis was away.
 
     Raises:
-        CollectError, training.sources.errors.SourceError: see `Collector`.
+        CollectError, training.data.sources.errors.SourceError: see `Collector`.
         redis.exceptions.RedisError: Redis is away, without `follow`.
     """
     while True:

@@ -16,7 +16,7 @@ import polars as pl
 from model.columns import category_text
 from model.events import PURCHASE
 from training.collect.errors import CollectError
-from training.sources.conversion import EVENT_COLUMNS, PROPERTY_PREFIX, SOURCE_LINE
+from training.data.sources.conversion import EVENT_COLUMNS, PROPERTY_PREFIX, SOURCE_LINE
 
 FORMAT: Final = 1
 _COLUMNS: Final = tuple(name for name in EVENT_COLUMNS if name != SOURCE_LINE)

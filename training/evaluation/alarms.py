@@ -13,9 +13,9 @@ from typing import Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from training.evaluation.metrics import PREFIX_LENGTHS
 from training.evaluation.prefixes import Prefixes
 from training.evaluation.resampling import DEFAULT_RESAMPLES, Estimate, Weights, estimate, once, resample
-from training.metrics import PREFIX_LENGTHS
 
 _Floats = NDArray[np.float64]
 

@@ -10,10 +10,10 @@ from typing import Final
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from training.evaluation.metrics import checked, position_rates
 from training.evaluation.prefixes import Kind, Population, Prefixes, populations
 from training.evaluation.resampling import DEFAULT_RESAMPLES, UNDEFINED, Estimate, estimate, once, resample
 from training.evaluation.scoring import Scoring
-from training.metrics import checked, position_rates
 
 SCORES: Final = (
     "auc",
@@ -24,7 +24,7 @@ SCORES: Final = (
     "calibration_error",
     "lift",
 )
-"""Names of the scores, as in `training.metrics.Scores`."""
+"""Names of the scores, as in `training.evaluation.metrics.Scores`."""
 
 
 @dataclass(frozen=True, slots=True)

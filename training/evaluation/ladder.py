@@ -11,9 +11,9 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from training.evaluation.metrics import log_losses
 from training.evaluation.prefixes import Population, Prefixes, populations
 from training.evaluation.resampling import DEFAULT_RESAMPLES, UNDEFINED, Estimate, Weights, estimate, once, resample
-from training.metrics import log_losses
 
 CELLS: Final = ("feed-forward", "rnn", "gru", "lstm")
 _MEMORY, _GATES, _AGGREGATES = "memory", "gates", "aggregates"

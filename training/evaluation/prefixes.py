@@ -10,7 +10,7 @@ from typing import Final, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from training.metrics import PREFIX_LENGTHS
+from training.evaluation.metrics import PREFIX_LENGTHS
 
 Kind = Literal["length", "pooled", "slice"]
 

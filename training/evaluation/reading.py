@@ -15,9 +15,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from model.columns import PropertySpec
 from model.network import SessionModel
-from training.dataset import Columns, read_columns
-from training.encoded import Encoded, encode
-from training.loop import logits
+from training.data.dataset import Columns, read_columns
+from training.data.encoded import Encoded, encode
+from training.fit.loop import logits
 
 _POSTERIOR: Final = ("session_id", "prefix_length", "probability")
 

@@ -1,6 +1,7 @@
 """All scores of a set of predictions under many weightings of the sessions at once.
 
-What `training.metrics.score` computes for one sample, computed for a block of bootstrap resamples: predictions are
+What `training.evaluation.metrics.score` computes for one sample, computed for a block of bootstrap resamples:
+predictions are
 sorted once into groups of equal probability, and each resample only sums its weights over them, as a product of a
 sparse matrix with the weights.
 
@@ -13,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
+from training.evaluation.metrics import CALIBRATION_BINS, TOP_SHARE, equal_mass_bins, log_losses
 from training.evaluation.resampling import Weights
-from training.metrics import CALIBRATION_BINS, TOP_SHARE, equal_mass_bins, log_losses
 
 _Floats = NDArray[np.float64]
 
@@ -71,7 +72,7 @@ class Scoring:
         self._gaps = by_bin.reshape(CALIBRATION_BINS, sessions)
 
     def __call__(self, weights: Weights) -> dict[str, _Floats]:
-        """Return each score (R,) by its name in `training.metrics.Scores`, and `gaps` (bins, R).
+        """Return each score (R,) by its name in `training.evaluation.metrics.Scores`, and `gaps` (bins, R).
 
         `gaps` is, by bin of the calibration error, the mean over all predictions of outcome minus probability.
         """

@@ -8,9 +8,9 @@ import numpy as np
 import polars as pl
 
 from model.manifest import Manifest
-from training.prepared import PreparedDataset
-from training.provenance import data_fingerprint, unseen_sessions
-from training.sessions import DEFAULT_FRACTIONS, split
+from training.data.prepared import PreparedDataset
+from training.data.provenance import data_fingerprint, unseen_sessions
+from training.data.sessions import DEFAULT_FRACTIONS, split
 
 
 class SelectionError(ValueError):

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from model.columns import fingerprint
 from model.events import ADD_TO_CART
-from training.dataset import Columns
+from training.data.dataset import Columns
 
 CART: Final = "cart"
 ITEM: Final = "item"

@@ -7,14 +7,14 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from training.checkpoint import Epoch
 from training.evaluation.alarms import Earliness, Rule, earliness, peaks_of, profit_curve
 from training.evaluation.evaluate import score_rows
 from training.evaluation.ladder import Rung, steps_of
+from training.evaluation.metrics import PREFIX_LENGTHS, checked
 from training.evaluation.prefixes import Prefixes, prefixes_of
+from training.evaluation.reliability import ReliabilityPoint, reliability
 from training.evaluation.resampling import DEFAULT_RESAMPLES
-from training.metrics import PREFIX_LENGTHS, checked
-from training.reliability import ReliabilityPoint, reliability
+from training.fit.checkpoint import Epoch
 from training.report.content import OPTIMUM, Assumptions, Histogram, Report
 
 FEW_BUYERS: Final = 300

@@ -6,14 +6,14 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
-from training.checkpoint import Epoch
 from training.evaluation.alarms import Earliness, Offer, ProfitCurve
 from training.evaluation.evaluate import Row
 from training.evaluation.ladder import Rung, Step
+from training.evaluation.metrics import ScoreRow, Scores
 from training.evaluation.prefixes import LAST, PER_SESSION, POOLED
+from training.evaluation.reliability import ReliabilityPoint
 from training.evaluation.resampling import Estimate
-from training.metrics import ScoreRow, Scores
-from training.reliability import ReliabilityPoint
+from training.fit.checkpoint import Epoch
 
 OPTIMUM: Final = "best possible"
 """Under this name stands the exact posterior of synthetic data."""

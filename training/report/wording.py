@@ -13,7 +13,7 @@ _MINUS: Final = "\u2212"
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """How a score is shown; `field` is its name in `training.metrics.Scores`."""
+    """How a score is shown; `field` is its name in `training.evaluation.metrics.Scores`."""
 
     field: str
     name: str

@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 
 from model.events import PURCHASE, Event
-from training.sources.canonical import write_events
+from training.data.sources.canonical import write_events
 from training.synthetic.posterior import posterior
 from training.synthetic.process import ADD, CAMPAIGNS, DEVICES, EVENT_NAMES, REMOVE, Process
 from training.synthetic.sample import Index, Traces, sample

@@ -5,7 +5,7 @@ uvicorn --factory benchmarks.hotpath.peers.empty:create_app --http httptools --l
 
 from fastapi import FastAPI
 
-from app.schemas import EventIn
+from app.schemas.events import EventIn
 
 
 def create_app() -> FastAPI:

@@ -9,7 +9,7 @@ from typing import Any
 import litserve
 from redis import Redis
 
-from app.schemas import EventIn
+from app.schemas.events import EventIn
 from benchmarks.hotpath.peers.network import REDIS_URL, answers, load_advance
 
 _LARGEST_BATCH = 64

@@ -10,7 +10,7 @@ from typing import Any
 from fastapi import FastAPI
 from redis.asyncio import Redis
 
-from app.schemas import EventIn
+from app.schemas.events import EventIn
 from benchmarks.hotpath.peers.network import REDIS_URL, STATE_TTL_S, load_advance
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 from prometheus_client import Histogram
 
-from app.metrics import Metrics
+from app.monitoring.metrics import Metrics
 from app.settings import Settings
 
 DOCS = Path(__file__).parents[3] / "docs"

@@ -14,16 +14,16 @@ from support.threads import one_thread
 from model.columns import PropertySpec, columns_from_events
 from model.events import Event
 from model.network import NetworkSizes
-from training.dataset import Columns
-from training.loop import FitSettings
-from training.next_event import PretrainingSettings
-from training.prepare import prepare
-from training.prepared import PreparedDataset
+from training.data.dataset import Columns
+from training.data.prepare import prepare
+from training.data.prepared import PreparedDataset
+from training.data.sources.canonical import write_events
+from training.fit.distillation import TeacherSettings
+from training.fit.loop import FitSettings
+from training.fit.pretraining import PretrainingSettings
+from training.fit.train import TrainResult, train
 from training.settings import TrainSettings
-from training.sources.canonical import write_events
 from training.synthetic import PRESETS, generate, write
-from training.teacher import TeacherSettings
-from training.train import TrainResult, train
 
 SETTINGS = TrainSettings(
     fit=FitSettings(epochs=3, patience=3, batch_sessions=64, learning_rate=5e-3),
@@ -69,7 +69,7 @@ def small_shop(tmp_path_factory: pytest.TempPathFactory) -> PreparedDataset:
 def no_page() -> Iterator[None]:
     """Leave out the report's HTML page, which takes longer than these small trainings and is tested elsewhere."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("training.run.write_html", lambda _path, _report: None)
+        patch.setattr("training.commands.training_run.write_html", lambda _path, _report: None)
         yield
 
 

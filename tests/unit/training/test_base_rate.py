@@ -9,12 +9,12 @@ from numpy.typing import NDArray
 
 from model.base_rate import logit_shift
 from model.predictor import load_predictor
-from training.calibration import Calibration, calibrated_base_rate, fit_calibration
-from training.metrics import PREFIX_LENGTHS, score
-from training.prepare import prepare
-from training.replay import read_sessions
+from training.commands.replay_sessions import read_sessions
+from training.data.prepare import prepare
+from training.evaluation.metrics import PREFIX_LENGTHS, score
+from training.fit.calibration import Calibration, calibrated_base_rate, fit_calibration
+from training.fit.train import export
 from training.synthetic import PRESETS, generate, write
-from training.train import export
 
 # Shares of the buyers and of the others that are kept: a shop with far fewer buyers, and one with far more.
 RESAMPLED = [(0.15, 1.0), (1.0, 0.2)]

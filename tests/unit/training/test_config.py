@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from training.cli import cli
 from training.config import ComputeSettings, ConfigError, LogSettings, RunConfig, read_config
-from training.loop import FitSettings
+from training.fit.loop import FitSettings
 from training.settings import TrainSettings
 
 

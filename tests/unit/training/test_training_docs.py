@@ -5,12 +5,13 @@ import shlex
 from pathlib import Path
 
 import pytest
+from support import paths
 from typer.testing import CliRunner
 
 from training.cli import cli
-from training.search import CHOICES, RANGES
+from training.fit.search import CHOICES, RANGES
 
-TEXT = (Path(__file__).parents[3] / "docs" / "training.md").read_text("utf-8")
+TEXT = (paths.DOCS / "training.md").read_text("utf-8")
 # What the page does on a scale that takes a while.
 SMALLER = {
     "--sessions 20000": "--sessions 700",

@@ -6,8 +6,8 @@ from support.estimates import known
 
 from training.evaluation.evaluate import score_rows
 from training.evaluation.ladder import Rung, steps_of
+from training.evaluation.metrics import PREFIX_LENGTHS, log_losses
 from training.evaluation.prefixes import prefixes_of
-from training.metrics import PREFIX_LENGTHS, log_losses
 
 
 def rows_by_name(prefixes, predictions, **options):

@@ -1,14 +1,14 @@
-"""Scores under weights of the sessions, against `training.metrics.score` of the sessions drawn one by one."""
+"""Scores under weights of sessions, against `evaluation.metrics.score` of the sessions drawn one by one."""
 
 from collections.abc import Callable
 
 import numpy as np
 import pytest
 
+from training.evaluation.metrics import calibration_error, position_rates, score
 from training.evaluation.prefixes import prefixes_of
 from training.evaluation.resampling import Estimate, estimate, once, resample
 from training.evaluation.scoring import MOST_GROUPS, Scoring
-from training.metrics import calibration_error, position_rates, score
 
 SCORES = ("auc", "average_precision", "log_loss", "brier", "lift", "base_rate")
 

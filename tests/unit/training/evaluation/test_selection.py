@@ -4,10 +4,10 @@ from dataclasses import replace
 
 import pytest
 
+from training.data.prepare import prepare
 from training.evaluation.selection import SelectionError, Wanted, select
-from training.prepare import prepare
+from training.fit.train import export, parts_of
 from training.synthetic import PRESETS, generate, write
-from training.train import export, parts_of
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,97 @@
+"""What operators and their machines ask: is it alive, is it ready, which model, how is it going."""
+
+import asyncio
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+
+from app.api.responses import documented, problem_response
+from app.api.services import services_of
+from app.auth.middleware import holder_of
+from app.errors import (
+    ArtifactRefusedError,
+    ReloadDisabledError,
+    ReloadInProgressError,
+    problem,
+)
+from app.monitoring.readiness import failing
+
+router = APIRouter(tags=["operations"])
+
+# Vocabularies learned from logs: too long to be read here, so only their sizes are told.
+_LONG_VOCABULARIES = ("items", "item_categories")
+
+
+@router.get("/healthz", summary="Is the process alive?")
+async def healthz() -> dict[str, str]:
+    """Answer as long as requests are answered at all; nothing else is looked at."""
+    return {"status": "ok"}
+
+
+@router.get(
+    "/readyz",
+    summary="Should this replica get requests?",
+    response_model=None,
+    responses={503: {"description": "`not_ready`: something that requests need is not there; `checks` names it."}},
+)
+async def readyz(request: Request) -> Response | dict[str, Any]:
+    """Ask Redis and the model, and whether the replica is shutting down; each is named with `ok` or what is wrong."""
+    services = services_of(request)
+    checks = await services.readiness.checks()
+    names = failing(checks)
+    if not names:
+        return {"status": "ready", "checks": checks}
+    detail = f"Not ready: {', '.join(names)}."
+    body = problem(503, "not_ready", "This replica cannot answer events", detail, checks=checks)
+    return problem_response(body, {"Retry-After": "1"})
+
+
+@router.get("/v1/model", summary="Which model is loaded?")
+async def get_model(request: Request) -> dict[str, Any]:
+    """Answer with the artifact's manifest, when it was loaded, where it runs, and how its states are stored.
+
+    `base_rate` is the share of buyers that the probabilities are shifted to; null: as trained. `access` says who may
+    ask: `open` to everybody, or holders of `keys`.
+    """
+    services = services_of(request)
+    model = services.model
+    manifest = model.manifest.to_dict()
+    sizes = {f"{name}_count": len(manifest.pop(name)) for name in _LONG_VOCABULARIES if name in manifest}
+    return {
+        "fingerprint": model.fingerprint,
+        "loaded_at": services.models.loaded_at.isoformat(timespec="milliseconds"),
+        "device": model.device,
+        "state_dtype": services.settings.state_dtype,
+        "state_bytes": model.state_size,
+        "base_rate": services.settings.base_rate,
+        "access": "open" if services.settings.open_access else "keys",
+        "manifest": manifest | sizes,
+    }
+
+
+@router.post(
+    "/v1/model/reload",
+    summary="Load the artifact's path anew",
+    responses=documented(ReloadDisabledError, ReloadInProgressError, ArtifactRefusedError),
+)
+async def reload_model(request: Request) -> dict[str, str]:
+    """Load what stands at the configured path now, and use it from the next batch on.
+
+    No request fails meanwhile, and sessions go on with their whole history. An artifact that cannot be used is
+    refused, and the loaded one stays. Only this worker process reloads; the file watch reaches all of them.
+    """
+    services = services_of(request)
+    if services.settings.open_access and not services.settings.allow_reload:
+        # With keys, the scope `model:admin` says who may.
+        raise ReloadDisabledError("Anybody may call it: set WILLBUY_ALLOW_RELOAD=true where only operators can.")
+    services.logger.info("reload_requested", key=holder_of(request.scope))
+    result = await services.models.reload()
+    return {"result": result, "fingerprint": services.model.fingerprint}
+
+
+@router.get("/metrics", summary="Prometheus metrics", response_class=Response)
+async def metrics(request: Request) -> Response:
+    """Answer in Prometheus' text format, for all worker processes together; `docs/metrics.md` explains each."""
+    metrics = services_of(request).metrics
+    # In a thread: it takes as long as many events do.
+    return Response(await asyncio.to_thread(metrics.exposition), media_type=metrics.content_type)

@@ -1,0 +1,62 @@
+"""Every error as a problem of RFC 9457, those of the framework too."""
+
+from typing import Final
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from structlog.typing import FilteringBoundLogger
+
+from app.api.responses import error_response, problem_response
+from app.errors import InvalidRequestError, WillbuyError, problem
+from app.monitoring.metrics import Metrics
+from app.scoring.events import field_errors
+
+_FRAMEWORK_CODES: Final = {404: "not_found", 405: "method_not_allowed"}
+
+
+def error_answer(error: WillbuyError, metrics: Metrics, logger: FilteringBoundLogger) -> Response:
+    """Return an error as a problem, counted, and logged where no caller is to blame."""
+    metrics.errors.labels(error.code).inc()
+    if error.status == 500:  # noqa: PLR2004 - a status is its own name
+        logger.error("request_failed", code=error.code, detail=error.detail, cause=repr(error.__cause__))
+    return error_response(error)
+
+
+def client_gone() -> Response:
+    """Return what is answered when nobody is there to read it; the status is for the metrics."""
+    return Response(status_code=499)
+
+
+def handle_errors(app: FastAPI, metrics: Metrics, logger: FilteringBoundLogger) -> None:
+    """Make the app answer every error as a problem, and count it."""
+
+    async def on_error(_request: Request, exc: Exception) -> Response:
+        if not isinstance(exc, WillbuyError):  # pragma: no cover - registered for this class alone
+            raise exc
+        return error_answer(exc, metrics, logger)
+
+    async def on_http_error(_request: Request, exc: Exception) -> Response:
+        if not isinstance(exc, HTTPException):  # pragma: no cover - registered for this class alone
+            raise exc
+        code = _FRAMEWORK_CODES.get(exc.status_code, "http_error")
+        metrics.errors.labels(code).inc()
+        title = str(exc.detail)
+        body = problem(exc.status_code, code, title, f"{title}; /openapi.json lists what there is.")
+        return problem_response(body, dict(exc.headers or {}))
+
+    async def on_invalid_request(request: Request, exc: Exception) -> Response:
+        if not isinstance(exc, RequestValidationError):  # pragma: no cover - registered for this class alone
+            raise exc
+        errors = field_errors([{**error, "loc": error["loc"][1:]} for error in exc.errors()])
+        detail = "; ".join(f"{error['field']}: {error['message']}" for error in errors)
+        return await on_error(request, InvalidRequestError(detail, errors))
+
+    async def on_disconnect(_request: Request, _exc: Exception) -> Response:
+        return client_gone()
+
+    app.add_exception_handler(WillbuyError, on_error)
+    app.add_exception_handler(HTTPException, on_http_error)
+    app.add_exception_handler(RequestValidationError, on_invalid_request)
+    app.add_exception_handler(ClientDisconnect, on_disconnect)

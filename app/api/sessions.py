@@ -1,0 +1,125 @@
+"""`GET` and `DELETE /v1/sessions/{session_id}`: a session as it stands, how it came to be, and its end.
+
+The id is the rest of the path, so that ids with slashes work, plain or as `%2F`. Ids of `.` and `..` cannot be read
+back by clients that resolve such paths.
+"""
+
+from datetime import UTC, datetime
+from typing import Annotated
+
+from fastapi import APIRouter, Path, Query, Request, Response
+
+from app.api.responses import PROBLEM_JSON, documented, json_response
+from app.api.services import Services, services_of
+from app.auth.middleware import holder_of
+from app.errors import (
+    CorruptRecordError,
+    DeadlineExceededError,
+    InvalidRequestError,
+    PredictionError,
+    SessionNotFoundError,
+    StoreUnavailableError,
+)
+from app.schemas.events import SessionId, SessionOut, TracedSessionOut, TracePoint
+from app.store.record_codec import Record
+
+router = APIRouter(tags=["sessions"])
+
+_SessionId = Annotated[SessionId, Path(description="The shop's id; slashes are allowed.")]
+
+
+@router.get(
+    "/v1/sessions/{session_id:path}",
+    summary="Read a session",
+    response_model=SessionOut | TracedSessionOut,
+    responses=documented(
+        SessionNotFoundError,
+        InvalidRequestError,
+        CorruptRecordError,
+        PredictionError,
+        DeadlineExceededError,
+        StoreUnavailableError,
+    ),
+)
+async def get_session(
+    request: Request,
+    session_id: _SessionId,
+    trace: Annotated[
+        bool, Query(description="Add the probability after each event, as the current model sees it.")
+    ] = False,
+) -> Response:
+    """Answer with the session's probability and how it came to be; reading changes nothing, lifetime included."""
+    if trace:
+        return json_response((await _traced(services_of(request), session_id)).model_dump_json().encode())
+    (record,) = await services_of(request).store.load([session_id])
+    if isinstance(record, Exception):
+        raise record
+    if record is None:
+        raise not_found()
+    return json_response(session_out(session_id, record).model_dump_json().encode())
+
+
+@router.delete(
+    "/v1/sessions/{session_id:path}",
+    summary="Erase a session",
+    status_code=204,
+    responses={
+        404: {
+            "description": "`not_found`: the id has a line break, so there is no such path and no such session.",
+            "content": {PROBLEM_JSON: {"schema": {"$ref": "#/components/schemas/Problem"}}},
+        },
+        **documented(InvalidRequestError, StoreUnavailableError),
+    },
+)
+async def delete_session(request: Request, session_id: _SessionId) -> Response:
+    """Erase everything of the session: score, events, and its place on the board; answer 204 whether it was or not.
+
+    An event that comes at the same time is erased too, or starts a new session of the same id.
+    """
+    services = services_of(request)
+    await services.store.delete(session_id)
+    services.metrics.sessions_deleted.inc()
+    services.logger.info("session_erased", session_id=session_id, key=holder_of(request.scope))
+    return Response(status_code=204)
+
+
+async def _traced(services: Services, session_id: str) -> TracedSessionOut:
+    found = await services.store.load_session(session_id)
+    if found is None:
+        raise not_found()
+    record, history = found
+    model = services.model
+    probabilities = await services.tracer.trace(model, history)
+    trace = [
+        TracePoint(
+            event_name=event.event_name,
+            timestamp=_time(event.timestamp_ms),
+            item_id=event.item_id,
+            probability=probability,
+        )
+        for event, probability in zip(history, probabilities, strict=True)
+    ]
+    session = session_out(session_id, record)
+    return TracedSessionOut(**session.model_dump(), trace=trace, trace_model=model.fingerprint)
+
+
+def session_out(session_id: str, record: Record) -> SessionOut:
+    """Return a session as it is told to callers."""
+    return SessionOut(
+        session_id=session_id,
+        probability=record.probability,
+        events=record.events,
+        first_seen=_time(record.first_seen_ms),
+        last_seen=_time(record.last_seen_ms),
+        model=record.model,
+        outcome=record.outcome.word,
+    )
+
+
+def not_found() -> SessionNotFoundError:
+    """Return what is told of a session that is not there."""
+    return SessionNotFoundError("The session never was, or it ended and its idle time has passed.")
+
+
+def _time(timestamp_ms: int) -> datetime:
+    return datetime.fromtimestamp(timestamp_ms / 1000, tz=UTC)

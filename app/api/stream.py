@@ -1,0 +1,77 @@
+"""`GET /v1/stream`: the board and the numbers as server-sent events, for those who would rather not poll."""
+
+import asyncio
+from typing import Final
+
+from fastapi import APIRouter, Request, Response
+from starlette.types import Receive, Scope, Send
+
+from app.api.parameters import documented_query
+from app.api.responses import documented
+from app.api.services import services_of
+from app.board.query import BoardParameters, BoardQuery, parse_query
+from app.board.streams import Listener, Streams
+from app.errors import InvalidRequestError, ShuttingDownError, TooManyStreamsError
+
+router = APIRouter(tags=["board"])
+
+_HEADERS: Final = [
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-store"),
+    # nginx would hold events back until its buffer is full
+    (b"x-accel-buffering", b"no"),
+]
+# One who takes nothing for so long has gone without a word.
+_SEND_TIMEOUT_S: Final = 30.0
+
+
+@router.get(
+    "/v1/stream",
+    summary="The board and the numbers as they change",
+    response_class=Response,
+    responses={
+        **documented(InvalidRequestError, TooManyStreamsError, ShuttingDownError),
+        200: {
+            "description": "`event: board` with a body of `GET /v1/sessions` when it has changed, `event: stats` with "
+            "one of `GET /v1/stats`, `event: problem` with a problem while they cannot be read; comments in between.",
+            "content": {"text/event-stream": {"schema": {"type": "string"}}},
+        },
+    },
+    openapi_extra={"parameters": documented_query(BoardParameters, without=("cursor",))},
+)
+async def get_stream(request: Request) -> Response:
+    """Answer with a stream that begins with what is there and goes on until the caller leaves or the replica stops."""
+    return EventStream(
+        services_of(request).dashboards.streams, parse_query(request.scope["query_string"], with_cursor=False)
+    )
+
+
+class EventStream(Response):
+    """Sends what a listener hears; its place is free again however it ends."""
+
+    def __init__(self, streams: Streams, query: BoardQuery) -> None:
+        self._streams = streams
+        self._query = query
+        self.status_code = 200
+        self.background = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - ASGI
+        """Answer one request."""
+        with self._streams.listening(self._query) as listener:
+            await send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
+            leaving = asyncio.create_task(_close_when_left(listener, receive))
+            try:
+                async for frame in listener.frames():
+                    async with asyncio.timeout(_SEND_TIMEOUT_S):
+                        await send({"type": "http.response.body", "body": frame, "more_body": True})
+                await send({"type": "http.response.body", "body": b""})
+            except TimeoutError:
+                return  # the server cuts off what was not finished
+            finally:
+                leaving.cancel()
+
+
+async def _close_when_left(listener: Listener, receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    listener.close()

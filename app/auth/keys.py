@@ -1,0 +1,121 @@
+"""API keys: how one is made, what is kept of it, and how a list of them is read.
+
+A key is 256 random bits, so what is kept is its plain SHA-256: there is nothing to guess that a slow, salted hash
+would make slower, and the check runs for every event. The key itself is nowhere but with its user.
+
+    [[keys]]                          # in the file; `WILLBUY_API_KEYS` has the same entries as a JSON list
+    name = "shop"                     # in the log, and whose rate limit it is; several keys may share one
+    scopes = ["events:write"]
+    sha256 = "64 hexadecimal digits"
+    events_per_s = 500                # optional
+"""
+
+import hashlib
+import json
+import secrets
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import msgspec
+
+from app.auth.scopes import Scope
+
+MOST_KEYS: Final = 64
+# Tells people and secret scanners what it is.
+_PREFIX: Final = "wb_"
+_RANDOM_BYTES: Final = 32
+
+KeyName = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9._-]{1,64}$")]
+_Digest = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-fA-F]{64}$")]
+_Rate = Annotated[float, msgspec.Meta(gt=0, le=1_000_000)]
+
+
+class AccessError(ValueError):
+    """Who may ask cannot be told from the settings; the message is one line that says why."""
+
+
+class ApiKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What is kept of a key.
+
+    Attributes:
+        name: whom it belongs to.
+        scopes: what it allows.
+        sha256: SHA-256 of the key, in hexadecimal.
+        events_per_s: how many events and other requests a second it may send; None: as the setting says.
+    """
+
+    name: KeyName
+    scopes: Annotated[list[Scope], msgspec.Meta(min_length=1)]
+    sha256: _Digest
+    events_per_s: _Rate | None = None
+
+    @property
+    def digest(self) -> bytes:
+        """The SHA-256 as bytes."""
+        return bytes.fromhex(self.sha256)
+
+
+def new_key() -> str:
+    """Return a key that nobody has."""
+    return _PREFIX + secrets.token_urlsafe(_RANDOM_BYTES)
+
+
+def digest_of(key: bytes) -> bytes:
+    """Return what is kept of a key."""
+    return hashlib.sha256(key).digest()
+
+
+def read_keys(path: Path) -> tuple[ApiKey, ...]:
+    """Return the keys of a TOML file; raise `AccessError` when it cannot be read or has none."""
+    try:
+        table = tomllib.loads(path.read_text("utf-8"))
+    except OSError as exc:
+        raise AccessError(f"{path}: {exc.strerror}") from exc
+    except UnicodeDecodeError as exc:
+        raise AccessError(f"{path}: expected UTF-8") from exc
+    except tomllib.TOMLDecodeError as exc:
+        raise AccessError(f"{path}: expected TOML: {exc}") from exc
+    strangers = sorted(set(table) - {"keys"})
+    if strangers or "keys" not in table:
+        raise AccessError(f"{path}: expected [[keys]] entries and nothing else{_named(strangers)}")
+    return _checked(table["keys"], where=str(path))
+
+
+def parse_keys(text: str) -> tuple[ApiKey, ...]:
+    """Return the keys of `WILLBUY_API_KEYS`; raise `AccessError` when it is no JSON list of entries or has none."""
+    where = "WILLBUY_API_KEYS"
+    try:
+        entries = json.loads(text)
+    except (ValueError, RecursionError) as exc:
+        raise AccessError(f"{where}: expected a JSON list of keys") from exc
+    return _checked(entries, where=where)
+
+
+def all_different(keys: Sequence[ApiKey]) -> tuple[ApiKey, ...]:
+    """Return the keys; raise `AccessError` when there are too many, or one is there twice."""
+    if len(keys) > MOST_KEYS:
+        # Each request is compared with all of them.
+        raise AccessError(f"{len(keys)} API keys: expected at most {MOST_KEYS}")
+    digests: set[str] = set()
+    for key in keys:
+        if key.sha256.lower() in digests:
+            raise AccessError(f"the API key of {key.name!r} is there twice")
+        digests.add(key.sha256.lower())
+    return tuple(keys)
+
+
+def _checked(entries: Any, *, where: str) -> tuple[ApiKey, ...]:  # noqa: ANN401 - whatever the text holds
+    try:
+        keys = msgspec.convert(entries, list[ApiKey])
+    except msgspec.ValidationError as exc:
+        # Its messages name the place and what was expected, and never repeat what was there but unknown names.
+        raise AccessError(f"{where}: {exc}; scopes are {', '.join(Scope)}") from exc
+    if not keys:
+        raise AccessError(f"{where}: expected at least one key")
+    return all_different(keys)
+
+
+def _named(strangers: Sequence[str]) -> str:
+    return f", not {', '.join(strangers[:3])!r}" if strangers else ""

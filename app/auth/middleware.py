@@ -1,0 +1,119 @@
+"""The door: every request passes here before its body is read, its route is found, or a kept answer is given."""
+
+import asyncio
+from typing import Final
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from app.api.responses import error_response, problem_response
+from app.auth.access import Access
+from app.auth.keys import ApiKey
+from app.auth.rate_limit import RateLimit
+from app.auth.scopes import Methods, Rules
+from app.errors import UnauthorizedError, WillbuyError, problem
+from app.monitoring.metrics import Metrics
+
+KEY_NAME: Final = "willbuy.key"
+"""Where the scope of a request has the name of the key that it came with."""
+
+_BATCH_PATH: Final = "/v1/events/batch"
+_STREAM_PATH: Final = "/v1/stream"
+
+
+class AccessControl:
+    """ASGI middleware: lets a request through when its key allows it; with open access, every request.
+
+    Args:
+        app: what serves those that are let through.
+        access: the keys.
+        rules: what each call needs. What it does not know is 404 or 405 for whoever has a key, and 401 for others.
+        rate: counts the requests of keys that have a limit.
+        metrics: where refusals are counted.
+    """
+
+    def __init__(self, app: ASGIApp, *, access: Access, rules: Rules, rate: RateLimit, metrics: Metrics) -> None:
+        self._app = app
+        self._access = access
+        self._rules = rules
+        self._rate = rate
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one ASGI connection."""
+        if scope["type"] != "http" or self._access.is_open:
+            await self._app(scope, receive, send)
+            return
+        path = _path(scope)
+        methods = self._rules.methods(path)
+        method = scope["method"]
+        if methods is None or method not in methods:
+            await self._refuse_unknown(methods, scope, receive, send)
+            return
+        needed = methods[method]
+        if needed is None:
+            await self._app(scope, receive, send)
+            return
+        try:
+            key = self._access.check(scope["headers"], needed)
+            scope[KEY_NAME] = key.name
+            if self._rate.is_limited(key):
+                await self._rate.take(key)
+                if path == _BATCH_PATH:
+                    receive = self._rate.counted_body(key, scope["headers"], receive)
+        except WillbuyError as exc:
+            self._metrics.errors.labels(exc.code).inc()
+            await error_response(exc)(scope, receive, send)
+            return
+        if path == _STREAM_PATH:
+            receive = _until_revoked(self._access, key, receive)
+        await self._app(scope, receive, send)
+
+    async def _refuse_unknown(self, methods: Methods | None, scope: Scope, receive: Receive, send: Send) -> None:
+        """Say that there is no such thing, to whoever has a key."""
+        try:
+            self._access.holder(scope["headers"])
+        except UnauthorizedError as exc:
+            self._metrics.errors.labels(exc.code).inc()
+            await error_response(exc)(scope, receive, send)
+            return
+        status, code, title = (404, "not_found", "Not Found")
+        headers: dict[str, str] = {}
+        if methods is not None:
+            status, code, title = (405, "method_not_allowed", "Method Not Allowed")
+            headers = {"Allow": ", ".join(methods)}
+        body = problem(status, code, title, f"{title}; /openapi.json lists what there is.")
+        await problem_response(body, headers)(scope, receive, send)
+
+
+def holder_of(scope: Scope) -> str | None:
+    """Return the name of the key that a request came with; None with open access."""
+    name: str | None = scope.get(KEY_NAME)
+    return name
+
+
+def _path(scope: Scope) -> str:
+    """Return the path as routes have it: without the prefix that a proxy adds, as Starlette takes it away."""
+    path: str = scope["path"]
+    prefix: str = scope.get("root_path", "")
+    return path[len(prefix) :] if prefix and path.startswith(f"{prefix}/") else path
+
+
+def _until_revoked(access: Access, key: ApiKey, receive: Receive) -> Receive:
+    """Return `receive`, by which the caller has left as soon as the key is good no more: a stream would never end."""
+
+    async def receive_until_revoked() -> Message:
+        message = asyncio.ensure_future(receive())
+        try:
+            while access.knows(key):
+                changed = asyncio.ensure_future(access.changed.wait())
+                try:
+                    await asyncio.wait({message, changed}, return_when=asyncio.FIRST_COMPLETED)
+                finally:
+                    changed.cancel()
+                if message.done():
+                    return message.result()
+            return {"type": "http.disconnect"}
+        finally:
+            message.cancel()
+
+    return receive_until_revoked

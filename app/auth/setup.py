@@ -1,0 +1,102 @@
+"""From the settings to the door and what stands behind it."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Final
+
+from fastapi import FastAPI
+from starlette.middleware.cors import CORSMiddleware
+from structlog.typing import FilteringBoundLogger
+
+from app.api.head_limit import HeadLimit
+from app.auth.access import Access
+from app.auth.key_file import KeyFile
+from app.auth.keys import AccessError, ApiKey, all_different, parse_keys, read_keys
+from app.auth.middleware import AccessControl
+from app.auth.rate_limit import WINDOW_S, RateLimit, new_breaker
+from app.auth.rate_storage import open_storage
+from app.auth.scopes import Rules
+from app.monitoring.metrics import Metrics
+from app.settings import Settings
+
+_NO_KEYS: Final = (
+    "there are no API keys: name a file of them in WILLBUY_API_KEYS_FILE (`willbuy key new` makes keys), "
+    "or set WILLBUY_OPEN_ACCESS=true (`willbuy serve --open`) to let in whoever reaches the service"
+)
+
+_CORS_METHODS: Final = ("GET", "POST", "DELETE")
+_CORS_REQUEST_HEADERS: Final = ("Authorization", "Content-Type", "If-None-Match", "X-API-Key", "X-Request-ID")
+_CORS_ANSWER_HEADERS: Final = ("ETag", "Retry-After", "X-Request-ID")
+
+
+def read_access(settings: Settings) -> Access:
+    """Return who may ask; raise `AccessError` when the settings do not say it, or say two things."""
+    keys = (*_settings_keys(settings), *_file_keys(settings))
+    if settings.open_access:
+        if keys:
+            raise AccessError("WILLBUY_OPEN_ACCESS=true lets in everybody: take it away, or the API keys")
+        return Access(None)
+    if not keys:
+        raise AccessError(_NO_KEYS)
+    return Access(all_different(keys))
+
+
+@asynccontextmanager
+async def kept_up(
+    settings: Settings, access: Access, rate: RateLimit, logger: FilteringBoundLogger
+) -> AsyncIterator[None]:
+    """Follow the keys' file, where there is one, for as long as the service runs; at the end close what was opened."""
+    file = None
+    if settings.api_keys_file is not None:
+        file = KeyFile(settings.api_keys_file, _settings_keys(settings), access, logger)
+        file.start()
+    try:
+        yield
+    finally:
+        if file is not None:
+            await file.close()
+        await rate.close()
+
+
+def open_rate_limit(settings: Settings, metrics: Metrics, *, window_s: int = WINDOW_S) -> RateLimit:
+    """Return what counts the requests of keys that have a limit, as an average over `window_s`."""
+    return RateLimit(
+        lambda: open_storage(settings),
+        events_per_s=settings.key_events_per_s,
+        timeout_s=settings.redis_timeout_s,
+        breaker=new_breaker(failures_to_open=settings.redis_failures_to_open, open_s=settings.redis_open_s),
+        metrics=metrics,
+        window_s=window_s,
+    )
+
+
+def add_door(app: FastAPI, settings: Settings, access: Access, rules: Rules, rate: RateLimit, metrics: Metrics) -> None:
+    """Put what every request passes first around what the app has so far."""
+    app.add_middleware(AccessControl, access=access, rules=rules, rate=rate, metrics=metrics)
+    if settings.cors_origins:
+        # Before the keys: a browser asks without one whether it may send one.
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.cors_origins,
+            allow_methods=_CORS_METHODS,
+            allow_headers=_CORS_REQUEST_HEADERS,
+            expose_headers=_CORS_ANSWER_HEADERS,
+        )
+    app.add_middleware(HeadLimit, max_head_bytes=settings.max_head_bytes, metrics=metrics)
+
+
+def say_access(access: Access, logger: FilteringBoundLogger) -> None:
+    """Say in the log, loudly, that everybody may do everything."""
+    if access.is_open:
+        logger.warning(
+            "open_access",
+            detail="Whoever reaches this service may read and write every session: WILLBUY_OPEN_ACCESS is on.",
+        )
+
+
+def _settings_keys(settings: Settings) -> tuple[ApiKey, ...]:
+    return () if settings.api_keys is None else parse_keys(settings.api_keys.get_secret_value())
+
+
+def _file_keys(settings: Settings) -> tuple[ApiKey, ...]:
+    return () if settings.api_keys_file is None else read_keys(settings.api_keys_file)

@@ -1,0 +1,27 @@
+"""The service's client for Python: `Client`, and `AsyncClient` with the same methods to await (docs/client.md)."""
+
+from app.client.client import (
+    AsyncClient,
+    Client,
+    ClientError,
+    IncompleteBatchError,
+    ModelOut,
+    NoAnswerError,
+    ProblemError,
+    SentEvent,
+    UnavailableError,
+    UnexpectedAnswerError,
+)
+
+__all__ = [
+    "AsyncClient",
+    "Client",
+    "ClientError",
+    "IncompleteBatchError",
+    "ModelOut",
+    "NoAnswerError",
+    "ProblemError",
+    "SentEvent",
+    "UnavailableError",
+    "UnexpectedAnswerError",
+]

@@ -1,0 +1,1 @@
+"""What operators see: metrics, log, traces and health."""

@@ -1,0 +1,133 @@
+"""Where the service can be traced; `app.monitoring.spans` traces, with the extra `otel` installed.
+
+    request  ->  batch  ->  store.load, model.step, store.commit
+
+Without it, or without a wish for it, neither OpenTelemetry's SDK nor an exporter is imported, and every part is used as
+it is. (The API, which does nothing by itself, comes with FastAPI.)
+"""
+
+import os
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Final, Literal, Protocol
+
+from fastapi import FastAPI
+from structlog.typing import EventDict, FilteringBoundLogger, WrappedLogger
+
+from app.scoring.batcher import Batcher
+from app.scoring.events import Submission
+from app.scoring.session_update import Score
+from app.store.interface import StateStore
+from model.interface import Stepper
+
+_ENDPOINTS: Final = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
+
+
+class Telemetry(Protocol):
+    """Puts spans around the service's parts.
+
+    Attributes:
+        follows_requests: whether each request has to pass what `add_to` adds.
+    """
+
+    follows_requests: bool
+
+    def add_fields(self, logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
+        """Name the current trace in a line of the log (a processor of structlog)."""
+        ...
+
+    def say(self, logger: FilteringBoundLogger) -> None:
+        """Tell whether the service is traced."""
+        ...
+
+    def add_to(self, app: FastAPI) -> None:
+        """Put a span around each request; to be called after all other middleware was added."""
+        ...
+
+    def batcher(self, batcher: Batcher[Submission, Score]) -> Batcher[Submission, Score]:
+        """Return the batcher as routes are to use it, so that a batch knows the requests that wait for it."""
+        ...
+
+    def batch(self, submissions: Sequence[Submission]) -> AbstractContextManager[object]:
+        """Put a span around the handling of a batch."""
+        ...
+
+    def store(self, store: StateStore) -> StateStore:
+        """Return the store as its callers are to use it."""
+        ...
+
+    def stepper(self, model: Stepper) -> Stepper:
+        """Return the model as one batch is to use it."""
+        ...
+
+    async def close(self) -> None:
+        """Send what has not been sent, within a few seconds."""
+        ...
+
+
+class NoTelemetry:
+    """Traces nothing and costs nothing (see `Telemetry`).
+
+    Args:
+        reason: why traces that somebody seems to expect are not there.
+    """
+
+    follows_requests = False
+
+    def __init__(self, reason: str | None = None) -> None:
+        self._reason = reason
+
+    def add_fields(self, _logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+        """See `Telemetry.add_fields`."""
+        return event
+
+    def say(self, logger: FilteringBoundLogger) -> None:
+        """See `Telemetry.say`."""
+        if self._reason is not None:
+            logger.warning("not_traced", reason=self._reason)
+
+    def add_to(self, app: FastAPI) -> None:
+        """See `Telemetry.add_to`."""
+
+    def batcher(self, batcher: Batcher[Submission, Score]) -> Batcher[Submission, Score]:
+        """See `Telemetry.batcher`."""
+        return batcher
+
+    def batch(self, _submissions: Sequence[Submission]) -> AbstractContextManager[object]:
+        """See `Telemetry.batch`."""
+        return nullcontext()
+
+    def store(self, store: StateStore) -> StateStore:
+        """See `Telemetry.store`."""
+        return store
+
+    def stepper(self, model: Stepper) -> Stepper:
+        """See `Telemetry.stepper`."""
+        return model
+
+    async def close(self) -> None:
+        """See `Telemetry.close`."""
+
+
+def open_telemetry(wanted: Literal["auto", "on", "off"]) -> Telemetry:
+    """Return what traces the service, as the setting and OpenTelemetry's own variables say.
+
+    Args:
+        wanted: `auto` traces when the environment names an endpoint of OTLP and the extra is installed.
+
+    Raises:
+        ValueError: traces are wanted `on`, and the extra is not installed.
+    """
+    is_expected = any(os.environ.get(name) for name in _ENDPOINTS)
+    if wanted == "off" or (wanted == "auto" and not is_expected):
+        return NoTelemetry()
+    try:
+        from app.monitoring.spans import open_spans  # noqa: PLC0415  # an extra that need not be there
+    except ModuleNotFoundError as exc:
+        if not (exc.name or "").startswith("opentelemetry"):
+            raise
+        missing = "OpenTelemetry is not installed: pip install 'willbuy[otel]'"
+        if wanted == "on":
+            raise ValueError(f"WILLBUY_TRACES: {missing}") from exc
+        return NoTelemetry(missing)
+    return open_spans()

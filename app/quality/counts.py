@@ -1,0 +1,104 @@
+"""From closed sessions to integers that can be added up in any order, on any replica, in a bounded number of fields.
+
+Fields of the answers' counts, of one model in one time bucket (groups are those of `GROUPS`, numbered):
+
+    s<group>             sessions with an answer in the group; `s` alone: sessions with any
+    b<group>             those of them that bought; `b` alone likewise
+    l<group>             sum of the log losses, in billionths of a nat
+    n<group>:<bin>:<o>   answers in a score bin with outcome o, 1 for a purchase
+    p<group>:<bin>       sum of those answers' probabilities, in billionths
+
+Fields of the inputs' counts: `sessions`, `events`, `unseen` (names that the vocabulary lacks), and `<feature>:<bin>`,
+both numbered as in the artifact's data summary.
+
+Score bins are equally wide on the logit, 0.1 from -10 to 10: purchases are rare, and equal widths on the probability
+would put most answers into one bin. Answers of one bin count as ties in the AUC; their mean is exact, as are log loss
+and calibration within the bins.
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from math import log
+from typing import Final, NamedTuple
+
+from app.store.outcomes import ClosedSession
+from model.summary import InputCounts
+
+# First and last prefix length of each group; None: no end.
+GROUPS: Final = ((1, 1), (2, 2), (3, 4), (5, 7), (8, 12), (13, 20), (21, None))
+BINS: Final = 200
+BILLION: Final = 10**9
+_LOGIT_BOUND: Final = 10.0
+# The model computes in float32, where nothing lies between 1 - 6e-8 and 1.
+_SMALLEST: Final = 1e-7
+
+
+class Cell(NamedTuple):
+    """A score bin of a group."""
+
+    group: int
+    bin: int
+
+
+def group_of(prefix_length: int) -> int:
+    """Return the group of an answer after so many events."""
+    return next(number for number, (_, last) in enumerate(GROUPS) if last is None or prefix_length <= last)
+
+
+def bin_of(probability: float) -> int:
+    """Return the score bin, 0 to 199, of a probability."""
+    clipped = min(max(probability, _SMALLEST), 1.0 - _SMALLEST)
+    position = (log(clipped) - log(1.0 - clipped) + _LOGIT_BOUND) / (2 * _LOGIT_BOUND)
+    return min(max(int(position * BINS), 0), BINS - 1)
+
+
+def answers_by_model(session: ClosedSession) -> dict[str, list[tuple[int, float]]]:
+    """Return the answers that are known, as prefix length and probability, by the model that gave them."""
+    answers: dict[str, list[tuple[int, float]]] = {}
+    for prefix_length, entry in enumerate(session.entries, start=1):
+        if entry.probability is not None and entry.model is not None:
+            answers.setdefault(entry.model, []).append((prefix_length, entry.probability))
+    return answers
+
+
+def count_answers(answers: Sequence[tuple[int, float]], *, bought: bool) -> Counter[str]:
+    """Return what one session's answers by one model add to its counts.
+
+    Args:
+        answers: prefix length and probability of each; at least one.
+        bought: whether the session bought.
+    """
+    counts: Counter[str] = Counter({"s": 1, "b": int(bought)})
+    for group in {group_of(prefix_length) for prefix_length, _ in answers}:
+        counts[f"s{group}"] += 1
+        counts[f"b{group}"] += bought
+    for prefix_length, probability in answers:
+        group, score = group_of(prefix_length), bin_of(probability)
+        likelihood = probability if bought else 1.0 - probability
+        counts[f"l{group}"] += round(-log(max(likelihood, _SMALLEST)) * BILLION)
+        counts[f"n{group}:{score}:{int(bought)}"] += 1
+        counts[f"p{group}:{score}"] += round(probability * BILLION)
+    return counts
+
+
+def count_inputs(inputs: InputCounts, *, sessions: int) -> Counter[str]:
+    """Return what the inputs of so many sessions add to the counts of the model that looked at them."""
+    counts = Counter({"sessions": sessions, "events": inputs.events, "unseen": inputs.unseen_names})
+    for feature, bins in enumerate(inputs.bins):
+        for number, events in enumerate(bins):
+            if events:
+                counts[f"{feature}:{number}"] = events
+    return counts
+
+
+def cells_of(counts: Mapping[str, int]) -> dict[Cell, tuple[int, int, int]]:
+    """Return for each score bin of each group: answers without and with a purchase, and billionths said in sum."""
+    cells: dict[Cell, list[int]] = {}
+    for name, number in counts.items():
+        group, _, rest = name[1:].partition(":")
+        if not rest:
+            continue
+        score, _, outcome = rest.partition(":")
+        place = 2 if name[0] == "p" else int(outcome)
+        cells.setdefault(Cell(int(group), int(score)), [0, 0, 0])[place] += number
+    return {cell: (none, purchase, said) for cell, (none, purchase, said) in cells.items()}

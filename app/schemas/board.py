@@ -1,0 +1,146 @@
+"""Bodies of the board's answers."""
+
+from datetime import datetime
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from app.schemas.quality import TrustOut
+
+_DOCUMENTED = ConfigDict(use_attribute_docstrings=True, protected_namespaces=())
+
+
+class BoardSessionOut(BaseModel):
+    """A session on the board."""
+
+    model_config = _DOCUMENTED
+
+    session_id: str
+    """The session."""
+    probability: float | None
+    """Probability that it ends in a purchase, to six decimals."""
+    events: int
+    """Number of events folded."""
+    first_seen: datetime
+    """Server's clock at its first event."""
+    last_seen: datetime
+    """Server's clock at its last."""
+    model: str
+    """Fingerprint of the model that gave the probability."""
+    outcome: Literal["open", "purchase", "none"]
+    """Whether it has bought."""
+    last_event: str | None
+    """Name of the last event that was folded; a purchase is none."""
+    recent_probabilities: list[float] | None = None
+    """The last probabilities as they were served, oldest first, to four decimals; only with `recent`."""
+
+
+class BoardOut(BaseModel):
+    """A page of the board."""
+
+    model_config = _DOCUMENTED
+
+    sessions: list[BoardSessionOut]
+    """At most `limit`, highest first; there may be fewer although more follow."""
+    next_cursor: str | None
+    """Where to go on; null: nothing follows."""
+    live_sessions: int
+    """How many sessions live in all, those that have bought included."""
+
+
+class RatesOut(BaseModel):
+    """What comes in, all replicas together."""
+
+    model_config = _DOCUMENTED
+
+    window_s: float
+    """Over how many seconds."""
+    events_per_s: float
+    """Events folded."""
+    batches_per_s: float
+    """Batches handled."""
+    requests_per_s: float
+    """Requests answered, of whatever kind."""
+
+
+class LatencyOut(BaseModel):
+    """How long `POST /v1/events` took in the last minute, ms, read off a histogram; null: there were none."""
+
+    p50: float | None
+    p95: float | None
+    p99: float | None
+
+
+class ScoresOut(BaseModel):
+    """Open sessions by probability."""
+
+    model_config = _DOCUMENTED
+
+    edges: list[float]
+    """Bounds of the classes, one more than there are classes; each but the last begins with its lower bound."""
+    counts: list[int]
+    """Open sessions of each class."""
+
+
+class TotalsOut(BaseModel):
+    """Counts since each replica's start, of the replicas that are alive."""
+
+    events_folded: int = 0
+    sessions_started: int = 0
+    duplicates: int = 0
+    conflicts: int = 0
+    rebuilds: int = 0
+    late_events: int = 0
+    unseen_names: int = 0
+    errors: int = 0
+
+
+class OutcomesOut(BaseModel):
+    """What became of the sessions that ended."""
+
+    model_config = _DOCUMENTED
+
+    purchase: int
+    """Those that bought."""
+    none: int
+    """Those that did not."""
+    window_s: float
+    """In the last so many seconds."""
+
+
+class QueueOut(BaseModel):
+    """Events that wait for a batch, all replicas together."""
+
+    model_config = _DOCUMENTED
+
+    length: int
+    """How many wait."""
+    capacity: int
+    """How many may."""
+    overloaded: bool
+    """Whether a replica's queue is full, or events were refused for that within the rates' window."""
+
+
+class StatsOut(BaseModel):
+    """How the service is doing, all replicas together."""
+
+    model_config = _DOCUMENTED
+
+    as_of: datetime
+    """When this was put together."""
+    replicas: int
+    """Processes that have reported within the last seconds."""
+    live_sessions: int
+    """Sessions that have not ended, those that have bought included."""
+    open_sessions: int
+    """Those that may still buy."""
+    rates: RatesOut
+    latency_ms: LatencyOut
+    scores: ScoresOut
+    totals: TotalsOut
+    outcomes: OutcomesOut
+    queue: QueueOut
+    model: str
+    """Fingerprint of the model in use on the replica that answers."""
+    trust: TrustOut | None
+    """How far the probabilities held, on sessions that have ended."""

@@ -1,0 +1,75 @@
+"""The parts that stand behind the scorer, opened as the settings say."""
+
+from collections.abc import Callable
+from functools import cache
+
+from structlog.typing import FilteringBoundLogger
+
+from app.monitoring.metrics import Metrics
+from app.scoring.artifact_file import ArtifactFile
+from app.scoring.model_holder import LiveModel
+from app.scoring.shadow import Shadow
+from app.settings import Settings
+from app.store.interface import StateStore
+from app.store.outcomes import OutcomeLimits
+from app.store.redis.connection import ConnectionOptions
+from app.store.sessions import RedisStore
+
+
+def open_shadow(
+    settings: Settings,
+    models: LiveModel,
+    store: StateStore,
+    metrics: Metrics,
+    logger: FilteringBoundLogger,
+    now_ms: Callable[[], int],
+) -> Shadow | None:
+    """Return what compares the settings' candidate with the live model; None without one that can be used."""
+    if settings.shadow_artifact is None or not settings.shadow_share:
+        return None
+    try:
+        candidate = ArtifactFile(settings.shadow_artifact, None, settings).load()
+    except ValueError as exc:
+        # A bad candidate must not keep the service from its work.
+        logger.error("shadow_refused", reason=str(exc))  # noqa: TRY400 - a bad file needs no traceback
+        return None
+    return Shadow(
+        store,
+        candidate,
+        live=lambda: models.current.fingerprint,
+        share=settings.shadow_share,
+        session_idle_s=settings.session_idle_s,
+        now_ms=now_ms,
+        metrics=metrics,
+        logger=logger,
+    )
+
+
+def open_store(settings: Settings, metrics: Metrics) -> StateStore:
+    """Return the store on the settings' Redis, which need not be there yet."""
+
+    def on_breaker(opened: bool) -> None:
+        metrics.store_breakers_open.inc(1 if opened else -1)
+
+    # Two round trips a batch; a metric of a label is looked up once.
+    timer = cache(metrics.store_seconds.labels)
+
+    sentinel_password = settings.redis_sentinel_password
+    return RedisStore(
+        settings.redis_url.get_secret_value(),
+        session_idle_s=settings.session_idle_s,
+        outcome_grace_s=settings.outcome_grace_s,
+        outcomes=OutcomeLimits(most=settings.outcomes_kept, kept_s=settings.outcomes_kept_s),
+        options=ConnectionOptions(
+            timeout_s=settings.redis_timeout_s,
+            max_connections=settings.redis_max_connections,
+            ca_file=settings.redis_ca_file,
+            sentinel_username=settings.redis_sentinel_username,
+            sentinel_password=None if sentinel_password is None else sentinel_password.get_secret_value(),
+            failures_to_open=settings.redis_failures_to_open,
+            open_s=settings.redis_open_s,
+            on_breaker=on_breaker,
+        ),
+        wait_replicas=settings.redis_wait_replicas,
+        observe=lambda operation, seconds: timer(operation).observe(seconds),
+    )

@@ -1,0 +1,114 @@
+"""The store's protocol in a dictionary, for tests of what stands in front of it; keeps bytes, as Redis does."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+from app.errors import CorruptRecordError, StoreError
+from app.store.history import decode_events
+from app.store.interface import Commit, whole_history
+from app.store.outcomes import NoOutcomes
+from app.store.record_codec import Record, decode_record, encode_record
+from model.events import Event
+from support.memory_board import MemoryBoard, MemoryReplicas, MemorySession
+
+
+@dataclass(slots=True)
+class _Session:
+    record: bytes
+    history: list[bytes] = field(default_factory=list)
+    expires_ms: int = 0
+
+
+class MemoryStore:
+    """A store for one process, gone when it ends.
+
+    Args:
+        session_idle_s: idle time after which a session vanishes.
+        now_ms: the clock.
+    """
+
+    def __init__(self, *, session_idle_s: int, now_ms: Callable[[], int]) -> None:
+        self._session_idle_ms = session_idle_s * 1000
+        self._now_ms = now_ms
+        self._sessions: dict[str, _Session] = {}
+        self.board = MemoryBoard(self._live_sessions)
+        self.replicas = MemoryReplicas()
+        self.outcomes = NoOutcomes()
+
+    @property
+    def confirms_by_writing(self) -> bool:
+        """See `StateStore.confirms_by_writing`."""
+        return False
+
+    async def load(self, session_ids: Sequence[str]) -> list[Record | StoreError | None]:
+        """See `StateStore.load`."""
+        return [self._record(session_id) for session_id in session_ids]
+
+    async def load_histories(self, session_ids: Sequence[str]) -> list[list[Event] | StoreError]:
+        """See `StateStore.load_histories`."""
+        return [self._history(session_id) for session_id in session_ids]
+
+    async def load_session(self, session_id: str) -> tuple[Record, list[Event]] | None:
+        """See `StateStore.load_session`."""
+        record, history = self._record(session_id), self._history(session_id)
+        if isinstance(record, Exception):
+            raise record
+        if isinstance(history, Exception):
+            raise history
+        return None if record is None else (record, whole_history(record, history))
+
+    async def commit(self, commits: Sequence[Commit]) -> list[bool | StoreError]:
+        """See `StateStore.commit`."""
+        return [self._committed(commit) for commit in commits]
+
+    async def delete(self, session_id: str) -> None:
+        """See `StateStore.delete`."""
+        self._sessions.pop(session_id, None)
+
+    async def ping(self) -> None:
+        """See `StateStore.ping`."""
+
+    async def close(self) -> None:
+        """See `StateStore.close`."""
+
+    def _live(self, session_id: str) -> _Session | None:
+        session = self._sessions.get(session_id)
+        if session is not None and session.expires_ms <= self._now_ms():
+            del self._sessions[session_id]
+            return None
+        return session
+
+    def _live_sessions(self) -> Iterator[MemorySession]:
+        for session_id in list(self._sessions):
+            record, session = self._record(session_id), self._live(session_id)
+            if isinstance(record, Record) and session is not None:
+                seen_ms = session.expires_ms - self._session_idle_ms
+                yield MemorySession(session_id, record, seen_ms, session.history)
+
+    def _record(self, session_id: str) -> Record | StoreError | None:
+        session = self._live(session_id)
+        try:
+            return None if session is None else decode_record(session.record)
+        except CorruptRecordError as exc:
+            return exc
+
+    def _history(self, session_id: str) -> list[Event] | StoreError:
+        session = self._live(session_id)
+        try:
+            return [] if session is None else decode_events(session.history)
+        except CorruptRecordError as exc:
+            return exc
+
+    def _committed(self, commit: Commit) -> bool:
+        session = self._live(commit.session_id)
+        stored = None if session is None else session.record[1:9]
+        if stored == commit.record.version:
+            return True
+        if stored != commit.expected:
+            return False
+        history = [] if session is None else session.history
+        history.extend(commit.entries())
+        self._sessions[commit.session_id] = _Session(
+            encode_record(commit.record), history, self._now_ms() + self._session_idle_ms
+        )
+        return True

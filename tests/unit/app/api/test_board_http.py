@@ -1,0 +1,143 @@
+"""The board and the numbers over HTTP, with a store in memory."""
+
+import pytest
+from support.memory_store import MemoryStore
+from unit.app.api.test_http import assert_problem, running
+
+from app.errors import StoreUnavailableError
+
+pytestmark = pytest.mark.anyio
+
+NOW_MS = 1_795_342_600_000
+
+
+class BreakableStore(MemoryStore):
+    """Answers as a Redis that is gone once it is broken."""
+
+    def __init__(self):
+        super().__init__(session_idle_s=1800, now_ms=lambda: NOW_MS)
+        self.readings = 0
+        self.broken = False
+        read = self.board.read
+
+        async def counted(*arguments, **options):
+            self.readings += 1
+            if self.broken:
+                raise StoreUnavailableError("gone")
+            return await read(*arguments, **options)
+
+        self.board.read = counted  # type: ignore[method-assign]  # a spy
+
+
+@pytest.fixture
+def store():
+    return BreakableStore()
+
+
+@pytest.fixture
+async def client(store):
+    async with running(store, board_cache_s=10) as client:
+        yield client
+
+
+async def post(client, session_id, *names):
+    for name in names:
+        response = await client.post("/v1/events", json={"session_id": session_id, "event_name": name})
+    return response.json()
+
+
+async def test_an_empty_board_says_so(client):
+    response = await client.get("/v1/sessions")
+    assert response.json() == {"sessions": [], "next_cursor": None, "live_sessions": 0}
+    assert response.headers["content-type"] == "application/json"
+    assert response.headers["cache-control"] == "private, no-cache"
+
+
+async def test_a_row_has_what_a_dashboard_shows(client):
+    answers = [await post(client, "s-1", name) for name in ("page_view", "view_item")]
+    (session,) = (await client.get("/v1/sessions?recent=8")).json()["sessions"]
+    assert session == {
+        "session_id": "s-1",
+        "probability": pytest.approx(answers[1]["probability"], abs=1e-6),
+        "events": 2,
+        "first_seen": "2026-11-22T10:16:40Z",
+        "last_seen": "2026-11-22T10:16:40Z",
+        "model": answers[1]["model"],
+        "outcome": "open",
+        "last_event": "view_item",
+        "recent_probabilities": pytest.approx([answer["probability"] for answer in answers], abs=1e-4),
+    }
+
+
+async def test_the_same_question_is_read_once_and_its_answer_has_one_tag(client, store):
+    await post(client, "s-1", "page_view")
+    tags = {(await client.get("/v1/sessions?limit=5")).headers["etag"] for _ in range(20)}
+    # Another way to ask the same
+    tags.add((await client.get("/v1/sessions?limit=5&order=probability")).headers["etag"])
+    assert len(tags) == 1
+    assert store.readings == 1
+    (tag,) = tags
+    unchanged = await client.get("/v1/sessions?limit=5", headers={"If-None-Match": tag})
+    assert (unchanged.status_code, unchanged.content, unchanged.headers["etag"]) == (304, b"", tag)
+    assert (await client.get("/v1/sessions?limit=5", headers={"If-None-Match": '"another"'})).status_code == 200
+
+
+async def test_answers_from_memory_are_counted_under_their_route(client):
+    for _ in range(3):
+        await client.get("/v1/sessions")
+        await client.get("/v1/stats")
+    text = (await client.get("/metrics")).text
+    for route in ("/v1/sessions", "/v1/stats"):
+        assert f'willbuy_requests_total{{method="GET",route="{route}",status="200"}} 3.0' in text
+
+
+async def test_what_cannot_be_understood_is_refused_by_its_name(client):
+    body = assert_problem(await client.get("/v1/sessions?limit=0&order=x"), 422, "invalid_request")
+    assert {error["field"] for error in body["errors"]} == {"limit", "order"}
+    assert_problem(await client.get("/v1/stream?recent=x"), 422, "invalid_request")
+    await post(client, "s-1", "page_view")
+    await post(client, "s-2", "page_view", "view_item")
+    cursor = (await client.get("/v1/sessions?limit=1")).json()["next_cursor"]
+    following = await client.get("/v1/sessions", params={"limit": 5, "cursor": cursor})
+    assert len(following.json()["sessions"]) == 1
+    for changed in (
+        {"cursor": cursor[:-1]},
+        {"cursor": cursor, "min_events": 2},
+        {"cursor": cursor, "order": "last_seen"},
+    ):
+        body = assert_problem(await client.get("/v1/sessions", params=changed), 422, "invalid_request")
+        assert [error["field"] for error in body["errors"]] == ["cursor"]
+
+
+async def test_a_store_that_is_gone_is_said_and_not_remembered(client, store):
+    store.broken = True
+    response = await client.get("/v1/sessions")
+    assert_problem(response, 503, "store_unavailable")
+    assert response.headers["retry-after"] == "1"
+    store.broken = False
+    assert (await client.get("/v1/sessions")).status_code == 200
+
+
+async def test_the_numbers_are_complete_with_nothing_to_count(client):
+    stats = (await client.get("/v1/stats")).json()
+    assert stats["replicas"] == 1
+    assert stats["live_sessions"] == stats["open_sessions"] == 0
+    assert stats["latency_ms"] == {"p50": None, "p95": None, "p99": None}
+    assert stats["scores"]["edges"][0] == 0
+    assert stats["scores"]["edges"][-1] == 1
+    assert set(stats["scores"]["counts"]) == {0}
+    assert set(stats["totals"].values()) == {0}
+    assert stats["queue"] == {"length": 0, "capacity": 4096, "overloaded": False}
+
+
+async def test_openapi_documents_the_parameters(client):
+    paths = (await client.get("/openapi.json")).json()["paths"]
+    names = [parameter["name"] for parameter in paths["/v1/sessions"]["get"]["parameters"]]
+    assert names == [
+        *("order", "limit", "min_probability", "max_probability"),
+        *("min_events", "seen_since", "recent", "cursor"),
+    ]
+    order = paths["/v1/sessions"]["get"]["parameters"][0]
+    assert order["schema"]["enum"] == ["probability", "last_seen"]
+    assert order["schema"]["default"] == "probability"
+    assert [one["name"] for one in paths["/v1/stream"]["get"]["parameters"]] == names[:-1]

@@ -1,0 +1,110 @@
+from urllib.parse import quote
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from app.board.cursor import InvalidCursorError, decode_cursor, encode_cursor
+from app.board.query import BoardQuery, parse_query
+from app.errors import InvalidRequestError
+from app.store.board import Order, Position, Selection
+
+positions = st.builds(
+    Position,
+    st.floats(0, 1) | st.integers(0, 2**53).map(float),
+    st.text(st.characters(exclude_categories=("Cs", "Cc")), min_size=1, max_size=256),
+)
+selections = st.builds(
+    Selection, st.sampled_from(Order), st.floats(0, 0.5), st.floats(0.5, 1), st.integers(0, 2_000_000_000_000)
+)
+
+
+@given(positions, selections, st.integers(0, 100))
+def test_a_cursor_says_where_a_page_ended(position, selection, min_events):
+    assert decode_cursor(encode_cursor(position, selection, min_events), selection, min_events) == position
+
+
+@given(positions, selections, selections, st.integers(0, 5), st.integers(0, 5))
+def test_a_cursor_of_another_question_is_refused(position, selection, other, min_events, other_events):
+    assume((selection, min_events) != (other, other_events))
+    with pytest.raises(InvalidCursorError):
+        decode_cursor(encode_cursor(position, selection, min_events), other, other_events)
+
+
+@given(positions, selections, st.data())
+def test_a_cursor_that_was_changed_is_refused(position, selection, data):
+    cursor = encode_cursor(position, selection, 0)
+    place = data.draw(st.integers(0, len(cursor) - 1))
+    changed = data.draw(
+        st.sampled_from(
+            [
+                cursor[:place],
+                cursor[:place] + ("A" if cursor[place] != "A" else "B") + cursor[place + 1 :],
+                cursor + "A",
+                cursor + "=",
+                cursor[:place] + "!" + cursor[place:],
+                cursor[:place] + "ä" + cursor[place:],
+            ]
+        )
+    )
+    with pytest.raises(InvalidCursorError):
+        decode_cursor(changed, selection, 0)
+
+
+@given(st.text(max_size=60))
+def test_what_is_no_cursor_is_refused(text):
+    with pytest.raises(InvalidCursorError):
+        decode_cursor(text, Selection(), 0)
+
+
+def test_without_parameters_the_highest_fifty_are_asked_for():
+    assert parse_query(b"") == BoardQuery(Selection(Order.PROBABILITY, 0.0, 1.0, 0), 0, 50, 0, None)
+
+
+def test_every_parameter_is_understood():
+    cursor = encode_cursor(Position(5.0, "s-1"), Selection(Order.LAST_SEEN, 0.25, 0.75, 1_795_342_600_000), 3)
+    since = quote("2026-11-22T10:16:40+00:00")
+    query = parse_query(
+        f"order=last_seen&limit=7&min_probability=.25&max_probability=0.75&min_events=3&seen_since={since}&recent=16"
+        f"&cursor={cursor}".encode()
+    )
+    assert query == BoardQuery(
+        Selection(Order.LAST_SEEN, 0.25, 0.75, 1_795_342_600_000), 3, 7, 16, Position(5.0, "s-1")
+    )
+    assert parse_query(b"seen_since=1795342600000").selection.seen_since_ms == 1_795_342_600_000
+
+
+@pytest.mark.parametrize(
+    ("query", "field"),
+    [
+        (b"order=alphabet", "order"),
+        (b"limit=0", "limit"),
+        (b"limit=201", "limit"),
+        (b"limit=many", "limit"),
+        (b"limit=", "limit"),
+        (b"recent=33", "recent"),
+        (b"min_probability=1.1", "min_probability"),
+        (b"max_probability=nan", "max_probability"),
+        (b"min_probability=0.6&max_probability=0.5", "min_probability"),
+        (b"min_events=-1", "min_events"),
+        (b"seen_since=yesterday", "seen_since"),
+        (b"seen_since=99999999999999999999", "seen_since"),
+        (b"cursor=", "cursor"),
+        (b"cursor=abc", "cursor"),
+        (b"limits=5", "limits"),
+        (b"limit=5&limit=6", "limit"),
+        (b"&".join(b"a%d=1" % number for number in range(40)), "query"),
+    ],
+)
+def test_what_cannot_be_understood_is_named(query, field):
+    with pytest.raises(InvalidRequestError) as caught:
+        parse_query(query)
+    assert [error["field"] for error in caught.value.errors] == [field]
+    assert field in caught.value.detail
+
+
+def test_a_stream_has_no_cursor():
+    cursor = encode_cursor(Position(0.5, "s"), Selection(), 0)
+    assert parse_query(f"cursor={cursor}".encode()).after == Position(0.5, "s")
+    with pytest.raises(InvalidRequestError, match="leave it out"):
+        parse_query(f"cursor={cursor}".encode(), with_cursor=False)

@@ -1,0 +1,55 @@
+"""One timer for many waits."""
+
+import asyncio
+
+import pytest
+
+from app.runtime.deadlines import Deadlines
+
+pytestmark = pytest.mark.anyio
+
+
+class Waiting:
+    def __init__(self):
+        self.is_over = False
+        self.ended = asyncio.Event()
+
+    def end(self):
+        self.is_over = True
+        self.ended.set()
+
+
+async def test_each_wait_ends_at_its_time_and_not_before_those_that_come_first():
+    deadlines, waits = Deadlines(), [Waiting() for _ in range(3)]
+    now = asyncio.get_running_loop().time()
+    for wait, after_s in zip(waits, (0.01, 0.03, 3600.0), strict=True):
+        deadlines.add(wait, now + after_s)
+    await asyncio.wait_for(waits[1].ended.wait(), 30)
+    assert waits[0].is_over
+    assert asyncio.get_running_loop().time() >= now + 0.03
+    assert not waits[2].is_over
+    deadlines.close()
+
+
+async def test_what_is_over_is_left_alone_and_forgotten():
+    deadlines, waits = Deadlines(), [Waiting() for _ in range(5)]
+    now = asyncio.get_running_loop().time()
+    for wait in waits[:4]:
+        deadlines.add(wait, now + 0.01)
+        wait.is_over = True
+    deadlines.add(waits[4], now + 0.01)
+    assert len(deadlines._waits) == 1
+    await asyncio.wait_for(waits[4].ended.wait(), 30)
+    assert [wait.ended.is_set() for wait in waits] == [False, False, False, False, True]
+
+
+async def test_nothing_is_ended_after_closing():
+    deadlines, wait, later = Deadlines(), Waiting(), Deadlines()
+    now = asyncio.get_running_loop().time()
+    deadlines.add(wait, now + 0.01)
+    deadlines.close()
+    # Given another timer that rings after the time of the first
+    witness = Waiting()
+    later.add(witness, now + 0.05)
+    await asyncio.wait_for(witness.ended.wait(), 30)
+    assert not wait.is_over

@@ -1,0 +1,197 @@
+import json
+
+import pytest
+
+from app.errors import InvalidEventError, InvalidJsonError, UnsupportedEncodingError, UnsupportedMediaTypeError
+from app.monitoring.metrics import Metrics
+from app.schemas.events import EVENT_EXAMPLE, EventIn
+from app.scoring.event_body import received
+from app.scoring.events import Intake, check_headers, parse_event
+from app.settings import Settings
+
+NOW_MS = 1_795_392_000_000
+
+
+def body(**changes):
+    return json.dumps({"session_id": "s", "event_name": "page_view"} | changes).encode()
+
+
+def faults(data):
+    with pytest.raises(InvalidEventError) as caught:
+        parse_event(data)
+    return {error["field"]: error["message"] for error in caught.value.errors}
+
+
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        (b"", "empty"),
+        (b"{", "line 1"),
+        (b'{"session_id": "\xff"}', "not UTF-8"),
+        ('{"session_id": "s"}'.encode("utf-16"), "not UTF-8"),
+        (b"\xef\xbb\xbf{}", "BOM"),
+        (b"[" * 60_000, "too deeply"),
+        (b'{"a":' * 10_000, "too deeply"),
+        (b'{"session_id": "a", "session_id": "b"}', "'session_id' appears twice"),
+        (b'{"properties": {"k": 1, "k": 2}}', "'k' appears twice"),
+        (b'{"price": ' + b"9" * 5000 + b"}", "too many digits"),
+    ],
+)
+def test_what_is_not_json_is_refused_with_the_reason(data, says):
+    with pytest.raises(InvalidJsonError, match=says):
+        parse_event(data)
+
+
+@pytest.mark.parametrize("data", [b"[]", b"1", b"null", b'"text"', b"NaN"])
+def test_json_that_is_no_object_is_no_event(data):
+    assert faults(data) == {"body": "expected one event as a JSON object"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "field", "says"),
+    [
+        ({"session_id": ""}, "session_id", "at least 1"),
+        ({"session_id": "x" * 5000}, "session_id", "at most 256"),
+        ({"session_id": "a\nb"}, "session_id", "control"),
+        ({"session_id": "a\x85b"}, "session_id", "control"),
+        ({"session_id": "\ud800"}, "session_id", "unicode"),
+        ({"session_id": 7}, "session_id", "string"),
+        ({"session_id": None}, "session_id", "string"),
+        ({"event_name": "  "}, "event_name", "white space"),
+        ({"event_name": "x" * 129}, "event_name", "at most 128"),
+        ({"event_id": ""}, "event_id", "at least 1"),
+        ({"event_id": "a\x00"}, "event_id", "control"),
+        ({"timestamp": "2026-11-22T10:15:00"}, "timestamp", "RFC 3339"),
+        ({"timestamp": "2026-11-22"}, "timestamp", "RFC 3339"),
+        ({"timestamp": "2026-02-30T10:15:00Z"}, "timestamp", "RFC 3339"),
+        ({"timestamp": "2026-13-01T10:15:00Z"}, "timestamp", "RFC 3339"),
+        ({"timestamp": 1.5}, "timestamp", "whole number"),
+        ({"timestamp": True}, "timestamp", "whole number"),
+        ({"timestamp": 10**30}, "timestamp", "whole number"),
+        ({"item_id": "x" * 257}, "item_id", "at most 256"),
+        ({"price": -0.01}, "price", "greater than or equal to 0"),
+        ({"price": float("nan")}, "price", "finite"),
+        ({"price": float("inf")}, "price", "finite"),
+        ({"price": 1e13}, "price", "less than or equal to"),
+        ({"price": "12"}, "price", "number"),
+        ({"quantity": True}, "quantity", "number"),
+        ({"properties": []}, "properties", "dictionary"),
+        ({"properties": {"a": None}}, "properties.a", "finite number"),
+        ({"properties": {"a": float("nan")}}, "properties.a", "finite number"),
+        ({"properties": {"a": 10**400}}, "properties.a", "finite number"),
+        ({"properties": {"a": {"b": 1}}}, "properties.a", "finite number"),
+        ({"properties": {"a": "x" * 257}}, "properties.a", "256"),
+        ({"properties": {"": 1}}, "properties.", "at least 1"),
+        ({"properties": {str(i): 1 for i in range(33)}}, "properties", "at most 32"),
+        ({"device": "mobile"}, "device", "belong into `properties`"),
+        ({"properties": {"k" * 500: 1}}, "properties." + "k" * 53 + "…", "at most 64"),
+    ],
+)
+def test_each_bad_field_is_named_with_what_was_expected(changes, field, says):
+    found = faults(body(**changes))
+    assert list(found) == [field]
+    assert says in found[field]
+
+
+def test_all_bad_fields_are_named_together():
+    assert set(faults(b'{"event_name": 1, "price": -1}')) == {"session_id", "event_name", "price"}
+
+
+def test_a_flood_of_faults_is_cut_short():
+    assert len(faults(body(**{f"unknown_{i}": 1 for i in range(1000)}))) == 20
+
+
+def test_the_documented_example_is_an_event():
+    event = parse_event(json.dumps(EVENT_EXAMPLE).encode())
+    assert event.timestamp == 1_795_342_500_000
+    assert event.properties == {"device": "mobile"}
+
+
+@pytest.mark.parametrize(
+    "timestamp",
+    [
+        "2026-11-22T10:15:00.250Z",
+        "2026-11-22t10:15:00.25z",
+        "2026-11-22T11:15:00.250000+01:00",
+        "2026-11-22T10:15:00.250999999Z",
+        1_795_342_500_250,
+    ],
+)
+def test_forms_of_one_moment(timestamp):
+    assert parse_event(body(timestamp=timestamp)).timestamp == 1_795_342_500_250
+
+
+@pytest.mark.parametrize("content_type", ["application/json", "Application/JSON; charset=utf-8", "application/ld+json"])
+def test_json_media_types_are_taken(content_type):
+    check_headers(content_type, None)
+    check_headers(content_type, "identity")
+
+
+@pytest.mark.parametrize("content_type", [None, "", "text/plain", "application/x-www-form-urlencoded", "json"])
+def test_other_media_types_are_refused(content_type):
+    with pytest.raises(UnsupportedMediaTypeError):
+        check_headers(content_type, None)
+
+
+def test_compressed_bodies_are_refused():
+    with pytest.raises(UnsupportedEncodingError):
+        check_headers("application/json", "gzip")
+
+
+def submitted(event, *, knows=True, metrics=None):
+    settings = Settings(artifact="model.pt", max_event_age_s=100, max_event_ahead_s=10)
+    return Intake(settings, metrics or Metrics()).submission(
+        received(EventIn(**event)), now_ms=NOW_MS, knows=lambda _name: knows
+    )
+
+
+def an_event(**changes):
+    return {"session_id": "s", "event_name": "Product Viewed"} | changes
+
+
+def test_a_plain_event_gets_the_clock_and_its_canonical_name():
+    submission = submitted(an_event())
+    assert submission.event.event_name == "view_item"
+    assert submission.event.timestamp_ms == NOW_MS
+    assert submission.warnings == ()
+    assert not submission.has_event_id
+
+
+def test_events_without_id_never_share_a_code_and_those_with_one_do():
+    assert submitted(an_event()).code != submitted(an_event()).code
+    assert submitted(an_event(event_id="e")).code == submitted(an_event(event_id="e")).code
+
+
+@pytest.mark.parametrize("offset_ms", [-100_000, 0])
+def test_times_within_the_bound_are_kept(offset_ms):
+    submission = submitted(an_event(timestamp=NOW_MS + offset_ms))
+    assert submission.event.timestamp_ms == NOW_MS + offset_ms
+    assert submission.warnings == ()
+
+
+@pytest.mark.parametrize("ahead_ms", [1, 10_000])
+def test_times_a_little_ahead_are_taken_as_now_and_counted(ahead_ms):
+    metrics = Metrics()
+    submission = submitted(an_event(timestamp=NOW_MS + ahead_ms), metrics=metrics)
+    assert submission.event.timestamp_ms == NOW_MS
+    assert submission.warnings[0].startswith("timestamp: ")
+    assert metrics.registry.get_sample_value("willbuy_future_events_total") == 1
+
+
+@pytest.mark.parametrize(("offset_ms", "says"), [(-100_001, "100 s in the past"), (10_001, "10 s ahead")])
+def test_times_out_of_bounds_are_refused_with_the_bound(offset_ms, says):
+    with pytest.raises(InvalidEventError, match=says) as caught:
+        submitted(an_event(timestamp=NOW_MS + offset_ms))
+    assert caught.value.errors[0]["field"] == "timestamp"
+
+
+def test_an_unknown_name_is_taken_counted_and_told():
+    metrics = Metrics()
+    assert submitted(an_event(), knows=False, metrics=metrics).warnings[0].startswith("event_name: ")
+    assert metrics.registry.get_sample_value("willbuy_unseen_names_total") == 1
+
+
+def test_a_purchase_is_never_an_unknown_name():
+    submission = submitted(an_event(event_name="Order Completed"), knows=False)
+    assert submission.is_purchase
+    assert submission.warnings == ()

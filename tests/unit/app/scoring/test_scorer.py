@@ -1,0 +1,649 @@
+import asyncio
+import io
+from itertools import count
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support.fakes import FakeModel
+from support.memory_store import MemoryStore
+
+from app.errors import (
+    ConflictError,
+    CorruptRecordError,
+    DeadlineExceededError,
+    PredictionError,
+    SessionFullError,
+    StoreUnavailableError,
+)
+from app.monitoring.logging import build_logger
+from app.monitoring.metrics import Metrics
+from app.scoring.batcher import LATER
+from app.scoring.events import Submission
+from app.scoring.scorer import Scorer, longest_run
+from app.scoring.session_update import LATE, Score
+from app.store.record_codec import Outcome
+from model.events import Event, identifier_code
+
+pytestmark = pytest.mark.anyio
+
+NOW_MS = 1_795_392_000_000
+_codes = count(1)
+
+
+def submission(session_id="s", event_name="page_view", *, event_id=None, at_ms=NOW_MS, item_id=None):
+    return Submission(
+        session_id=session_id,
+        event=Event(event_name, at_ms, item_id),
+        code=next(_codes) if event_id is None else identifier_code(event_id),
+        has_event_id=event_id is not None,
+        received_ms=NOW_MS,
+    )
+
+
+@pytest.fixture
+def store():
+    return MemoryStore(session_idle_s=1800, now_ms=lambda: NOW_MS)
+
+
+class Callers:
+    """Who waits for a batch, and what they were told."""
+
+    def __init__(self, gone=()):
+        self._gone = gone
+        self.told = {}
+
+    def gone(self):
+        return self._gone
+
+    def tell(self, place, result):
+        assert place not in self.told
+        self.told[place] = result
+
+
+class Bench:
+    """A scorer and what it is made of."""
+
+    def __init__(self, store, model=None, **limits):
+        self.store = store
+        self.model = model or FakeModel()
+        self.metrics = Metrics()
+        self.log = io.StringIO()
+        logger = build_logger(log_format="json", log_level="info", stream=self.log)
+        limits = {
+            "max_session_events": 100,
+            "dedupe_window": 8,
+            "commit_attempts": 4,
+            "max_rebuild_events": 1000,
+        } | limits
+        self.scorer = Scorer(store, self.model, metrics=self.metrics, logger=logger, **limits)
+
+    async def score(self, *submissions):
+        return await self.scorer.score(submissions)
+
+    async def score_in_turn(self, *submissions):
+        return [(await self.scorer.score([one]))[0] for one in submissions]
+
+    def counted(self, name):
+        return self.metrics.registry.get_sample_value(f"willbuy_{name}_total")
+
+
+@pytest.fixture
+def bench(store):
+    return Bench(store)
+
+
+async def test_each_answer_is_the_fold_of_the_events_so_far(bench):
+    submissions = [submission(at_ms=NOW_MS + i, item_id=str(i)) for i in range(10)]
+    scores = await bench.score_in_turn(*submissions)
+    for index, score in enumerate(scores):
+        assert score.answer.events == index + 1
+        assert score.answer.probability == bench.model.expected([one.event for one in submissions[: index + 1]])
+        assert score.answer.model == bench.model.fingerprint
+
+
+async def test_sessions_of_a_batch_are_stepped_together_and_get_their_own_answers(bench):
+    submissions = [submission(str(i), item_id=str(i)) for i in range(20)]
+    scores = await bench.score(*submissions)
+    assert bench.model.batches == [20]
+    assert [score.session_id for score in scores] == [str(i) for i in range(20)]
+    assert [score.answer.probability for score in scores] == [bench.model.expected([one.event]) for one in submissions]
+
+
+async def test_an_event_that_comes_again_gets_the_same_answer_and_changes_nothing(bench):
+    first, second = submission(event_id="e"), submission()
+    original, later = await bench.score_in_turn(first, second)
+    (again,) = await bench.score(submission(event_id="e"))
+    assert again.duplicate
+    assert again.answer == original.answer
+    assert (await bench.store.load(["s"]))[0].probability == later.answer.probability
+    assert bench.counted("duplicates") == 1
+
+
+async def test_an_event_id_past_the_window_is_folded_again(store):
+    bench = Bench(store, dedupe_window=2)
+    await bench.score_in_turn(submission(event_id="e"), submission(), submission())
+    (again,) = await bench.score(submission(event_id="e"))
+    assert not again.duplicate
+    assert again.answer.events == 4
+
+
+async def test_a_purchase_closes_the_session_and_is_no_input(bench):
+    view, purchase, after = submission(), submission(event_name="purchase"), submission()
+    viewed, bought, later = await bench.score_in_turn(view, purchase, after)
+    for score in (bought, later):
+        assert score.answer.outcome is Outcome.PURCHASE
+        assert not score.answer.folded
+        assert score.answer.probability == viewed.answer.probability
+        assert score.answer.events == 1
+    assert await bench.store.load_histories(["s"]) == [[view.event]]
+    assert bench.counted("purchases") == bench.counted("closed_session_events") == 1
+
+
+async def test_a_purchase_as_first_event_makes_a_closed_session_without_probability(bench):
+    bought, later = await bench.score_in_turn(submission(event_name="purchase"), submission())
+    assert bought.answer.probability is later.answer.probability is None
+    assert bought.answer.events == later.answer.events == 0
+    assert later.answer.outcome is Outcome.PURCHASE
+
+
+async def test_a_purchase_that_comes_again_is_a_duplicate(bench):
+    purchase = submission(event_name="purchase", event_id="p")
+    first, again = await bench.score_in_turn(purchase, purchase)
+    assert again.duplicate
+    assert again.answer == first.answer
+    assert bench.counted("purchases") == 1
+
+
+async def test_a_full_session_refuses_events_but_not_duplicates_nor_the_purchase(store):
+    bench = Bench(store, max_session_events=2)
+    await bench.score_in_turn(submission(event_id="e"), submission())
+    full, duplicate, purchase = await bench.score_in_turn(
+        submission(), submission(event_id="e"), submission(event_name="purchase")
+    )
+    assert isinstance(full, SessionFullError)
+    assert "may have 2" in full.detail
+    assert duplicate.duplicate
+    assert purchase.answer.outcome is Outcome.PURCHASE
+
+
+async def test_a_late_event_is_folded_in_order_of_arrival_and_told(bench):
+    on_time, late = submission(at_ms=NOW_MS), submission(at_ms=NOW_MS - 1)
+    first, second = await bench.score_in_turn(on_time, late)
+    assert first.warnings == ()
+    assert second.warnings == (LATE,)
+    assert second.answer.probability == bench.model.expected([on_time.event, late.event])
+    assert bench.counted("late_events") == 1
+    # And the largest time stays what later events are compared with
+    assert (await bench.store.load(["s"]))[0].last_event_ms == NOW_MS
+
+
+@pytest.mark.parametrize("successor", [FakeModel("b"), FakeModel("a", state_size=32)], ids=["model", "state size"])
+async def test_another_models_record_is_rebuilt_from_history(store, successor):
+    before = [submission(at_ms=NOW_MS + i) for i in range(5)]
+    await Bench(store).score_in_turn(*before)
+    bench = Bench(store, successor)
+    step, next_step = submission(at_ms=NOW_MS + 5), submission(at_ms=NOW_MS + 6)
+    first, second = await bench.score_in_turn(step, next_step)
+    events = [one.event for one in [*before, step]]
+    assert first.answer.probability == successor.expected(events)
+    assert second.answer.probability == successor.expected([*events, next_step.event])
+    assert bench.counted("rebuilds") == 1
+
+
+async def test_two_models_in_turn_stay_exact(store):
+    replicas = [Bench(store, FakeModel("a")), Bench(store, FakeModel("b"))]
+    events = []
+    for turn in range(6):
+        replica = replicas[turn % 2]
+        one = submission(event_id=f"e{turn}", at_ms=NOW_MS + turn)
+        events.append(one.event)
+        (score,) = await replica.score(one)
+        assert score.answer.probability == replica.model.expected(events)
+        assert score.answer.model == replica.model.fingerprint
+    # And an old duplicate names the model that answered it
+    (again,) = await replicas[1].score(submission(event_id="e0"))
+    assert again.answer.model == replicas[0].model.fingerprint
+
+
+async def test_a_history_that_grew_between_two_reads_is_read_again(store):
+    old, current = Bench(store, FakeModel("a")), Bench(store, FakeModel("b"))
+    first, raced, last = (submission(at_ms=NOW_MS + i) for i in range(3))
+    await old.score(first)
+    # Given a replica that commits after the record was read and before the history is
+    load_histories = store.load_histories
+
+    async def load_after_another_commit(session_ids):
+        store.load_histories = load_histories
+        await old.score(raced)
+        return await load_histories(session_ids)
+
+    store.load_histories = load_after_another_commit
+    (score,) = await current.score(last)
+    assert score.answer.probability == current.model.expected([first.event, raced.event, last.event])
+    assert current.counted("conflicts") == 1
+
+
+async def test_a_history_that_the_server_threw_away_is_told_and_nothing_is_folded(store):
+    await Bench(store, FakeModel("a")).score_in_turn(submission("good"), submission("bad"), submission("bad"))
+    store._sessions["bad"].history.pop()
+    good, bad = await Bench(store, FakeModel("b")).score(submission("good"), submission("bad"))
+    assert good.answer.events == 2
+    assert isinstance(bad, CorruptRecordError)
+    assert "2 events and the history has 1" in bad.detail
+    assert (await store.load(["bad"]))[0].events == 2
+
+
+async def test_a_bad_event_fails_alone(bench):
+    good, bad = [submission(str(i)) for i in range(3)], submission("bad", item_id="poison")
+    *scores, error = await bench.score(*good, bad)
+    assert isinstance(error, PredictionError)
+    assert [score.answer.probability for score in scores] == [bench.model.expected([one.event]) for one in good]
+    assert await bench.store.load(["bad"]) == [None]
+    assert "poisoned" in bench.log.getvalue()
+
+
+async def test_a_bad_history_fails_alone(store):
+    # Given sessions of another model, one with an event on which the current model crashes
+    await Bench(store, FakeModel("a", poison="")).score(submission("good"), submission("bad", item_id="poison"))
+    good, bad = await Bench(store, FakeModel("b")).score(submission("good"), submission("bad"))
+    assert good.answer.events == 2
+    assert isinstance(bad, PredictionError)
+
+
+async def test_a_probability_that_is_no_number_is_an_error(store):
+    class BrokenModel(FakeModel):
+        def advance(self, events, states):
+            return [float("nan")] * len(events), [bytes(16)] * len(events)
+
+    bench = Bench(store, BrokenModel())
+    (error,) = await bench.score(submission())
+    assert isinstance(error, PredictionError)
+    assert await store.load(["s"]) == [None]
+
+
+async def test_a_corrupt_record_fails_alone_and_is_logged(bench):
+    await bench.score(submission("good"), submission("bad"))
+    bench.store._sessions["bad"].record = b"\x01garbage"
+    good, bad = await bench.score(submission("good"), submission("bad"))
+    assert good.answer.events == 2
+    assert isinstance(bad, CorruptRecordError)
+    assert "record_corrupt" in bench.log.getvalue()
+
+
+async def test_a_store_that_is_gone_fails_every_event(bench):
+    async def load(session_ids):
+        return [StoreUnavailableError("gone")] * len(session_ids)
+
+    bench.store.load = load
+    assert all(isinstance(result, StoreUnavailableError) for result in await bench.score(submission(), submission("t")))
+
+
+async def test_racing_replicas_lose_nothing_and_answer_in_commit_order(store):
+    class YieldingStore:
+        confirms_by_writing = False
+
+        """Gives way between read and commit, so that others come in between."""
+
+        async def load(self, session_ids):
+            await asyncio.sleep(0)
+            return await store.load(session_ids)
+
+        async def commit(self, commits):
+            await asyncio.sleep(0)
+            return await store.commit(commits)
+
+    replicas = [Bench(YieldingStore(), commit_attempts=100) for _ in range(5)]
+    scores = await asyncio.gather(*(replicas[i % 5].score(submission(item_id=str(i))) for i in range(30)))
+    assert sorted(score.answer.events for (score,) in scores) == list(range(1, 31))
+    (history,) = await store.load_histories(["s"])
+    model = replicas[0].model
+    for (score,) in scores:
+        assert score.answer.probability == model.expected(history[: score.answer.events])
+    assert sum(replica.counted("conflicts") for replica in replicas) > 0
+
+
+async def test_conflicts_without_end_become_an_error(bench):
+    async def commit(commits):
+        return [False] * len(commits)
+
+    bench.store.commit = commit
+    (error,) = await bench.score(submission())
+    assert isinstance(error, ConflictError)
+    assert bench.counted("conflicts") == 4
+
+
+async def test_a_commit_whose_reply_was_lost_is_recognised_also_without_an_event_id(bench):
+    # The attempt is stored, then another event on top of it, and only then is the attempt told to have failed.
+    commit = bench.store.commit
+    mine, other = submission(), submission()
+
+    async def commit_but_lose_the_reply(commits):
+        bench.store.commit = commit
+        await commit(commits)
+        await bench.score(other)
+        return [False]
+
+    bench.store.commit = commit_but_lose_the_reply
+    (score,) = await bench.score(mine)
+    assert score.answer.probability == bench.model.expected([mine.event])
+    assert not score.duplicate
+    assert await bench.store.load_histories(["s"]) == [[mine.event, other.event]]
+
+
+async def test_events_of_one_session_in_a_batch_are_folded_in_order_and_stored_at_once(bench):
+    commits = []
+    commit = bench.store.commit
+
+    async def watched(some):
+        commits.append(len(some))
+        return await commit(some)
+
+    bench.store.commit = watched
+    mine = [submission("s", at_ms=NOW_MS + i, item_id=str(i)) for i in range(3)]
+    other = submission("t")
+    scores = await bench.score(mine[0], other, mine[1], mine[2])
+    events = [one.event for one in mine]
+    mine_scores = [scores[0], scores[2], scores[3]]
+    assert [score.answer.probability for score in mine_scores] == [
+        bench.model.expected(events[: i + 1]) for i in range(3)
+    ]
+    assert [score.answer.events for score in mine_scores] == [1, 2, 3]
+    assert bench.model.batches == [2, 1, 1]
+    assert commits == [2]
+    assert await bench.store.load_histories(["s"]) == [events]
+    assert bench.counted("sessions_started") == 2
+    assert bench.counted("events_folded") == 4
+
+
+async def test_within_a_batch_a_duplicate_a_purchase_and_a_limit_are_what_they_are_across_batches(store):
+    def events():
+        return [
+            submission(event_id="a", item_id="1"),
+            submission(event_id="a", item_id="2"),
+            submission(event_id="b", at_ms=NOW_MS - 5),
+            submission(event_id="c"),
+            submission(event_id="d", event_name="purchase"),
+            submission(event_id="e"),
+            submission(event_id="b"),
+        ]
+
+    together = await Bench(store, max_session_events=2).score(*events())
+    alone_store = MemoryStore(session_idle_s=1800, now_ms=lambda: NOW_MS)
+    alone = await Bench(alone_store, max_session_events=2).score_in_turn(*events())
+    assert isinstance(together[3], SessionFullError)
+    assert isinstance(alone[3], SessionFullError)
+    assert [result for result in together if result is not together[3]] == [
+        result for result in alone if result is not alone[3]
+    ]
+    assert [result.duplicate for result in together if result is not together[3]] == [
+        False,
+        True,
+        False,
+        False,
+        False,
+        True,
+    ]
+
+
+async def test_an_event_that_fails_does_not_undo_others_of_its_session(bench):
+    before, bad, after = submission(), submission(item_id="poison"), submission()
+    first, error, second = await bench.score(before, bad, after)
+    assert isinstance(error, PredictionError)
+    assert first.answer.events == 1
+    assert second.answer.probability == bench.model.expected([before.event, after.event])
+    assert await bench.store.load_histories(["s"]) == [[before.event, after.event]]
+
+
+async def test_a_run_that_conflicts_is_folded_again_from_what_is_stored_then(bench):
+    commit = bench.store.commit
+    mine, other = [submission(item_id=str(i)) for i in range(3)], submission(item_id="other")
+
+    async def commit_behind_another(commits):
+        bench.store.commit = commit
+        await bench.score(other)
+        return await commit(commits)
+
+    bench.store.commit = commit_behind_another
+    scores = await bench.score(*mine)
+    events = [other.event, *(one.event for one in mine)]
+    assert [score.answer.probability for score in scores] == [bench.model.expected(events[: i + 2]) for i in range(3)]
+    assert await bench.store.load_histories(["s"]) == [events]
+    assert bench.counted("conflicts") == 1
+
+
+async def test_a_run_whose_reply_was_lost_is_recognised_whole(bench):
+    commit = bench.store.commit
+    mine, other = [submission(item_id=str(i)) for i in range(3)], submission(item_id="other")
+
+    async def commit_but_lose_the_reply(commits):
+        bench.store.commit = commit
+        await commit(commits)
+        await bench.score(other)
+        return [False]
+
+    bench.store.commit = commit_but_lose_the_reply
+    scores = await bench.score(*mine)
+    events = [one.event for one in mine]
+    assert [score.answer.probability for score in scores] == [bench.model.expected(events[: i + 1]) for i in range(3)]
+    assert await bench.store.load_histories(["s"]) == [[*events, other.event]]
+
+
+@pytest.mark.parametrize("window", [1, 2, 8, 255])
+def test_a_run_is_shorter_than_the_window_by_far(window):
+    assert 1 <= longest_run(window) <= max(1, window / 4)
+
+
+async def test_a_run_fails_whole_when_the_store_does(bench):
+    async def commit(commits):
+        return [StoreUnavailableError("gone")] * len(commits)
+
+    bench.store.commit = commit
+    results = await bench.score(submission(), submission(), submission("t"))
+    assert all(isinstance(result, StoreUnavailableError) for result in results)
+
+
+@pytest.mark.parametrize("gone", [{0}, {1}, {2}, {0, 2}, {0, 1, 2}])
+async def test_events_whose_callers_are_gone_before_the_commit_are_not_folded(bench, gone):
+    mine = [submission(item_id=str(i)) for i in range(3)]
+    callers = Callers(gone)
+    results = await bench.scorer.score([*mine, submission("t")], callers)
+    assert callers.told == {place: result for place, result in enumerate(results) if place not in gone}
+    kept = [one.event for place, one in enumerate(mine) if place not in gone]
+    assert all(isinstance(results[place], DeadlineExceededError) for place in gone)
+    scores = [results[place] for place in range(3) if place not in gone]
+    assert [score.answer.probability for score in scores] == [
+        bench.model.expected(kept[: i + 1]) for i in range(len(kept))
+    ]
+    assert await bench.store.load_histories(["s"]) == [kept]
+    assert results[3].answer.events == 1
+    assert bench.counted("abandoned_events") == len(gone)
+    # It costs no attempt
+    assert bench.counted("conflicts") == 0
+
+
+class Gate:
+    """Stands before a store's commits: each waits until the test opens it, or fails as the test says."""
+
+    def __init__(self, store):
+        self.sizes = []
+        self.failures = {}
+        self.opened = asyncio.Event()
+        self._commit = store.commit
+        store.commit = self.commit
+
+    async def commit(self, commits):
+        self.sizes.append(len(commits))
+        number = len(self.sizes)
+        if number > 1:
+            await self.opened.wait()
+        if number in self.failures:
+            raise self.failures[number]
+        return await self._commit(commits)
+
+
+async def test_a_large_commit_goes_in_halves_and_the_first_is_told_meanwhile(store):
+    bench, gate, callers = Bench(store), Gate(store), Callers()
+    submissions = [submission(str(i), item_id=str(i)) for i in range(41)]
+    scoring = asyncio.create_task(bench.scorer.score(submissions, callers))
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert sorted(callers.told) == list(range(20))
+    assert gate.sizes == [20, 21]
+    # Told means stored
+    assert all(await store.load([str(i) for i in range(20)]))
+    assert await store.load([str(i) for i in range(20, 41)]) == [None] * 21
+    assert not scoring.done()
+    gate.opened.set()
+    scores = [one for one in await scoring if isinstance(one, Score)]
+    assert callers.told == dict(enumerate(scores))
+    assert [one.answer.probability for one in scores] == [bench.model.expected([one.event]) for one in submissions]
+    assert bench.counted("events_folded") == bench.counted("sessions_started") == 41
+
+
+@pytest.mark.parametrize(("sessions", "sizes"), [(1, [1]), (31, [31]), (32, [16, 16]), (33, [16, 17])])
+async def test_a_small_commit_stays_whole(store, sessions, sizes):
+    bench, gate, callers = Bench(store), Gate(store), Callers()
+    gate.opened.set()
+    scores = await bench.scorer.score([submission(str(i)) for i in range(sessions)], callers)
+    assert gate.sizes == sizes
+    assert callers.told == dict(enumerate(scores))
+
+
+@pytest.mark.parametrize("failing", [1, 2])
+async def test_a_defect_in_one_half_leaves_the_other_to_its_end(store, failing):
+    bench, gate, callers = Bench(store), Gate(store), Callers()
+    gate.failures[failing] = RuntimeError("a defect")
+    scoring = asyncio.create_task(bench.scorer.score([submission(str(i)) for i in range(40)], callers))
+    for _ in range(20):
+        await asyncio.sleep(0)
+    # While a half is on its way, the batch is not through: its sessions must not be in another
+    assert not scoring.done()
+    gate.opened.set()
+    with pytest.raises(RuntimeError, match="a defect"):
+        await scoring
+    half = range(20, 40) if failing == 1 else range(20)
+    assert sorted(callers.told) == list(half)
+    assert [number for number in range(40) if (await store.load([str(number)]))[0]] == list(half)
+
+
+async def test_an_event_that_races_a_delete_is_erased_or_starts_a_new_session(bench):
+    first, raced = submission(item_id="first"), submission(item_id="raced")
+    await bench.score(first)
+    commit = bench.store.commit
+
+    async def delete_before_the_commit(commits):
+        bench.store.commit = commit
+        await bench.store.delete("s")
+        return await commit(commits)
+
+    bench.store.commit = delete_before_the_commit
+    (score,) = await bench.score(raced)
+    assert score.answer.events == 1
+    assert score.answer.probability == bench.model.expected([raced.event])
+    assert await bench.store.load_histories(["s"]) == [[raced.event]]
+    await bench.store.delete("s")
+    assert await bench.store.load(["s"]) == [None]
+
+
+async def test_rebuilds_beyond_the_budget_wait_for_a_later_batch_and_nothing_else_does(store):
+    old = Bench(store, FakeModel("a"))
+    for name in "pqr":
+        await old.score(*[submission(name, item_id=str(i)) for i in range(4)])
+    bench = Bench(store, FakeModel("b"), max_rebuild_events=8)
+    batch = [submission("p"), submission("q"), submission("r"), submission("r"), submission("new")]
+    results = await bench.score(*batch)
+    assert [result is LATER for result in results] == [False, False, True, True, False]
+    assert bench.counted("rebuilt_events") == 8
+    assert bench.counted("rebuilds_postponed") == 1
+    later = await bench.score(*batch[2:4])
+    assert [score.answer.events for score in later] == [5, 6]
+    (history,) = await store.load_histories(["r"])
+    assert later[1].answer.probability == bench.model.expected(history)
+
+
+async def test_a_history_longer_than_the_budget_is_rebuilt_alone(store):
+    for name in "pq":
+        await Bench(store, FakeModel("a")).score(*[submission(name) for _ in range(4)])
+    bench = Bench(store, FakeModel("b"), max_rebuild_events=1)
+    first, second = await bench.score(submission("p"), submission("q"))
+    assert first.answer.events == 5
+    assert second is LATER
+
+
+@settings(deadline=None, max_examples=100)
+@given(
+    steps=st.lists(
+        st.tuples(
+            st.integers(0, 2),
+            st.lists(st.tuples(st.sampled_from("pqr"), st.integers(0, 30)), min_size=1, max_size=6),
+        ),
+        max_size=15,
+    ),
+    budget=st.integers(1, 12),
+)
+def test_replicas_of_different_models_back_and_forth_lose_double_and_reorder_nothing(steps, budget):
+    asyncio.run(back_and_forth(steps, budget))
+
+
+async def back_and_forth(steps, budget):
+    """Each step is a replica and its batch: sessions and event ids, some of them again and again."""
+    store = MemoryStore(session_idle_s=1800, now_ms=lambda: NOW_MS)
+    models = [FakeModel("a"), FakeModel("b"), FakeModel("b", state_size=24)]
+    replicas = [
+        Bench(store, model, max_session_events=1000, dedupe_window=255, max_rebuild_events=budget) for model in models
+    ]
+    acknowledged = {}
+    folded: dict[str, list[Event]] = {name: [] for name in "pqr"}
+    for replica, batch in steps:
+        bench = replicas[replica]
+        waiting = [submission(name, event_id=f"{name}{number}", item_id=str(number)) for name, number in batch]
+        rounds = 0
+        while waiting:
+            results = await bench.score(*waiting)
+            for one, score in zip(waiting, results, strict=True):
+                if score is LATER:
+                    continue
+                key = (one.session_id, one.code)
+                assert score.duplicate == (key in acknowledged)
+                if not score.duplicate:
+                    folded[one.session_id].append(one.event)
+                    acknowledged[key] = score.answer
+                    assert score.answer.probability == bench.model.expected(folded[one.session_id])
+                assert score.answer == acknowledged[key]
+            waiting = [one for one, score in zip(waiting, results, strict=True) if score is LATER]
+            rounds += 1
+            # Each round rebuilds one session at least
+            assert rounds <= 3
+    assert await store.load_histories("pqr") == [folded[name] for name in "pqr"]
+
+
+class ConfirmingStore(MemoryStore):
+    """A store whose commits wait for replicas; `is_confirmed` says whether they answer."""
+
+    is_confirmed = True
+    confirms_by_writing = True
+
+    async def commit(self, commits):
+        stored = await super().commit(commits)
+        return stored if self.is_confirmed else [StoreUnavailableError("too few replicas")] * len(stored)
+
+
+async def test_an_event_whose_commit_was_not_confirmed_is_not_acknowledged_before_it_is():
+    # Given a commit that the primary has and too few replicas confirmed
+    store = ConfirmingStore(session_idle_s=1800, now_ms=lambda: NOW_MS)
+    bench = Bench(store)
+    store.is_confirmed = False
+    (first,) = await bench.score(submission(event_id="e"))
+    assert isinstance(first, StoreUnavailableError)
+
+    # When it is sent again while the replicas are still away, and once more when they are back
+    (second,) = await bench.score(submission(event_id="e"))
+    store.is_confirmed = True
+    (third,) = await bench.score(submission(event_id="e"))
+
+    # Then only what the replicas have is acknowledged, and it counts once
+    assert isinstance(second, StoreUnavailableError)
+    assert third.duplicate
+    assert third.answer.events == 1
+    assert await store.load_histories(["s"]) == [[Event("page_view", NOW_MS)]]

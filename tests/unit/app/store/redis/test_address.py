@@ -1,0 +1,56 @@
+import pytest
+
+from app.store.redis.address import masked_url, parse_address
+
+
+def test_a_server_with_user_password_and_database():
+    address = parse_address("rediss://shop:p%40ss@cache:6380/2")
+    assert (address.kind, address.tls, address.endpoints) == ("single", True, (("cache", 6380),))
+    assert (address.username, address.password, address.database) == ("shop", "p@ss", 2)
+
+
+def test_a_cluster_by_some_of_its_nodes():
+    address = parse_address("redis+cluster://:secret@one:7000,two,[::1]:7002")
+    assert (address.kind, address.tls) == ("cluster", False)
+    assert address.endpoints == (("one", 7000), ("two", 6379), ("::1", 7002))
+    assert (address.username, address.password) == (None, "secret")
+
+
+def test_sentinels_and_the_name_of_their_service():
+    address = parse_address("rediss+sentinel://one,two:26380/shop/3")
+    assert (address.kind, address.tls, address.service, address.database) == ("sentinel", True, "shop", 3)
+    assert address.endpoints == (("one", 26379), ("two", 26380))
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("redis://one,two", "one host"),
+        ("redis+cluster://one/1", "database"),
+        ("redis+cluster://", "host"),
+        ("redis+cluster://one,,two", "host"),
+        ("redis+cluster://one?ssl=true", "options"),
+        ("redis://one?password=secret", "options"),
+        ("unix:///path?password=secret", "option"),
+        ("unix:///path?db=one", "option"),
+        ("redis+sentinel://one:26379", "service"),
+        ("redis+sentinel://one/shop/three", "database number"),
+        ("redis+cluster://one:seventy", "ort"),
+        ("unix+cluster:///path", "start with"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(url, message):
+    with pytest.raises(ValueError, match=message):
+        parse_address(url)
+
+
+def test_no_password_is_printed():
+    url = "redis+sentinel://shop:secret@one,two/service"
+    assert masked_url(url) == "redis+sentinel://shop:***@one,two/service"
+    assert "secret" not in repr(parse_address(url))
+
+
+def test_a_socket_and_a_database():
+    address = parse_address("unix://:secret@/run/my%20redis.sock?db=3")
+    assert (address.socket_path, address.database, address.password) == ("/run/my redis.sock", 3, "secret")
+    assert parse_address("unix:///run/redis.sock").database == 0

@@ -1,0 +1,208 @@
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from msgspec.structs import replace
+
+from app.errors import CorruptRecordError
+from app.store.record_codec import Answer, Answers, Outcome, Record, decode_record, encode_record
+
+MODEL, OTHER_MODEL = "0011223344556677", "8899aabbccddeeff"
+ANSWER = Answer(0.25, 2, MODEL, Outcome.OPEN, folded=True)
+BOUGHT = Answer(0.25, 2, MODEL, Outcome.PURCHASE, folded=False)
+
+
+def a_record(**changes):
+    fields: dict[str, Any] = {
+        "version": bytes(range(1, 9)),
+        "model": MODEL,
+        "probability": 0.25,
+        "events": 2,
+        "first_seen_ms": 1_000_000_000_000,
+        "last_seen_ms": 1_000_000_000_001,
+        "last_event_ms": 1_000_000_000_002,
+        "outcome": Outcome.OPEN,
+        "outcome_ms": 0,
+        "answers": Answers().with_answer(7, ANSWER, 64),
+        "state": b"state",
+        "properties_code": 0x0102030405060708,
+    }
+    return Record(**(fields | changes))
+
+
+def a_closed_record():
+    return a_record(
+        outcome=Outcome.PURCHASE,
+        outcome_ms=1_000_000_000_003,
+        answers=Answers().with_answer(7, ANSWER, 64).with_answer(8, BOUGHT, 64),
+    )
+
+
+# Records of every codec version there ever was: what is in Redis when a release is rolled out must stay readable.
+VERSION_1 = bytes.fromhex(
+    "0101020304050607080011223344556677000000000000d03f020000000010a5d4e80000000110a5d4e80000000210a5d4e80000"
+    "0000000000000000000001010500000000112233445566770700000000000000000000000000d03f020000000000017374617465"
+)
+VERSION_2 = {
+    "compact": (
+        a_record(),
+        """
+        02 0102030405060708 0011223344556677 00 0200 0010a5d4e8000000 01000000 02000000 01 0500
+        0807060504030201  0700000000000000 0000803e  7374617465
+        """,
+    ),
+    "closed by the shop": (
+        a_record(outcome=Outcome.NONE, outcome_ms=1_000_000_000_003),
+        """
+        02 0102030405060708 0011223344556677 06 000000000000d03f 02000000 0010a5d4e8000000 0110a5d4e8000000
+        0210a5d4e8000000 0310a5d4e8000000 01 05000000 0807060504030201  0700000000000000 0000803e  7374617465
+        """,
+    ),
+    "bought": (
+        a_closed_record(),
+        """
+        02 0102030405060708 0011223344556677 0d 000000000000d03f 02000000 0010a5d4e8000000 0110a5d4e8000000
+        0210a5d4e8000000 0310a5d4e8000000 02 05000000 0807060504030201  01 0011223344556677
+        0700000000000000 000000000000d03f 02000000 00 00 01
+        0800000000000000 000000000000d03f 02000000 00 01 00  7374617465
+        """,
+    ),
+    "of two models": (
+        a_record(
+            answers=Answers()
+            .with_answer(7, replace(ANSWER, model=OTHER_MODEL, events=1), 64)
+            .with_answer(8, ANSWER, 64)
+        ),
+        """
+        02 0102030405060708 0011223344556677 0c 000000000000d03f 02000000 0010a5d4e8000000 0110a5d4e8000000
+        0210a5d4e8000000 0000000000000000 02 05000000 0807060504030201  02 8899aabbccddeeff 0011223344556677
+        0700000000000000 000000000000d03f 01000000 00 00 01
+        0800000000000000 000000000000d03f 02000000 01 00 01  7374617465
+        """,
+    ),
+}
+GOLDEN = [VERSION_1, *(bytes.fromhex(text) for _, text in VERSION_2.values())]
+
+
+@pytest.mark.parametrize(("record", "text"), VERSION_2.values(), ids=VERSION_2)
+def test_version_2_reads_and_writes_its_golden_bytes(record, text):
+    assert encode_record(record).hex() == bytes.fromhex(text).hex()
+    assert decode_record(bytes.fromhex(text)) == record
+
+
+def test_version_1_is_still_read_and_written_again_in_version_2():
+    record = decode_record(VERSION_1)
+    assert replace(record, answers=Answers()) == a_record(answers=Answers(), properties_code=0)
+    assert record.answers.find(7) == ANSWER
+    assert len(record.answers) == 1
+
+    again = encode_record(record)
+    assert again[0] == 2
+    assert decode_record(again) == record
+
+    grown = replace(record, events=3, answers=record.answers.with_answer(8, replace(ANSWER, events=3), 64))
+    found = decode_record(encode_record(grown)).answers
+    assert [found.find(7), found.find(8)] == [ANSWER, replace(ANSWER, events=3)]
+
+
+def test_a_session_of_ten_events_takes_47_bytes_and_12_for_each_answer():
+    answers = Answers()
+    for events in range(1, 11):
+        answers = answers.with_answer(-events, replace(ANSWER, events=events), 64)
+    assert len(encode_record(a_record(events=10, answers=answers, state=b""))) == 47 + 10 * 12
+
+
+times_ms = st.integers(-(2**53), 2**53) | st.integers(1_795_392_006_224 - 2**33, 1_795_392_006_224 + 2**33)
+
+
+@given(
+    probability=st.none() | st.floats(0, 1) | st.floats(0, 1, width=32),
+    events=st.integers(0, 2**32 - 1) | st.integers(65_534, 65_537),
+    times=st.tuples(*[times_ms] * 3),
+    state=st.binary(max_size=600) | st.just(b"s" * 65_536),
+    outcome=st.sampled_from(Outcome),
+    outcome_ms=st.just(0) | times_ms,
+    answers=st.lists(
+        st.tuples(st.integers(-(2**63), 2**63 - 1), st.booleans(), st.sampled_from([MODEL, MODEL, OTHER_MODEL])),
+        max_size=20,
+    ),
+    properties_code=st.integers(0, 2**64 - 1),
+)
+def test_every_record_comes_back_as_it_was(
+    probability, events, times, state, outcome, outcome_ms, answers, properties_code
+):
+    kept, count = Answers(), max(0, events - len(answers))
+    for code, folded, model in answers:
+        count += folded
+        kept = kept.with_answer(code, Answer(probability, count, model, outcome, folded=folded), 10)
+    record = a_record(
+        probability=probability,
+        events=events,
+        first_seen_ms=times[0],
+        last_seen_ms=times[1],
+        last_event_ms=times[2],
+        outcome=outcome,
+        outcome_ms=outcome_ms,
+        answers=kept,
+        state=state,
+        properties_code=properties_code,
+    )
+
+    found = decode_record(encode_record(record))
+
+    # What is not the record's own model or number takes the other form, and says the same.
+    assert replace(found, answers=kept) == record
+    assert [found.answers.find(code) for code, *_ in answers] == [kept.find(code) for code, *_ in answers]
+    assert decode_record(encode_record(found)) == found
+
+
+@pytest.mark.parametrize("golden", GOLDEN)
+def test_truncated_or_longer_bytes_are_corrupt(golden):
+    for length in [*range(len(golden)), len(golden) + 1]:
+        with pytest.raises(CorruptRecordError):
+            decode_record((golden + b"x")[:length])
+
+
+def test_another_codec_version_is_named():
+    with pytest.raises(CorruptRecordError, match="codec version 3; this release reads versions 1 to 2"):
+        decode_record(b"\x03" + GOLDEN[1][1:])
+
+
+@pytest.mark.parametrize(
+    ("golden", "flags"),
+    [(1, 0b0001), (1, 0b0100), (1, 0b10000), (2, 0), (2, 0b0010), (2, 0b0111), (2, 0b1110), (3, 0b0101), (3, 0b11101)],
+)
+def test_flags_that_contradict_the_rest_are_corrupt(golden, flags):
+    damaged = bytearray(GOLDEN[golden])
+    damaged[17] = flags
+    with pytest.raises(CorruptRecordError):
+        decode_record(bytes(damaged))
+
+
+def test_more_compact_answers_than_events_are_corrupt():
+    damaged = bytearray(GOLDEN[1])
+    damaged[18] = 0
+    with pytest.raises(CorruptRecordError):
+        decode_record(bytes(damaged))
+
+
+@given(st.sampled_from([1, 2]), st.binary(max_size=200))
+def test_garbage_is_corrupt_and_never_crashes(version, garbage):
+    with pytest.raises(CorruptRecordError):
+        decode_record(bytes((version,)) + garbage)
+
+
+@given(golden=st.sampled_from(GOLDEN), position=st.integers(1, max(map(len, GOLDEN)) - 1), value=st.integers(0, 255))
+def test_a_damaged_byte_gives_a_record_that_can_be_used_or_is_corrupt(golden, position, value):
+    damaged = bytearray(golden)
+    damaged[position % len(golden)] = value
+    try:
+        record = decode_record(bytes(damaged))
+    except CorruptRecordError:
+        return
+    assert record.probability is None or 0 <= record.probability <= 1
+    record.answers.find(7)
+    record.answers.with_answer(9, BOUGHT, 4).find(7)
+    # Read again by the same release or by another one
+    assert decode_record(encode_record(record)) == record

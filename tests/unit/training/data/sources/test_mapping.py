@@ -1,0 +1,170 @@
+"""Column mappings, from TOML and from the command line."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+from support import paths
+
+from training.data.sources import ColumnMapping, PropertyColumn, SourceError
+
+TOML = """
+time_format = "epoch_s"
+separator = ";"
+missing_values = ["NULL"]
+
+[columns]
+session_id = "sid"
+timestamp = "ts"
+event_name = "type"
+item_id = "sku"
+
+[events]
+put = "add_to_cart"
+
+[properties]
+device = "dev"
+width = {column = "w", kind = "number"}
+"""
+
+
+def test_toml_and_options_say_the_same(write: Callable[..., Path]) -> None:
+    from_toml = ColumnMapping.from_toml(write("columns.toml", TOML))
+    from_options = ColumnMapping.from_options(
+        columns=["session_id=sid", "timestamp=ts", "event_name=type", "item_id=sku"],
+        events=["put=add_to_cart"],
+        properties=["device=dev", "width:number=w"],
+        time_format="epoch_s",
+        separator=";",
+        missing_values=["NULL"],
+        constant_event_name=None,
+    )
+    assert from_toml == from_options
+    assert from_toml.properties == (PropertyColumn("device", "dev"), PropertyColumn("width", "w", "number"))
+
+
+def test_a_mapped_log_is_read(write: Callable[..., Path], read: Callable[..., Any]) -> None:
+    mapping = ColumnMapping.from_toml(write("columns.toml", TOML))
+    path = write("log.csv", "sid;ts;type;sku;dev;w\na;1;put;NULL;phone;380\na;2;Order Completed;s;;wide\n")
+    reading = read(path, mapping=mapping)
+    assert reading.rows("event_name", "item_id", "property.device", "property.width") == [
+        ("add_to_cart", None, "phone", 380.0)
+    ]
+    assert reading.rejected == [("log.csv", 3, "w", "not a number")]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("colums = 1", "unknown key colums; allowed: columns, events, properties, constant_event_name"),
+        ("[columns]\nsession = 's'", "unknown key columns.session; allowed: session_id, visitor_id, timestamp"),
+        ("columns = 's'", "columns must be a table"),
+        ("[columns]\nsession_id = 3", "columns.session_id must be a text"),
+        ("[columns]\nsession_id = 's'", "needs the column of timestamp"),
+        ("[columns]\ntimestamp = 't'", "session_id or of visitor_id, and not both"),
+        ("[columns]\ntimestamp='t'\nsession_id='s'\nvisitor_id='v'", "session_id or of visitor_id, and not both"),
+        ("[columns]\ntimestamp = 't'\nsession_id = 's'", "event_name or a constant_event_name"),
+        ("time_format = 'unix'", "unknown time_format 'unix'; known: iso, epoch_s"),
+        ("separator = ';;'", "separator must be one character"),
+        ("has_header = 'no'", "has_header must be true or false"),
+        ("missing_values = 'NA'", "missing_values must be a list of texts"),
+        ("[properties]\ndevice = {kolumn = 'd'}", "unknown key properties.device.kolumn; allowed: column, kind"),
+        ("[properties]\ndevice = {kind = 'text'}", "properties.device.kind must be one of number, category"),
+        ("[properties]\ndevice = 3", "properties.device must be a column's name or a table"),
+        ("not toml", "not a TOML file"),
+    ],
+)
+def test_a_wrong_mapping_file_is_explained(write: Callable[..., Path], text: str, message: str) -> None:
+    complete = "\n[columns]\ntimestamp = 't'\nsession_id = 's'\nevent_name = 'e'\n"
+    path = write("columns.toml", text if "columns" in text else text + complete)
+    with pytest.raises(SourceError, match=message) as caught:
+        ColumnMapping.from_toml(path)
+    assert str(path) in str(caught.value)
+
+
+def test_the_example_of_the_documentation_does_what_it_says(
+    write: Callable[..., Path], read: Callable[..., Any]
+) -> None:
+    text = (paths.DOCS / "event-table.md").read_text("utf-8")
+    log = text.split('```csv title="shop.csv"\n')[1].split("```")[0]
+    toml = text.split('```toml title="shop.toml"\n')[1].split("```")[0]
+    table = text.split("and these are the events:\n\n")[1].split("\n\n")[0].splitlines()
+    names, *rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table if "---" not in line]
+    reading = read(write("shop.csv", log), mapping=ColumnMapping.from_toml(write("shop.toml", toml)))
+    assert [[str(value) for value in row] for row in reading.rows(*names)] == rows
+    assert len(rows) == 3
+
+
+def test_a_missing_mapping_file_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match="No such file"):
+        ColumnMapping.from_toml(tmp_path / "absent.toml")
+
+
+@pytest.mark.parametrize("pair", ["session_id", "=sid", "session_id="])
+def test_a_malformed_pair_is_named(pair: str) -> None:
+    with pytest.raises(SourceError, match="a column is given as name=value"):
+        ColumnMapping.from_options(columns=[pair])
+
+
+def test_a_pair_given_twice_is_named() -> None:
+    with pytest.raises(SourceError, match="column session_id is given twice"):
+        ColumnMapping.from_options(columns=["session_id=a", "session_id=b"])
+
+
+def test_a_visitor_cannot_be_split_by_times_since_the_session_began() -> None:
+    with pytest.raises(SourceError, match="visitors cannot be split"):
+        ColumnMapping(visitor_id="v", timestamp="t", event_name="e", time_format="elapsed_s")
+
+
+def test_parquet_types_decide_what_a_property_is(tmp_path: Path, read: Callable[..., Any]) -> None:
+    path = tmp_path / "log.parquet"
+    pl.DataFrame(
+        {"sid": [7, 8], "ts": [1, 2], "type": ["view", "view"], "returning": [True, None], "plan": ["a", "b"]}
+    ).write_parquet(path)
+    mapping = ColumnMapping(
+        session_id="sid",
+        timestamp="ts",
+        event_name="type",
+        time_format="epoch_ms",
+        properties=(PropertyColumn("returning", "returning"), PropertyColumn("plan", "plan")),
+    )
+    reading = read(path, mapping=mapping)
+    assert [declared.kind for declared in reading.source.properties] == ["number", "category"]
+    assert reading.rows("session_id", "property.returning", "property.plan", "source_line") == [
+        ("7", 1.0, "a", 1),
+        ("8", None, "b", 2),
+    ]
+
+
+def test_malformed_parquet_rows_are_reported_with_their_row_number(tmp_path: Path, read: Callable[..., Any]) -> None:
+    path = tmp_path / "log.parquet"
+    pl.DataFrame(
+        {"sid": ["a", None, "a", "a"], "ts": [1, 2, None, 4], "price": [1.0, 1.0, 1.0, float("nan")]}
+    ).write_parquet(path)
+    mapping = ColumnMapping(
+        session_id="sid", timestamp="ts", constant_event_name="page_view", price="price", time_format="epoch_ms"
+    )
+    reading = read(path, mapping=mapping)
+    assert reading.rejected == [
+        ("log.parquet", 2, "sid", "missing"),
+        ("log.parquet", 3, "ts", "missing"),
+        ("log.parquet", 4, "price", "not finite"),
+    ]
+    assert reading.rows("timestamp_ms") == [(1,)]
+
+
+def test_nested_parquet_columns_are_an_error(tmp_path: Path, read: Callable[..., Any]) -> None:
+    path = tmp_path / "log.parquet"
+    pl.DataFrame({"sid": [["a"]], "ts": [1]}).write_parquet(path)
+    mapping = ColumnMapping(session_id="sid", timestamp="ts", constant_event_name="page_view")
+    with pytest.raises(SourceError, match="'sid' holds List"):
+        read(path, mapping=mapping)
+
+
+def test_damaged_parquet_is_an_error(write: Callable[..., Path], read: Callable[..., Any]) -> None:
+    path = write("log.parquet", b"PAR1 and then nothing of the kind")
+    mapping = ColumnMapping(session_id="sid", timestamp="ts", constant_event_name="page_view")
+    with pytest.raises(SourceError, match=r"not .*readable Parquet"):
+        read(path, mapping=mapping)

@@ -1,0 +1,180 @@
+"""Text tables: what is read, and that every line that cannot be is reported with its number."""
+
+import gzip
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from training.data.sources import ColumnMapping, SourceError
+
+MAPPING = ColumnMapping(
+    session_id="sid",
+    timestamp="ts",
+    event_name="what",
+    item_id="item",
+    price="price",
+    time_format="epoch_ms",
+)
+HEADER = "sid,ts,what,item,price\n"
+
+
+def test_rows_keep_their_line_numbers_past_blank_lines(write: Callable[..., Path], read: Callable[..., Any]) -> None:
+    path = write("log.csv", HEADER + "a,1,view,x,2.5\n\n   \na,2,view,y,\n")
+    reading = read(path, mapping=MAPPING)
+    assert reading.rows("session_id", "timestamp_ms", "event_name", "item_id", "price", "source_line") == [
+        ("a", 1, "view", "x", 2.5, 2),
+        ("a", 2, "view", "y", None, 5),
+    ]
+    assert reading.rows_read == 2
+    assert reading.rejected == []
+
+
+@pytest.mark.parametrize(
+    ("line", "field", "reason"),
+    [
+        (b"a,5,view,x", "price", "too few fields"),
+        (b"a,5", "what", "too few fields"),
+        (b"a,5,view,x,1,1", "", "too many fields"),
+        (b"a,5,view,\xff\xfe,1", "", "not valid UTF-8"),
+        (b'a,5,view,"x,1', "", "quotes do not match"),
+        (b'a,5,"view"', "item", "too few fields"),
+        (b'a,5,"view",x,1,1', "", "too many fields"),
+        (b",5,view,x,1", "sid", "missing"),
+        (b"  ,5,view,x,1", "sid", "missing"),
+        (b"a,,view,x,1", "ts", "missing"),
+        (b"a,5,,x,1", "what", "missing"),
+        (b"a,soon,view,x,1", "ts", "not a time"),
+        (b"a,nan,view,x,1", "ts", "time before 1970, negative or past 9999"),
+        (b"a,-5,view,x,1", "ts", "time before 1970, negative or past 9999"),
+        (b"a,1e300,view,x,1", "ts", "time before 1970, negative or past 9999"),
+        (b"a,5,view,x,cheap", "price", "not a number"),
+        (b"a,5,view,x,nan", "price", "not finite"),
+        (b"a,5,view,x,inf", "price", "not finite"),
+        (b"a,5,view,x,-1", "price", "negative"),
+        (b"sid,ts,what,item,price", "ts", "not a time"),
+    ],
+)
+def test_a_malformed_line_is_reported_and_its_neighbours_survive(
+    write: Callable[..., Path], read: Callable[..., Any], line: bytes, field: str, reason: str
+) -> None:
+    path = write("log.csv", HEADER.encode() + b"a,1,view,x,1\n" + line + b"\na,9,view,x,1\n")
+    reading = read(path, mapping=MAPPING)
+    assert reading.rejected == [("log.csv", 3, field, reason)]
+    assert reading.rows("timestamp_ms", "source_line") == [(1, 2), (9, 4)]
+    assert reading.rows_read == 3
+
+
+def test_a_report_holds_the_first_hundred_characters_of_the_value(
+    write: Callable[..., Path], read: Callable[..., Any]
+) -> None:
+    path = write("log.csv", HEADER + f"a,1,view,x,{'9' * 500}x\n")
+    assert read(path, mapping=MAPPING).rejected_values == ["9" * 100]
+
+
+@pytest.mark.parametrize("ending", ["\n", "\r\n"])
+@pytest.mark.parametrize("last", ["", "ending"])
+def test_line_ends_of_either_kind_and_a_missing_last_one_change_nothing(
+    write: Callable[..., Path], read: Callable[..., Any], ending: str, last: str
+) -> None:
+    text = ending.join([HEADER.strip(), "a,1,view,x,1", "a,2,view,y,2"]) + (ending if last else "")
+    reading = read(write("log.csv", text), mapping=MAPPING)
+    assert reading.rows("timestamp_ms", "item_id", "price") == [(1, "x", 1.0), (2, "y", 2.0)]
+    assert reading.rejected == []
+
+
+def test_quoted_fields_may_hold_separators_and_quotes(write: Callable[..., Path], read: Callable[..., Any]) -> None:
+    path = write("log.csv", HEADER + 'a,1,view,"x,""y""",1\na,2,view,plain,1\n')
+    assert read(path, mapping=MAPPING).rows("item_id") == [('x,"y"',), ("plain",)]
+
+
+def test_a_line_break_in_quotes_is_reported_as_two_broken_lines(
+    write: Callable[..., Path], read: Callable[..., Any]
+) -> None:
+    path = write("log.csv", HEADER + 'a,1,view,"x\ny",1\na,2,view,z,1\n')
+    reading = read(path, mapping=MAPPING)
+    assert [row[1] for row in reading.rejected] == [2, 3]
+    assert reading.rows("item_id") == [("z",)]
+
+
+def test_gzip_is_read_by_its_content_not_its_name(write: Callable[..., Path], read: Callable[..., Any]) -> None:
+    path = write("log.csv", gzip.compress((HEADER + "a,1,view,x,1\n").encode()))
+    assert read(path, mapping=MAPPING).rows("item_id") == [("x",)]
+
+
+def test_a_byte_order_mark_belongs_to_no_column(write: Callable[..., Path], read: Callable[..., Any]) -> None:
+    path = write("log.csv", b"\xef\xbb\xbf" + HEADER.encode() + b"a,1,view,x,1\n")
+    assert read(path, mapping=MAPPING).rows("session_id") == [("a",)]
+
+
+def test_small_blocks_give_what_one_block_gives(write: Callable[..., Path], read: Callable[..., Any]) -> None:
+    lines = [f"s{n % 3},{n},view,{'ü' * (n % 7)},{n}" if n % 5 else "broken" for n in range(200)]
+    path = write("log.csv", HEADER + "\n".join(lines))
+    whole, pieces = read(path, mapping=MAPPING), read(path, mapping=MAPPING, block_bytes=17)
+    assert pieces.events.equals(whole.events)
+    assert pieces.rejected == whole.rejected
+    assert pieces.rows_read == whole.rows_read == 200
+    assert len(whole.rejected) == 40
+
+
+def test_columns_that_nobody_needs_may_have_any_name_even_twice(
+    write: Callable[..., Path], read: Callable[..., Any]
+) -> None:
+    path = write("log.csv", "sid,,ts,,what,item,price, line,text\na,q,1,q,view,x,1,q,q\n")
+    assert read(path, mapping=MAPPING).rows("item_id", "source_line") == [("x", 2)]
+
+
+def test_a_file_without_a_header_has_numbered_columns(write: Callable[..., Path], read: Callable[..., Any]) -> None:
+    mapping = ColumnMapping(
+        session_id="column_1",
+        timestamp="column_2",
+        constant_event_name="Product Viewed",
+        time_format="epoch_s",
+        has_header=False,
+    )
+    reading = read(write("log.csv", "a,1\nb,2.5\nc\n"), mapping=mapping)
+    assert reading.rows("session_id", "timestamp_ms", "event_name", "source_line") == [
+        ("a", 1000, "view_item", 1),
+        ("b", 2500, "view_item", 2),
+    ]
+    assert reading.rejected == [("log.csv", 3, "column_2", "too few fields")]
+
+
+def test_a_missing_column_is_named_with_those_that_are_there(
+    write: Callable[..., Path], read: Callable[..., Any]
+) -> None:
+    path = write("log.csv", "sid,when,what,item,price\n")
+    with pytest.raises(SourceError, match=r"no column is called 'ts' \(for timestamp\); found: sid, when, what"):
+        read(path, mapping=MAPPING)
+
+
+def test_a_needed_column_that_is_there_twice_is_an_error(write: Callable[..., Path], read: Callable[..., Any]) -> None:
+    path = write("log.csv", "sid,ts,ts,what,item,price\n")
+    with pytest.raises(SourceError, match="two columns are called 'ts'"):
+        read(path, mapping=MAPPING)
+
+
+@pytest.mark.parametrize("content", [b"", b"\n\n"])
+def test_an_empty_file_is_an_error(write: Callable[..., Path], read: Callable[..., Any], content: bytes) -> None:
+    with pytest.raises(SourceError, match="empty"):
+        read(write("log.csv", content), mapping=MAPPING)
+
+
+def test_a_missing_file_is_an_error(tmp_path: Path, read: Callable[..., Any]) -> None:
+    with pytest.raises(SourceError, match="no such file"):
+        read(tmp_path / "absent.csv", mapping=MAPPING)
+
+
+def test_a_cut_gzip_stream_is_an_error_that_says_so(write: Callable[..., Path], read: Callable[..., Any]) -> None:
+    data = gzip.compress((HEADER + "a,1,view,x,1\n" * 1000).encode())
+    with pytest.raises(SourceError, match="gzip stream is damaged or cut"):
+        read(write("log.csv", data[: len(data) // 2]), mapping=MAPPING)
+
+
+def test_binary_files_without_lines_are_refused_instead_of_filling_memory(
+    write: Callable[..., Path], read: Callable[..., Any]
+) -> None:
+    path = write("log.csv", b"\x01" * (20 * 1024 * 1024))
+    with pytest.raises(SourceError, match="no text table"):
+        read(path, mapping=MAPPING)

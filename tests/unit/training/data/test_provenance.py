@@ -1,0 +1,145 @@
+"""What tells data apart, and which sessions a model has not seen."""
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+from support.artifacts import random_model
+
+from model.artifact import Manifest, manifest_of
+from training.data.prepared import PreparedDataset, read_prepared
+from training.data.provenance import data_fingerprint, lineage, unseen_sessions
+from training.data.sessions import DEFAULT_FRACTIONS
+from training.fit.train import parts_of
+
+HOUR_MS = 3_600_000
+
+
+def rows(sessions: int, first_ms: int = 0) -> dict[str, list[Any]]:
+    """Return a log of sessions of one or two events, one session an hour."""
+    columns: dict[str, list[Any]] = {"session_id": [], "timestamp_ms": [], "event_name": [], "price": []}
+    for number in range(sessions):
+        for position in range(1 + number % 2):
+            row = (f"s{first_ms}-{number}", first_ms + number * HOUR_MS + position, "page_view", 1.0 + position)
+            for column, value in zip(columns.values(), row, strict=True):
+                column.append(value)
+    return columns
+
+
+def part_for_test(dataset: PreparedDataset, seed: int = 0) -> frozenset[str]:
+    return frozenset(parts_of(dataset, DEFAULT_FRACTIONS, seed)["test"])
+
+
+def trained_on(dataset: PreparedDataset, seed: int = 0, ancestors: Sequence[Manifest] = ()) -> Manifest:
+    """Return the manifest of a model trained on the data."""
+    described = dataset.to_dict()
+    facts = {name: described[name] for name in ("source_format", "clock", "first_time_ms", "last_time_ms", "counts")}
+    return manifest_of(
+        random_model(),
+        data={"fingerprint": data_fingerprint(dataset), **facts},
+        training={
+            "fractions": DEFAULT_FRACTIONS,
+            "split_seed": seed,
+            "lineage": [step for manifest in ancestors for step in lineage(manifest)],
+        },
+    )
+
+
+# --- fingerprints
+
+
+def test_where_and_how_data_is_stored_changes_nothing(prepared, tmp_path) -> None:
+    dataset = prepared(rows(20))
+    first = data_fingerprint(dataset)
+    # When the folder is copied elsewhere and its shards are written in another way
+    shutil.copytree(dataset.path, tmp_path / "copy")
+    for shard in (tmp_path / "copy").glob("*.parquet"):
+        pl.read_parquet(shard).write_parquet(shard, compression="uncompressed", row_group_size=3)
+    # Then it is the same data
+    assert data_fingerprint(read_prepared(tmp_path / "copy")) == first
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        pl.col("price").replace(2.0, 3.0),
+        pl.col("event_name").replace("page_view", "view_item"),
+        pl.col("outcome").not_(),
+        pl.col("timestamp_ms") + 1,
+        pl.lit(None, pl.Float64).alias("price"),
+        pl.lit("", pl.String).alias("item_id"),
+    ],
+    ids=["a price", "a name", "the outcome", "the time", "no price", "an empty text for none"],
+)
+def test_any_change_of_content_shows(change, prepared) -> None:
+    dataset = prepared(rows(20))
+    first = data_fingerprint(dataset)
+    [shard] = dataset.shards
+    pl.read_parquet(shard).with_columns(change).write_parquet(shard)
+    assert data_fingerprint(dataset) != first
+
+
+# --- unseen sessions
+
+
+@pytest.fixture
+def dataset(prepared) -> PreparedDataset:
+    data: PreparedDataset = prepared(rows(200))
+    return data
+
+
+def test_a_model_has_seen_all_of_its_data_but_the_test_part(dataset) -> None:
+    unseen = unseen_sessions(dataset, {"a": trained_on(dataset)})
+    assert unseen.known
+    assert unseen.session_ids == part_for_test(dataset)
+    assert "a trained on this data: only the test part" in unseen.told
+
+
+def test_of_two_splits_what_is_in_both_test_parts_is_left(dataset) -> None:
+    parts = [part_for_test(dataset, seed) for seed in (0, 1)]
+    assert parts[0] != parts[1]
+    unseen = unseen_sessions(dataset, {"a": trained_on(dataset, 0), "b": trained_on(dataset, 1)})
+    assert unseen.session_ids == parts[0] & parts[1]
+
+
+def test_what_an_ancestor_has_seen_counts_as_seen(dataset, prepared, tmp_path) -> None:
+    # Given a model that went on, on other data, from one that was trained on this data
+    elsewhere = replace(trained_on(dataset), fingerprint="ancestor")
+    other = trained_on(dataset, ancestors=[elsewhere])
+    other = replace(other, data={**other.data, "fingerprint": "other"})
+    unseen = unseen_sessions(dataset, {"warm": other})
+    # Then only the ancestor's test part is unseen, and what the other data holds cannot be told
+    assert unseen.session_ids == part_for_test(dataset)
+    assert not unseen.known
+
+
+def test_a_model_whose_manifest_has_no_fingerprint_is_known_by_the_facts(dataset) -> None:
+    manifest = trained_on(dataset)
+    old = replace(manifest, data={name: value for name, value in manifest.data.items() if name != "fingerprint"})
+    assert unseen_sessions(dataset, {"old": old}).session_ids == part_for_test(dataset)
+
+
+def calendar(make: Any, folder: Path, first_ms: int) -> PreparedDataset:
+    data: PreparedDataset = make(rows(50, first_ms), clock="calendar", keep_open_sessions=True)
+    return read_prepared(Path(shutil.move(data.path, folder)))
+
+
+def test_sessions_after_the_end_of_the_training_data_are_new(prepared, tmp_path) -> None:
+    before = calendar(prepared, tmp_path / "before", 1_000)
+    after = calendar(prepared, tmp_path / "after", 1_000 + 1_000 * HOUR_MS)
+    # Later data is unseen, whole
+    unseen = unseen_sessions(after, {"a": trained_on(before)})
+    assert (unseen.session_ids, unseen.known) == (None, True)
+    # Of earlier data nothing can be told
+    unseen = unseen_sessions(before, {"a": trained_on(after)})
+    assert (unseen.session_ids, unseen.known) == (None, False)
+    assert "cannot be told" in unseen.told
+
+
+def test_nothing_can_be_told_of_a_model_that_says_nothing(dataset) -> None:
+    unseen = unseen_sessions(dataset, {"bare": manifest_of(random_model())})
+    assert (unseen.session_ids, unseen.known) == (None, False)

@@ -1,0 +1,152 @@
+"""Sessions in files instead of memory: the same model, files without a name, and parts looked at by sample."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from model.events import Event
+from training.data.encoded import Encoded, scaling_of
+from training.data.index import index_sessions
+from training.data.prepare import prepare
+from training.data.prepared import PreparedDataset
+from training.data.sessions import PARTS
+from training.data.storage import files
+from training.data.training_set import Room, load
+from training.fit.distillation import TeacherSettings
+from training.fit.pretraining import PretrainingSettings
+from training.fit.result import TrainResult
+from training.fit.train import WILLBUY, train
+from training.settings import TrainSettings
+
+
+@pytest.fixture(scope="module")
+def split(shop, tmp_path_factory) -> PreparedDataset:
+    """The shop's log in several shards."""
+    dataset = prepare(shop.log, tmp_path_factory.mktemp("split") / "prepared", shard_bytes=shop.log.stat().st_size // 4)
+    assert len(dataset.shards) > 2
+    return dataset
+
+
+@pytest.fixture(scope="module")
+def brief(settings: TrainSettings) -> TrainSettings:
+    """One epoch on the outcomes and nothing else."""
+    return replace(
+        settings,
+        fit=replace(settings.fit, epochs=1),
+        pretraining=PretrainingSettings(epochs=0),
+        teacher=TeacherSettings(folds=0),
+        lightgbm=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def in_memory(split, brief) -> TrainResult:
+    return train(split, brief)
+
+
+def test_the_index_tells_of_every_session_in_the_order_of_the_shards(split) -> None:
+    index = index_sessions(split, (0.5, 0.2, 0.1, 0.2), 0)
+    expected = {row[0]: row[1:] for row in split.sessions().iter_rows()}
+    told = zip(index.session_id, index.session_start_ms.tolist(), index.outcome, index.lengths, strict=True)
+    assert {name: (start, bool(outcome), length) for name, start, outcome, length in told} == expected
+    assert index.shard_ends[-1] == len(expected) == sum(index.sessions(part) for part in PARTS)
+    assert index.ids("train").isdisjoint(index.ids("test"))
+    first, parts = index.shard(1)
+    assert (first, first + len(parts)) == (index.shard_ends[0], index.shard_ends[1])
+
+
+def test_a_model_trained_from_files_is_the_one_trained_from_memory(split, brief, in_memory, tmp_path) -> None:
+    # When the same data is trained on in files
+    in_files = train(split, brief, room=Room(memory_mib=0, scratch=tmp_path))
+    # Then weights, scaling, calibration and predictions are equal to the last bit
+    ours, theirs = in_files.model.state_dict(), in_memory.model.state_dict()
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    assert in_files.test.probability[WILLBUY].tolist() == in_memory.test.probability[WILLBUY].tolist()
+    assert in_files.calibration == in_memory.calibration
+
+
+def test_files_lose_their_names_before_the_work_begins(split, brief, tmp_path) -> None:
+    # So nothing is left behind, not even by a run that is killed.
+    seen: list[list[Path]] = []
+
+    class Bar:
+        def __enter__(self):
+            seen.append(list(tmp_path.iterdir()))
+            return lambda done, note="": None
+
+        def __exit__(self, *_: object) -> None:
+            pass
+
+    data = load(split, brief, room=Room(memory_mib=0, scratch=tmp_path), stages=lambda name, steps: Bar())
+    assert data.in_files
+    assert seen == [[]]
+
+
+def test_files_are_gone_when_making_them_fails(tmp_path) -> None:
+    with pytest.raises(OSError, match=r"No space left|File too large|Invalid argument"), files(tmp_path) as storage:
+        storage.empty((2**59,), torch.float32)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_scratch_folder_that_is_not_there_is_told(split, brief, tmp_path) -> None:
+    with pytest.raises(OSError, match="nowhere"):
+        load(split, brief, room=Room(memory_mib=0, scratch=tmp_path / "nowhere"))
+
+
+def test_what_was_written_into_a_file_is_read_from_it(tmp_path) -> None:
+    with files(tmp_path) as storage:
+        one, other = storage.empty((3, 2), torch.float32), storage.empty((4,), torch.int64)
+        nothing = storage.empty((0, 5), torch.float32)
+    one[:] = torch.arange(6.0).reshape(3, 2)
+    other[:] = torch.arange(4)
+    assert one.tolist() == [[0, 1], [2, 3], [4, 5]]
+    assert other.tolist() == [0, 1, 2, 3]
+    assert nothing.shape == (0, 5)
+
+
+def test_mean_and_deviation_of_many_chunks_are_those_of_all(monkeypatch) -> None:
+    features = torch.randn(1000, 3, generator=torch.Generator().manual_seed(0)) * 5 + torch.tensor([1e4, 0.0, -3.0])
+    whole = scaling_of(features)
+    monkeypatch.setattr("training.data.encoded._CHUNK_EVENTS", 7)
+    chunked = scaling_of(features)
+    deviation, mean = torch.std_mean(features.double(), 0, correction=0)
+    for scaling in (whole, chunked):
+        torch.testing.assert_close(scaling.mean, mean.float(), rtol=1e-6, atol=1e-6)
+        torch.testing.assert_close(scaling.deviation, deviation.float(), rtol=1e-6, atol=1e-6)
+
+
+def test_a_large_part_is_looked_at_by_a_sample_of_whole_sessions_and_it_is_said(split, brief, in_memory) -> None:
+    small = replace(brief, sample_events=800)
+    result = train(split, small)
+    assert result.sessions == in_memory.sessions
+    # Whole sessions, each prefix of them, and no more events than allowed
+    assert 400 < len(result.test.outcome) <= 800
+    lengths = np.bincount(result.test.session_index)
+    assert result.test.prefix_length.tolist() == [n + 1 for length in lengths for n in range(length)]
+    assert any("800 events" in warning and "train, validation" in warning for warning in result.warnings)
+
+
+def test_a_sample_is_the_whole_where_that_is_small_and_one_session_where_none_fits(columns_of) -> None:
+    columns = columns_of([[Event("a", at) for at in range(length)] for length in (4, 7, 3, 5, 6)], [1, 0, 0, 1, 0])
+    part = Encoded(torch.arange(25.0).unsqueeze(1), torch.arange(25).unsqueeze(1), columns, torch.rand(25))
+    assert part.sample(25, 0) is part
+    assert len(part.sample(1, 0).columns.outcome) == 1
+    # Whole sessions in their order, with all that belongs to them
+    few = part.sample(16, 0)
+    chosen = [part.columns.session_id.tolist().index(name) for name in few.columns.session_id]
+    assert chosen == sorted(chosen)
+    rows = [row for session in chosen for row in range(*part.columns.offsets[session : session + 2].tolist())]
+    assert 8 < len(rows) <= 16
+    assert few.features.flatten().tolist() == few.indices.flatten().tolist() == rows
+    assert part.teacher is not None
+    assert few.teacher is not None
+    assert torch.equal(few.teacher, part.teacher[rows])
+    assert {tuple(part.sample(16, seed).columns.session_id) for seed in range(9)} > {tuple(few.columns.session_id)}
+
+
+def test_a_bound_below_nothing_is_refused() -> None:
+    with pytest.raises(ValueError, match="memory_mib: expected a whole number from 0 up, not -1"):
+        Room(memory_mib=-1)

@@ -1,0 +1,1 @@
+"""The `willbuy` commands of training: one module a command."""

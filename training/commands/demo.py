@@ -1,0 +1,276 @@
+"""`willbuy demo`: a whole shop in one terminal, from past sessions to live shoppers.
+
+The service is started as anybody would start it, as a process of its own; this program only talks HTTP to it.
+"""
+
+import asyncio
+import contextlib
+import itertools
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Final
+
+import httpx
+from rich.live import Live
+
+from model.events import PURCHASE, Event
+from model.network import NetworkSizes
+from training.commands.console import OUT, prepare_progress, tell
+from training.commands.demo_screen import Shop, Shopper, screen
+from training.commands.replay_sessions import client_of, ending_now, event_body, post_event
+from training.commands.training_run import run_training
+from training.data.prepare import prepare
+from training.fit.loop import FitSettings
+from training.settings import TrainSettings
+from training.synthetic import PRESETS, generate, sessions, write
+
+_START_TIMEOUT_S: Final = 60.0
+_STOP_TIMEOUT_S: Final = 15.0
+_LONGEST_PAUSE_S: Final = 4.0
+
+
+class DemoError(RuntimeError):
+    """The service did not start; the message says what it printed."""
+
+
+def run_demo(folder: Path, *, sessions: int, seconds: float | None, shoppers: int, speed: float, port: int) -> None:
+    """Train, serve and play until Ctrl-C or for `seconds`; `run_shoppers` plays at a service that is there.
+
+    Args:
+        folder: where log, artifact and report go.
+        sessions: past sessions to train on.
+        seconds: how long to play; None for until Ctrl-C.
+        shoppers: sessions at the same time.
+        speed: how much faster than life they act.
+        port: of the service; 0 takes a free one.
+
+    Raises:
+        DemoError: the service does not start.
+    """
+    OUT.rule("1. past sessions, and a model of them")
+    artifact = _train(folder, sessions)
+    OUT.rule("2. Redis and the service")
+    with _terminated_like_interrupted(), _service(artifact, port or _free_port()) as url:
+        OUT.print(f"[green]ready[/green] at {url}")
+        OUT.rule("3. shoppers")
+        tell(f"the dashboard     {url}/dashboard/")
+        tell(f"API description   {url}/openapi.json")
+        tell(f"one session       curl {url}/v1/sessions/SESSION")
+        tell(f"the model         curl {url}/v1/model")
+        tell(f"metrics           curl {url}/metrics")
+        tell(f"training report   {folder / 'model.report.html'}")
+        OUT.print("[bold]Ctrl-C stops everything.[/bold]\n")
+        _play_until_told(url, seconds, shoppers, speed)
+    OUT.print("\nStopped the service and its Redis.")
+    tell(f"Serve this model again: willbuy serve --artifact {artifact} --open")
+    tell("Train on your own log:  willbuy train LOG --out model.pt")
+
+
+def run_shoppers(url: str, *, seconds: float | None, shoppers: int, speed: float, api_key: str | None) -> None:
+    """Play at the service at `url` until Ctrl-C, SIGTERM or for `seconds`; nothing is trained or started.
+
+    Raises:
+        ReplayError: the service cannot be reached, or answers something else than scores.
+    """
+    tell(f"the dashboard     {url}/dashboard/")
+    with _terminated_like_interrupted():
+        _play_until_told(url, seconds, shoppers, speed, api_key)
+
+
+def _play_until_told(url: str, seconds: float | None, shoppers: int, speed: float, api_key: str | None = None) -> None:
+    # Ctrl-C is how a demo ends, not how it fails.
+    with contextlib.suppress(KeyboardInterrupt):
+        asyncio.run(_play(url, seconds, shoppers, speed, api_key))
+
+
+def _train(folder: Path, sessions: int) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    log = folder / "shop.parquet"
+    posterior = write(generate(PRESETS["default"], sessions, seed=1), log)
+    with prepare_progress() as progress:
+        dataset = prepare(log, folder / "prepared", progress=progress)
+    # A small network for a few epochs: a minute on two cores, and already near the optimum that the report shows.
+    settings = TrainSettings(
+        fit=FitSettings(epochs=8, patience=3, batch_sessions=128, learning_rate=3e-3),
+        sizes=NetworkSizes(hidden_size=32, head_size=32, dropout=0.1, input_dropout=0.0),
+    )
+    artifact = folder / "model.pt"
+    run_training(dataset, settings, artifact, posterior=posterior)
+    return artifact
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@contextmanager
+def _service(artifact: Path, port: int) -> Iterator[str]:
+    """Run `willbuy serve` and yield its URL once it is ready; stop it by its pid."""
+    url = f"http://127.0.0.1:{port}"
+    command = [sys.executable, "-m", "app", "serve", "--open", "--artifact", str(artifact), "--port", str(port)]
+    log = artifact.with_name("service.log")
+    process: subprocess.Popen[bytes] | None = None
+    try:
+        with log.open("wb") as output, _deferred_signals():
+            process = subprocess.Popen(  # noqa: S603  # our own interpreter and module
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                # Ctrl-C is for this program, which then stops the service in order.
+                start_new_session=True,
+                env={**os.environ, "PYTHONUNBUFFERED": "1"},
+            )
+        _wait_until_ready(url, process, log)
+        yield url
+    finally:
+        if process is not None:
+            _stop(process)
+
+
+def _stop(process: "subprocess.Popen[bytes]") -> None:
+    with _deaf():
+        process.terminate()
+        try:
+            process.wait(_STOP_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _wait_until_ready(url: str, process: "subprocess.Popen[bytes]", log: Path) -> None:
+    deadline = time.monotonic() + _START_TIMEOUT_S
+    answer = "no answer"
+    while time.monotonic() < deadline and process.poll() is None:
+        try:
+            response = httpx.get(f"{url}/readyz", timeout=2.0, trust_env=False)
+        except httpx.HTTPError as exc:
+            answer = str(exc)
+        else:
+            if response.is_success:
+                return
+            answer = response.text
+        time.sleep(0.1)
+    raise DemoError(f"the service did not start ({answer}); it printed:\n{log.read_text('utf-8', 'replace')[-2000:]}")
+
+
+@contextmanager
+def _terminated_like_interrupted() -> Iterator[None]:
+    """Treat SIGTERM like Ctrl-C, so that `kill` leaves no service behind either."""
+
+    def interrupt(signum: int, frame: FrameType | None) -> None:
+        del signum, frame
+        # Not raised here: asyncio takes SIGINT between two callbacks, an exception would come in the middle of one.
+        signal.raise_signal(signal.SIGINT)
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def _deferred_signals() -> Iterator[None]:
+    """Hear signals only at the end: an exception in the middle of `Popen` would leave a process that nobody knows."""
+    heard: list[int] = []
+
+    def note(signum: int, frame: FrameType | None) -> None:
+        del frame
+        heard.append(signum)
+
+    # Handlers are not inherited by the new process, as a mask or SIG_IGN would be.
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        for signum in heard:
+            signal.raise_signal(signum)
+
+
+@contextmanager
+def _deaf() -> Iterator[None]:
+    """Hear no signal while the service is being stopped: a second Ctrl-C must not leave it behind."""
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+async def _play(url: str, seconds: float | None, shoppers: int, speed: float, api_key: str | None) -> None:
+    shop = Shop()
+    visits = sessions(PRESETS["default"], seed=secrets.randbits(32))
+    numbers = itertools.count(1)
+    with Live(console=OUT, refresh_per_second=4, transient=False) as live:
+        async with client_of(url, shoppers, api_key) as client, asyncio.timeout(seconds) as limit:
+            try:
+                async with asyncio.TaskGroup() as group:
+                    for _ in range(shoppers):
+                        group.create_task(_shopper(client, shop, visits, numbers, speed))
+                    group.create_task(_redraw(live, shop))
+            except asyncio.CancelledError:
+                live.update(screen(shop))
+                if not limit.expired():
+                    raise
+                # `seconds` are over, as was asked for.
+                task = asyncio.current_task()
+                if task is not None:
+                    task.uncancel()
+
+
+async def _redraw(live: Live, shop: Shop) -> None:
+    while True:
+        live.update(screen(shop))
+        await asyncio.sleep(0.25)
+
+
+async def _shopper(
+    client: httpx.AsyncClient, shop: Shop, visits: Iterator[list[Event]], numbers: Iterator[int], speed: float
+) -> None:
+    """Play one session after another."""
+    while True:
+        session_id = f"demo-{secrets.token_hex(3)}-{next(numbers)}"
+        events = ending_now(next(visits), time.time_ns() // 1_000_000)
+        shopper = Shopper(session_id, events[0])
+        previous_ms = events[0].timestamp_ms
+        await asyncio.sleep(secrets.randbelow(1000) / 1000 * _LONGEST_PAUSE_S)
+        shop.shoppers[session_id] = shopper
+        for number, event in enumerate(events):
+            pause_s = (event.timestamp_ms - previous_ms) / 1000 / speed
+            previous_ms = event.timestamp_ms
+            await asyncio.sleep(min(_LONGEST_PAUSE_S, pause_s))
+            started = time.perf_counter()
+            answer, _ = await post_event(client, event_body(session_id, f"{session_id}/{number}", event))
+            latency_ms = (time.perf_counter() - started) * 1000
+            shop.latency_ms = latency_ms if not shop.events else 0.98 * shop.latency_ms + 0.02 * latency_ms
+            shop.events += 1
+            shopper.last_event, shopper.seen_s = event, time.monotonic()
+            if event.event_name != PURCHASE:
+                shopper.probabilities.append(float(answer["probability"]))
+        bought = events[-1].event_name == PURCHASE
+        shopper.outcome = "bought" if bought else "left"
+        last = shopper.probabilities[-1] if shopper.probabilities else 0.0
+        shop.ended += 1
+        shop.bought += bought
+        if bought:
+            shop.score_of_buyers += last
+        else:
+            shop.score_of_others += last
+        await asyncio.sleep(1.5)
+        del shop.shoppers[session_id]

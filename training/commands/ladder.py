@@ -1,0 +1,180 @@
+"""`willbuy ladder`: every rung from a feed-forward network on the current event to the default model, side by side.
+
+Each rung is a run of `willbuy train` with its own `--cell` and `--aggregates` or `--no-aggregates` and everything else
+alike, on the same split, so that what two of them differ in is what the difference is due to.
+"""
+
+import json
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any, Final
+
+from rich.table import Table
+
+from model.artifact import Manifest, read_manifest
+from training.commands.console import OUT, tell
+from training.commands.evaluate import run_evaluate
+from training.commands.evaluate_request import EvaluateRequest
+from training.commands.train import prepared_or_read
+from training.commands.training_run import run_training
+from training.config import ConfigError, RunConfig
+from training.evaluation.ladder import CELLS, Rung
+from training.evaluation.selection import Wanted
+from training.fit.train import WILLBUY
+from training.settings import TrainSettings
+
+_SUMMARY: Final = "ladder.json"
+_REPORT: Final = "ladder.report.html"
+_POOLED: Final = "all"
+_SHOWN: Final = (("log_loss", "log loss", 4), ("auc", "AUC", 3))
+
+
+RUNGS: Final = tuple(Rung(cell, aggregates) for aggregates in (False, True) for cell in CELLS)
+
+
+def name_of(rung: Rung) -> str:
+    """Return the rung's name in tables, which is its artifact's without the suffix."""
+    return rung.cell if rung.aggregates else f"{rung.cell}-no-aggregates"
+
+
+def rungs_of(names: Sequence[str]) -> tuple[Rung, ...]:
+    """Return the rungs of these names from the lowest up; all of them where there is no name.
+
+    Raises:
+        ConfigError: there is no such rung.
+    """
+    known = [name_of(rung) for rung in RUNGS]
+    for name in names:
+        if name not in known:
+            raise ConfigError(f"--only: expected one of {', '.join(known)}, not {name!r}")
+    return tuple(rung for rung in RUNGS if not names or name_of(rung) in names)
+
+
+def run_ladder(
+    data: Path,
+    folder: Path,
+    config: RunConfig,
+    *,
+    resume: bool = False,
+    posterior: Path | None = None,
+    rungs: Sequence[Rung] = RUNGS,
+    report: bool = True,
+) -> dict[str, Manifest]:
+    """Train every rung, print how they compare by prefix length, and judge them side by side on the test part.
+
+    Into `folder` go the artifacts (`lstm.pt`, `lstm-no-aggregates.pt` and so on), each with what `willbuy train` leaves
+    beside it, `ladder.json` with the figures of the tables, and the evaluation as `ladder.report.html` and `.json`.
+
+    Args:
+        data: prepared sessions, or a log in a known format.
+        folder: made if it is not there.
+        config: of every rung; cell, aggregates and LightGBM are set here.
+        resume: keep the rungs that are there and go on from the checkpoint of one that was broken off.
+        posterior: exact posterior of a synthetic log.
+        rungs: which ones, from the lowest up.
+        report: whether to write the evaluation, with intervals of what each step of the ladder buys.
+
+    Returns:
+        Each rung's manifest by the rung's name.
+
+    Raises:
+        ConfigError: an artifact that is to be kept was trained with other settings.
+        training.commands.train.TRAIN_ERRORS: as `willbuy train`.
+        training.commands.evaluate_request.EVALUATE_ERRORS: as `willbuy evaluate`.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    manifests: dict[str, Manifest] = {}
+    with tempfile.TemporaryDirectory(prefix="willbuy-") as temporary:
+        rejected = folder / "rejected.csv"
+        dataset = prepared_or_read(data, Path(temporary) / "prepared", config.log, keep_rejected=rejected)
+        config = config.for_sessions(dataset.counts.sessions.sessions)
+        for number, rung in enumerate(rungs, 1):
+            name = name_of(rung)
+            out = folder / f"{name}.pt"
+            sizes = replace(config.train.sizes, cell=rung.cell, aggregates=rung.aggregates)
+            settings = replace(config.train, sizes=sizes, lightgbm=False)
+            OUT.rule(f"{number} of {len(rungs)}: {name}", style="dim")
+            if resume and out.is_file():
+                manifests[name] = _kept(out, settings)
+                continue
+            manifests[name] = run_training(
+                dataset,
+                settings,
+                out,
+                device=config.compute.device,
+                threads=config.compute.threads,
+                resume=resume,
+                posterior=posterior,
+                log=config.log,
+            )
+        if report:
+            top, *others = reversed(manifests)
+            run_evaluate(
+                EvaluateRequest(
+                    artifact=folder / f"{top}.pt",
+                    data=dataset.path,
+                    out=folder / _REPORT,
+                    beside=[f"{name}={folder / name}.pt" for name in others],
+                    posterior=posterior,
+                    wanted=Wanted(baselines=False),
+                    threads=config.compute.threads,
+                )
+            )
+    _write_summary(folder / _SUMMARY, manifests)
+    for key, title, digits in _SHOWN:
+        OUT.print(_table(manifests, key, title, digits))
+    tell(f"figures   {folder / _SUMMARY}")
+    return manifests
+
+
+def _kept(out: Path, settings: TrainSettings) -> Manifest:
+    """Return the manifest of a rung that is there, if it was trained with these settings."""
+    manifest = read_manifest(out)
+    asked: dict[str, Any] = json.loads(json.dumps(asdict(settings)))
+    differing = [name for name, value in asked.items() if manifest.training.get(name) != value]
+    if differing:
+        raise ConfigError(
+            f"{out}: was trained with other settings ({', '.join(differing)}); train the ladder without --resume, or "
+            "into another folder"
+        )
+    tell(f"kept      {out}")
+    return manifest
+
+
+def _rows(manifest: Manifest) -> dict[str, Mapping[str, Any]]:
+    """Return the network's scores on the test part by prefix length, as `willbuy train` left them in the manifest."""
+    rows = manifest.metrics["models"][WILLBUY]
+    return {_POOLED if row["prefix_length"] is None else str(row["prefix_length"]): row["scores"] for row in rows}
+
+
+def _table(manifests: Mapping[str, Manifest], key: str, title: str, digits: int) -> Table:
+    """Return one row a rung, narrow enough for 80 columns."""
+    table = Table(title=f"{title} by number of events", title_justify="left", box=None, padding=(0, 1, 0, 0))
+    table.add_column("", no_wrap=True)
+    for length in _rows(next(iter(manifests.values()))):
+        table.add_column(length, justify="right", no_wrap=True)
+    for aggregates, heading in ((False, "no aggregates"), (True, "aggregates")):
+        chosen = [manifest for manifest in manifests.values() if manifest.sizes["aggregates"] is aggregates]
+        if chosen:
+            table.add_row(heading, style="dim")
+        for manifest in chosen:
+            values = [row[key] for row in _rows(manifest).values()]
+            figures = ["–" if value is None else f"{value:.{digits}f}" for value in values]  # noqa: RUF001 - an en dash
+            table.add_row(manifest.sizes["cell"], *figures)
+    return table
+
+
+def _write_summary(path: Path, manifests: Mapping[str, Manifest]) -> None:
+    summary = {
+        name: {
+            "fingerprint": manifest.fingerprint,
+            "cell": manifest.sizes["cell"],
+            "aggregates": manifest.sizes["aggregates"],
+            "seconds": manifest.training["seconds"],
+            "scores": _rows(manifest),
+        }
+        for name, manifest in manifests.items()
+    }
+    path.write_text(json.dumps(summary, indent=1) + "\n", "utf-8")

@@ -1,0 +1,200 @@
+"""Prepared sessions as tensors: raw columns of all events in a row, and where each session begins.
+
+Shape legend: S sessions, N events of all sessions, T events of the longest session in a batch.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from model.columns import FIXED_CODES, FIXED_NUMBERS, PropertySpec, category_text, fingerprint
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """Raw event columns of S sessions, one session after another.
+
+    Attributes:
+        session_id: [S].
+        session_start_ms: int64 [S].
+        outcome: float32 [S], 1 for a purchase.
+        offsets: int64 [S + 1]; session s has the events from `offsets[s]` up to `offsets[s + 1]`.
+        timestamp_ms, codes, numbers: int64 [N], int64 [N, 3 + C], float32 [N, 2 + N'], as in `model.columns`.
+    """
+
+    session_id: NDArray[np.object_]
+    session_start_ms: NDArray[np.int64]
+    outcome: Tensor
+    offsets: Tensor
+    timestamp_ms: Tensor
+    codes: Tensor
+    numbers: Tensor
+
+    @property
+    def lengths(self) -> Tensor:
+        """Events of each session, int64 [S]."""
+        return self.offsets.diff()
+
+    def prefix_length(self) -> Tensor:
+        """Return for each event how many of its session have come, itself included, int64 [N]."""
+        return torch.arange(len(self.timestamp_ms)) - self.offsets[:-1].repeat_interleave(self.lengths) + 1
+
+    def session_index(self) -> Tensor:
+        """Return the session of each event, int64 [N]."""
+        return torch.arange(len(self.outcome)).repeat_interleave(self.lengths)
+
+    def select(self, sessions: Tensor) -> "Columns":
+        """Return the sessions with these indices, in this order."""
+        events, offsets = event_indices(self.offsets, sessions)
+        return Columns(
+            self.session_id[sessions.numpy()],
+            self.session_start_ms[sessions.numpy()],
+            self.outcome[sessions],
+            offsets,
+            self.timestamp_ms[events],
+            self.codes[events],
+            self.numbers[events],
+        )
+
+
+def event_indices(offsets: Tensor, sessions: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the events of the sessions, one session after another, and the offsets in that row."""
+    lengths = offsets.diff()[sessions]
+    ends = torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)])
+    shift = (offsets[sessions] - ends[:-1]).repeat_interleave(lengths)
+    return torch.arange(int(ends[-1])) + shift, ends
+
+
+def padded(values: Tensor, offsets: Tensor, sessions: Tensor) -> Tensor:
+    """Return the sessions' values [B, T, ...], padded at the end with zeros."""
+    lengths = offsets.diff()[sessions]
+    position = torch.arange(int(lengths.max()))
+    inside = position < lengths.unsqueeze(1)
+    index = torch.where(inside, offsets[sessions].unsqueeze(1) + position, 0)
+    return values[index].masked_fill(~inside.reshape(*inside.shape, *([1] * (values.dim() - 1))), 0)
+
+
+def read_columns(shards: Sequence[Path], properties: Sequence[PropertySpec]) -> Columns:
+    """Read prepared shards whole.
+
+    Args:
+        shards: Parquet files as `training.data.prepare` writes them.
+        properties: which `property.*` columns to take, in the order of the artifact's columns.
+    """
+    frames = [_columns(pl.read_parquet(shard), properties) for shard in shards]
+    if len(frames) == 1:
+        return frames[0]
+    offsets = [torch.zeros(1, dtype=torch.int64)]
+    for frame in frames:
+        offsets.append(frame.offsets[1:] + offsets[-1][-1])
+    return Columns(
+        np.concatenate([frame.session_id for frame in frames]),
+        np.concatenate([frame.session_start_ms for frame in frames]),
+        torch.cat([frame.outcome for frame in frames]),
+        torch.cat(offsets),
+        torch.cat([frame.timestamp_ms for frame in frames]),
+        torch.cat([frame.codes for frame in frames]),
+        torch.cat([frame.numbers for frame in frames]),
+    )
+
+
+def _columns(frame: pl.DataFrame, properties: Sequence[PropertySpec]) -> Columns:
+    is_first = (frame["session_id"] != frame["session_id"].shift(1)).fill_null(value=True)
+    sessions = frame.filter(is_first)
+    offsets = np.append(np.flatnonzero(is_first.to_numpy()), len(frame))
+    codes = [_fingerprints(frame[name]) for name in ("event_name", "item_id", "item_category")]
+    numbers = [_numbers(frame[name]) for name in ("price", "quantity")]
+    for spec in properties:
+        column = frame[f"property.{spec.name}"]
+        if spec.kind == "category":
+            codes.append(_fingerprints(_category_texts(column)))
+        else:
+            numbers.append(_numbers(column))
+    width = FIXED_CODES + sum(spec.kind == "category" for spec in properties)
+    assert len(codes) == width  # noqa: S101  # the columns' order is the artifact's
+    assert len(numbers) == FIXED_NUMBERS + len(properties) - (width - FIXED_CODES)  # noqa: S101  # same
+    return Columns(
+        sessions["session_id"].to_numpy(),
+        sessions["session_start_ms"].to_numpy(),
+        torch.from_numpy(sessions["outcome"].cast(pl.Float32).to_numpy(writable=True)),
+        torch.from_numpy(offsets.astype(np.int64)),
+        torch.from_numpy(frame["timestamp_ms"].to_numpy(writable=True)),
+        torch.from_numpy(np.stack(codes, axis=1)),
+        torch.from_numpy(np.stack(numbers, axis=1)),
+    )
+
+
+def _numbers(column: pl.Series) -> NDArray[np.float32]:
+    values = column.cast(pl.Float64, strict=False).fill_null(math.nan).to_numpy()
+    # What is too large for float32 becomes infinite, as it does when serving; the encoder bounds it.
+    with np.errstate(over="ignore"):
+        return values.astype(np.float32)
+
+
+def _category_texts(column: pl.Series) -> pl.Series:
+    if column.dtype == pl.String:
+        return column
+    values = column.unique()
+    return column.replace_strict(values, [category_text(value) for value in values], return_dtype=pl.String)
+
+
+def _fingerprints(column: pl.Series) -> NDArray[np.int64]:
+    """Return `fingerprint` of each text: computed once a distinct one, joined back as whole columns."""
+    values = column.unique()
+    codes = pl.DataFrame({column.name: values, "code": [fingerprint(value) for value in values]})
+    joined = column.to_frame().join(codes, on=column.name, how="left", nulls_equal=True, maintain_order="left")
+    return joined["code"].cast(pl.Int64).to_numpy()
+
+
+def words_by_sessions(
+    shards: Sequence[Path], column: str, sessions: set[str], *, at_least: int, at_most: int
+) -> list[str]:
+    """Return a column's words that enough of the given sessions contain, the most frequent first.
+
+    Args:
+        shards: prepared shards.
+        column: name of the column.
+        sessions: ids of the training sessions; a vocabulary learned elsewhere would leak.
+        at_least: sessions that must contain a word.
+        at_most: words to return.
+    """
+    counts: dict[str, int] = {}
+    for shard in shards:
+        frame = pl.read_parquet(shard, columns=["session_id", column]).drop_nulls(column)
+        frame = frame.with_columns(_category_texts(frame[column]).alias(column)).drop_nulls(column)
+        frame = frame.unique().filter(pl.col("session_id").is_in(list(sessions)))
+        for word, count in frame[column].value_counts().iter_rows():
+            counts[word] = counts.get(word, 0) + count
+    frequent = sorted((word for word in counts if counts[word] >= at_least and word), key=lambda w: (-counts[w], w))
+    return frequent[:at_most]
+
+
+def batches(
+    lengths: Tensor, batch_sessions: int, generator: torch.Generator | None, *, bucket_batches: int = 1
+) -> Iterator[Tensor]:
+    """Yield indices of sessions in batches.
+
+    Args:
+        lengths: events of each session, int64 [S].
+        batch_sessions: sessions in a batch.
+        generator: for a random order; None for one pass from the shortest to the longest.
+        bucket_batches: how many batches' worth of random sessions are sorted by length before they are cut into
+            batches. More is less padding, and batches whose sessions are alike: length and outcome go together, so
+            that each step then pulls the first predictions of a session to another base rate.
+    """
+    if generator is None:
+        yield from torch.split(lengths.argsort(stable=True), batch_sessions)
+        return
+    order = torch.randperm(len(lengths), generator=generator)
+    pools: list[Tensor] = []
+    for pool in torch.split(order, bucket_batches * batch_sessions):
+        pools += torch.split(pool[lengths[pool].argsort(stable=True)], batch_sessions)
+    for index in torch.randperm(len(pools), generator=generator).tolist():
+        yield pools[index]

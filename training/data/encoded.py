@@ -1,0 +1,148 @@
+"""Sessions as the network's inputs: encoded once, for the encoder has no weights and its features stay as they are.
+
+Shape legend: S sessions, N events of all sessions, T events of the longest session in a batch, F features, I indices,
+P quantile bins.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Final
+
+import torch
+from torch import Tensor
+
+from model.encoder import Encoder
+from model.network import FeatureScaling
+from training.data.dataset import Columns, batches, event_indices, padded
+
+# A feature that deviates less than this is constant.
+_CONSTANT: Final = 1e-6
+# Events encoded at once at most, padding included: bounds what is in memory when sessions are long.
+_MOST_PADDED_EVENTS: Final = 65_536
+_CHUNK_EVENTS: Final = 262_144
+# From here on a permutation of all events would be larger than what it is drawn for.
+_MOST_PERMUTED_EVENTS: Final = 10_000_000
+
+
+@dataclass(slots=True)
+class Encoded:
+    """Sessions as the network's inputs.
+
+    Attributes:
+        features: float32 [N, F].
+        indices: int64 [N, I].
+        columns: which session each event is of, and what became of it.
+        teacher: another model's probability for each event, float32 [N]; None where there is no other model.
+    """
+
+    features: Tensor
+    indices: Tensor
+    columns: Columns
+    teacher: Tensor | None = None
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of features and indices."""
+        return self.features.nbytes + self.indices.nbytes
+
+    def select(self, sessions: Tensor) -> "Encoded":
+        """Return the sessions with these indices, in this order, in memory."""
+        events, _ = event_indices(self.columns.offsets, sessions)
+        teacher = None if self.teacher is None else self.teacher[events]
+        return Encoded(self.features[events], self.indices[events], self.columns.select(sessions), teacher)
+
+    def sample(self, most_events: int, seed: int) -> "Encoded":
+        """Return these sessions, or, where they have more events than that, random ones of them that have not."""
+        lengths = self.columns.lengths
+        if int(lengths.sum()) <= most_events:
+            return self
+        order = torch.randperm(len(lengths), generator=torch.Generator().manual_seed(seed))
+        chosen = order[lengths[order].cumsum(0) <= most_events]
+        # At least one of them, however long it is.
+        return self.select((chosen if len(chosen) else order[:1]).sort().values)
+
+
+def encode(
+    encoder: Encoder,
+    columns: Columns,
+    *,
+    batch_sessions: int = 2048,
+    progress: Callable[[int], None] | None = None,
+    into: tuple[Tensor, Tensor] | None = None,
+) -> Encoded:
+    """Fold the encoder over all sessions once.
+
+    Args:
+        encoder: with the vocabularies of the training sessions.
+        columns: S sessions.
+        batch_sessions: sessions folded at once at most.
+        progress: called with the number of sessions done since the last call.
+        into: features [N, F] and indices [N, I] to write into.
+    """
+    total = len(columns.timestamp_ms)
+    features, indices = into or (
+        torch.empty((total, len(encoder.feature_names)), dtype=torch.float32),
+        torch.empty((total, len(encoder.index_names)), dtype=torch.int64),
+    )
+    with torch.inference_mode():
+        for chosen in _chunks(columns.lengths, batch_sessions):
+            lengths = columns.lengths[chosen]
+            inside = torch.arange(int(lengths.max())) < lengths.unsqueeze(1)
+            chunk_features, chunk_indices = encoder.sequence(
+                padded(columns.timestamp_ms, columns.offsets, chosen),
+                padded(columns.codes, columns.offsets, chosen),
+                padded(columns.numbers, columns.offsets, chosen),
+            )
+            target = (columns.offsets[chosen].unsqueeze(1) + torch.arange(inside.size(1)))[inside]
+            features[target] = chunk_features[inside]
+            indices[target] = chunk_indices[inside]
+            if progress is not None:
+                progress(len(chosen))
+    return Encoded(features, indices, columns)
+
+
+def _chunks(lengths: Tensor, batch_sessions: int) -> list[Tensor]:
+    chunks: list[Tensor] = []
+    for batch in batches(lengths, batch_sessions, None):
+        chunks += torch.split(batch, max(1, _MOST_PADDED_EVENTS // int(lengths[batch].max())))
+    return chunks
+
+
+def scaling_of(features: Tensor, *, bins: int = 12, sample: int = 100_000, seed: int = 0) -> FeatureScaling:
+    """Return mean, deviation and quantile bins of the training features [N, F], which are read a chunk at a time.
+
+    Args:
+        features: of every prefix of the training sessions, and of no other.
+        bins: quantile bins a feature at most; those of no width (half of all carts are empty) are left out.
+        sample: prefixes that the quantiles are read from at most.
+        seed: of that sample.
+    """
+    mean, deviation = _mean_and_deviation(features)
+    # A constant feature stays zero after centring; scale 1 keeps a later, different value finite.
+    deviation = torch.where(deviation > _CONSTANT, deviation, 1.0)
+    generator = torch.Generator().manual_seed(seed)
+    if len(features) <= _MOST_PERMUTED_EVENTS:
+        chosen = torch.randperm(len(features), generator=generator)[:sample]
+    else:
+        chosen = torch.randint(len(features), (sample,), generator=generator)
+    quantiles = torch.quantile(features[chosen], torch.linspace(0, 1, bins + 1), dim=0).t()
+    low, width = quantiles[:, :-1], quantiles.diff()
+    wide = width > _CONSTANT
+    feature = torch.arange(len(quantiles)).unsqueeze(1).expand(wide.shape)
+    if not wide.any():
+        return replace(FeatureScaling.identity(features.size(1)), mean=mean.float(), deviation=deviation.float())
+    return FeatureScaling(mean.float(), deviation.float(), feature[wide], low[wide], width[wide])
+
+
+def _mean_and_deviation(features: Tensor) -> tuple[Tensor, Tensor]:
+    """Return mean and deviation [F] in float64, merging chunks as Chan, Golub & LeVeque (1979) do."""
+    count, mean = 0, torch.zeros(features.size(1), dtype=torch.float64)
+    squares = torch.zeros_like(mean)
+    for chunk in torch.split(features, _CHUNK_EVENTS):
+        variance, chunk_mean = torch.var_mean(chunk.double(), dim=0, correction=0)
+        total = count + len(chunk)
+        apart = chunk_mean - mean
+        mean = mean + apart * (len(chunk) / total)
+        squares = squares + variance * len(chunk) + apart.square() * (count * len(chunk) / total)
+        count = total
+    return mean, (squares / count).sqrt()

@@ -1,0 +1,215 @@
+"""From a raw log to prepared sessions, in two passes and bounded memory.
+
+The first pass converts the log block by block and scatters its events over shards, by session. The second takes one
+shard at a time: drops duplicates, orders, splits visitors into sessions, cuts each before its first purchase.
+"""
+
+import math
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final, Literal, Protocol
+
+import polars as pl
+
+from training.data.partition import Partition
+from training.data.prepared import (
+    REJECTED_FILE,
+    Counts,
+    PreparedDataset,
+    PreparedDatasetError,
+    is_prepared,
+    read_prepared,
+    write_description,
+)
+from training.data.sessions import SOURCE_FILE, SessionRules, make_sessions
+from training.data.shards import RejectedRows, ShardWriter
+from training.data.sources import AUTO, ColumnMapping, Source, SourceError, open_source
+from training.data.sources.conversion import PROPERTY_PREFIX
+from training.data.sources.mapping import PropertyKind
+from training.data.sources.tables import BLOCK_BYTES, is_compressed
+
+__all__ = ["PreparedDataset", "PreparedDatasetError", "Progress", "prepare", "read_prepared"]
+
+DEFAULT_IDLE_TIMEOUT_S: Final = 1800.0
+SHARD_BYTES: Final = 200_000_000
+MAX_SHARDS: Final = 1024
+# How many bytes of plain text a byte of a compressed file stands for, roughly: logs repeat themselves.
+_COMPRESSION_RATIO: Final = 6
+
+
+class Progress(Protocol):
+    """Told now and then how far the work is: bytes of the log read, then shards of sessions made."""
+
+    def __call__(self, stage: Literal["reading", "sessions"], done: int, total: int) -> None:
+        """Take note."""
+
+
+def _no_progress(stage: Literal["reading", "sessions"], done: int, total: int) -> None:
+    """Tell nobody."""
+
+
+def prepare(
+    source_path: Path,
+    out_dir: Path,
+    *,
+    format: str = AUTO,  # noqa: A002 - the word users say
+    mapping: ColumnMapping | None = None,
+    idle_timeout_s: float = DEFAULT_IDLE_TIMEOUT_S,
+    keep_open_sessions: bool = False,
+    shard_bytes: int = SHARD_BYTES,
+    block_bytes: int = BLOCK_BYTES,
+    progress: Progress | None = None,
+) -> PreparedDataset:
+    """Turn a log into prepared sessions under `out_dir`, whole or not at all.
+
+    Args:
+        source_path: the log's file or folder.
+        out_dir: where to write; a prepared dataset there is replaced, anything else is left alone.
+        format: a name in `training.data.sources.FORMATS`, `"mapping"` or `"auto"`.
+        mapping: the columns of a log in none of the known formats.
+        idle_timeout_s: splits a visitor's events into sessions, and tells which sessions the log's end cuts off.
+        keep_open_sessions: keep those, though a purchase may have come after the log's end.
+        shard_bytes: about how much text goes into one shard, which must fit into memory several times.
+        block_bytes: how much text is read at a time.
+        progress: is told how far it is.
+
+    Raises:
+        SourceError: the log cannot be read, or no session is left of it.
+        PreparedDatasetError: `out_dir` holds something else than prepared sessions.
+    """
+    if not (math.isfinite(idle_timeout_s) and idle_timeout_s > 0):
+        raise ValueError(f"idle_timeout_s must be positive, not {idle_timeout_s}")
+    tell = progress or _no_progress
+    source = open_source(source_path, format, mapping)
+    names = [path.name for path in source.paths]
+    settings = {
+        "source": str(source_path),
+        "files": names,
+        "idle_timeout_s": idle_timeout_s,
+        "keep_open_sessions": keep_open_sessions,
+    }
+    with _replacing(out_dir) as folder, RejectedRows(folder / REJECTED_FILE, names) as rejected:
+        partition = Partition(folder / "partition", _shard_count(source.paths, shard_bytes))
+        log = _Log(source)
+        log.scatter(partition, rejected, block_bytes, tell)
+        rules = SessionRules(
+            clock=source.clock,
+            by_visitor=source.by_visitor,
+            idle_timeout_ms=round(idle_timeout_s * 1000),
+            keep_open_sessions=keep_open_sessions,
+            equal_rows_are_duplicates=source.equal_rows_are_duplicates,
+            log_end_ms=log.end_ms,
+        )
+        writer = ShardWriter(folder, source.clock, log.property_kinds())
+        for number in range(partition.shard_count):
+            _make_shard(partition, number, rules, rejected, writer)
+            tell("sessions", number + 1, partition.shard_count)
+        partition.remove()
+        counts = Counts(log.rows_read, log.rows_lookup, dict(rejected.by_reason.most_common()), writer.counts)
+        if not writer.names:
+            raise SourceError(f"{source_path}: no session is left: {_account(counts)}")
+        dataset = PreparedDataset(
+            path=folder,
+            shards=[folder / name for name in writer.names],
+            source_format=source.format,
+            clock=source.clock,
+            properties=writer.properties(),
+            counts=counts,
+            first_time_ms=None if source.clock == "session" else writer.first_time_ms,
+            last_time_ms=None if source.clock == "session" else writer.last_time_ms,
+            settings=settings,
+        )
+        write_description(dataset)
+    return read_prepared(out_dir)
+
+
+def _make_shard(
+    partition: Partition, number: int, rules: SessionRules, rejected: RejectedRows, writer: ShardWriter
+) -> None:
+    """Make one shard's sessions; a function of its own so that its memory is free before the next shard is read."""
+    events = partition.read(number)
+    if events is not None:
+        sessions = make_sessions(events, rules)
+        rejected.add_contradictory(sessions.contradictory)
+        writer.write(sessions)
+
+
+class _Log:
+    """The first pass: scatters a source's events, and remembers what only the whole log can tell."""
+
+    def __init__(self, source: Source) -> None:
+        self.rows_read = 0
+        self.rows_lookup = 0
+        self.end_ms = 0
+        self._source = source
+        self._undeclared = {declared.name: "" for declared in source.properties if declared.kind is None}
+
+    def scatter(self, partition: Partition, rejected: RejectedRows, block_bytes: int, progress: Progress) -> None:
+        sizes = [path.stat().st_size for path in self._source.paths]
+        for batch in self._source.batches(block_bytes):
+            self.rows_read += batch.rows_read
+            self.rows_lookup += batch.rows_lookup
+            rejected.add(batch.file_index, batch.rejected)
+            if batch.events.height:
+                self._note(batch.events)
+                position = pl.lit(batch.file_index, pl.Int64).alias(SOURCE_FILE)
+                partition.append(batch.events.with_columns(position))
+            progress("reading", sum(sizes[: batch.file_index]) + batch.bytes_done, sum(sizes))
+        partition.flush()
+
+    def property_kinds(self) -> dict[str, PropertyKind]:
+        """Return the kind of every property: as declared, else number where every value given is one."""
+        return {
+            declared.name: declared.kind or ("number" if self._undeclared[declared.name] == "number" else "category")
+            for declared in self._source.properties
+        }
+
+    def _note(self, events: pl.DataFrame) -> None:
+        self.end_ms = max(self.end_ms, int(events.select(pl.col("timestamp_ms").max()).item()))
+        for name, seen in self._undeclared.items():
+            given = events[PROPERTY_PREFIX + name].drop_nulls()
+            if seen != "category" and given.len():
+                finite = given.cast(pl.Float64, strict=False).is_finite().fill_null(value=False)
+                self._undeclared[name] = "number" if finite.all() else "category"
+
+
+def _shard_count(paths: tuple[Path, ...], shard_bytes: int) -> int:
+    text_bytes = sum(path.stat().st_size * (_COMPRESSION_RATIO if is_compressed(path) else 1) for path in paths)
+    return min(MAX_SHARDS, max(1, math.ceil(text_bytes / shard_bytes)))
+
+
+def _account(counts: Counts) -> str:
+    """Say where all the rows went."""
+    sessions = counts.sessions
+    parts = [f"{counts.rows_read} rows read"]
+    parts += [f"{count} rejected ({reason})" for reason, count in counts.rejected.items()]
+    parts += [
+        f"{sessions.rows_duplicate} duplicates",
+        f"{sessions.sessions_open} sessions still open at the log's end",
+        f"{sessions.sessions_without_event_before_purchase} sessions without an event before their purchase",
+    ]
+    return ", ".join(parts)
+
+
+@contextmanager
+def _replacing(out_dir: Path) -> Iterator[Path]:
+    """Give a new folder that takes the place of `out_dir` when all went well, and vanishes when not."""
+    if out_dir.exists() and not is_prepared(out_dir) and not (out_dir.is_dir() and not any(out_dir.iterdir())):
+        raise PreparedDatasetError(f"{out_dir}: exists and holds no prepared sessions; it is left alone")
+    final = out_dir.absolute()
+    folder = final.with_name(f".{final.name}.partial-{os.getpid()}")
+    folder.mkdir(parents=True)
+    try:
+        yield folder
+        if final.exists():
+            old = final.with_name(f".{final.name}.old-{os.getpid()}")
+            final.rename(old)
+            folder.rename(final)
+            shutil.rmtree(old)
+        else:
+            folder.rename(final)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)

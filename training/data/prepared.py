@@ -1,0 +1,160 @@
+"""Prepared sessions on disk: what `prepare` writes and everything after it reads.
+
+A directory of `dataset.json`, `events-0000.parquet` and so on, and `rejected.csv`; see docs/event-table.md.
+"""
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import polars as pl
+
+from model.columns import PropertySpec
+from training.data.sessions import SessionCounts
+from training.data.sources.mapping import Clock
+
+FORMAT_VERSION: Final = 1
+KIND: Final = "willbuy prepared sessions"
+DATASET_FILE: Final = "dataset.json"
+REJECTED_FILE: Final = "rejected.csv"
+
+
+class PreparedDatasetError(ValueError):
+    """A directory does not hold prepared sessions that this release reads, or must not be replaced by some."""
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """What became of every row.
+
+    `rows_read` is the sum of `rows_lookup`, `rows_rejected`, and of the rows and events of `sessions`.
+
+    Attributes:
+        rows_read: data rows of all files.
+        rows_lookup: rows that describe items.
+        rejected: malformed rows by reason; `rejected.csv` has each.
+        sessions: what became of the events.
+    """
+
+    rows_read: int
+    rows_lookup: int
+    rejected: dict[str, int]
+    sessions: SessionCounts
+
+    @property
+    def rows_rejected(self) -> int:
+        """Malformed rows."""
+        return sum(self.rejected.values())
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedDataset:
+    """Prepared sessions, as `dataset.json` describes them.
+
+    Attributes:
+        path: the directory.
+        shards: its Parquet files; every session is whole in one, its rows adjacent and in order.
+        source_format: the format that the log was in.
+        clock: what times mean.
+        properties: the properties, in columns `property.<name>`.
+        counts: what became of every row.
+        first_time_ms, last_time_ms: of the prepared events; None without calendar time.
+        settings: what `prepare` was asked to do.
+    """
+
+    path: Path
+    shards: list[Path]
+    source_format: str
+    clock: Clock
+    properties: tuple[PropertySpec, ...]
+    counts: Counts
+    first_time_ms: int | None
+    last_time_ms: int | None
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    def scan(self) -> pl.LazyFrame:
+        """Return all events, lazily, shard after shard."""
+        return pl.scan_parquet(self.shards, glob=False)
+
+    def sessions(self) -> pl.DataFrame:
+        """Return one row a session: `session_id`, `session_start_ms`, `outcome`, `events`."""
+        by_session = self.scan().group_by("session_id", "session_start_ms", "outcome").agg(events=pl.len())
+        return by_session.sort("session_start_ms", "session_id").collect(engine="streaming")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what `dataset.json` holds."""
+        return {
+            "kind": KIND,
+            "format_version": FORMAT_VERSION,
+            "source_format": self.source_format,
+            "clock": self.clock,
+            "first_time_ms": self.first_time_ms,
+            "last_time_ms": self.last_time_ms,
+            "shards": [shard.name for shard in self.shards],
+            "properties": [asdict(declared) for declared in self.properties],
+            "counts": {
+                "rows_read": self.counts.rows_read,
+                "rows_lookup": self.counts.rows_lookup,
+                "rows_rejected": self.counts.rows_rejected,
+                **asdict(self.counts.sessions),
+                "rejected": self.counts.rejected,
+            },
+            "settings": self.settings,
+        }
+
+
+def is_prepared(path: Path) -> bool:
+    """Return whether the directory says that it holds prepared sessions, of whatever version."""
+    try:
+        document = json.loads((path / DATASET_FILE).read_text("utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(document, dict) and document.get("kind") == KIND
+
+
+def read_prepared(path: Path) -> PreparedDataset:
+    """Open prepared sessions.
+
+    Raises:
+        PreparedDatasetError: there are none, they are incomplete, or of another format version.
+    """
+    if not is_prepared(path):
+        raise PreparedDatasetError(f"{path}: no prepared sessions here; `willbuy prepare` makes them of a log")
+    document = json.loads((path / DATASET_FILE).read_text("utf-8"))
+    version = document.get("format_version")
+    if version != FORMAT_VERSION:
+        raise PreparedDatasetError(
+            f"{path}: prepared sessions of format version {version}; this release reads {FORMAT_VERSION}: prepare again"
+        )
+    try:
+        dataset = _from_document(path, document)
+    except (KeyError, TypeError, AttributeError) as exc:
+        raise PreparedDatasetError(f"{path}: {DATASET_FILE} is damaged: {exc!r}") from exc
+    for shard in dataset.shards:
+        if not shard.is_file():
+            raise PreparedDatasetError(f"{path}: the shard {shard.name} is missing: prepare again")
+    return dataset
+
+
+def write_description(dataset: PreparedDataset) -> None:
+    """Write `dataset.json` beside the shards."""
+    text = json.dumps(dataset.to_dict(), indent=2, ensure_ascii=False)
+    (dataset.path / DATASET_FILE).write_text(text + "\n", "utf-8")
+
+
+def _from_document(path: Path, document: dict[str, Any]) -> PreparedDataset:
+    counts = dict(document["counts"])
+    counts.pop("rows_rejected")
+    rows_read, rows_lookup, rejected = (counts.pop(name) for name in ("rows_read", "rows_lookup", "rejected"))
+    return PreparedDataset(
+        path=path,
+        shards=[path / name for name in document["shards"]],
+        source_format=document["source_format"],
+        clock=document["clock"],
+        properties=tuple(PropertySpec(**declared) for declared in document["properties"]),
+        counts=Counts(rows_read, rows_lookup, rejected, SessionCounts(**counts)),
+        first_time_ms=document["first_time_ms"],
+        last_time_ms=document["last_time_ms"],
+        settings=document["settings"],
+    )

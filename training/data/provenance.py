@@ -1,0 +1,139 @@
+"""What a model was trained on: a fingerprint of prepared sessions, and which sessions a model has not seen."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, TypedDict
+
+import polars as pl
+
+from model.manifest import Manifest
+from training.data.prepare import DEFAULT_IDLE_TIMEOUT_S
+from training.data.prepared import PreparedDataset
+from training.data.sessions import DEFAULT_FRACTIONS, split
+
+# No text of a log holds these: they part values, and stand for none.
+_END_OF_TEXT: Final = "\x00"
+_NO_TEXT: Final = "\x01"
+_FACTS: Final = ("source_format", "clock", "first_time_ms", "last_time_ms", "counts")
+TEST: Final = "test"
+
+
+@dataclass(frozen=True, slots=True)
+class Unseen:
+    """The sessions that none of some models was trained on, as far as their manifests tell.
+
+    Attributes:
+        session_ids: those sessions; None for all of the data.
+        told: in words, how that is known, or that it cannot be known.
+        known: whether it is known.
+    """
+
+    session_ids: frozenset[str] | None
+    told: str
+    known: bool
+
+
+class Cuts(TypedDict):
+    """How `training.data.prepare.prepare` cuts a log into sessions."""
+
+    idle_timeout_s: float
+    keep_open_sessions: bool
+
+
+def cuts_of(manifest: Manifest) -> Cuts:
+    """Return how the log that a model was trained on was cut, so that its split falls again as it fell then."""
+    before = manifest.data.get("prepare", {})
+    return {
+        "idle_timeout_s": before.get("idle_timeout_s", DEFAULT_IDLE_TIMEOUT_S),
+        "keep_open_sessions": before.get("keep_open_sessions", False),
+    }
+
+
+def data_fingerprint(dataset: PreparedDataset) -> str:
+    """Return the SHA-256 of what the prepared sessions say: equal logs, prepared alike, have equal ones.
+
+    Reads one shard at a time. Where a file lies, and how it is compressed, changes nothing.
+    """
+    digest = hashlib.sha256()
+    for shard in dataset.shards:
+        frame = pl.read_parquet(shard)
+        for column in frame.iter_columns():
+            digest.update(f"{column.name} {column.dtype} {len(column)}".encode())
+            if column.dtype == pl.String:
+                digest.update(column.fill_null(_NO_TEXT).str.join(_END_OF_TEXT)[0].encode())
+            else:
+                digest.update(column.is_null().to_numpy().tobytes())
+                digest.update(column.fill_null(strategy="zero").to_numpy().tobytes())
+    return digest.hexdigest()
+
+
+def ancestor(manifest: Manifest) -> dict[str, Any]:
+    """Return what a model says of an earlier one that it went on from: fingerprint, data and split."""
+    training = manifest.training
+    return {
+        "fingerprint": manifest.fingerprint,
+        "created": manifest.created,
+        "data": {name: manifest.data.get(name) for name in ("fingerprint", *_FACTS)},
+        "fractions": training.get("fractions", DEFAULT_FRACTIONS),
+        "split_seed": training.get("split_seed", 0),
+    }
+
+
+def lineage(manifest: Manifest) -> list[dict[str, Any]]:
+    """Return the model and those that it went on from, as `ancestor` describes them, the latest first."""
+    return [ancestor(manifest), *manifest.training.get("lineage", [])]
+
+
+def unseen_sessions(dataset: PreparedDataset, models: Mapping[str, Manifest]) -> Unseen:
+    """Return the sessions of `dataset` that neither the models nor those they went on from have seen.
+
+    A model trained on these very sessions has seen all but its test part. One trained on others has seen none of those
+    that began after its data ended; of earlier ones nothing can be said.
+
+    Args:
+        dataset: what is to be predicted.
+        models: manifests by the name under which the user knows them.
+    """
+    fingerprint = data_fingerprint(dataset)
+    described = dataset.to_dict()
+    sessions = dataset.sessions()
+    left: frozenset[str] | None = None
+    by_test_part, unknown = [], []
+    for name, manifest in models.items():
+        for step in lineage(manifest):
+            if _is_same(step["data"], described, fingerprint):
+                table = split(sessions, dataset.clock, step["fractions"], step["split_seed"])
+                test = frozenset(table.filter(pl.col("part") == TEST)["session_id"])
+                left = test if left is None else left & test
+                by_test_part.append(name)
+            elif not _began_later(dataset, step["data"]):
+                unknown.append(name)
+    return Unseen(left, _told(sorted(set(by_test_part)), sorted(set(unknown))), known=not unknown)
+
+
+def _is_same(data: Mapping[str, Any], described: Mapping[str, Any], fingerprint: str) -> bool:
+    if data.get("fingerprint"):
+        return bool(data["fingerprint"] == fingerprint)
+    return all(data.get(name) == described[name] for name in _FACTS)
+
+
+def _began_later(dataset: PreparedDataset, data: Mapping[str, Any]) -> bool:
+    first_ms, last_ms = dataset.first_time_ms, data.get("last_time_ms")
+    return first_ms is not None and last_ms is not None and first_ms > last_ms
+
+
+def _told(by_test_part: Sequence[str], unknown: Sequence[str]) -> str:
+    told = []
+    if by_test_part:
+        told.append(f"{_and(by_test_part)} trained on this data: only the test part is compared")
+    if unknown:
+        told.append(
+            f"{_and(unknown)} trained on other data of the same or an unknown time: whether sessions are among its "
+            "training sessions cannot be told"
+        )
+    return "; ".join(told) or "the sessions began after everything that the models were trained on"
+
+
+def _and(names: Sequence[str]) -> str:
+    return " and ".join(names)

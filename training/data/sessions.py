@@ -1,0 +1,211 @@
+"""Events to sessions, cut before the first purchase, and sessions to training, validation, calibration and test.
+
+Invariant 5 (DESIGN, "No leak") is kept here: of a session, only events strictly earlier than its first purchase remain,
+however the log orders rows of equal time.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final, Literal
+
+import numpy as np
+import polars as pl
+
+from model.events import PURCHASE, identifier_code
+from training.data.sources.conversion import SESSION_DAY_MS, SOURCE_LINE
+from training.data.sources.mapping import Clock
+
+SOURCE_FILE: Final = "source_file"
+MS_PER_DAY: Final = 86_400_000
+PARTS: Final = ("train", "validation", "calibration", "test")
+DEFAULT_FRACTIONS: Final = (0.65, 0.1, 0.1, 0.15)
+# Sessions to choose an epoch by, and as many to fit two numbers to: of a large log, a tenth would be too much.
+_ENOUGH_HELD_OUT: Final = 2_500
+_LEAST_SHARE: Final = 0.02
+_POSITION: Final = (SOURCE_FILE, SOURCE_LINE)
+_SESSION: Final = "session_id"
+_TIME: Final = "timestamp_ms"
+
+
+@dataclass(frozen=True, slots=True)
+class SessionRules:
+    """How events become sessions.
+
+    Attributes:
+        clock: what times mean.
+        by_visitor: whether `session_id` holds a visitor, to be split into sessions.
+        idle_timeout_ms: longer gaps end a visitor's session; sessions younger than that at the log's end are open.
+        keep_open_sessions: keep sessions whose outcome the log's end may hide, as if it were known.
+        equal_rows_are_duplicates: whether rows that agree in everything are one event logged twice.
+        log_end_ms: time of the log's last event.
+    """
+
+    clock: Clock
+    by_visitor: bool
+    idle_timeout_ms: int
+    keep_open_sessions: bool
+    equal_rows_are_duplicates: bool
+    log_end_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class SessionCounts:
+    """What became of the rows and of the sessions; rows and `events` add up to the accepted rows."""
+
+    rows_duplicate: int = 0
+    rows_in_open_sessions: int = 0
+    rows_at_or_after_purchase: int = 0
+    events: int = 0
+    sessions_contradictory: int = 0
+    sessions_open: int = 0
+    sessions_without_event_before_purchase: int = 0
+    sessions: int = 0
+    buyers: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Sessions:
+    """Sessions made of events.
+
+    Attributes:
+        events: with `session_start_ms` and `outcome`, never null; rows of a session adjacent and in order.
+        contradictory: `source_file`, `line`, `reason` of every row of a session that contradicts itself.
+        counts: what became of the rest.
+    """
+
+    events: pl.DataFrame
+    contradictory: pl.DataFrame
+    counts: SessionCounts
+
+
+def make_sessions(events: pl.DataFrame, rules: SessionRules) -> Sessions:
+    """Order events into sessions and cut each before its first purchase.
+
+    Args:
+        events: canonical events of whole sessions (or visitors), in any order, with `source_file`.
+        rules: how.
+    """
+    distinct = _without_duplicates(events) if rules.equal_rows_are_duplicates else events
+    ordered = _ordered(distinct, rules)
+    facts = _facts(ordered, rules)
+    contradictory = facts.filter(pl.col("reason").is_not_null())
+    sound = facts.filter(pl.col("reason").is_null())
+    closed = sound.filter(~pl.col("open"))
+    candidates = ordered.drop("outcome").join(
+        closed.select(_SESSION, "outcome", "first_purchase_ms"), on=_SESSION, maintain_order="left"
+    )
+    before = pl.col("first_purchase_ms").is_null() | (pl.col(_TIME) < pl.col("first_purchase_ms"))
+    kept = candidates.filter(before).drop("first_purchase_ms")
+    kept = kept.with_columns(session_start_ms=pl.col(_TIME).min().over(_SESSION))
+    outcomes = kept.group_by(_SESSION).agg(pl.col("outcome").first())["outcome"]
+    counts = SessionCounts(
+        rows_duplicate=events.height - distinct.height,
+        rows_in_open_sessions=int(sound.filter("open")["rows"].sum()),
+        rows_at_or_after_purchase=candidates.height - kept.height,
+        events=kept.height,
+        sessions_contradictory=contradictory.height,
+        sessions_open=sound.height - closed.height,
+        sessions_without_event_before_purchase=closed.height - outcomes.len(),
+        sessions=outcomes.len(),
+        buyers=int(outcomes.sum()),
+    )
+    return Sessions(
+        events=kept.sort("session_start_ms", _SESSION, _TIME, *_POSITION),
+        contradictory=ordered.join(contradictory.select(_SESSION, "reason"), on=_SESSION)
+        .select(SOURCE_FILE, _SESSION, "reason", line=SOURCE_LINE)
+        .sort(SOURCE_FILE, "line"),
+        counts=counts,
+    )
+
+
+def _without_duplicates(events: pl.DataFrame) -> pl.DataFrame:
+    facts = [name for name in events.columns if name not in _POSITION]
+    return events.sort(_POSITION).unique(facts, keep="first", maintain_order=True)
+
+
+def _ordered(events: pl.DataFrame, rules: SessionRules) -> pl.DataFrame:
+    if SESSION_DAY_MS in events.columns:
+        # Times count from the session's start, so a session that runs past midnight has the day it began on.
+        start = pl.col(SESSION_DAY_MS).min().over(_SESSION)
+        events = events.with_columns(pl.col(_TIME) + start).drop(SESSION_DAY_MS)
+    events = events.sort(_SESSION, _TIME)
+    if not rules.by_visitor:
+        return events
+    idle = (pl.col(_TIME).diff() > rules.idle_timeout_ms).fill_null(value=False)
+    number = (idle.cast(pl.Int64).cum_sum() + 1).over(_SESSION)
+    return events.with_columns(pl.concat_str(_SESSION, number.cast(pl.String), separator="-").alias(_SESSION))
+
+
+def _facts(ordered: pl.DataFrame, rules: SessionRules) -> pl.DataFrame:
+    """Return one row a session: rows, outcome, first_purchase_ms, open, and the reason why it is contradictory."""
+    purchases = pl.col("event_name") == PURCHASE
+    facts = ordered.group_by(_SESSION, maintain_order=True).agg(
+        rows=pl.len(),
+        said=pl.col("outcome").drop_nulls().n_unique(),
+        given=pl.col("outcome").drop_nulls().first(),
+        first_purchase_ms=pl.col(_TIME).filter(purchases).min(),
+        last_ms=pl.col(_TIME).max(),
+    )
+    bought = pl.col("first_purchase_ms").is_not_null()
+    can_be_open = rules.clock == "calendar" and not rules.keep_open_sessions
+    return facts.with_columns(
+        outcome=pl.coalesce("given", bought),
+        open=pl.lit(can_be_open) & (pl.col("last_ms") > rules.log_end_ms - rules.idle_timeout_ms),
+        reason=pl.when(pl.col("said") > 1)
+        .then(pl.lit("outcome differs within the session"))
+        .when(bought & ~pl.col("given"))
+        .then(pl.lit("outcome is false, yet the session has a purchase"))
+        .otherwise(pl.lit(None, pl.String)),
+    )
+
+
+def fractions_for(sessions: int) -> tuple[float, ...]:
+    """Return the shares of `PARTS` in a log of so many sessions where nobody chose others.
+
+    Validation and calibration are a tenth each up to 2,500 sessions, from there on 2,500 or a fiftieth, whichever is
+    more. What they need not have is trained on; the test part is the same.
+    """
+    share = max(_LEAST_SHARE, _ENOUGH_HELD_OUT / max(sessions, 1))
+    *_, most, test = DEFAULT_FRACTIONS
+    return DEFAULT_FRACTIONS if share >= most else (1.0 - 2 * share - test, share, share, test)
+
+
+def split(
+    sessions: pl.DataFrame,
+    clock: Literal["calendar", "date", "session"],
+    fractions: Sequence[float] = DEFAULT_FRACTIONS,
+    seed: int = 0,
+) -> pl.DataFrame:
+    """Assign every session to one part, whole.
+
+    By start where there is a calendar (by day where only the day is known): training earliest, test latest, sessions
+    of equal start together, so that small logs may miss the fractions. By a stable hash of seed and session id where
+    there is none: adding sessions moves no other.
+
+    Args:
+        sessions: one row a session: `session_id`, `session_start_ms`.
+        clock: what times mean.
+        fractions: shares of `PARTS`, not negative, adding up to 1.
+        seed: varies the split by hash; a split by time has nothing to vary.
+
+    Returns:
+        `session_id` and `part`, one of `PARTS`, in the order given. A part may be empty.
+    """
+    if len(fractions) != len(PARTS) or min(fractions) < 0 or not np.isclose(sum(fractions), 1.0):
+        raise ValueError(f"fractions must be {len(PARTS)} shares that add up to 1, not {tuple(fractions)}")
+    if sessions[_SESSION].is_duplicated().any():
+        # The two would land in two parts: prefixes of one session on both sides.
+        raise ValueError("session_id: expected each session once")
+    if clock == "session":
+        codes = [identifier_code(f"{seed}:{session_id}") for session_id in sessions[_SESSION]]
+        shares = pl.Series((np.array(codes, dtype=np.int64).astype(np.float64) / 2.0**64) + 0.5)
+    else:
+        starts = sessions["session_start_ms"]
+        comparable = starts // MS_PER_DAY if clock == "date" else starts
+        shares = (comparable.rank("average") - 0.5) / max(sessions.height, 1)
+    upper = np.cumsum(fractions)[:-1]
+    positions = np.searchsorted(upper, shares.to_numpy(), side="right")
+    return pl.DataFrame(
+        {_SESSION: sessions[_SESSION], "part": [PARTS[position] for position in positions]},
+        schema={_SESSION: pl.String, "part": pl.String},
+    )

@@ -1,0 +1,90 @@
+"""Adapters from public log formats, and from any CSV or Parquet, into the canonical event table.
+
+source = open_source(Path("2019-Oct.csv.gz"))
+for batch in source.batches():
+    batch.events, batch.rejected
+"""
+
+from pathlib import Path
+from typing import Final
+
+from training.data.sources import canonical, clickstreamdmm, diginetica, rees46, retailrocket, yoochoose
+from training.data.sources.base import Adapter, Batch, Source
+from training.data.sources.errors import SourceError
+from training.data.sources.mapped import open_mapped
+from training.data.sources.mapping import Clock, ColumnMapping, PropertyColumn
+
+AUTO: Final = "auto"
+MAPPING: Final = "mapping"
+FORMATS: Final[dict[str, Adapter]] = {
+    "rees46": rees46.ADAPTER,
+    "diginetica": diginetica.ADAPTER,
+    "yoochoose": yoochoose.ADAPTER,
+    "retailrocket": retailrocket.ADAPTER,
+    "clickstreamdmm": clickstreamdmm.ADAPTER,
+    "canonical": canonical.ADAPTER,
+}
+
+__all__ = [
+    "AUTO",
+    "FORMATS",
+    "MAPPING",
+    "Batch",
+    "Clock",
+    "ColumnMapping",
+    "PropertyColumn",
+    "Source",
+    "SourceError",
+    "detect",
+    "open_source",
+]
+
+
+def detect(path: Path) -> str:
+    """Return the name of the format that `path` holds, told by its file names and columns.
+
+    Raises:
+        SourceError: nothing is there, or it is none of the known formats.
+    """
+    _must_exist(path)
+    for name, adapter in FORMATS.items():
+        if adapter.recognises(path):
+            return name
+    raise SourceError(
+        f"{path}: none of the known formats ({', '.join(FORMATS)}); describe its columns with a mapping: "
+        "--column session_id=... --column timestamp=... --column event_name=..., or --mapping FILE.toml"
+    )
+
+
+def open_source(path: Path, format: str = AUTO, mapping: ColumnMapping | None = None) -> Source:  # noqa: A002 - the word users say
+    """Open a log.
+
+    Args:
+        path: a file or a folder, as the format has it.
+        format: a name in `FORMATS`, `"mapping"`, or `"auto"`: the mapping if one is given, else what is detected.
+        mapping: the columns of a log in none of the known formats.
+
+    Raises:
+        SourceError: nothing is there, the format is unknown, or the files are not of it.
+    """
+    _must_exist(path)
+    if mapping is not None:
+        if format not in {AUTO, MAPPING}:
+            raise SourceError(f"a mapping describes a log of no known format; it does not go with format {format}")
+        return open_mapped(path, mapping)
+    if format == AUTO:
+        format = detect(path)  # noqa: A001 - as above
+    if format == MAPPING:
+        raise SourceError("format mapping needs a mapping of columns")
+    if format not in FORMATS:
+        raise SourceError(f"unknown format {format!r}; known: {AUTO}, {', '.join(FORMATS)}, {MAPPING}")
+    return FORMATS[format].open(path)
+
+
+def _must_exist(path: Path) -> None:
+    if not path.exists():
+        raise SourceError(f"{path}: no such file or folder")
+    if path.is_dir() and (path / "dataset.json").exists():
+        raise SourceError(f"{path}: these are prepared sessions already, not a log")
+    if path.is_file() and path.stat().st_size == 0:
+        raise SourceError(f"{path}: the file is empty")

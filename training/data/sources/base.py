@@ -1,0 +1,184 @@
+"""What a source of logged events is: files, how their columns map, and batches of canonical events.
+
+The canonical event table is described in docs/event-table.md. A source yields it in batches of bounded size, so that a
+log may be larger than memory, and yields beside them every row that it had to reject.
+"""
+
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import polars as pl
+
+from training.data.sources.conversion import convert, event_schema
+from training.data.sources.errors import SourceError
+from training.data.sources.mapping import Clock, ColumnMapping, PropertyColumn
+from training.data.sources.tables import BLOCK_BYTES, read_table
+
+
+def unchanged(rows: pl.DataFrame) -> pl.DataFrame:
+    """Return `rows` as they are: the refinement of files that need none."""
+    return rows
+
+
+@dataclass(frozen=True, slots=True)
+class EventFile:
+    """One file of events.
+
+    Attributes:
+        path: CSV, gzipped CSV or Parquet.
+        mapping: which column is which field.
+        column_names: the columns of a file without a header, where the format fixes them.
+        refine: corrects raw values (a zero that means "unknown") before they are converted.
+        absent: columns of the mapping that this file lacks, though others of the log have them; read as nulls.
+    """
+
+    path: Path
+    mapping: ColumnMapping
+    column_names: tuple[str, ...] | None = None
+    refine: Callable[[pl.DataFrame], pl.DataFrame] = unchanged
+    absent: frozenset[str] = frozenset()
+
+    def needed_columns(self) -> dict[str, str]:
+        """Return the columns that must be there, each with the field that needs it."""
+        return {column: of for column, of in self.mapping.needed_columns().items() if column not in self.absent}
+
+    def completed(self, rows: pl.DataFrame) -> pl.DataFrame:
+        """Return refined rows, with nulls for what this file lacks."""
+        return self.refine(rows.with_columns(pl.lit(None, pl.String).alias(column) for column in sorted(self.absent)))
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Some rows of one file, converted.
+
+    Attributes:
+        file: the file's name in reports.
+        file_index: its position in the source, which orders events of equal time.
+        events: canonical events.
+        rejected: `line`, `field`, `reason`, `value` of the rows that are none.
+        rows_read: data rows that this batch accounts for.
+        rows_lookup: those of them that describe items instead of being events.
+        bytes_done: how far into the file, as it lies on disk, the reader is.
+    """
+
+    file: str
+    file_index: int
+    events: pl.DataFrame
+    rejected: pl.DataFrame
+    rows_read: int
+    rows_lookup: int
+    bytes_done: int
+
+
+Enrichment = Callable[[pl.DataFrame], pl.DataFrame]
+# Yields batches without events (they account for its rows) and returns what completes events.
+Lookup = Callable[[int], Generator[Batch, None, Enrichment]]
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A log in one of the known formats, opened.
+
+    Attributes:
+        format: its name in `training.data.sources.FORMATS`.
+        clock: what its times mean, see `Clock`.
+        event_files: the files with events; all declare the same properties and the same session key.
+        lookup: reads files that describe items, before the events.
+        lookup_paths: those files.
+    """
+
+    format: str
+    clock: Clock
+    event_files: tuple[EventFile, ...]
+    lookup: Lookup | None = None
+    lookup_paths: tuple[Path, ...] = ()
+
+    @property
+    def properties(self) -> tuple[PropertyColumn, ...]:
+        """Declared properties."""
+        return self.event_files[0].mapping.properties
+
+    @property
+    def by_visitor(self) -> bool:
+        """Whether `session_id` holds a visitor, whose events are still to be split into sessions."""
+        return self.event_files[0].mapping.visitor_id is not None
+
+    @property
+    def equal_rows_are_duplicates(self) -> bool:
+        """Whether two rows that agree in everything are one row logged twice."""
+        return self.event_files[0].mapping.equal_rows_are_duplicates
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """Every file that will be read."""
+        return (*self.lookup_paths, *(file.path for file in self.event_files))
+
+    def batches(self, block_bytes: int = BLOCK_BYTES) -> Iterator[Batch]:
+        """Yield everything the source holds, reading about `block_bytes` at a time.
+
+        Raises:
+            SourceError: a file is missing, empty, damaged or lacks a column.
+        """
+        enrich: Enrichment = unchanged
+        if self.lookup is not None:
+            enrich = yield from self.lookup(block_bytes)
+        first_index = len(self.lookup_paths)
+        for index, file in enumerate(self.event_files, start=first_index):
+            columns = file.needed_columns()
+            layout = file.mapping.layout(file.column_names)
+            for block in read_table(file.path, columns, layout, block_bytes):
+                events, rejected = convert(file.completed(block.rows), file.mapping)
+                yield Batch(
+                    file=file.path.name,
+                    file_index=index,
+                    events=enrich(events),
+                    rejected=pl.concat([block.rejected, rejected]),
+                    rows_read=block.rows_read,
+                    rows_lookup=0,
+                    bytes_done=block.bytes_done,
+                )
+
+
+def lookup_batch(path: Path, index: int, rejected: pl.DataFrame, *, rows_read: int, bytes_done: int) -> Batch:
+    """Return the batch that accounts for rows which describe items."""
+    return Batch(
+        file=path.name,
+        file_index=index,
+        events=pl.DataFrame(schema=event_schema(())),
+        rejected=rejected,
+        rows_read=rows_read,
+        rows_lookup=rows_read - rejected.height,
+        bytes_done=bytes_done,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Adapter:
+    """A known log format.
+
+    Attributes:
+        description: one line for help texts.
+        recognises: whether a path holds this format; never raises for a path that exists.
+        open: makes the source, or raises `SourceError`.
+    """
+
+    description: str
+    recognises: Callable[[Path], bool]
+    open: Callable[[Path], Source]
+
+
+def one_file(folder: Path, pattern: str) -> Path:
+    """Return the one file of `folder` that matches `pattern`, which may be gzipped.
+
+    Raises:
+        SourceError: there is none, or there are several.
+    """
+    found = sorted({*folder.glob(pattern), *folder.glob(pattern + ".gz")})
+    if len(found) > 1:
+        names = ", ".join(path.name for path in found)
+        raise SourceError(f"{folder}: one file must match {pattern}[.gz], found {names}")
+    if not found:
+        present = ", ".join(sorted(path.name for path in folder.iterdir())[:20]) or "nothing"
+        raise SourceError(f"{folder}: no file matches {pattern}[.gz]; found {present}")
+    return found[0]

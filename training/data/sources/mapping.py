@@ -1,0 +1,238 @@
+"""Which column of a foreign log is which field of the canonical event table.
+
+The same mapping expresses the built-in formats and whatever a shop has; see docs/event-table.md for the TOML file.
+"""
+
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, Literal, Self, cast
+
+from training.data.sources.errors import SourceError
+from training.data.sources.text import TextLayout
+
+Clock = Literal["calendar", "date", "session"]
+"""What times mean: the calendar; a day and the time since the session's start; or only the latter."""
+
+PropertyKind = Literal["number", "category"]
+
+TIME_FORMATS: Final = ("iso", "epoch_s", "epoch_ms", "elapsed_s", "elapsed_ms")
+ELAPSED_FORMATS: Final = frozenset({"elapsed_s", "elapsed_ms"})
+KINDS: Final = ("number", "category")
+FIELDS: Final = (
+    "session_id",
+    "visitor_id",
+    "timestamp",
+    "date",
+    "event_name",
+    "item_id",
+    "item_category",
+    "price",
+    "quantity",
+    "outcome",
+)
+_TABLES: Final = ("columns", "events", "properties")
+_SETTINGS: Final = ("constant_event_name", "time_format", "separator", "has_header", "missing_values")
+
+
+@dataclass(frozen=True, slots=True)
+class PropertyColumn:
+    """A declared property: its name, its column, and whether it is a number or a category (None: as its values say)."""
+
+    name: str
+    column: str
+    kind: PropertyKind | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ColumnMapping:
+    """Column names by field, and how to read them.
+
+    Attributes:
+        timestamp: column with the time.
+        session_id: column with the session; exactly one of this and `visitor_id`.
+        visitor_id: column with the visitor, whose events are split into sessions at idle times.
+        date: column with the day (`YYYY-MM-DD`) of an event whose `timestamp` counts from the session's start.
+        event_name: column with the event's name; exactly one of this and `constant_event_name`.
+        constant_event_name: the name of every event, in logs of one kind of event.
+        item_id, item_category, price, quantity, outcome: optional columns.
+        events: the log's event names to those of `model.events`; other names are kept.
+        properties: further columns to keep.
+        time_format: one of `TIME_FORMATS`, or a strptime pattern; times without an offset are UTC.
+        separator: one character between fields.
+        has_header: without a header, columns are called `column_1`, `column_2`, and so on.
+        missing_values: texts that mean "no value", beside the empty text.
+        equal_rows_are_duplicates: False where equal rows are distinct events that the log cannot tell apart.
+        also_needed: further columns that an adapter works with.
+    """
+
+    timestamp: str
+    session_id: str | None = None
+    visitor_id: str | None = None
+    date: str | None = None
+    event_name: str | None = None
+    constant_event_name: str | None = None
+    item_id: str | None = None
+    item_category: str | None = None
+    price: str | None = None
+    quantity: str | None = None
+    outcome: str | None = None
+    events: Mapping[str, str] = field(default_factory=dict)
+    properties: tuple[PropertyColumn, ...] = ()
+    time_format: str = "iso"
+    separator: str = ","
+    has_header: bool = True
+    missing_values: tuple[str, ...] = ()
+    equal_rows_are_duplicates: bool = True
+    also_needed: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.timestamp:
+            raise SourceError("a mapping needs the column of timestamp")
+        if (self.session_id is None) == (self.visitor_id is None):
+            raise SourceError("a mapping needs the column of session_id or of visitor_id, and not both")
+        if (self.event_name is None) == (self.constant_event_name is None):
+            raise SourceError("a mapping needs the column of event_name or a constant_event_name, and not both")
+        if self.time_format not in TIME_FORMATS and "%" not in self.time_format:
+            known = ", ".join(TIME_FORMATS)
+            raise SourceError(f"unknown time_format {self.time_format!r}; known: {known}, or a strptime pattern")
+        if self.date is not None and self.time_format not in ELAPSED_FORMATS:
+            raise SourceError("a date column goes with time_format elapsed_s or elapsed_ms")
+        if self.visitor_id is not None and self.time_format in ELAPSED_FORMATS:
+            raise SourceError("visitors cannot be split into sessions by times that count from a session's start")
+        if len(self.separator) != 1 or self.separator in '"\r\n':
+            raise SourceError(f"separator must be one character, not {self.separator!r}")
+        names = [declared.name for declared in self.properties]
+        if len(set(names)) != len(names):
+            raise SourceError(f"a property is declared twice: {', '.join(names)}")
+
+    @property
+    def clock(self) -> Clock:
+        """What the times mean."""
+        if self.date is not None:
+            return "date"
+        return "session" if self.time_format in ELAPSED_FORMATS else "calendar"
+
+    def needed_columns(self) -> dict[str, str]:
+        """Return the columns that must be there, each with the field that needs it."""
+        columns = {getattr(self, name): name for name in FIELDS if getattr(self, name) is not None}
+        for declared in self.properties:
+            columns.setdefault(declared.column, f"property {declared.name}")
+        for column in self.also_needed:
+            columns.setdefault(column, column)
+        return columns
+
+    def layout(self, column_names: tuple[str, ...] | None = None) -> TextLayout:
+        """Return how the text of such a file is laid out."""
+        return TextLayout(self.separator, has_header=self.has_header, column_names=column_names)
+
+    @classmethod
+    def from_toml(cls, path: Path) -> Self:
+        """Read a mapping file.
+
+        Raises:
+            SourceError: the file is missing, no TOML, or holds an unknown key or a value of the wrong kind.
+        """
+        try:
+            document = tomllib.loads(path.read_text("utf-8"))
+        except OSError as exc:
+            raise SourceError(f"{path}: {exc.strerror}") from exc
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
+            raise SourceError(f"{path}: not a TOML file: {exc}") from exc
+        try:
+            return cls._from_document(document)
+        except SourceError as exc:
+            raise SourceError(f"{path}: {exc}") from exc
+
+    @classmethod
+    def from_options(
+        cls,
+        columns: Iterable[str],
+        events: Iterable[str] = (),
+        properties: Iterable[str] = (),
+        **settings: object,
+    ) -> Self:
+        """Make a mapping from `name=value` pairs as the command line gives them.
+
+        A property is `name=column` or `name:kind=column`. `settings` are those of the TOML file's top level; None
+        means the default.
+
+        Raises:
+            SourceError: a pair is malformed, or a key unknown.
+        """
+        declared: dict[str, object] = {}
+        for name, column in _pairs(properties, "property").items():
+            stem, _, kind = name.rpartition(":")
+            declared[stem if kind in KINDS and stem else name] = (
+                {"column": column, "kind": kind} if kind in KINDS and stem else column
+            )
+        given = {name: value for name, value in settings.items() if value is not None}
+        return cls._from_document(
+            {**given, "columns": _pairs(columns, "column"), "events": _pairs(events, "event"), "properties": declared}
+        )
+
+    @classmethod
+    def _from_document(cls, document: Mapping[str, Any]) -> Self:
+        _known_keys(document, (*_TABLES, *_SETTINGS), "")
+        tables = {name: document.get(name, {}) for name in _TABLES}
+        for name, table in tables.items():
+            if not isinstance(table, Mapping):
+                raise SourceError(f"{name} must be a table")
+        columns, events = tables["columns"], tables["events"]
+        _known_keys(columns, FIELDS, "columns.")
+        for table_name, table in (("columns", columns), ("events", events)):
+            for name, value in table.items():
+                if not isinstance(value, str) or not value:
+                    raise SourceError(f"{table_name}.{name} must be a text that is not empty, not {value!r}")
+        properties = tuple(_property(name, value) for name, value in tables["properties"].items())
+        settings = {name: document[name] for name in _SETTINGS if name in document}
+        for name, value in settings.items():
+            _check_setting(name, value)
+        if "missing_values" in settings:
+            settings["missing_values"] = tuple(settings["missing_values"])
+        return cls(**{"timestamp": "", **columns}, events=dict(events), properties=properties, **settings)
+
+
+def _known_keys(table: Mapping[str, Any], known: tuple[str, ...], prefix: str) -> None:
+    for name in table:
+        if name not in known:
+            raise SourceError(f"unknown key {prefix}{name}; allowed: {', '.join(known)}")
+
+
+def _check_setting(name: str, value: object) -> None:
+    if name == "has_header":
+        valid, wanted = isinstance(value, bool), "true or false"
+    elif name == "missing_values":
+        valid = isinstance(value, list | tuple) and all(isinstance(text, str) for text in value)
+        wanted = "a list of texts"
+    else:
+        valid, wanted = isinstance(value, str) and bool(value), "a text that is not empty"
+    if not valid:
+        raise SourceError(f"{name} must be {wanted}, not {value!r}")
+
+
+def _property(name: str, value: object) -> PropertyColumn:
+    if isinstance(value, str) and value:
+        return PropertyColumn(name, value)
+    if not isinstance(value, Mapping):
+        raise SourceError(f"properties.{name} must be a column's name or a table with column and kind")
+    _known_keys(value, ("column", "kind"), f"properties.{name}.")
+    column, kind = value.get("column", name), value.get("kind")
+    if not isinstance(column, str) or not column:
+        raise SourceError(f"properties.{name}.column must be a text that is not empty")
+    if kind is not None and kind not in KINDS:
+        raise SourceError(f"properties.{name}.kind must be one of {', '.join(KINDS)}, not {kind!r}")
+    return PropertyColumn(name, column, cast("PropertyKind | None", kind))
+
+
+def _pairs(texts: Iterable[str], what: str) -> dict[str, str]:
+    pairs: dict[str, str] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not (name and equals and value):
+            raise SourceError(f"a {what} is given as name=value, not {text!r}")
+        if name in pairs:
+            raise SourceError(f"{what} {name} is given twice")
+        pairs[name] = value
+    return pairs

@@ -1,0 +1,100 @@
+"""Reading a table, whatever its file is, in blocks of bounded size."""
+
+import gzip
+import zlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Final
+
+import polars as pl
+
+from training.data.sources.blocks import LINE, Block, no_rejections
+from training.data.sources.errors import SourceError
+from training.data.sources.text import TextLayout, check_columns, header, is_gzipped, read_text
+
+BLOCK_BYTES: Final = 32 * 1024 * 1024
+ROWS_PER_PARQUET_BLOCK: Final = 250_000
+_PARQUET_MAGIC: Final = b"PAR1"
+
+
+def is_parquet(path: Path) -> bool:
+    """Return whether the file begins as Parquet does."""
+    with path.open("rb") as file:
+        return file.read(4) == _PARQUET_MAGIC
+
+
+def parquet_schema(path: Path) -> pl.Schema:
+    """Return a Parquet file's columns.
+
+    Raises:
+        SourceError: the file is damaged.
+    """
+    try:
+        # Opened here, as polars would take a path with `[` or `*` in it for a pattern.
+        with path.open("rb") as file:
+            return pl.Schema(pl.read_parquet_schema(file))
+    except (pl.exceptions.PolarsError, OSError) as exc:
+        raise SourceError(f"{path}: not a readable Parquet file: {exc}") from exc
+
+
+def is_compressed(path: Path) -> bool:
+    """Return whether a file's bytes stand for several times as many bytes of text."""
+    return is_gzipped(path) or is_parquet(path)
+
+
+def column_names(path: Path, separator: str = ",") -> tuple[str, ...]:
+    """Return the columns that the file names, or nothing where it is no table; for telling formats apart."""
+    try:
+        if is_parquet(path):
+            return tuple(parquet_schema(path))
+        return tuple(header(path, separator))
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError, SourceError):
+        return ()
+
+
+def read_table(
+    path: Path, needed: Mapping[str, str], layout: TextLayout, block_bytes: int = BLOCK_BYTES
+) -> Iterator[Block]:
+    """Yield the table's rows in order, blocks of about `block_bytes` of text or of a bounded number of Parquet rows.
+
+    Args:
+        path: text, gzipped text or Parquet; told apart by its first bytes.
+        needed: the columns wanted, each with the field that needs it, for messages.
+        layout: how text is laid out.
+        block_bytes: how much text to hold at a time.
+
+    Raises:
+        SourceError: the file is missing, empty, damaged or lacks a needed column.
+    """
+    if not path.is_file():
+        raise SourceError(f"{path}: no such file")
+    if path.stat().st_size == 0:
+        raise SourceError(f"{path}: the file is empty")
+    if is_parquet(path):
+        yield from _read_parquet(path, needed)
+        return
+    try:
+        yield from read_text(path, needed, layout, block_bytes)
+    except (EOFError, zlib.error, gzip.BadGzipFile) as exc:
+        raise SourceError(f"{path}: the gzip stream is damaged or cut: {exc}") from exc
+
+
+def _read_parquet(path: Path, needed: Mapping[str, str]) -> Iterator[Block]:
+    schema = parquet_schema(path)
+    try:
+        height = pl.scan_parquet(path, glob=False).select(pl.len()).collect().item()
+    except (pl.exceptions.PolarsError, OSError) as exc:
+        raise SourceError(f"{path}: not a readable Parquet file: {exc}") from exc
+    check_columns(path, list(schema), needed)
+    for column in needed:
+        if schema[column].is_nested():
+            raise SourceError(f"{path}: column {column!r} holds {schema[column]}, not single values")
+    size = path.stat().st_size
+    for start in range(0, height, ROWS_PER_PARQUET_BLOCK):
+        try:
+            rows = pl.scan_parquet(path, glob=False).select(list(needed)).slice(start, ROWS_PER_PARQUET_BLOCK).collect()
+        except (pl.exceptions.PolarsError, OSError) as exc:
+            raise SourceError(f"{path}: not a readable Parquet file: {exc}") from exc
+        rows = rows.with_row_index(LINE, start + 1).with_columns(pl.col(LINE).cast(pl.Int64))
+        done = size * (start + rows.height) // height
+        yield Block(rows, no_rejections(), rows.height, done)

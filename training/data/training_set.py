@@ -1,0 +1,247 @@
+"""Prepared sessions as a run trains on them: split, checked, and encoded shard by shard into memory or into files.
+
+Beside what is handed out, a shard and the index of the sessions are in memory, however many shards there are.
+"""
+
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import polars as pl
+import torch
+
+from model.columns import FIXED_CODES, FIXED_NUMBERS, PropertySpec
+from model.encoder import Encoder
+from training.data.dataset import Columns, read_columns, words_by_sessions
+from training.data.encoded import Encoded, encode
+from training.data.index import SessionIndex, index_sessions
+from training.data.leaks import check_leaks
+from training.data.prepared import PreparedDataset
+from training.data.property_scopes import with_training_scopes
+from training.data.sessions import PARTS
+from training.data.stages import StageFactory, silent
+from training.data.storage import Memory, Storage, files
+from training.fit.distributed import ALONE, Workers
+from training.settings import TrainSettings, VocabularySettings
+
+_MIB: Final = 2**20
+
+
+class TrainingError(ValueError):
+    """The data cannot be trained on; the message says why and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """Where encoded sessions are kept.
+
+    Attributes:
+        memory_mib: encoded sessions larger than this go into files.
+        scratch: folder of those files, which have no name any more once they are open, and are gone with the run.
+            None for the system's folder for temporary files.
+    """
+
+    memory_mib: int = 4096
+    scratch: Path | None = None
+
+    def __post_init__(self) -> None:
+        if self.memory_mib < 0:
+            raise ValueError(f"memory_mib: expected a whole number from 0 up, not {self.memory_mib}")
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingData:
+    """What a run trains on.
+
+    Attributes:
+        encoder: with the vocabularies of the training sessions, or of an earlier model.
+        parts: encoded sessions by `training.data.sessions.PARTS`.
+        sessions, buyers: how many each part has.
+        in_files: whether they are in files rather than in memory.
+        warnings: what was noticed.
+    """
+
+    encoder: Encoder
+    parts: dict[str, Encoded]
+    sessions: dict[str, int]
+    buyers: dict[str, int]
+    in_files: bool
+    warnings: list[str]
+
+    def sample(self, part: str, settings: TrainSettings) -> Encoded:
+        """Return a part's sessions, or a random sample where they have more events than `settings.sample_events`."""
+        return self.parts[part].sample(settings.sample_events, settings.split_seed)
+
+
+def load(
+    dataset: PreparedDataset,
+    settings: TrainSettings,
+    *,
+    encoder: Encoder | None = None,
+    room: Room | None = None,
+    stages: StageFactory = silent,
+    workers: Workers = ALONE,
+) -> TrainingData:
+    """Split, check and encode prepared sessions.
+
+    Args:
+        dataset: prepared sessions.
+        settings: what to compute.
+        encoder: an earlier model's; None for one that learns its vocabularies from the training sessions.
+        room: where to keep what is encoded.
+        stages: shows progress.
+        workers: the processes of the run; on one machine they share files, and the work of filling them.
+
+    Raises:
+        TrainingError: a part of the data lacks buyers or non-buyers, or a property is not in the data.
+        training.data.leaks.LeakError: an input tells what is not known yet.
+        OSError: there is no room for the files.
+    """
+    index = index_sessions(dataset, settings.fractions, settings.split_seed)
+    training_ids = index.ids("train")
+    if encoder is None:
+        properties = with_training_scopes(dataset.shards, _chosen(dataset, settings.properties), training_ids)
+    else:
+        properties = encoder.properties
+    _check(index)
+    warnings = check_leaks(dataset.shards, properties, training_ids, settings.leaks)
+    encoder = encoder or _encoder(dataset, properties, training_ids, settings.vocabulary)
+    in_files, storage = _storage(index, encoder, room or Room(), workers)
+    with storage as place:
+        parts = {part: _unfilled(index, encoder, part, place) for part in PARTS}
+    with stages("encoding sessions", len(index.lengths)) as stage:
+        done = 0
+
+        def count(sessions: int) -> None:
+            nonlocal done
+            done += sessions
+            stage(done)
+
+        shards = range(len(dataset.shards))
+        # What is in files is seen by all processes of the machine; what is in memory, each has to make for itself.
+        own = shards[workers.local_rank :: workers.local_count] if in_files else shards
+        _fill(parts, dataset, index, encoder, own, count)
+        workers.wait()
+    return TrainingData(
+        encoder=encoder,
+        parts=parts,
+        sessions={part: index.sessions(part) for part in PARTS},
+        buyers={part: index.buyers(part) for part in PARTS},
+        in_files=in_files,
+        warnings=warnings,
+    )
+
+
+def _chosen(dataset: PreparedDataset, names: tuple[str, ...] | None) -> list[PropertySpec]:
+    there = {declared.name: declared for declared in dataset.properties}
+    if names is None:
+        return list(there.values())
+    for name in names:
+        if name not in there:
+            raise TrainingError(f"property {name!r} is not in the data; it has: {', '.join(there) or 'none'}")
+        if names.count(name) > 1:
+            raise TrainingError(f"property {name!r} is named twice")
+    return [there[name] for name in names]
+
+
+def _check(index: SessionIndex) -> None:
+    for part in ("train", "validation", "test"):
+        sessions, buyers = index.sessions(part), index.buyers(part)
+        if not 0 < buyers < sessions:
+            raise TrainingError(
+                f"the {part} part has {buyers} buyers among {sessions} sessions; at least one of each outcome is "
+                "needed: take a longer log"
+            )
+
+
+def _encoder(
+    dataset: PreparedDataset, properties: list[PropertySpec], training_ids: set[str], limits: VocabularySettings
+) -> Encoder:
+    def words(column: str, at_least: int, at_most: int) -> list[str]:
+        return words_by_sessions(dataset.shards, column, training_ids, at_least=at_least, at_most=at_most)
+
+    names = words("event_name", limits.event_names_at_least, limits.event_names_at_most)
+    if not names:
+        raise TrainingError(
+            f"no event name occurs in {limits.event_names_at_least} training sessions or more: take a longer log"
+        )
+    return Encoder(
+        names,
+        words("item_category", limits.categories_at_least, limits.categories_at_most),
+        words("item_id", limits.items_at_least, limits.items_at_most),
+        properties,
+        {
+            spec.name: words(f"property.{spec.name}", limits.property_values_at_least, limits.property_values_at_most)
+            for spec in properties
+            if spec.kind == "category"
+        },
+        # A date without the time of day says nothing of the hour.
+        calendar=dataset.clock == "calendar",
+    )
+
+
+def _storage(
+    index: SessionIndex, encoder: Encoder, room: Room, workers: Workers
+) -> tuple[bool, AbstractContextManager[Storage]]:
+    """Return whether the sessions go into files, and the place for them."""
+    codes, numbers = _widths(encoder)
+    event_bytes = 4 * (len(encoder.feature_names) + numbers) + 8 * (len(encoder.index_names) + codes + 1)
+    if int(index.lengths.sum()) * event_bytes > room.memory_mib * _MIB:
+        return True, files(room.scratch, workers)
+    return False, nullcontext(Memory())
+
+
+def _widths(encoder: Encoder) -> tuple[int, int]:
+    """Return how many codes and how many numbers an event has."""
+    categories = sum(spec.kind == "category" for spec in encoder.properties)
+    return FIXED_CODES + categories, FIXED_NUMBERS + len(encoder.properties) - categories
+
+
+def _unfilled(index: SessionIndex, encoder: Encoder, part: str, storage: Storage) -> Encoded:
+    """Return a part with everything but its events' values."""
+    inside = index.inside(part)
+    offsets = torch.from_numpy(np.append(0, index.lengths[inside].cumsum()))
+    events = int(offsets[-1])
+    codes, numbers = _widths(encoder)
+    columns = Columns(
+        index.session_id.filter(pl.Series(inside)).to_numpy(),
+        index.session_start_ms[inside],
+        torch.from_numpy(index.outcome[inside]),
+        offsets,
+        storage.empty((events,), torch.int64),
+        storage.empty((events, codes), torch.int64),
+        storage.empty((events, numbers), torch.float32),
+    )
+    return Encoded(
+        storage.empty((events, len(encoder.feature_names)), torch.float32),
+        storage.empty((events, len(encoder.index_names)), torch.int64),
+        columns,
+    )
+
+
+def _fill(
+    parts: dict[str, Encoded],
+    dataset: PreparedDataset,
+    index: SessionIndex,
+    encoder: Encoder,
+    shards: Iterable[int],
+    progress: Callable[[int], None],
+) -> None:
+    """Read and encode these shards, one after another, each session into its place."""
+    for shard in shards:
+        columns = read_columns([dataset.shards[shard]], encoder.properties)
+        first, part_of = index.shard(shard)
+        for number, part in enumerate(PARTS):
+            chosen = torch.from_numpy(np.flatnonzero(part_of == number))
+            if not len(chosen):
+                continue
+            piece, into = columns.select(chosen), parts[part]
+            begin = int(into.columns.offsets[np.count_nonzero(index.part[:first] == number)])
+            rows = slice(begin, begin + len(piece.timestamp_ms))
+            into.columns.timestamp_ms[rows] = piece.timestamp_ms
+            into.columns.codes[rows] = piece.codes
+            into.columns.numbers[rows] = piece.numbers
+            encode(encoder, piece, progress=progress, into=(into.features[rows], into.indices[rows]))

@@ -1,0 +1,1 @@
+"""Fitting: pre-training, distillation, the fit, calibration, and the export of the artifact."""

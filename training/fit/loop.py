@@ -1,0 +1,244 @@
+"""Fitting the network: the log loss on every prefix, early stopping, checkpoints that resume exactly.
+
+Every prefix of every session is one prediction, and the loss is their mean. A loss on complete sessions only would
+teach the network to know what it will not know when asked.
+"""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from model.network import SessionModel
+from training.data.dataset import batches, event_indices
+from training.data.encoded import Encoded, encode, scaling_of
+from training.fit.checkpoint import Epoch, Fit, restore, store
+from training.fit.distributed import ALONE, Workers
+from training.fit.objective import Objective, batch_of
+
+__all__ = ["Encoded", "FitSettings", "Progress", "encode", "evaluate_loss", "fit", "logits", "scaling_of"]
+
+# Sessions a batch where no gradient is wanted.
+_EVALUATED_SESSIONS: Final = 512
+
+
+@dataclass(frozen=True, slots=True)
+class FitSettings:
+    """How a network is fitted.
+
+    Attributes:
+        epochs: passes over the training sessions at most.
+        patience: epochs without a better validation loss before it stops.
+        batch_sessions: sessions a step.
+        learning_rate: highest rate of AdamW; warms up over the first epoch, then falls along a cosine.
+        weight_decay: AdamW's, decoupled.
+        gradient_norm: longer gradients are clipped to this.
+        bucket_batches: see `training.data.dataset.batches`.
+        teacher_weight: share of the loss that asks for a teacher's probabilities rather than for the outcome,
+            where there is a teacher.
+        mixed_precision: bfloat16 for dense layers on a GPU that can; a CPU computes in float32 all the same.
+        seed: of weights, order and dropout. Same seed, same result on the same CPU build.
+    """
+
+    epochs: int = 15
+    patience: int = 5
+    batch_sessions: int = 128
+    learning_rate: float = 1e-3
+    weight_decay: float = 1e-2
+    gradient_norm: float = 1.0
+    bucket_batches: int = 4
+    teacher_weight: float = 0.9
+    mixed_precision: bool = True
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "patience", "batch_sessions", "bucket_batches"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: expected a whole number from 1 up, not {getattr(self, name)}")
+        for name in ("learning_rate", "gradient_norm"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name}: expected a number above 0, not {getattr(self, name)}")
+        if not self.weight_decay >= 0:
+            raise ValueError(f"weight_decay: expected a number from 0 up, not {self.weight_decay}")
+        if not 0 <= self.teacher_weight <= 1:
+            raise ValueError(f"teacher_weight: expected a share from 0 to 1, not {self.teacher_weight}")
+
+
+Progress = Callable[[int, int, Epoch | None], None]
+"""Called with the epoch's number, sessions done in it, and the epoch when it is over."""
+
+
+def logits(model: SessionModel, data: Encoded, *, batch_sessions: int = _EVALUATED_SESSIONS) -> Tensor:
+    """Return the raw logit after each event, float32 [N], on the CPU."""
+    device = str(model.feature_mean.device)
+    result = torch.empty(len(data.features))
+    objective = Objective(model).eval()
+    with torch.inference_mode():
+        for chosen in batches(data.columns.lengths, batch_sessions, None):
+            events, _ = event_indices(data.columns.offsets, chosen)
+            result[events] = objective.logits(batch_of(data, chosen, device)).cpu()
+    return result
+
+
+def evaluate_loss(model: SessionModel, data: Encoded, device: str = "cpu", workers: Workers = ALONE) -> float:
+    """Return the mean log loss over all prefixes, in nats, the same in all processes."""
+    return _mean_loss(Objective(model), data, device, workers)
+
+
+def _mean_loss(objective: Objective, data: Encoded, device: str, workers: Workers) -> float:
+    objective.eval()
+    total, events = 0.0, 0
+    with torch.inference_mode():
+        parts = list(batches(data.columns.lengths, _EVALUATED_SESSIONS, None))
+        for chosen in parts[workers.rank :: workers.count]:
+            batch = batch_of(data, chosen, device)
+            total, events = total + float(objective(batch)), events + len(batch.outcome)
+    total, count = workers.total(total, events)
+    return total / count
+
+
+def fit(
+    model: SessionModel,
+    train: Encoded,
+    validation: Encoded,
+    settings: FitSettings,
+    *,
+    device: str = "cpu",
+    checkpoint: Path | None = None,
+    resume: bool = False,
+    identity: dict[str, Any] | None = None,
+    progress: Progress | None = None,
+    loss_to_beat: float = math.inf,
+    workers: Workers = ALONE,
+    objective: Objective | None = None,
+) -> Fit:
+    """Fit the model in place and leave the weights of its best epoch in it.
+
+    Args:
+        model: fresh, its scaling set; moved to `device`.
+        train: training sessions.
+        validation: sessions for early stopping.
+        settings: how.
+        device: `cpu` or `cuda`.
+        checkpoint: written after each epoch where given.
+        resume: go on from `checkpoint` if it is there; the run then ends as one without a break would have.
+        identity: what must be equal between the run that wrote a checkpoint and this one.
+        progress: see `Progress`.
+        loss_to_beat: validation loss above which no epoch is the best; the weights at the start then stay.
+        workers: the processes that fit together, each with the same model, data and settings.
+        objective: a loss of this model to go down on, and to stop early by; None for the log loss of the outcomes,
+            mixed with a teacher's word as the settings say. A few thousand outcomes alone are too noisy to stop by.
+
+    Raises:
+        training.fit.checkpoint.CheckpointError: the checkpoint is damaged or of another run.
+    """
+    model.to(device)
+    objective = (
+        Objective(model, teacher_weight=settings.teacher_weight, mixed_precision=settings.mixed_precision)
+        if objective is None
+        else objective.to(device)
+    )
+    descent = _Descent(objective, settings, device, workers)
+    state = Fit(best_loss=loss_to_beat)
+    best = _copied(model)
+    identity = {**asdict(settings), **(identity or {})}
+    # A run that stopped early may go on with more patience.
+    del identity["patience"]
+    if resume and checkpoint is not None and workers.of_the_first(checkpoint.is_file()):
+        state, best = restore(checkpoint, objective, descent.optimizer, identity, workers)
+        state.finished = _is_over(state, settings)
+    while not state.finished:
+        number = len(state.epochs) + 1
+        started = time.perf_counter()
+        train_loss, rate = descent.epoch(train, number, progress)
+        validation_loss = _mean_loss(objective, validation, device, workers)
+        epoch = Epoch(number, train_loss, validation_loss, rate, time.perf_counter() - started)
+        state.epochs.append(epoch)
+        if validation_loss < state.best_loss:
+            state.best_loss, state.best_epoch = validation_loss, number
+            best = _copied(model)
+        state.finished = _is_over(state, settings)
+        if checkpoint is not None and workers.first:
+            store(checkpoint, objective, descent.optimizer, state, best, identity)
+        if progress is not None:
+            progress(number, len(train.columns.outcome), epoch)
+    model.load_state_dict(best)
+    model.eval()
+    return state
+
+
+class _Descent:
+    """Takes the weights down on the loss, each process with its share of every batch."""
+
+    def __init__(self, objective: Objective, settings: FitSettings, device: str, workers: Workers) -> None:
+        self._objective = objective
+        self._settings = settings
+        self._device = device
+        self._workers = workers
+        self._parameters = [parameter for parameter in objective.parameters() if parameter.requires_grad]
+        self.optimizer = torch.optim.AdamW(
+            self._parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
+        )
+        self._loss: nn.Module = objective
+        if workers.count > 1:
+            # The buffers are vocabularies and scaling, the same everywhere and never changed.
+            self._loss = DistributedDataParallel(objective, forward_sync_buffers=False)
+
+    def epoch(self, train: Encoded, number: int, progress: Progress | None) -> tuple[float, float]:
+        """Pass once over the training sessions; return the mean loss of a prefix, and the last learning rate."""
+        settings, workers = self._settings, self._workers
+        lengths = train.columns.lengths
+        steps = math.ceil(len(lengths) / settings.batch_sessions)
+        # Seeded by epoch, so that a resumed run draws what an uninterrupted one would have drawn. The order is the
+        # same in all processes, dropout is not.
+        seed = settings.seed * 100_003 + number
+        torch.manual_seed(seed + workers.rank * 1_000_000_007)
+        generator = torch.Generator().manual_seed(seed)
+        self._objective.train()
+        rate, done = 0.0, 0
+        total = torch.zeros((), dtype=torch.float64, device=self._device)
+        for index, chosen in enumerate(
+            batches(lengths, settings.batch_sessions, generator, bucket_batches=settings.bucket_batches)
+        ):
+            rate = _rate(settings, (number - 1) * steps + index, steps)
+            total += self._step(train, chosen, int(lengths[chosen].sum()), rate)
+            done += len(chosen)
+            if progress is not None:
+                progress(number, done, None)
+        return workers.total(float(total))[0] / int(lengths.sum()), rate
+
+    def _step(self, train: Encoded, chosen: Tensor, events: int, rate: float) -> Tensor:
+        """Descend once; return this process's part of the summed loss."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        share = self._workers.share_of(chosen)
+        # A process with nothing to do must take part in the exchange of gradients all the same.
+        batch = batch_of(train, share if len(share) else chosen[:1], self._device)
+        loss: Tensor = self._loss(batch) * float(len(share) > 0)
+        self.optimizer.zero_grad(set_to_none=True)
+        # The mean over the whole batch, of which the processes' gradients are averaged again.
+        (loss * (self._workers.count / events)).backward()  # type: ignore[no-untyped-call]  # torch ships it untyped
+        torch.nn.utils.clip_grad_norm_(self._parameters, self._settings.gradient_norm)
+        self.optimizer.step()
+        return loss.detach()
+
+
+def _copied(model: SessionModel) -> dict[str, Tensor]:
+    return {name: value.detach().clone() for name, value in model.state_dict().items()}
+
+
+def _is_over(state: Fit, settings: FitSettings) -> bool:
+    number = len(state.epochs)
+    return number >= settings.epochs or number - state.best_epoch >= settings.patience
+
+
+def _rate(settings: FitSettings, step: int, steps_an_epoch: int) -> float:
+    warm_up = min(1.0, (step + 1) / steps_an_epoch)
+    share = step / (settings.epochs * steps_an_epoch)
+    return settings.learning_rate * warm_up * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * share)))

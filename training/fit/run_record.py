@@ -1,0 +1,131 @@
+"""What a run leaves beside its artifact to be judged and repeated by: `<stem>.config.toml` and `<stem>.run.json`."""
+
+import hashlib
+import json
+import platform
+import shlex
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Final
+
+from model.manifest import Manifest
+from training.config import RunConfig
+from training.data.atomic_write import write_whole
+from training.data.prepared import PreparedDataset
+from training.data.stages import Stage, StageFactory
+from training.fit.result import TrainResult
+
+KIND: Final = "willbuy training run"
+FORMAT_VERSION: Final = 1
+_PACKAGES: Final = ("willbuy", "torch", "numpy", "polars", "scikit-learn", "lightgbm", "optuna")
+
+
+def config_path(artifact: Path) -> Path:
+    """Return where the settings of an artifact's run are."""
+    return artifact.with_name(f"{artifact.stem}.config.toml")
+
+
+def record_path(artifact: Path) -> Path:
+    """Return where the record of an artifact's run is."""
+    return artifact.with_name(f"{artifact.stem}.run.json")
+
+
+@dataclass(slots=True)
+class Timings:
+    """Seconds of each stage of a run, by its name; a stage that comes again adds up."""
+
+    started: datetime = field(default_factory=lambda: datetime.now(UTC))
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def watch(self, stages: StageFactory) -> StageFactory:
+        """Return `stages` with every stage's time noted."""
+
+        def factory(name: str, steps: int) -> AbstractContextManager[Stage]:
+            return self._timed(name, stages(name, steps))
+
+        return factory
+
+    @contextmanager
+    def _timed(self, name: str, stage: AbstractContextManager[Stage]) -> Iterator[Stage]:
+        began = time.perf_counter()
+        try:
+            with stage as show:
+                yield show
+        finally:
+            self.seconds[name] = round(self.seconds.get(name, 0.0) + time.perf_counter() - began, 3)
+
+
+def write_record(
+    artifact: Path,
+    manifest: Manifest,
+    config: RunConfig,
+    dataset: PreparedDataset,
+    result: TrainResult,
+    timings: Timings,
+) -> None:
+    """Write both files beside the artifact.
+
+    Args:
+        artifact: as written.
+        manifest: its.
+        config: what the run was asked to compute, with what a search chose.
+        dataset: what it was trained on.
+        result: what came of it.
+        timings: of its stages.
+    """
+    described = dataset.to_dict()
+    with artifact.open("rb") as stream:
+        sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
+    record: dict[str, Any] = {
+        "kind": KIND,
+        "format_version": FORMAT_VERSION,
+        "command": shlex.join(_command()),
+        "started": timings.started.isoformat(timespec="seconds"),
+        "seconds": {"all": round(result.seconds, 3), **timings.seconds},
+        "artifact": {"file": artifact.name, "fingerprint": manifest.fingerprint, "sha256": sha256},
+        "seed": config.train.fit.seed,
+        "config": config.to_dict(),
+        "data": {
+            "folder": str(dataset.path),
+            "fingerprint": manifest.data.get("fingerprint"),
+            **{name: described[name] for name in ("source_format", "clock", "first_time_ms", "last_time_ms")},
+            "counts": described["counts"],
+            "prepare": described["settings"],
+            "sessions": result.sessions,
+            "buyers": result.buyers,
+        },
+        "epochs": [asdict(epoch) for epoch in result.fit.epochs],
+        "best_epoch": result.fit.best_epoch,
+        "calibration": manifest.calibration,
+        "metrics": manifest.metrics,
+        "warnings": result.warnings,
+        "device": result.device,
+        "versions": _versions(),
+        "machine": {"system": platform.platform(), "processor": platform.machine()},
+        "lineage": manifest.training.get("lineage", []),
+        "search": manifest.training.get("search"),
+    }
+    write_whole(config_path(artifact), config.to_toml())
+    write_whole(record_path(artifact), json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+
+
+def _command() -> list[str]:
+    program = Path(sys.argv[0])
+    # `python -m training` and `python -m app` have their module's file there.
+    return ["willbuy" if program.name == "__main__.py" else program.name, *sys.argv[1:]]
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found

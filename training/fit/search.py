@@ -1,0 +1,273 @@
+"""A small search for settings: what `willbuy train --search N` tries before it trains with the best.
+
+Optuna's tree-structured Parzen estimator (Bergstra et al., 2011) proposes, and a trial whose validation loss after some
+epoch is worse than the median of the earlier trials at that epoch is stopped there. The objective is the log loss on
+the validation sessions at the best epoch; the calibration and test sessions are never looked at. Trials run one after
+another and everything is seeded: the same seed on the same data is the same search.
+
+    setting             tried
+    fit.learning_rate   0.0003 to 0.005, by its logarithm
+    fit.weight_decay    0.001 to 0.5, by its logarithm
+    fit.bucket_batches  1, 2, 4, 8
+    sizes.dropout       0 to 0.6
+    sizes.input_dropout 0 to 0.3
+    sizes.hidden_size   16, 32, 48, 64
+    sizes.head_size     32, 64, 96, 128
+    quantile_bins       1, 6, 12, 24
+
+The first trial is the settings as given, and where they lie outside the space they widen it.
+"""
+
+import csv
+import io
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Final
+
+import optuna
+
+from model.encoder import Encoder
+from training.data.atomic_write import write_whole
+from training.data.stages import StageFactory, silent
+from training.fit.checkpoint import Epoch
+from training.fit.loop import Encoded, fit
+from training.fit.recipe import pretrained, taught
+from training.fit.train import TrainingError
+from training.settings import TrainSettings
+
+RANGES: Final[Mapping[str, tuple[float, float, bool]]] = MappingProxyType(
+    {
+        "fit.learning_rate": (3e-4, 5e-3, True),
+        "fit.weight_decay": (1e-3, 0.5, True),
+        "sizes.dropout": (0.0, 0.6, False),
+        "sizes.input_dropout": (0.0, 0.3, False),
+    }
+)
+"""Lowest and highest value, and whether it is the logarithm that is drawn evenly."""
+
+CHOICES: Final[Mapping[str, tuple[int, ...]]] = MappingProxyType(
+    {
+        "fit.bucket_batches": (1, 2, 4, 8),
+        "sizes.hidden_size": (16, 32, 48, 64),
+        "sizes.head_size": (32, 64, 96, 128),
+        "quantile_bins": (1, 6, 12, 24),
+    }
+)
+
+_RANDOM_TRIALS: Final = 8  # before the estimator has something to estimate from
+_UNPRUNED_TRIALS: Final = 4
+_UNPRUNED_EPOCHS: Final = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """One set of settings that was tried.
+
+    Attributes:
+        number: from 0.
+        settings: the values tried, by dotted key.
+        state: `complete`, `pruned` (stopped early, worse than the median) or `failed` (the loss was no number).
+        validation_loss: lowest log loss on the validation sessions, nats a prefix; None where it was never a number.
+        epochs: passes over the training sessions.
+        seconds: how long it took.
+    """
+
+    number: int
+    settings: dict[str, float]
+    state: str
+    validation_loss: float | None
+    epochs: int
+    seconds: float
+
+
+@dataclass(slots=True)
+class Search:
+    """Tries settings on sessions that are encoded already; call it as `training.fit.train.train`'s `tune`.
+
+    Attributes:
+        base: settings to start from.
+        count: how many to try.
+        table: CSV file of the trials, written anew after each.
+        device: `cpu`, `cuda` or `auto`.
+        stages: shows progress.
+        on_better: called with the best settings so far when a trial was better than all before.
+        trials: what was tried so far.
+    """
+
+    base: TrainSettings
+    count: int
+    table: Path | None = None
+    device: str = "cpu"
+    stages: StageFactory = silent
+    on_better: Callable[[TrainSettings], None] | None = None
+    trials: list[Trial] = field(default_factory=list)
+
+    @property
+    def finished(self) -> bool:
+        """Whether every trial is over."""
+        return len(self.trials) >= self.count
+
+    @property
+    def best(self) -> Trial | None:
+        """The complete trial with the lowest validation loss, the earliest of equals; None before there is one."""
+        complete = [trial for trial in self.trials if trial.state == "complete"]
+        return min(complete, key=lambda trial: trial.validation_loss or math.inf, default=None)
+
+    @property
+    def settings(self) -> TrainSettings:
+        """The base with what the best trial changed."""
+        return self.base if self.best is None else with_values(self.base, self.best.settings)
+
+    def summary(self) -> dict[str, Any]:
+        """Return what a run's record says of its search."""
+        best = self.best
+        return {
+            "trials": len(self.trials),
+            "pruned": sum(trial.state == "pruned" for trial in self.trials),
+            "best": None if best is None else best.number,
+            "validation_loss": None if best is None else best.validation_loss,
+            "settings": {} if best is None else best.settings,
+            "first_validation_loss": self.trials[0].validation_loss if self.trials else None,
+        }
+
+    def __call__(self, encoder: Encoder, train: Encoded, validation: Encoded) -> TrainSettings:
+        """Run the trials and return the best settings.
+
+        Raises:
+            TrainingError: the loss was no number in any trial.
+        """
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        study = optuna.create_study(
+            sampler=optuna.samplers.TPESampler(seed=self.base.fit.seed, n_startup_trials=_RANDOM_TRIALS),
+            pruner=optuna.pruners.MedianPruner(_UNPRUNED_TRIALS, _UNPRUNED_EPOCHS),
+        )
+        study.enqueue_trial(_first(self.base))
+        # One teacher for all trials: what it says hardly depends on what is searched.
+        model = pretrained(encoder, train, validation, self.base, device=self.device)
+        taught(model, train, validation, self.base, stages=self.stages)
+        epochs = self.base.fit.epochs
+        with self.stages("searching settings", self.count * epochs) as show:
+            for _ in range(self.count):
+                drawn = study.ask()
+                done = len(self.trials) * epochs
+
+                def progress(epoch: Epoch, done: int = done) -> None:
+                    show(done + epoch.number, self._note())
+
+                before = self.best
+                trial = self._try(drawn, encoder, train, validation, progress)
+                self.trials.append(trial)
+                if trial.state == "complete":
+                    study.tell(drawn, trial.validation_loss)
+                else:
+                    states = optuna.trial.TrialState
+                    study.tell(drawn, state=states.PRUNED if trial.state == "pruned" else states.FAIL)
+                show(len(self.trials) * epochs, self._note())
+                self._leave(before)
+        if self.best is None:
+            raise TrainingError("the validation loss was never a number in any trial of the search")
+        return self.settings
+
+    def _try(
+        self,
+        drawn: optuna.trial.Trial,
+        encoder: Encoder,
+        train: Encoded,
+        validation: Encoded,
+        show: Callable[[Epoch], None],
+    ) -> Trial:
+        values = _draw(drawn, self.base)
+        settings = with_values(self.base, values)
+        began = time.perf_counter()
+        losses: list[float] = []
+
+        def progress(_number: int, _done: int, epoch: Epoch | None) -> None:
+            if epoch is None:
+                return
+            losses.append(epoch.validation_loss)
+            show(epoch)
+            if math.isfinite(epoch.validation_loss):
+                drawn.report(epoch.validation_loss, epoch.number)
+                if drawn.should_prune():
+                    raise optuna.TrialPruned
+
+        model = pretrained(encoder, train, validation, settings, device=self.device)
+        state = "complete"
+        try:
+            fit(model, train, validation, settings.fit, device=self.device, progress=progress)
+        except optuna.TrialPruned:
+            state = "pruned"
+        finite = [loss for loss in losses if math.isfinite(loss)]
+        return Trial(
+            number=drawn.number,
+            settings=values,
+            state=state if finite else "failed",
+            validation_loss=min(finite, default=None),
+            epochs=len(losses),
+            seconds=round(time.perf_counter() - began, 2),
+        )
+
+    def _note(self) -> str:
+        best = self.best
+        reached = "" if best is None else f", best {best.validation_loss:.4f} nats (trial {best.number})"
+        return f"{len(self.trials)} of {self.count} trials{reached}"
+
+    def _leave(self, before: Trial | None) -> None:
+        if self.table is not None:
+            write_trials(self.table, self.trials)
+        if self.on_better is not None and self.best is not before:
+            self.on_better(self.settings)
+
+
+def with_values(base: TrainSettings, values: Mapping[str, float]) -> TrainSettings:
+    """Return the settings with some values replaced, by dotted key."""
+    changed: dict[str, dict[str, Any]] = {"": {}, "fit": {}, "sizes": {}}
+    for key, value in values.items():
+        table, _, name = key.rpartition(".")
+        changed[table][name] = value
+    return replace(
+        base, fit=replace(base.fit, **changed["fit"]), sizes=replace(base.sizes, **changed["sizes"]), **changed[""]
+    )
+
+
+def write_trials(path: Path, trials: list[Trial]) -> None:
+    """Write the trials as a table, one a row."""
+    text = io.StringIO()
+    rows = csv.writer(text, lineterminator="\n")
+    rows.writerow(["number", "state", "validation_loss", "epochs", "seconds", *RANGES, *CHOICES])
+    for trial in trials:
+        rows.writerow(
+            [trial.number, trial.state, trial.validation_loss, trial.epochs, trial.seconds]
+            + [trial.settings[key] for key in (*RANGES, *CHOICES)]
+        )
+    write_whole(path, text.getvalue())
+
+
+def _value(settings: TrainSettings, key: str) -> float:
+    value: Any = settings
+    for name in key.split("."):
+        value = getattr(value, name)
+    return value  # type: ignore[no-any-return]  # a setting of the space is a number
+
+
+def _first(base: TrainSettings) -> dict[str, float]:
+    """Return the base's own values, as the first trial; what has no logarithm starts at the range's lower end."""
+    values = {key: _value(base, key) for key in CHOICES}
+    for key, (low, _, logarithmic) in RANGES.items():
+        value = _value(base, key)
+        values[key] = low if logarithmic and value <= 0 else value
+    return values
+
+
+def _draw(drawn: optuna.trial.Trial, base: TrainSettings) -> dict[str, float]:
+    first = _first(base)
+    values: dict[str, float] = {}
+    for key, (low, high, logarithmic) in RANGES.items():
+        values[key] = drawn.suggest_float(key, min(low, first[key]), max(high, first[key]), log=logarithmic)
+    for key, choices in CHOICES.items():
+        values[key] = drawn.suggest_categorical(key, sorted({*choices, int(first[key])}))
+    return values

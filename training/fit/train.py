@@ -1,0 +1,304 @@
+"""A training run on prepared sessions: load, fit, calibrate, and predict the test sessions."""
+
+import hashlib
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import polars as pl
+import torch
+
+from model.encoder import Encoder
+from model.network import SessionModel
+from model.summary import DataSummary, summarise
+from training.baselines import base_rate_by_position, lightgbm_on_aggregates
+from training.data.dataset import Columns
+from training.data.encoded import Encoded
+from training.data.prepared import PreparedDataset
+from training.data.sessions import PARTS, split
+from training.data.stages import Stage, StageFactory, silent
+from training.data.training_set import Room, TrainingData, TrainingError, load
+from training.evaluation.slices import items_of, slices_of
+from training.fit.calibration import Calibration, fit_calibration
+from training.fit.checkpoint import Epoch, Fit
+from training.fit.distributed import ALONE, Workers, device_of
+from training.fit.export import export
+from training.fit.loop import Progress, evaluate_loss, fit, logits
+from training.fit.recipe import pretrained, taught
+from training.fit.result import Predictions, TrainResult
+from training.settings import TrainSettings
+
+__all__ = [
+    "BASE_RATE",
+    "LIGHTGBM",
+    "WILLBUY",
+    "Predictions",
+    "Stage",
+    "StageFactory",
+    "TrainResult",
+    "TrainingError",
+    "Tune",
+    "export",
+    "parts_of",
+    "silent",
+    "train",
+]
+
+WILLBUY: Final = "willbuy"
+LIGHTGBM: Final = "LightGBM"
+BASE_RATE: Final = "base rate"
+
+Tune = Callable[[Encoder, Encoded, Encoded], TrainSettings]
+"""Called with the encoder and the encoded training and validation sessions; returns the settings to fit with."""
+
+
+def parts_of(dataset: PreparedDataset, fractions: tuple[float, ...], seed: int) -> dict[str, set[str]]:
+    """Return the session ids of each part of the split."""
+    table = split(dataset.sessions(), dataset.clock, fractions, seed)
+    return {part: set(table.filter(pl.col("part") == part)["session_id"]) for part in PARTS}
+
+
+def train(
+    dataset: PreparedDataset,
+    settings: TrainSettings,
+    *,
+    device: str = "cpu",
+    threads: int = 1,
+    checkpoint: Path | None = None,
+    resume: bool = False,
+    stages: StageFactory = silent,
+    start: SessionModel | None = None,
+    tune: Tune | None = None,
+    room: Room | None = None,
+    workers: Workers = ALONE,
+) -> TrainResult:
+    """Train on prepared sessions.
+
+    Args:
+        dataset: prepared sessions.
+        settings: what to compute.
+        device: `cpu`, `cuda` or `auto`.
+        threads: of torch and LightGBM. One is quickest for a small network on shared cores; another number sums in
+            another order, which shows in the last digits.
+        checkpoint: file to resume from later; written after each epoch.
+        resume: go on from it.
+        stages: shows progress.
+        start: an earlier model to go on from, in place: its vocabularies, scaling and sizes stay, and its weights too
+            unless an epoch is better on the validation sessions.
+        tune: asked once, when the sessions are encoded, which settings to fit with.
+        room: where encoded sessions are kept; what is computed does not depend on it.
+        workers: the processes of the run, of which only the first compares with LightGBM.
+
+    Raises:
+        TrainingError: a part of the data lacks buyers or non-buyers, or a property is not in the data.
+        training.data.leaks.LeakError: an input tells what is not known yet.
+        training.fit.checkpoint.CheckpointError: the checkpoint does not fit this run.
+        training.fit.distributed.WorkerError: another process of the run is gone.
+        OSError: there is no room for the encoded sessions.
+        training.fit.distributed.DeviceError: there is no such device.
+    """
+    started = time.perf_counter()
+    torch.set_num_threads(threads)
+    device = device_of(device, workers)
+    encoder = None if start is None else start.encoder
+    data = load(dataset, settings, encoder=encoder, room=room, stages=stages, workers=workers)
+    if tune is not None:
+        settings = tune(data.encoder, data.parts["train"], data.parts["validation"])
+    run = _Run(data, settings, device, checkpoint, resume, stages, workers)
+    untaught = None
+    if start is None:
+        model = run.pretrain()
+        untaught = taught(
+            model,
+            data.parts["train"],
+            data.parts["validation"],
+            settings,
+            threads=threads,
+            stages=stages,
+            workers=workers,
+        )
+        outcome = run.fit(model, math.inf)
+    else:
+        # An earlier model has learned all that, on more sessions; its weights stay where nothing better is found.
+        model = start
+        outcome = run.fit(model, evaluate_loss(start.to(device), data.parts["validation"], device, workers))
+    if not math.isfinite(outcome.best_loss):
+        raise TrainingError("the validation loss was never a number; a smaller --learning-rate may help")
+    warnings = [*data.warnings, *_sampled(data, settings)]
+    if untaught is not None:
+        warnings.append(untaught)
+    calibration = _calibrate(model, data.sample("calibration", settings), warnings)
+    compare = settings.lightgbm and workers.first
+    return TrainResult(
+        model=model,
+        fit=outcome,
+        calibration=calibration,
+        test=_predict(model, data, settings, stages, lightgbm=compare),
+        sessions=data.sessions,
+        buyers=data.buyers,
+        seconds=time.perf_counter() - started,
+        warnings=warnings,
+        device=device,
+        inputs=_inputs(data),
+    )
+
+
+def _inputs(data: TrainingData) -> DataSummary:
+    """Return what the training sessions look like to the model, for the service to compare live ones with."""
+    encoded = data.parts["train"]
+    return summarise(
+        encoded.features, encoded.indices[:, 0], data.encoder.feature_names, sessions=data.sessions["train"]
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """What both fits of a run have in common, as in `train`."""
+
+    data: TrainingData
+    settings: TrainSettings
+    device: str
+    checkpoint: Path | None
+    resume: bool
+    stages: StageFactory
+    workers: Workers
+
+    def pretrain(self) -> SessionModel:
+        """Return a new model that foretells events; one that is fresh, where the settings ask for no more."""
+        epochs = self.settings.pretraining.epochs
+        sessions = len(self.data.parts["train"].columns.outcome)
+        with self.stages("learning what comes next", epochs * sessions) if epochs else silent("", 0) as stage:
+            return pretrained(
+                self.data.encoder,
+                self.data.parts["train"],
+                self.data.parts["validation"],
+                self.settings,
+                device=self.device,
+                checkpoint=self.checkpoint,
+                resume=self.resume,
+                identity=self._identity({}),
+                progress=_shown(stage, sessions),
+                workers=self.workers,
+            )
+
+    def fit(self, model: SessionModel, loss_to_beat: float) -> Fit:
+        """Fit the model to the outcomes, in place."""
+        training = self.data.parts["train"]
+        sessions = len(training.columns.outcome)
+        with self.stages("learning outcomes", self.settings.fit.epochs * sessions) as stage:
+            return fit(
+                model,
+                training,
+                self.data.parts["validation"],
+                self.settings.fit,
+                device=self.device,
+                checkpoint=self.checkpoint,
+                resume=self.resume,
+                identity=self._identity({"loss to beat": loss_to_beat, "teacher": asdict(self.settings.teacher)}),
+                progress=_shown(stage, sessions),
+                loss_to_beat=loss_to_beat,
+                workers=self.workers,
+            )
+
+    def _identity(self, beside: dict[str, Any]) -> dict[str, Any]:
+        """Return what must be equal for a checkpoint to fit this run."""
+        if self.checkpoint is None:
+            return {}
+        encoder = self.data.encoder
+        return {
+            "fractions": list(self.settings.fractions),
+            "split_seed": self.settings.split_seed,
+            "quantile_bins": self.settings.quantile_bins,
+            "sizes": asdict(self.settings.sizes),
+            "pretraining": asdict(self.settings.pretraining),
+            "properties": [spec.name for spec in encoder.properties],
+            "vocabularies": encoder.vocabularies,
+            "processes": self.workers.count,
+            "training sessions": _digest(self.data.parts["train"].columns),
+            "validation sessions": _digest(self.data.parts["validation"].columns),
+            **beside,
+        }
+
+
+def _shown(stage: Stage, sessions: int) -> Progress:
+    note = ""
+
+    def progress(number: int, done: int, epoch: Epoch | None) -> None:
+        nonlocal note
+        if epoch is not None:
+            note = f"epoch {number}: train {epoch.train_loss:.4f}, validation {epoch.validation_loss:.4f} nats"
+        stage((number - 1) * sessions + done, note)
+
+    return progress
+
+
+def _digest(columns: Columns) -> str:
+    """Return a digest of everything that is learned from."""
+    digest = hashlib.sha256()
+    for session_id in columns.session_id:
+        digest.update(f"{session_id}\n".encode())
+    for tensor in (columns.outcome, columns.offsets, columns.timestamp_ms, columns.codes, columns.numbers):
+        digest.update(tensor.contiguous().numpy().data)
+    return digest.hexdigest()
+
+
+def _sampled(data: TrainingData, settings: TrainSettings) -> list[str]:
+    """Say of which parts only a sample is looked at once the network is fitted."""
+    large = [part for part in PARTS if len(data.parts[part].features) > settings.sample_events]
+    if not large:
+        return []
+    told = (
+        f"the network was fitted on all sessions; for calibration, LightGBM and this report, random sessions with "
+        f"{settings.sample_events:,} events (sample_events) stand for each of these parts: {', '.join(large)}"
+    )
+    return [told]
+
+
+def _calibrate(model: SessionModel, data: Encoded, warnings: list[str]) -> Calibration | None:
+    calibration = None
+    if len(data.columns.outcome):
+        index = data.columns.session_index().numpy()
+        calibration = fit_calibration(logits(model, data).numpy(), data.columns.outcome.numpy()[index], index)
+    if calibration is None:
+        # A new model's is the identity, that of one that was gone on from is nearer to right than none.
+        earlier = float(model.temperature) != 1.0 or float(model.bias) != 0.0
+        kept = "the earlier model's calibration stays" if earlier else "the logits are used as they are"
+        warnings.append(f"too few sessions of either outcome to calibrate on: {kept}")
+    else:
+        model.temperature.fill_(calibration.temperature)
+        model.bias.fill_(calibration.bias)
+    return calibration
+
+
+def _predict(
+    model: SessionModel, data: TrainingData, settings: TrainSettings, stages: StageFactory, *, lightgbm: bool
+) -> Predictions:
+    test = data.sample("test", settings)
+    with torch.inference_mode():
+        raw = logits(model, test).to(model.bias.device)
+        probability = {WILLBUY: model.calibrated(raw).cpu().double().numpy()}
+    if lightgbm:
+        with stages("fitting LightGBM for comparison", 1) as stage:
+            probability[LIGHTGBM], trees = lightgbm_on_aggregates(
+                model.encoder,
+                data.sample("train", settings),
+                data.sample("validation", settings),
+                test,
+                seed=settings.fit.seed,
+                threads=torch.get_num_threads(),
+            )
+            stage(1, f"{trees} trees")
+    probability[BASE_RATE] = base_rate_by_position(data.parts["train"], test)
+    index = test.columns.session_index().numpy()
+    return Predictions(
+        probability=probability,
+        outcome=test.columns.outcome.numpy()[index].astype(np.float64),
+        prefix_length=test.columns.prefix_length().numpy(),
+        session_index=index,
+        session_id=test.columns.session_id,
+        slices=slices_of(test.columns, items_of(data.parts["train"].columns)),
+    )

@@ -1,0 +1,200 @@
+"""Going on from an earlier model on newer data: `willbuy train --from ARTIFACT`.
+
+Vocabularies, scaling and sizes are the artifact's, so that its weights fit; words that the newer data has and the
+artifact has not stay "other". The learning rate is lower by default, an epoch is kept only if it is better on the new
+validation sessions than the model was before, and the calibration is fitted anew on the new calibration sessions. Older
+data is not mixed in: sessions of the newer log alone are learned from.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+
+from model.artifact import ArtifactCorruptError, Manifest, load
+from model.encoder import Encoder
+from model.network import FeatureScaling, NetworkSizes, SessionModel
+from training.config import RunConfig
+from training.data.dataset import words_by_sessions
+from training.data.prepared import PreparedDataset
+from training.fit.train import parts_of
+from training.settings import TrainSettings
+
+LEARNING_RATE_SHARE: Final = 0.5
+"""The learning rate of a warm start as a share of the usual one, where neither file nor flag sets it."""
+
+NOT_BETTER: Final = (
+    "no epoch was better on the new validation sessions than the earlier model: its weights stay, calibrated anew"
+)
+
+# What may be chosen anew: the weights fit whatever is dropped while training.
+_FREE_SIZES: Final = frozenset({"dropout", "input_dropout"})
+
+
+class WarmStartError(ValueError):
+    """The artifact and the newer data, or the settings, do not fit; the message says what does not."""
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """An earlier model as training needs it: its weights, and what its artifact said of itself."""
+
+    model: SessionModel
+    manifest: Manifest
+
+
+def read_start(path: Path) -> Start:
+    """Read an artifact and give its model back as it was before scripting.
+
+    Raises:
+        model.artifact.ArtifactError: the file cannot be used.
+    """
+    module, manifest = load(path)
+    return Start(eager_model(module, manifest), manifest)
+
+
+def eager_model(module: torch.jit.ScriptModule, manifest: Manifest) -> SessionModel:
+    """Return the model whose script this is: same weights, buffers and calibration, open to training.
+
+    Raises:
+        ArtifactCorruptError: manifest and script are not of one model.
+    """
+    weights = module.state_dict()
+    try:
+        encoder = Encoder(
+            manifest.event_names,
+            manifest.item_categories,
+            manifest.items,
+            manifest.properties,
+            manifest.property_values,
+            calendar=manifest.calendar,
+        )
+        sizes = NetworkSizes(**manifest.sizes)
+        features = len(encoder.feature_names)
+        # Only the bins' number matters here, and that they are of features the network sees: the values come below.
+        seen = range(features) if sizes.aggregates else encoder.features_of_the_event()
+        scaling = replace(
+            FeatureScaling.identity(features),
+            bin_feature=torch.tensor(seen)[weights["bin_feature"]],
+            bin_low=weights["bin_low"],
+            bin_width=weights["bin_width"],
+        )
+        model = SessionModel(encoder, sizes, scaling)
+        model.load_state_dict({name: weight.clone() for name, weight in weights.items()})
+    except (RuntimeError, KeyError, IndexError, TypeError, ValueError) as exc:
+        raise ArtifactCorruptError(f"manifest and script are not of one model: {exc}") from exc
+    return model.eval()
+
+
+def warm_config(config: RunConfig, manifest: Manifest) -> RunConfig:
+    """Return the configuration with what the artifact decides, and a lower learning rate unless one was chosen.
+
+    Raises:
+        WarmStartError: file or flags ask for something else than the artifact is; the message names the setting.
+    """
+    train = config.train
+    sizes = NetworkSizes(**manifest.sizes)
+    kept = {name: getattr(train.sizes, name) for name in _FREE_SIZES if f"sizes.{name}" in config.chosen}
+    properties = tuple(spec.name for spec in manifest.properties)
+    fixed: dict[str, tuple[Any, Any]] = {
+        f"sizes.{name}": (getattr(train.sizes, name), value)
+        for name, value in manifest.sizes.items()
+        if name not in _FREE_SIZES
+    }
+    fixed["properties"] = (train.properties, properties)
+    quantile_bins = manifest.training.get("quantile_bins", train.quantile_bins)
+    fixed["quantile_bins"] = (train.quantile_bins, quantile_bins)
+    for key, (asked, given) in fixed.items():
+        if key in config.chosen and asked != given:
+            raise WarmStartError(
+                f"{key}: the artifact has {_listed(given)}, not {_listed(asked)}; leave it out, or train without --from"
+            )
+    fit = train.fit
+    if "fit.learning_rate" not in config.chosen:
+        fit = replace(fit, learning_rate=fit.learning_rate * LEARNING_RATE_SHARE)
+    return replace(
+        config,
+        train=replace(train, fit=fit, sizes=replace(sizes, **kept), properties=properties, quantile_bins=quantile_bins),
+    )
+
+
+def check_fits(start: Start, dataset: PreparedDataset) -> list[str]:
+    """Return what to warn of before going on with this data.
+
+    Raises:
+        WarmStartError: the data lacks something that the model looks at, or has it in another kind.
+    """
+    check_properties(start.manifest, dataset)
+    if start.manifest.calendar != (dataset.clock == "calendar"):
+        raise WarmStartError(
+            f"clock: the artifact was trained {'with' if start.manifest.calendar else 'without'} the time of day, and "
+            f"the data's clock is {dataset.clock!r}"
+        )
+    unused = sorted({spec.name for spec in dataset.properties} - {spec.name for spec in start.manifest.properties})
+    return [f"properties that the artifact does not use are left out: {', '.join(unused)}"] if unused else []
+
+
+def check_properties(manifest: Manifest, dataset: PreparedDataset) -> None:
+    """Refuse data without the properties that a model looks at.
+
+    Raises:
+        WarmStartError: one is missing, or of another kind; the message names it.
+    """
+    there = {spec.name: spec for spec in dataset.properties}
+    for spec in manifest.properties:
+        if spec.name not in there:
+            raise WarmStartError(
+                f"property {spec.name!r} of the artifact is not in the data; it has: {', '.join(there) or 'none'}"
+            )
+        if there[spec.name].kind != spec.kind:
+            raise WarmStartError(
+                f"property {spec.name!r} is a {spec.kind} in the artifact and a {there[spec.name].kind} in the data"
+            )
+
+
+def words_left_out(start: Start, dataset: PreparedDataset, settings: TrainSettings) -> list[str]:
+    """Return a warning for each column with words that would be known by name, had the training started anew.
+
+    Args:
+        start: the earlier model.
+        dataset: the newer data.
+        settings: how it is split, and how frequent a word must be to count.
+    """
+    manifest, limits = start.manifest, settings.vocabulary
+    training_ids = parts_of(dataset, settings.fractions, settings.split_seed)["train"]
+    columns: list[tuple[str, Sequence[str], int, int]] = [
+        ("event_name", manifest.event_names, limits.event_names_at_least, limits.event_names_at_most),
+        ("item_category", manifest.item_categories, limits.categories_at_least, limits.categories_at_most),
+        ("item_id", manifest.items, limits.items_at_least, limits.items_at_most),
+    ]
+    columns += [
+        (f"property.{name}", words, limits.property_values_at_least, limits.property_values_at_most)
+        for name, words in _values(manifest).items()
+    ]
+    warnings = []
+    for column, known, at_least, at_most in columns:
+        frequent = words_by_sessions(dataset.shards, column, training_ids, at_least=at_least, at_most=at_most)
+        new = [word for word in frequent if word not in set(known)]
+        if new:
+            warnings.append(
+                f"{column}: {len(new)} of {len(frequent)} frequent words are new since the artifact was trained and "
+                f"count as other ({', '.join(new[:3])}{', ...' if len(new) > 3 else ''}); "  # noqa: PLR2004  # examples
+                "training without --from learns them"
+            )
+    return warnings
+
+
+def _values(manifest: Manifest) -> Mapping[str, Sequence[str]]:
+    return {
+        spec.name: manifest.property_values.get(spec.name, [])
+        for spec in manifest.properties
+        if spec.kind == "category"
+    }
+
+
+def _listed(value: Any) -> str:  # noqa: ANN401  # any setting
+    if value is None:
+        return "all that the data has"
+    return ", ".join(map(str, value)) or "none" if isinstance(value, tuple) else str(value)
