@@ -15,8 +15,16 @@ The tree follows the data's way; each error belongs to one arrow:
 `to_problem` turns any of them into a body of RFC 9457 (https://www.rfc-editor.org/rfc/rfc9457).
 """
 
+import json
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
+
+from starlette.responses import Response
+
+PROBLEM_JSON: Final = "application/problem+json"
+_MAX_FIELD_ERRORS: Final = 20
+_MAX_ECHO_CHARS: Final = 64
+_OWN_FACTS: Final = "unknown field; the shop's own facts belong into `properties`"
 
 
 class WillbuyError(Exception):
@@ -335,3 +343,31 @@ def problem(status: int, code: str, title: str, detail: str, **members: Any) -> 
 def to_problem(error: WillbuyError) -> dict[str, Any]:
     """Return the problem body of an error."""
     return problem(error.status, error.code, error.title, error.detail, **error.members)
+
+
+def problem_response(body: dict[str, Any], headers: dict[str, str] | None = None) -> Response:
+    """Return a problem as a response; ASCII only, so that it can name whatever the caller sent."""
+    content = json.dumps(body, ensure_ascii=True, allow_nan=False).encode()
+    return Response(content, status_code=body["status"], headers=headers, media_type=PROBLEM_JSON)
+
+
+def error_response(error: WillbuyError) -> Response:
+    """Return an error as a problem response, with the error's headers."""
+    return problem_response(to_problem(error), dict(error.headers))
+
+
+def field_errors(errors: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
+    """Return pydantic's errors as field, message and code; no input is echoed but names of fields, shortened."""
+    return [
+        {
+            "field": shortened(".".join(str(part) for part in error["loc"] if part != "[key]")) or "body",
+            "message": _OWN_FACTS if error["type"] == "extra_forbidden" else error["msg"],
+            "code": error["type"],
+        }
+        for error in errors[:_MAX_FIELD_ERRORS]
+    ]
+
+
+def shortened(text: str) -> str:
+    """Return a text for an error message, cut to a bounded length."""
+    return text if len(text) <= _MAX_ECHO_CHARS else text[:_MAX_ECHO_CHARS] + "…"

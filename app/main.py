@@ -16,7 +16,7 @@ from structlog.typing import FilteringBoundLogger
 
 from app.api import batch, board, dashboard, events, operations, outcomes, sessions, stats, stream
 from app.api.batch import BATCH_PATH
-from app.api.cached_answers import KeptAnswers
+from app.api.cached_answers import CachedAnswers
 from app.api.front import FrontedFastAPI
 from app.api.middleware import BodyLimit, RequestContext
 from app.api.openapi import complete_openapi
@@ -27,30 +27,28 @@ from app.api.services import Services
 from app.auth.access import Access
 from app.auth.keys import AccessError
 from app.auth.scopes import Rules
-from app.auth.setup import add_door, kept_up, open_rate_limit, read_access, say_access
-from app.board.setup import open_dashboards
-from app.monitoring.health import Vitals
+from app.auth.setup import install_auth, log_open_access, open_rate_limit, read_access, watch_keys
+from app.board.dashboards import open_dashboards
+from app.monitoring.health import HealthMonitor, Readiness
 from app.monitoring.logging import build_logger
 from app.monitoring.metrics import Metrics
-from app.monitoring.readiness import Readiness
 from app.monitoring.session_ids import hide_session_ids
 from app.monitoring.telemetry import Telemetry, open_telemetry
-from app.outcomes.setup import open_outcomes
 from app.runtime.deadlines import Deadlines
 from app.runtime.drain import Drain
 from app.runtime.gc import settled_garbage_collector
 from app.schemas.board import OutcomesOut
 from app.scoring.artifact_file import ArtifactFile
-from app.scoring.batcher import Batcher, Callers, Later
-from app.scoring.events import Intake, Submission
-from app.scoring.model_holder import LiveModel, stamp_of
-from app.scoring.scorer import Scorer, longest_run
+from app.scoring.batcher import Batcher, Callers, Requeue
+from app.scoring.events import EventValidator, QueuedEvent
+from app.scoring.model_holder import ModelHolder, stamp_of
+from app.scoring.scorer import Scorer, max_events_per_session
 from app.scoring.session_update import Score
 from app.scoring.shadow import Shadow
 from app.scoring.tracer import Tracer
 from app.settings import Settings
 from app.store.interface import StateStore
-from app.wiring import open_shadow, open_store
+from app.wiring import open_quality, open_shadow, open_store, open_sweeper
 from model.interface import Model
 
 _DESCRIPTION: Final = """Post what visitors do; after each event, read how likely the session is to end in a purchase.
@@ -116,15 +114,16 @@ def create_app(
         drain.install(refuse)
         _say_started(models.current, settings, logger)
         try:
-            async with kept_up(settings, access, rate, logger):
+            async with watch_keys(settings, access, rate, logger):
                 with settled_garbage_collector():
                     yield
         finally:
             drain.uninstall()
             await models.close()
             await services.dashboards.close()
-            await services.vitals.close()
-            await services.outcomes.close()
+            await services.health.close()
+            await services.sweeper.close()
+            await services.quality.close()
             await services.batcher.close()
             services.deadlines.close()
             if shadow is not None:
@@ -150,7 +149,7 @@ def create_app(
     complete_openapi(app, rules)
     handle_errors(app, metrics, logger)
     _add_inner_layers(app, settings, metrics, logger)
-    add_door(app, settings, access, rules, rate, metrics)
+    install_auth(app, settings, access, rules, rate, metrics)
     app.add_middleware(RequestContext, metrics=metrics, tally=tally, logger=logger, is_draining=lambda: drain.draining)
     telemetry.add_to(app)
     app.move_middleware_to_front()
@@ -172,12 +171,12 @@ def _add_inner_layers(app: FastAPI, settings: Settings, metrics: Metrics, logger
         exceptions={BATCH_PATH: settings.max_batch_body_bytes},
         metrics=metrics,
     )
-    app.add_middleware(KeptAnswers, dashboards=lambda: app.state.services.dashboards)
+    app.add_middleware(CachedAnswers, dashboards=lambda: app.state.services.dashboards)
 
 
 def _start(
     settings: Settings,
-    models: LiveModel,
+    models: ModelHolder,
     drain: Drain,
     store: StateStore | None,
     telemetry: Telemetry,
@@ -190,7 +189,9 @@ def _start(
     store = telemetry.store(store or open_store(settings, metrics))
     shadow = open_shadow(settings, models, store, metrics, logger, now_ms)
 
-    async def score(submissions: Sequence[Submission], callers: Callers[Score]) -> Sequence[Score | Exception | Later]:
+    async def score(
+        submissions: Sequence[QueuedEvent], callers: Callers[Score]
+    ) -> Sequence[Score | Exception | Requeue]:
         # A scorer for each batch costs next to nothing, and a batch keeps its model whatever is loaded meanwhile.
         scorer = Scorer(
             store,
@@ -208,12 +209,12 @@ def _start(
             shadow.observe(submissions, results)
         return results
 
-    batcher: Batcher[Submission, Score] = Batcher(
+    batcher: Batcher[QueuedEvent, Score] = Batcher(
         score,
         key=lambda submission: submission.session_id,
         max_batch_size=settings.max_batch_size,
         max_queue=settings.max_queue,
-        max_run=longest_run(settings.dedupe_window),
+        max_items_per_key=max_events_per_session(settings.dedupe_window),
         max_batches=_BATCHES_AT_ONCE,
     )
     metrics.watch(metrics.queue_length, lambda: batcher.queue_length)
@@ -224,16 +225,22 @@ def _start(
     if shadow is not None:
         shadow.start()
 
-    ended = open_outcomes(settings, store, models, metrics, logger, now_ms)
-    ended.start()
+    quality = open_quality(settings, store, models, metrics, logger, now_ms)
+    sweeper = open_sweeper(settings, store, metrics, logger, on_closed=quality.count)
+    sweeper.start()
+    quality.start()
 
     async def ended_sessions() -> OutcomesOut:
-        purchase, none = await ended.trust.outcomes()
+        purchase, none = await quality.outcomes()
         return OutcomesOut(purchase=purchase, none=none, window_s=settings.trust_window_s)
 
     readiness = Readiness(store, takes_events=lambda: batcher.running, is_draining=lambda: drain.draining)
-    vitals = Vitals(store, readiness, metrics=metrics, logger=logger)
-    vitals.start()
+
+    async def live_sessions() -> int:
+        return (await store.board.spread(())).live
+
+    health = HealthMonitor(live_sessions, readiness, metrics=metrics, logger=logger)
+    health.start()
 
     services = Services(
         settings=settings,
@@ -242,14 +249,15 @@ def _start(
         models=models,
         drain=drain,
         readiness=readiness,
-        vitals=vitals,
+        health=health,
         store=store,
-        intake=Intake(settings, metrics),
+        intake=EventValidator(settings, metrics),
         deadlines=Deadlines(),
         batcher=telemetry.batcher(batcher),
         # One: a second processor is rarely free, and events go first.
         tracer=Tracer(most_at_once=1, timeout_s=settings.request_timeout_s, logger=logger),
-        outcomes=ended,
+        sweeper=sweeper,
+        quality=quality,
         dashboards=open_dashboards(
             settings,
             store,
@@ -258,7 +266,7 @@ def _start(
             queue_length=lambda: batcher.queue_length,
             model=lambda: models.current.fingerprint,
             outcomes=ended_sessions,
-            trust=ended.trust.summary,
+            trust=quality.summary,
         ),
         now_ms=now_ms,
     )
@@ -312,14 +320,14 @@ def _metrics() -> Metrics:
         raise StartupError(f"willbuy cannot start: {exc}") from exc
 
 
-def _live_model(settings: Settings, model: Model | None, metrics: Metrics, logger: FilteringBoundLogger) -> LiveModel:
+def _live_model(settings: Settings, model: Model | None, metrics: Metrics, logger: FilteringBoundLogger) -> ModelHolder:
     artifact = ArtifactFile(settings.artifact, settings.artifact_sha256, settings)
     stamp = stamp_of(artifact.path)
     try:
         first = model or artifact.load()
     except ValueError as exc:  # ArtifactError is one
         raise StartupError(f"willbuy cannot start: {exc}") from exc
-    return LiveModel(
+    return ModelHolder(
         first,
         path=artifact.path,
         stamp=stamp,
@@ -334,5 +342,5 @@ def _access(settings: Settings, logger: FilteringBoundLogger) -> Access:
         access = read_access(settings)
     except AccessError as exc:
         raise StartupError(f"willbuy cannot start: {exc}") from exc
-    say_access(access, logger)
+    log_open_access(access, logger)
     return access

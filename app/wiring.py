@@ -1,24 +1,26 @@
 """The parts that stand behind the scorer, opened as the settings say."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Sequence
 from functools import cache
 
 from structlog.typing import FilteringBoundLogger
 
 from app.monitoring.metrics import Metrics
+from app.outcomes.sweeper import SessionSweeper
+from app.quality.model_quality import ModelQuality
 from app.scoring.artifact_file import ArtifactFile
-from app.scoring.model_holder import LiveModel
+from app.scoring.model_holder import ModelHolder
 from app.scoring.shadow import Shadow
 from app.settings import Settings
 from app.store.interface import StateStore
-from app.store.outcomes import OutcomeLimits
+from app.store.outcomes import ClosedSession, OutcomeLimits
 from app.store.redis.connection import ConnectionOptions
 from app.store.sessions import RedisStore
 
 
 def open_shadow(
     settings: Settings,
-    models: LiveModel,
+    models: ModelHolder,
     store: StateStore,
     metrics: Metrics,
     logger: FilteringBoundLogger,
@@ -72,4 +74,38 @@ def open_store(settings: Settings, metrics: Metrics) -> StateStore:
         ),
         wait_replicas=settings.redis_wait_replicas,
         observe=lambda operation, seconds: timer(operation).observe(seconds),
+    )
+
+
+def open_quality(
+    settings: Settings,
+    store: StateStore,
+    models: ModelHolder,
+    metrics: Metrics,
+    logger: FilteringBoundLogger,
+    now_ms: Callable[[], int],
+) -> ModelQuality:
+    """Return what compares served scores with outcomes; it is not started yet."""
+    return ModelQuality(
+        store.outcomes,
+        lambda: models.current,
+        window_s=settings.trust_window_s,
+        drift_events_per_s=settings.drift_events_per_s,
+        now_ms=now_ms,
+        metrics=metrics,
+        logger=logger,
+    )
+
+
+def open_sweeper(
+    settings: Settings,
+    store: StateStore,
+    metrics: Metrics,
+    logger: FilteringBoundLogger,
+    *,
+    on_closed: Callable[[Sequence[ClosedSession]], Awaitable[None]],
+) -> SessionSweeper:
+    """Return what closes idle sessions; it is not started yet."""
+    return SessionSweeper(
+        store.outcomes, every_s=settings.close_every_s, on_closed=on_closed, metrics=metrics, logger=logger
     )

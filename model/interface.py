@@ -10,7 +10,7 @@ from model.events import Event
 from model.summary import DataSummary, InputCounts
 
 
-class Stepper(Protocol):
+class SessionScorer(Protocol):
     """What the scorer asks."""
 
     @property
@@ -43,7 +43,7 @@ class ManifestLike(Protocol):
         ...
 
 
-class Model(Stepper, Protocol):
+class Model(SessionScorer, Protocol):
     """What the whole service asks."""
 
     @property

@@ -31,8 +31,8 @@ from app.errors import (
     to_problem,
 )
 from app.schemas.events import EVENT_EXAMPLE, BatchOut
-from app.scoring.event_body import ReceivedEvent
-from app.scoring.events import NDJSON, Submission, check_headers, parse_events
+from app.scoring.event_body import EventBody
+from app.scoring.events import NDJSON, QueuedEvent, check_headers, parse_events
 from app.scoring.session_update import Score
 
 BATCH_PATH = "/v1/events/batch"
@@ -103,11 +103,11 @@ async def post_events(request: Request) -> Response:
     body, deadline = await read_body_in_time(request.receive, services.settings.request_timeout_s, services.deadlines)
     max_events = min(services.settings.max_batch_events, services.settings.max_queue)
     checked = _submissions(services, parse_events(body, is_lines=is_lines, max_events=max_events))
-    wanted = [one for one in checked if isinstance(one, Submission)]
+    wanted = [one for one in checked if isinstance(one, QueuedEvent)]
     answers = await services.batcher.submit_many(wanted, give_up_at=deadline)
     _log_failures(services, answers)
     answer = iter(answers)
-    results = [_result(services, next(answer) if isinstance(one, Submission) else one) for one in checked]
+    results = [_result(services, next(answer) if isinstance(one, QueuedEvent) else one) for one in checked]
     return json_response(_encode({"results": results}))
 
 
@@ -119,11 +119,11 @@ class _Result(msgspec.Struct, omit_defaults=True):
     problem: msgspec.Raw | None = None
 
 
-def _submissions(services: Services, events: list[ReceivedEvent | WillbuyError]) -> list[Submission | WillbuyError]:
+def _submissions(services: Services, events: list[EventBody | WillbuyError]) -> list[QueuedEvent | WillbuyError]:
     """Return a submission for each event that may be folded, else what is wrong with it."""
     now_ms, model, most = services.now_ms(), services.model, services.settings.dedupe_window
     of_session: defaultdict[str, int] = defaultdict(int)
-    checked: list[Submission | WillbuyError] = []
+    checked: list[QueuedEvent | WillbuyError] = []
     for event in events:
         if isinstance(event, WillbuyError):
             checked.append(event)

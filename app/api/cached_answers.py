@@ -12,15 +12,15 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.api.known_route import KnownRoute
 from app.board.content import Content, ContentResponse
+from app.board.dashboards import Dashboards
 from app.board.query import parse_query
-from app.board.setup import Dashboards
 from app.errors import InvalidRequestError
 
 _BOARD_PATH: Final = "/v1/sessions"
 _STATS_PATH: Final = "/v1/stats"
 
 
-class KeptAnswers:
+class CachedAnswers:
     """ASGI middleware: must stand behind whatever decides who may ask.
 
     Args:

@@ -12,7 +12,7 @@ from starlette.types import Scope
 
 from app.api.quick_events import STATE_NAME, Decided, QuickEvents, note_decided
 from app.runtime.http_protocol import BoundedHttp
-from app.scoring.events import Submission
+from app.scoring.events import QueuedEvent
 from app.scoring.session_update import Score
 
 
@@ -22,7 +22,7 @@ class _Asked:
     __slots__ = ("connection", "events", "is_over", "request", "started", "submission")
 
     def __init__(
-        self, connection: "EventsHttp", events: QuickEvents, request: bytes, submission: Submission, started: float
+        self, connection: "EventsHttp", events: QuickEvents, request: bytes, submission: QueuedEvent, started: float
     ) -> None:
         self.connection = connection
         self.events = events

@@ -10,8 +10,7 @@ from structlog.typing import FilteringBoundLogger
 
 from app.api.quick_events import started_before
 from app.api.request_tally import RequestTally
-from app.api.responses import error_response, problem_response
-from app.errors import BodyTooLargeError, WillbuyError, problem
+from app.errors import BodyTooLargeError, WillbuyError, error_response, problem, problem_response
 from app.monitoring.logging import REQUEST_ID
 from app.monitoring.metrics import Metrics
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
-from app.api.responses import documented, problem_response
+from app.api.responses import documented
 from app.api.services import services_of
 from app.auth.middleware import holder_of
 from app.errors import (
@@ -13,8 +13,9 @@ from app.errors import (
     ReloadDisabledError,
     ReloadInProgressError,
     problem,
+    problem_response,
 )
-from app.monitoring.readiness import failing
+from app.monitoring.health import failing
 
 router = APIRouter(tags=["operations"])
 

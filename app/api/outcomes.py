@@ -23,7 +23,7 @@ from app.errors import (
     UnsupportedEncodingError,
     UnsupportedMediaTypeError,
 )
-from app.outcomes.record_outcome import say_outcome
+from app.outcomes.record_outcome import record_outcome
 from app.schemas.events import SessionId, SessionOut
 from app.scoring.events import check_headers, parse_outcome
 from app.store.record_codec import Outcome
@@ -72,7 +72,7 @@ async def post_outcome(
     outcome_ms = services.intake.outcome_ms(said, now_ms=services.now_ms())
     try:
         async with asyncio.timeout_at(deadline):
-            record = await say_outcome(
+            record = await record_outcome(
                 services.store,
                 session_id,
                 _OUTCOMES[said.outcome],

@@ -8,10 +8,8 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from structlog.typing import FilteringBoundLogger
 
-from app.api.responses import error_response, problem_response
-from app.errors import InvalidRequestError, WillbuyError, problem
+from app.errors import InvalidRequestError, WillbuyError, error_response, field_errors, problem, problem_response
 from app.monitoring.metrics import Metrics
-from app.scoring.events import field_errors
 
 _FRAMEWORK_CODES: Final = {404: "not_found", 405: "method_not_allowed"}
 

@@ -24,7 +24,7 @@ from app.auth.access import Access
 from app.auth.rate_limit import RateLimit
 from app.errors import DeadlineExceededError, UnauthorizedError, WillbuyError
 from app.scoring.batcher import Caller
-from app.scoring.events import Submission, parse_event
+from app.scoring.events import QueuedEvent, parse_event
 from app.scoring.session_update import Score
 
 EVENTS_PATH: Final = "/v1/events"
@@ -127,7 +127,7 @@ class QuickEvents:
             self._lengths.clear()
         self._lengths[sha256(head).digest()] = length
 
-    def submission(self, request: bytes) -> Submission | None:
+    def submission(self, request: bytes) -> QueuedEvent | None:
         """Return the event of a request that can be answered here; None: it takes the application's way."""
         head, _, body = request.partition(_END_OF_HEAD)
         if self._lengths.get(sha256(head).digest()) != len(body) or self.is_draining:
@@ -147,11 +147,11 @@ class QuickEvents:
         """Whether callers are to connect anew."""
         return self._services.drain.draining
 
-    def enqueue(self, submission: Submission, caller: Caller[Score], now_s: float) -> None:
+    def enqueue(self, submission: QueuedEvent, caller: Caller[Score], now_s: float) -> None:
         """Have an event folded; `now_s` is the event loop's clock."""
         self._services.batcher.enqueue(submission, caller, give_up_at=now_s + self._timeout_s)
 
-    def withdraw(self, submission: Submission, caller: Caller[Score]) -> Exception:
+    def withdraw(self, submission: QueuedEvent, caller: Caller[Score]) -> Exception:
         """Take back the event of a caller whose time is up; return what it is to be told."""
         self._services.batcher.withdraw(submission, caller)
         return DeadlineExceededError(too_late(self._timeout_s))

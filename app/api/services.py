@@ -6,17 +6,16 @@ from dataclasses import dataclass
 from fastapi import Request
 from structlog.typing import FilteringBoundLogger
 
-from app.board.setup import Dashboards
-from app.monitoring.health import Vitals
+from app.board.dashboards import Dashboards
+from app.monitoring.health import HealthMonitor, Readiness
 from app.monitoring.metrics import Metrics
-from app.monitoring.readiness import Readiness
-from app.outcomes.setup import Outcomes
-from app.quality.model_quality import Trust
+from app.outcomes.sweeper import SessionSweeper
+from app.quality.model_quality import ModelQuality
 from app.runtime.deadlines import Deadlines
 from app.runtime.drain import Drain
 from app.scoring.batcher import Batcher
-from app.scoring.events import Intake, Submission
-from app.scoring.model_holder import LiveModel
+from app.scoring.events import EventValidator, QueuedEvent
+from app.scoring.model_holder import ModelHolder
 from app.scoring.session_update import Score
 from app.scoring.tracer import Tracer
 from app.settings import Settings
@@ -31,15 +30,16 @@ class Services:
     settings: Settings
     metrics: Metrics
     logger: FilteringBoundLogger
-    models: LiveModel
+    models: ModelHolder
     drain: Drain
     readiness: Readiness
-    vitals: Vitals
+    health: HealthMonitor
     store: StateStore
-    intake: Intake
-    batcher: Batcher[Submission, Score]
+    intake: EventValidator
+    batcher: Batcher[QueuedEvent, Score]
     tracer: Tracer
-    outcomes: Outcomes
+    sweeper: SessionSweeper
+    quality: ModelQuality
     dashboards: Dashboards
     deadlines: Deadlines
     now_ms: Callable[[], int]
@@ -48,11 +48,6 @@ class Services:
     def model(self) -> Model:
         """The model in use now; another one may be a moment later, so ask once for what belongs together."""
         return self.models.current
-
-    @property
-    def trust(self) -> Trust:
-        """How the model does on sessions that have ended."""
-        return self.outcomes.trust
 
 
 def services_of(request: Request) -> Services:

@@ -9,10 +9,11 @@ from typing import Annotated
 
 from fastapi import APIRouter, Path, Query, Request, Response
 
-from app.api.responses import PROBLEM_JSON, documented, json_response
+from app.api.responses import documented, json_response
 from app.api.services import Services, services_of
 from app.auth.middleware import holder_of
 from app.errors import (
+    PROBLEM_JSON,
     CorruptRecordError,
     DeadlineExceededError,
     InvalidRequestError,

@@ -5,12 +5,11 @@ from typing import Final
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.api.responses import error_response, problem_response
 from app.auth.access import Access
 from app.auth.keys import ApiKey
 from app.auth.rate_limit import RateLimit
 from app.auth.scopes import Methods, Rules
-from app.errors import UnauthorizedError, WillbuyError, problem
+from app.errors import UnauthorizedError, WillbuyError, error_response, problem, problem_response
 from app.monitoring.metrics import Metrics
 
 KEY_NAME: Final = "willbuy.key"

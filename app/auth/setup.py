@@ -8,8 +8,8 @@ from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 from structlog.typing import FilteringBoundLogger
 
-from app.api.head_limit import HeadLimit
 from app.auth.access import Access
+from app.auth.head_limit import HeadLimit
 from app.auth.key_file import KeyFile
 from app.auth.keys import AccessError, ApiKey, all_different, parse_keys, read_keys
 from app.auth.middleware import AccessControl
@@ -42,7 +42,7 @@ def read_access(settings: Settings) -> Access:
 
 
 @asynccontextmanager
-async def kept_up(
+async def watch_keys(
     settings: Settings, access: Access, rate: RateLimit, logger: FilteringBoundLogger
 ) -> AsyncIterator[None]:
     """Follow the keys' file, where there is one, for as long as the service runs; at the end close what was opened."""
@@ -70,7 +70,9 @@ def open_rate_limit(settings: Settings, metrics: Metrics, *, window_s: int = WIN
     )
 
 
-def add_door(app: FastAPI, settings: Settings, access: Access, rules: Rules, rate: RateLimit, metrics: Metrics) -> None:
+def install_auth(
+    app: FastAPI, settings: Settings, access: Access, rules: Rules, rate: RateLimit, metrics: Metrics
+) -> None:
     """Put what every request passes first around what the app has so far."""
     app.add_middleware(AccessControl, access=access, rules=rules, rate=rate, metrics=metrics)
     if settings.cors_origins:
@@ -85,7 +87,7 @@ def add_door(app: FastAPI, settings: Settings, access: Access, rules: Rules, rat
     app.add_middleware(HeadLimit, max_head_bytes=settings.max_head_bytes, metrics=metrics)
 
 
-def say_access(access: Access, logger: FilteringBoundLogger) -> None:
+def log_open_access(access: Access, logger: FilteringBoundLogger) -> None:
     """Say in the log, loudly, that everybody may do everything."""
     if access.is_open:
         logger.warning(

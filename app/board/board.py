@@ -7,7 +7,7 @@ from app.board.content import Content, content_of
 from app.board.cursor import encode_cursor
 from app.board.query import BoardQuery
 from app.board.reader import Page, read_page
-from app.runtime.single_flight import Shared
+from app.runtime.single_flight import SingleFlightCache
 from app.schemas.board import BoardOut, BoardSessionOut
 from app.store.board import BoardStore, Order, Row
 
@@ -27,7 +27,9 @@ class Board:
 
     def __init__(self, store: BoardStore, *, kept_s: float) -> None:
         self._store = store
-        self._contents: Shared[BoardQuery, Content] = Shared(self._read, kept_s=kept_s, most_at_once=_MOST_READINGS)
+        self._contents: SingleFlightCache[BoardQuery, Content] = SingleFlightCache(
+            self._read, kept_s=kept_s, most_at_once=_MOST_READINGS
+        )
 
     def kept(self, query: BoardQuery) -> Content | None:
         """Return the answer if there is one that is young enough, without a wait."""

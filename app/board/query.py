@@ -8,9 +8,8 @@ from urllib.parse import parse_qsl
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, WithJsonSchema, model_validator
 
 from app.board.cursor import InvalidCursorError, decode_cursor
-from app.errors import InvalidRequestError
+from app.errors import InvalidRequestError, field_errors
 from app.schemas.events import timestamp_ms
-from app.scoring.events import field_errors
 from app.store.board import Order, Position, Selection
 from app.store.record_codec import Outcome, Record
 

@@ -14,7 +14,7 @@ from structlog.typing import FilteringBoundLogger
 from app.board.content import Content, content_of
 from app.board.meter import RATES_WINDOW_S, Meter, Report, quantile_ms
 from app.errors import StoreError
-from app.runtime.single_flight import Shared
+from app.runtime.single_flight import SingleFlightCache
 from app.schemas.board import LatencyOut, OutcomesOut, QueueOut, RatesOut, ScoresOut, StatsOut, TotalsOut
 from app.schemas.quality import TrustOut
 from app.store.interface import StateStore
@@ -59,7 +59,7 @@ class Stats:
         self._trust = trust
         self._logger = logger
         self._name = secrets.token_hex(_NAME_BYTES)
-        self._contents: Shared[None, Content] = Shared(self._read, kept_s=interval_s)
+        self._contents: SingleFlightCache[None, Content] = SingleFlightCache(self._read, kept_s=interval_s)
         self._reporting: asyncio.Task[None] | None = None
         self._is_closed = False
 

@@ -1,15 +1,14 @@
-"""Gauges that nothing counts as it happens: looked at now and then, in the background of every replica."""
+"""Health of one replica: what `/readyz` answers, and the gauges that a background loop keeps current."""
 
 import asyncio
 import contextlib
-from typing import Final
+from collections.abc import Awaitable, Callable
+from typing import Final, Protocol
 
 from structlog.typing import FilteringBoundLogger
 
-from app.errors import StoreError
+from app.errors import ShuttingDownError, StoreError
 from app.monitoring.metrics import Metrics
-from app.monitoring.readiness import Readiness, failing
-from app.store.interface import StateStore
 
 _EVERY_S: Final = 1.0
 # In turns: each worker of each replica asks Redis, and none of this changes within seconds.
@@ -17,20 +16,66 @@ _READY_EVERY: Final = 5
 _SESSIONS_EVERY: Final = 15
 
 
-class Vitals:
+class ProbedStore(Protocol):
+    """The part of the session store that readiness needs."""
+
+    async def ping(self) -> None:
+        """Raise `StoreError` unless the store answers."""
+        ...
+
+
+class Readiness:
+    """Looks at everything that events need.
+
+    Args:
+        store: where sessions are.
+        takes_events: returns whether submitted events are handled.
+        is_draining: returns whether the replica is shutting down.
+    """
+
+    def __init__(
+        self, store: ProbedStore, *, takes_events: Callable[[], bool], is_draining: Callable[[], bool]
+    ) -> None:
+        self._store = store
+        self._takes_events = takes_events
+        self._is_draining = is_draining
+
+    async def checks(self) -> dict[str, str]:
+        """Return what was looked at, each with `ok` or what is wrong; takes as long as Redis does, bounded."""
+        checks = {"redis": "ok", "model": "ok" if self._takes_events() else "not taking events"}
+        try:
+            await self._store.ping()
+        except StoreError as exc:
+            checks["redis"] = exc.code
+        if self._is_draining():
+            checks["replica"] = ShuttingDownError.code
+        return checks
+
+
+def failing(checks: dict[str, str]) -> list[str]:
+    """Return the names of those that are not `ok`."""
+    return [name for name, state in checks.items() if state != "ok"]
+
+
+class HealthMonitor:
     """Keeps the gauges true: what is watched, the event loop's delay, readiness, and live sessions.
 
     Args:
-        store: where live sessions are counted.
+        live_sessions: counts the live sessions in the store.
         readiness: whether events can be answered.
         metrics: where it is shown.
         logger: where defects are told.
     """
 
     def __init__(
-        self, store: StateStore, readiness: Readiness, *, metrics: Metrics, logger: FilteringBoundLogger
+        self,
+        live_sessions: Callable[[], Awaitable[int]],
+        readiness: Readiness,
+        *,
+        metrics: Metrics,
+        logger: FilteringBoundLogger,
     ) -> None:
-        self._store = store
+        self._live_sessions = live_sessions
         self._readiness = readiness
         self._metrics = metrics
         self._logger = logger
@@ -57,7 +102,7 @@ class Vitals:
             self._metrics.ready.set(not failing(await self._readiness.checks()))
         if turn % _SESSIONS_EVERY == 0:
             with contextlib.suppress(StoreError):  # readiness tells
-                self._metrics.live_sessions.set((await self._store.board.spread(())).live)
+                self._metrics.live_sessions.set(await self._live_sessions())
 
     async def _run(self) -> None:
         loop = asyncio.get_running_loop()

@@ -29,10 +29,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from structlog.typing import EventDict, FilteringBoundLogger, WrappedLogger
 
 from app.scoring.batcher import Batcher
-from app.scoring.events import Submission
+from app.scoring.events import QueuedEvent
 from app.scoring.session_update import Score
 from app.store.interface import StateStore
-from model.interface import Stepper
+from model.interface import SessionScorer
 
 _CLOSE_S: Final = 5.0
 # Machines ask these all the time, and a stream is open for hours.
@@ -82,12 +82,12 @@ class Spans:
         """See `Telemetry.add_to`."""
         app.add_middleware(RequestSpans, tracer=self._tracer)
 
-    def batcher(self, batcher: Batcher[Submission, Score]) -> Batcher[Submission, Score]:
+    def batcher(self, batcher: Batcher[QueuedEvent, Score]) -> Batcher[QueuedEvent, Score]:
         """See `Telemetry.batcher`."""
-        return cast("Batcher[Submission, Score]", _LinkedBatcher(batcher, self._waited_for))
+        return cast("Batcher[QueuedEvent, Score]", _LinkedBatcher(batcher, self._waited_for))
 
     @contextmanager
-    def batch(self, submissions: Sequence[Submission]) -> Iterator[None]:
+    def batch(self, submissions: Sequence[QueuedEvent]) -> Iterator[None]:
         """See `Telemetry.batch`."""
         found = (self._waiting.get(id(submission)) for submission in submissions)
         # A request may wait for many of them; the span is what it is one of.
@@ -112,10 +112,10 @@ class Spans:
         attributes = {"db.system.name": "redis"}
         return cast("StateStore", _Spanned(store, spans, self._tracer, SpanKind.CLIENT, attributes))
 
-    def stepper(self, model: Stepper) -> Stepper:
+    def stepper(self, model: SessionScorer) -> SessionScorer:
         """See `Telemetry.stepper`."""
         attributes = {"willbuy.model": model.fingerprint}
-        return cast("Stepper", _Spanned(model, _MODEL_CALLS, self._tracer, SpanKind.INTERNAL, attributes))
+        return cast("SessionScorer", _Spanned(model, _MODEL_CALLS, self._tracer, SpanKind.INTERNAL, attributes))
 
     async def close(self) -> None:
         """See `Telemetry.close`."""
@@ -185,15 +185,15 @@ def _answered(span: Span, start: Message) -> None:
 class _LinkedBatcher:
     """Stands for a batcher and notes who waits for what."""
 
-    def __init__(self, batcher: Batcher[Submission, Score], waited_for: Callable[[Sequence[object]], Any]) -> None:
+    def __init__(self, batcher: Batcher[QueuedEvent, Score], waited_for: Callable[[Sequence[object]], Any]) -> None:
         self._batcher = batcher
         self._waited_for = waited_for
 
-    async def submit(self, item: Submission, *, give_up_at: float | None = None) -> Score:
+    async def submit(self, item: QueuedEvent, *, give_up_at: float | None = None) -> Score:
         with self._waited_for([item]):
             return await self._batcher.submit(item, give_up_at=give_up_at)
 
-    async def submit_many(self, items: Sequence[Submission], *, give_up_at: float) -> list[Score | Exception | None]:
+    async def submit_many(self, items: Sequence[QueuedEvent], *, give_up_at: float) -> list[Score | Exception | None]:
         with self._waited_for(items):
             return await self._batcher.submit_many(items, give_up_at=give_up_at)
 

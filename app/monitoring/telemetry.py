@@ -15,10 +15,10 @@ from fastapi import FastAPI
 from structlog.typing import EventDict, FilteringBoundLogger, WrappedLogger
 
 from app.scoring.batcher import Batcher
-from app.scoring.events import Submission
+from app.scoring.events import QueuedEvent
 from app.scoring.session_update import Score
 from app.store.interface import StateStore
-from model.interface import Stepper
+from model.interface import SessionScorer
 
 _ENDPOINTS: Final = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
 
@@ -44,11 +44,11 @@ class Telemetry(Protocol):
         """Put a span around each request; to be called after all other middleware was added."""
         ...
 
-    def batcher(self, batcher: Batcher[Submission, Score]) -> Batcher[Submission, Score]:
+    def batcher(self, batcher: Batcher[QueuedEvent, Score]) -> Batcher[QueuedEvent, Score]:
         """Return the batcher as routes are to use it, so that a batch knows the requests that wait for it."""
         ...
 
-    def batch(self, submissions: Sequence[Submission]) -> AbstractContextManager[object]:
+    def batch(self, submissions: Sequence[QueuedEvent]) -> AbstractContextManager[object]:
         """Put a span around the handling of a batch."""
         ...
 
@@ -56,7 +56,7 @@ class Telemetry(Protocol):
         """Return the store as its callers are to use it."""
         ...
 
-    def stepper(self, model: Stepper) -> Stepper:
+    def stepper(self, model: SessionScorer) -> SessionScorer:
         """Return the model as one batch is to use it."""
         ...
 
@@ -89,11 +89,11 @@ class NoTelemetry:
     def add_to(self, app: FastAPI) -> None:
         """See `Telemetry.add_to`."""
 
-    def batcher(self, batcher: Batcher[Submission, Score]) -> Batcher[Submission, Score]:
+    def batcher(self, batcher: Batcher[QueuedEvent, Score]) -> Batcher[QueuedEvent, Score]:
         """See `Telemetry.batcher`."""
         return batcher
 
-    def batch(self, _submissions: Sequence[Submission]) -> AbstractContextManager[object]:
+    def batch(self, _submissions: Sequence[QueuedEvent]) -> AbstractContextManager[object]:
         """See `Telemetry.batch`."""
         return nullcontext()
 
@@ -101,7 +101,7 @@ class NoTelemetry:
         """See `Telemetry.store`."""
         return store
 
-    def stepper(self, model: Stepper) -> Stepper:
+    def stepper(self, model: SessionScorer) -> SessionScorer:
         """See `Telemetry.stepper`."""
         return model
 

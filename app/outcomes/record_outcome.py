@@ -1,13 +1,16 @@
 """What the shop itself says of a session's end, by a call instead of an event."""
 
+import os
+
+from msgspec.structs import replace
+
 from app.errors import ConflictError, OutcomeConflictError, SessionNotFoundError
 from app.monitoring.metrics import Metrics
-from app.scoring.transitions import with_outcome
 from app.store.interface import Commit, StateStore
-from app.store.record_codec import Outcome, Record
+from app.store.record_codec import VERSION_BYTES, Outcome, Record
 
 
-async def say_outcome(
+async def record_outcome(
     store: StateStore, session_id: str, outcome: Outcome, *, outcome_ms: int, attempts: int, metrics: Metrics
 ) -> Record:
     """Close a session with an outcome, once, and return it as it stands; saying the same again changes nothing.
@@ -49,3 +52,8 @@ async def say_outcome(
             return said
         metrics.conflicts.inc()
     raise ConflictError(f"Others committed to this session in each of {attempts} attempts; send it again.")
+
+
+def with_outcome(record: Record, outcome: Outcome, *, outcome_ms: int) -> Record:
+    """Return the record of an open session once the shop has said what became of it."""
+    return replace(record, version=os.urandom(VERSION_BYTES), outcome=outcome, outcome_ms=outcome_ms)

@@ -24,7 +24,7 @@ _TURNS_TO_LEASE: Final = 3
 _LAST_TURN_S: Final = 2.0
 
 
-class Closer:
+class SessionSweeper:
     """One replica's closer.
 
     Args:
@@ -67,7 +67,7 @@ class Closer:
         self._runner.cancel()
         await asyncio.gather(self._runner, return_exceptions=True)
 
-    async def turn(self) -> bool:
+    async def run_once(self) -> bool:
         """Do what there is to do once; return whether there is more.
 
         Raises:
@@ -108,7 +108,7 @@ class Closer:
         while not self._stopping.is_set():
             is_more = False
             try:
-                is_more = await self.turn()
+                is_more = await self.run_once()
             except StoreError as exc:
                 # Redis is away; whoever asks for events hears of it.
                 self._logger.debug("closer_waits", reason=exc.code)

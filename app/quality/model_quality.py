@@ -30,7 +30,7 @@ _SHOW_EVERY_S: Final = 15.0
 _ALL_MODELS: Final = "all"
 
 
-class Trust:
+class ModelQuality:
     """The live model's figures.
 
     Args:

@@ -2,7 +2,7 @@
 
 The server reads heads and trailers of any size into memory, and waits for their end without an end: who opens a
 connection can take a gigabyte with a hundred megabytes of small headers, or keep it open for good by sending nothing.
-Both happen before any key is looked at, so they are stopped here. `app.api.head_limit` then refuses, with a problem,
+Both happen before any key is looked at, so they are stopped here. `app.auth.head_limit` then refuses, with a problem,
 heads that are complete and too large.
 """
 

@@ -13,7 +13,7 @@ Value = TypeVar("Value")
 _MOST_KEPT: Final = 64
 
 
-class Shared(Generic[Key, Value]):
+class SingleFlightCache(Generic[Key, Value]):
     """Values by key. However many ask for one, it is worked out no more often than every `kept_s` seconds.
 
     Args:

@@ -20,13 +20,13 @@ Result = TypeVar("Result")
 Told_contra = TypeVar("Told_contra", contravariant=True)
 
 
-class Later(Enum):
+class Requeue(Enum):
     """What a handler answers for an item that it wants again in a later batch."""
 
-    LATER = "later"
+    REQUEUE = "later"
 
 
-LATER: Final = Later.LATER
+REQUEUE: Final = Requeue.REQUEUE
 _TURNS_TO_QUEUE: Final = 4
 
 
@@ -50,17 +50,17 @@ class Caller(Protocol[Told_contra]):
 class Callers(Protocol[Told_contra]):
     """Who waits for the items of a batch, as its handler sees them."""
 
-    def gone(self) -> Collection[int]:
+    def abandoned(self) -> Collection[int]:
         """Return the places of the items whose callers wait no longer, and never will again."""
         ...
 
-    def tell(self, place: int, result: Told_contra | Exception) -> None:
+    def resolve(self, place: int, result: Told_contra | Exception) -> None:
         """Answer an item at once, the rest of the batch being on its way; the first answer of a place counts."""
         ...
 
 
 # Takes a batch and those who wait for it.
-Handle = Callable[[list[Item], Callers[Result]], Awaitable[Sequence[Result | Exception | Later]]]
+Handle = Callable[[list[Item], Callers[Result]], Awaitable[Sequence[Result | Exception | Requeue]]]
 
 
 # Compared by identity: two callers may have submitted equal items.
@@ -100,10 +100,10 @@ class _Batch(Generic[Item, Result]):
         self.waiting = waiting
         self._told: set[int] = set()
 
-    def gone(self) -> Collection[int]:
+    def abandoned(self) -> Collection[int]:
         return [place for place, one in enumerate(self.waiting) if one.caller.is_over and place not in self._told]
 
-    def tell(self, place: int, result: Result | Exception) -> None:
+    def resolve(self, place: int, result: Result | Exception) -> None:
         if place not in self._told:
             self._told.add(place)
             waiting = self.waiting[place]
@@ -173,11 +173,11 @@ class Batcher(Generic[Item, Result]):
 
     Args:
         handle: returns one result or exception an item of the batch, in order. An item that is to come again later is
-            answered `LATER`, and so are then all items of its key behind it. It may tell results before it returns.
+            answered `REQUEUE`, and so are then all items of its key behind it. It may tell results before it returns.
         key: items of equal keys depend on each other's order.
         max_batch_size: most items of a batch.
         max_queue: most items that wait for a batch.
-        max_run: most items of one key in a batch.
+        max_items_per_key: most items of one key in a batch.
         max_batches: most batches at a time.
     """
 
@@ -188,14 +188,14 @@ class Batcher(Generic[Item, Result]):
         key: Callable[[Item], Hashable],
         max_batch_size: int,
         max_queue: int,
-        max_run: int = 1,
+        max_items_per_key: int = 1,
         max_batches: int = 1,
     ) -> None:
         self._handle = handle
         self._key = key
         self._max_batch_size = max_batch_size
         self._max_queue = max_queue
-        self._max_run = max_run
+        self._max_run = max_items_per_key
         self._max_batches = max_batches
         # Keys of the batches that run, and those that are run beside another.
         self._busy: set[Hashable] = set()
@@ -363,7 +363,7 @@ class Batcher(Generic[Item, Result]):
 
     async def _handle_batch(self, waiting: list[_Waiting[Item, Result]]) -> None:
         batch = _Batch(waiting)
-        results: Sequence[Result | Exception | Later]
+        results: Sequence[Result | Exception | Requeue]
         try:
             results = await self._handle([one.item for one in waiting], batch)
         except Exception as exc:  # noqa: BLE001 - whatever it is, it belongs to the callers of this batch
@@ -374,7 +374,7 @@ class Batcher(Generic[Item, Result]):
         # Backwards, so that what is put back stands in its order again.
         for place in batch.open():
             result = results[place]
-            if not isinstance(result, Later):
+            if not isinstance(result, Requeue):
                 waiting[place].caller.answer(waiting[place].place, result)
             else:
                 self._queue.put_back(self._key(waiting[place].item), waiting[place])

@@ -38,7 +38,7 @@ _PropertyValue = (
 Read = TypeVar("Read")
 
 
-class ReceivedEvent(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class EventBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What `EventIn` describes; both None and UNSET mean that it was not given.
 
     Attributes:
@@ -62,23 +62,23 @@ class ReceivedEvent(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ) = UNSET
 
 
-_event: Final = msgspec.json.Decoder(ReceivedEvent)
-_events: Final = msgspec.json.Decoder(list[ReceivedEvent])
+_event: Final = msgspec.json.Decoder(EventBody)
+_events: Final = msgspec.json.Decoder(list[EventBody])
 
 
-def received(event: EventIn) -> ReceivedEvent:
+def received(event: EventIn) -> EventBody:
     """Return an event that was read carefully."""
-    return ReceivedEvent(**event.model_dump(exclude_unset=True))
+    return EventBody(**event.model_dump(exclude_unset=True))
 
 
-def read_event(body: bytes) -> ReceivedEvent | None:
+def read_event(body: bytes) -> EventBody | None:
     """Return the event in a body, or None: see above."""
     read = _decoded(_event, body)
     event = None if read is None else _checked(read)
     return event if event is not None and _has_each_key_once(body, (event,)) else None
 
 
-def read_events(body: bytes) -> list[ReceivedEvent] | None:
+def read_events(body: bytes) -> list[EventBody] | None:
     """Return the events of the array in a body, or None: see above."""
     read = _decoded(_events, body)
     events = [] if read is None else [event for event in map(_checked, read) if event is not None]
@@ -92,7 +92,7 @@ def _decoded(decoder: msgspec.json.Decoder[Read], body: bytes) -> Read | None:
         return None
 
 
-def _checked(event: ReceivedEvent) -> ReceivedEvent | None:
+def _checked(event: EventBody) -> EventBody | None:
     """Return the event with its time read; None: it needs a closer look."""
     name = event.event_name
     # One question about all its texts. What is printable has no control characters; what is not may still have none.
@@ -108,7 +108,7 @@ def _checked(event: ReceivedEvent) -> ReceivedEvent | None:
         return None
 
 
-def _has_each_key_once(body: bytes, events: Sequence[ReceivedEvent]) -> bool:
+def _has_each_key_once(body: bytes, events: Sequence[EventBody]) -> bool:
     """Return whether no key of the body stands twice; False too where that would take a closer look.
 
     The parser takes the last of two equal keys. Every key is followed by a colon; so if there are no more colons than

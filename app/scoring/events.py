@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -17,20 +17,19 @@ from app.errors import (
     UnsupportedEncodingError,
     UnsupportedMediaTypeError,
     WillbuyError,
+    field_errors,
+    shortened,
 )
 from app.monitoring.metrics import Metrics
 from app.schemas.events import EventIn, OutcomeIn
-from app.scoring.event_body import ReceivedEvent, read_event, read_events, received
+from app.scoring.event_body import EventBody, read_event, read_events, received
 from app.settings import Settings
 from model.events import PURCHASE, Event, canonical_event_name, identifier_code
 
 NDJSON: Final = "application/x-ndjson"
-_MOST_ERRORS: Final = 20
-_LONGEST_ECHO: Final = 64
-_OWN_FACTS: Final = "unknown field; the shop's own facts belong into `properties`"
 
 
-class Submission(msgspec.Struct, frozen=True):
+class QueuedEvent(msgspec.Struct, frozen=True):
     """An event on its way to its session.
 
     Attributes:
@@ -80,7 +79,7 @@ def check_headers(content_type: str | None, content_encoding: str | None, *, or_
     return is_lines
 
 
-def parse_event(body: bytes) -> ReceivedEvent:
+def parse_event(body: bytes) -> EventBody:
     """Return the event in a body.
 
     Raises:
@@ -91,7 +90,7 @@ def parse_event(body: bytes) -> ReceivedEvent:
     return _event(_value(body)) if event is None else event
 
 
-def parse_events(body: bytes, *, is_lines: bool, max_events: int) -> list[ReceivedEvent | WillbuyError]:
+def parse_events(body: bytes, *, is_lines: bool, max_events: int) -> list[EventBody | WillbuyError]:
     """Return the events in a body, or what is wrong with each, in order.
 
     Args:
@@ -117,7 +116,7 @@ def parse_events(body: bytes, *, is_lines: bool, max_events: int) -> list[Receiv
             raise InvalidRequestError("The body is JSON, but not an array.", [error])
     if len(parts) > max_events:
         raise TooManyEventsError(f"Expected at most {max_events} events, not {len(parts)}.")
-    events: list[ReceivedEvent | WillbuyError] = []
+    events: list[EventBody | WillbuyError] = []
     for part in parts:
         try:
             events.append(parse_event(part) if is_lines else _event(part))
@@ -162,7 +161,7 @@ def _value(body: bytes) -> Any:  # noqa: ANN401 - JSON
         raise InvalidJsonError("The body has a number with too many digits.") from exc
 
 
-def _event(value: object) -> ReceivedEvent:
+def _event(value: object) -> EventBody:
     if not isinstance(value, dict):
         error = {"field": "body", "message": "expected one event as a JSON object", "code": "not_an_object"}
         raise InvalidEventError("The body is JSON, but not an object.", [error])
@@ -178,19 +177,7 @@ def _faults(invalid: ValidationError) -> tuple[str, list[dict[str, str]]]:
     return "; ".join(f"{error['field']}: {error['message']}" for error in errors), errors
 
 
-def field_errors(errors: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
-    """Return pydantic's errors as field, message and code; no input is echoed but names of fields, shortened."""
-    return [
-        {
-            "field": _shortened(".".join(str(part) for part in error["loc"] if part != "[key]")) or "body",
-            "message": _OWN_FACTS if error["type"] == "extra_forbidden" else error["msg"],
-            "code": error["type"],
-        }
-        for error in errors[:_MOST_ERRORS]
-    ]
-
-
-class Intake:
+class EventValidator:
     """Turns checked bodies into submissions: canonical names, times within the bounds, codes.
 
     Args:
@@ -203,7 +190,7 @@ class Intake:
         self._max_ahead_ms = settings.max_event_ahead_s * 1000
         self._metrics = metrics
 
-    def submission(self, body: ReceivedEvent, *, now_ms: int, knows: Callable[[str], bool]) -> Submission:
+    def submission(self, body: EventBody, *, now_ms: int, knows: Callable[[str], bool]) -> QueuedEvent:
         """Return the submission of an event that came at `now_ms`.
 
         Args:
@@ -227,7 +214,7 @@ class Intake:
         if event_name != PURCHASE and not knows(event_name):
             self._metrics.unseen_names.inc()
             warnings.append('event_name: the model does not know this name; it counts as "other"')
-        return Submission(
+        return QueuedEvent(
             session_id=body.session_id,
             event=Event(
                 event_name=event_name,
@@ -274,10 +261,6 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         seen: set[str] = set()
         for key, _ in pairs:
             if key in seen:
-                raise _DuplicateKeyError(_shortened(repr(key)))
+                raise _DuplicateKeyError(shortened(repr(key)))
             seen.add(key)
     return members
-
-
-def _shortened(text: str) -> str:
-    return text if len(text) <= _LONGEST_ECHO else text[:_LONGEST_ECHO] + "…"

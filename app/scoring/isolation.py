@@ -11,7 +11,7 @@ Input = TypeVar("Input")
 Output = TypeVar("Output")
 
 
-def each(
+def map_isolated(
     call: Callable[[Sequence[Input]], Sequence[Output]], inputs: Sequence[Input], logger: FilteringBoundLogger
 ) -> list[Output | Exception]:
     """Return one output or `PredictionError` an input.

@@ -32,7 +32,7 @@ class LoadUnless(Protocol):
         ...
 
 
-class LiveModel:
+class ModelHolder:
     """Holds the model that serves, and replaces it.
 
     Args:

@@ -10,13 +10,13 @@ from structlog.typing import FilteringBoundLogger
 
 from app.errors import CorruptRecordError
 from app.monitoring.metrics import Metrics
-from app.scoring.batcher import LATER
-from app.scoring.isolation import each
-from app.scoring.session_update import Run
+from app.scoring.batcher import REQUEUE
+from app.scoring.isolation import map_isolated
+from app.scoring.session_update import SessionUpdate
 from app.store.interface import StateStore
 from app.store.record_codec import Record
 from model.events import Event
-from model.interface import Stepper
+from model.interface import SessionScorer
 
 
 @dataclass(slots=True)
@@ -56,7 +56,9 @@ class Rebuilder:
         self._logger = logger
         self._last_attempt = last_attempt
 
-    async def rebuild(self, model: Stepper, runs: Sequence[Run], budget: RebuildBudget) -> list[Run]:
+    async def rebuild(
+        self, model: SessionScorer, runs: Sequence[SessionUpdate], budget: RebuildBudget
+    ) -> list[SessionUpdate]:
         """Replace each run's state by the fold of the session's history through the model.
 
         Returns:
@@ -68,12 +70,12 @@ class Rebuilder:
                 within.append(run)
             else:
                 self._metrics.rebuilds_postponed.inc()
-                run.fail(LATER)
+                run.fail(REQUEUE)
         if not within:
             return []
         histories = await self._store.load_histories([run.session_id for run in within])
-        changed: list[Run] = []
-        whole: list[tuple[Run, list[Event]]] = []
+        changed: list[SessionUpdate] = []
+        whole: list[tuple[SessionUpdate, list[Event]]] = []
         for run, history in zip(within, histories, strict=True):
             if isinstance(history, Exception):
                 run.unfoldable = history
@@ -91,10 +93,10 @@ class Rebuilder:
         await self._fold(model, whole)
         return changed
 
-    async def _fold(self, model: Stepper, whole: Sequence[tuple[Run, list[Event]]]) -> None:
+    async def _fold(self, model: SessionScorer, whole: Sequence[tuple[SessionUpdate, list[Event]]]) -> None:
         started = time.perf_counter()
         # In a thread: long histories would hold up every other request.
-        folds = await asyncio.to_thread(each, model.refold, [history for _, history in whole], self._logger)
+        folds = await asyncio.to_thread(map_isolated, model.refold, [history for _, history in whole], self._logger)
         self._metrics.rebuild_seconds.observe(time.perf_counter() - started)
         for (run, history), folded in zip(whole, folds, strict=True):
             if isinstance(folded, Exception):
@@ -106,7 +108,7 @@ class Rebuilder:
             run.current = replace(_record(run), model=model.fingerprint, probability=probability, state=state)
 
 
-def _record(run: Run) -> Record:
+def _record(run: SessionUpdate) -> Record:
     if run.current is None:
         raise RuntimeError("a session without a record was to be rebuilt")
     return run.current

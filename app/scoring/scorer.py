@@ -17,20 +17,20 @@ from structlog.typing import FilteringBoundLogger
 
 from app.errors import ConflictError, CorruptRecordError, DeadlineExceededError, PredictionError, SessionFullError
 from app.monitoring.metrics import Metrics
-from app.scoring.batcher import Callers, Later
-from app.scoring.events import Submission
-from app.scoring.isolation import each
+from app.scoring.batcher import Callers, Requeue
+from app.scoring.events import QueuedEvent
+from app.scoring.isolation import map_isolated
 from app.scoring.rebuilder import RebuildBudget, Rebuilder
-from app.scoring.session_update import Effect, Run, Score, Task, runs_of
+from app.scoring.session_update import Disposition, PendingEvent, Score, SessionUpdate, updates_by_session
 from app.scoring.transitions import random_versions, with_fold, without_fold
 from app.store.interface import StateStore
 from app.store.record_codec import Outcome
 from model.events import Event
-from model.interface import Stepper
+from model.interface import SessionScorer
 
 # By name: a member looked up in its class takes 57 ns, a global 6, and every event needs some.
-_FOLD: Final = Effect.FOLD
-_LATE_FOLD: Final = Effect.LATE_FOLD
+_FOLD: Final = Disposition.FOLD
+_LATE_FOLD: Final = Disposition.LATE_FOLD
 _OPEN: Final = Outcome.OPEN
 # Sessions from which on a commit goes in two halves: at 64 connections that brings 5 to 14 % more events a second, for
 # 6 % of the processor's time at most; thirds and quarters bring less (docs/performance.md).
@@ -52,26 +52,26 @@ class _Batch:
         sessions_started: sessions that were stored for the first time.
     """
 
-    model: Stepper
+    model: SessionScorer
     fingerprint: str
     reads: Callable[[bytes], bool]
     callers: Callers[Score]
     budget: RebuildBudget
     versions: Iterator[bytes]
-    effects: list[Effect] = field(default_factory=list)
+    effects: list[Disposition] = field(default_factory=list)
     sessions_started: int = 0
 
     def add_to(self, metrics: Metrics) -> None:
         """Count what was stored: once a batch, as counting takes longer than adding."""
         count = self.effects.count
-        late = count(Effect.LATE_FOLD)
+        late = count(Disposition.LATE_FOLD)
         for counter, number in (
             (metrics.sessions_started, self.sessions_started),
-            (metrics.events_folded, count(Effect.FOLD) + late),
+            (metrics.events_folded, count(Disposition.FOLD) + late),
             (metrics.late_events, late),
-            (metrics.purchases, count(Effect.PURCHASE)),
-            (metrics.closed_session_events, count(Effect.AFTER_PURCHASE)),
-            (metrics.duplicates, count(Effect.DUPLICATE)),
+            (metrics.purchases, count(Disposition.PURCHASE)),
+            (metrics.closed_session_events, count(Disposition.AFTER_PURCHASE)),
+            (metrics.duplicates, count(Disposition.DUPLICATE)),
         ):
             if number:
                 counter.inc(number)
@@ -80,10 +80,10 @@ class _Batch:
 class _Nobody:
     """Callers who are not there, and so never go away."""
 
-    def gone(self) -> Collection[int]:
+    def abandoned(self) -> Collection[int]:
         return ()
 
-    def tell(self, place: int, result: Score | Exception) -> None:
+    def resolve(self, place: int, result: Score | Exception) -> None:
         pass
 
 
@@ -107,7 +107,7 @@ class Scorer:
     def __init__(
         self,
         store: StateStore,
-        model: Stepper,
+        model: SessionScorer,
         *,
         metrics: Metrics,
         logger: FilteringBoundLogger,
@@ -127,22 +127,22 @@ class Scorer:
         self._rebuilder = Rebuilder(store, metrics=metrics, logger=logger, last_attempt=commit_attempts)
 
     async def score(
-        self, submissions: Sequence[Submission], callers: Callers[Score] | None = None
-    ) -> list[Score | Exception | Later]:
+        self, submissions: Sequence[QueuedEvent], callers: Callers[Score] | None = None
+    ) -> list[Score | Exception | Requeue]:
         """Fold each submission into its session and answer it.
 
         Args:
-            submissions: those of one session in the order in which they are to be folded, at most `longest_run` of
-                them.
+            submissions: those of one session in the order in which they are to be folded, at most
+            `max_events_per_session` of     them.
             callers: who waits for them. What nobody waits for just before the commit is not folded; a caller who goes
                 during the commit is too late. They are told as soon as their events are stored. None: nobody waits.
 
         Returns:
-            For each, in order, its score, the error that its caller is to get, or `LATER`.
+            For each, in order, its score, the error that its caller is to get, or `REQUEUE`.
         """
         started = time.perf_counter()
-        tasks = [Task(submission, place) for place, submission in enumerate(submissions)]
-        undecided = runs_of(tasks)
+        tasks = [PendingEvent(submission, place) for place, submission in enumerate(submissions)]
+        undecided = updates_by_session(tasks)
         self._metrics.batch_size.observe(len(undecided))
         model = self._model
         budget, versions = RebuildBudget(self._max_rebuild_events), random_versions(len(submissions))
@@ -159,12 +159,12 @@ class Scorer:
         self._metrics.batch_seconds.observe(time.perf_counter() - started)
         return [task.result for task in tasks if task.result is not None]
 
-    async def _attempt(self, batch: _Batch, runs: Sequence[Run]) -> None:
+    async def _attempt(self, batch: _Batch, runs: Sequence[SessionUpdate]) -> None:
         """Take every run to its results, or to its next attempt."""
         await self._load(runs)
         for turn in range(max([len(run.tasks) for run in runs])):
-            folding: list[tuple[Run, Task]] = []
-            foreign: list[Run] = []
+            folding: list[tuple[SessionUpdate, PendingEvent]] = []
+            foreign: list[SessionUpdate] = []
             for run in runs:
                 if run.is_stopped or turn >= len(run.tasks) or not self._is_to_be_folded(batch, run, run.tasks[turn]):
                     continue
@@ -184,7 +184,7 @@ class Scorer:
             self._advance(batch, folding)
         await self._commit(batch, [run for run in runs if not run.is_stopped])
 
-    async def _load(self, runs: Sequence[Run]) -> None:
+    async def _load(self, runs: Sequence[SessionUpdate]) -> None:
         records = await self._store.load([run.session_id for run in runs])
         for run, record in zip(runs, records, strict=True):
             if isinstance(record, Exception):
@@ -194,13 +194,13 @@ class Scorer:
             else:
                 run.read = run.current = record
 
-    def _is_to_be_folded(self, batch: _Batch, run: Run, task: Task) -> bool:
+    def _is_to_be_folded(self, batch: _Batch, run: SessionUpdate, task: PendingEvent) -> bool:
         """Return whether the task is one for the model; propose its answer if not."""
         record, submission = run.current, task.submission
         is_open = record is None or record.outcome is _OPEN
         if record is not None and (known := record.answers.find(submission.code)) is not None:
             is_duplicate = submission.has_event_id
-            task.effect = Effect.DUPLICATE if is_duplicate else Effect.NONE
+            task.effect = Disposition.DUPLICATE if is_duplicate else Disposition.NONE
             task.proposed = Score(submission.session_id, known, duplicate=is_duplicate, warnings=submission.warnings)
         elif not is_open or submission.is_purchase:
             following, answer = without_fold(
@@ -210,7 +210,7 @@ class Scorer:
                 model=batch.fingerprint,
                 window=self._dedupe_window,
             )
-            run.change(task, Effect.PURCHASE if is_open else Effect.AFTER_PURCHASE, following, answer)
+            run.change(task, Disposition.PURCHASE if is_open else Disposition.AFTER_PURCHASE, following, answer)
         elif record is not None and record.events >= self._max_session_events:
             task.proposed = SessionFullError(
                 f"The session has {record.events} events, and one may have {self._max_session_events}."
@@ -219,10 +219,10 @@ class Scorer:
             return True
         return False
 
-    def _advance(self, batch: _Batch, pairs: Sequence[tuple[Run, Task]]) -> None:
+    def _advance(self, batch: _Batch, pairs: Sequence[tuple[SessionUpdate, PendingEvent]]) -> None:
         """Step the model once for all pairs; they are of different runs."""
         inputs: list[tuple[Event, bytes | None]] = []
-        stepped: list[tuple[Run, Task]] = []
+        stepped: list[tuple[SessionUpdate, PendingEvent]] = []
         for pair in pairs:
             run, task = pair
             if run.unfoldable is not None:
@@ -234,7 +234,7 @@ class Scorer:
         if not stepped:
             return
         started = time.perf_counter()
-        steps = each(lambda some: _step(batch.model, some), inputs, self._logger)
+        steps = map_isolated(lambda some: _step(batch.model, some), inputs, self._logger)
         self._metrics.step_seconds.observe(time.perf_counter() - started)
         for (run, task), step in zip(stepped, steps, strict=True):
             if isinstance(step, Exception):
@@ -245,7 +245,7 @@ class Scorer:
             else:
                 self._fold(batch, run, task, *step)
 
-    def _fold(self, batch: _Batch, run: Run, task: Task, probability: float, state: bytes) -> None:
+    def _fold(self, batch: _Batch, run: SessionUpdate, task: PendingEvent, probability: float, state: bytes) -> None:
         record, submission = run.current, task.submission
         event = submission.event
         following, answer = with_fold(
@@ -262,10 +262,10 @@ class Scorer:
         run.appended.append(event)
         run.probabilities.append(probability)
 
-    async def _commit(self, batch: _Batch, runs: Sequence[Run]) -> None:
+    async def _commit(self, batch: _Batch, runs: Sequence[SessionUpdate]) -> None:
         """Store what follows; what is stored is decided, what is not is tried again."""
         changed = []
-        for run in self._without_the_gone(batch, runs):
+        for run in self._drop_abandoned(batch, runs):
             if run.is_changed or (self._store.confirms_by_writing and run.repeats_answers):
                 changed.append(run)
             else:
@@ -283,7 +283,7 @@ class Scorer:
             if failure is not None:
                 raise failure
 
-    async def _commit_part(self, batch: _Batch, runs: Sequence[Run]) -> None:
+    async def _commit_part(self, batch: _Batch, runs: Sequence[SessionUpdate]) -> None:
         for run, stored in zip(runs, await self._store.commit([run.commit() for run in runs]), strict=True):
             if isinstance(stored, Exception):
                 run.fail(stored)
@@ -292,9 +292,9 @@ class Scorer:
             else:
                 self._conflict(run)
 
-    def _without_the_gone(self, batch: _Batch, runs: Sequence[Run]) -> Sequence[Run]:
+    def _drop_abandoned(self, batch: _Batch, runs: Sequence[SessionUpdate]) -> Sequence[SessionUpdate]:
         """Take out the tasks whose callers have gone; return the runs of the others that are the same without them."""
-        gone = frozenset(batch.callers.gone())
+        gone = frozenset(batch.callers.abandoned())
         if not gone:
             return runs
         standing = []
@@ -306,7 +306,7 @@ class Scorer:
                 standing.append(run)
         return standing
 
-    def _conflict(self, run: Run) -> None:
+    def _conflict(self, run: SessionUpdate) -> None:
         self._metrics.conflicts.inc()
         run.conflicts += 1
         run.is_stopped = True
@@ -315,7 +315,7 @@ class Scorer:
             run.fail(ConflictError(f"Others committed to this session in each of {many} attempts; send it again."))
 
 
-def longest_run(dedupe_window: int) -> int:
+def max_events_per_session(dedupe_window: int) -> int:
     """Return how many events of one session a batch may have.
 
     A commit whose reply was lost is recognised by the answers that it left in the record. A quarter of the window, so
@@ -324,19 +324,19 @@ def longest_run(dedupe_window: int) -> int:
     return max(1, dedupe_window // 4)
 
 
-def _accept(batch: _Batch, run: Run) -> None:
+def _accept(batch: _Batch, run: SessionUpdate) -> None:
     """Make what was proposed the result: it is stored, or there was nothing to store."""
     run.is_stopped = run.is_decided = True
     if run.read is None and run.is_changed:
         batch.sessions_started += 1
-    tell = batch.callers.tell
+    resolve = batch.callers.resolve
     for task in run.tasks:
         task.result = proposed = task.proposed
         batch.effects.append(task.effect)
         if proposed is not None:
-            tell(task.place, proposed)
+            resolve(task.place, proposed)
 
 
-def _step(model: Stepper, inputs: Sequence[tuple[Event, bytes | None]]) -> list[tuple[float, bytes]]:
+def _step(model: SessionScorer, inputs: Sequence[tuple[Event, bytes | None]]) -> list[tuple[float, bytes]]:
     events, states = zip(*inputs, strict=True)
     return list(zip(*model.advance(events, states), strict=True))

@@ -9,8 +9,8 @@ from typing import Final
 
 import msgspec
 
-from app.scoring.batcher import Later
-from app.scoring.events import Submission
+from app.scoring.batcher import Requeue
+from app.scoring.events import QueuedEvent
 from app.store.interface import Commit
 from app.store.record_codec import Answer, Outcome, Record
 from model.events import Event
@@ -27,7 +27,7 @@ class Score(msgspec.Struct, frozen=True):
     warnings: tuple[str, ...] = ()
 
 
-class Effect(Enum):
+class Disposition(Enum):
     """What a submission does to its session's record."""
 
     NONE = auto()
@@ -42,13 +42,13 @@ class Effect(Enum):
 
 
 # By name: a member looked up in its class takes 57 ns, a global 6, and every event needs some.
-_NONE: Final = Effect.NONE
-_LATE_FOLD: Final = Effect.LATE_FOLD
+_NONE: Final = Disposition.NONE
+_LATE_FOLD: Final = Disposition.LATE_FOLD
 _OPEN: Final = Outcome.OPEN
-_WITHOUT_CHANGE: Final = frozenset({Effect.NONE, Effect.DUPLICATE})
+_WITHOUT_CHANGE: Final = frozenset({Disposition.NONE, Disposition.DUPLICATE})
 
 
-class Task(msgspec.Struct):
+class PendingEvent(msgspec.Struct):
     """One submission within a batch.
 
     Attributes:
@@ -59,14 +59,14 @@ class Task(msgspec.Struct):
         result: what it is answered; None as long as it is undecided.
     """
 
-    submission: Submission
+    submission: QueuedEvent
     place: int
-    effect: Effect = _NONE
+    effect: Disposition = _NONE
     proposed: Score | Exception | None = None
-    result: Score | Exception | Later | None = None
+    result: Score | Exception | Requeue | None = None
 
 
-class Run(msgspec.Struct):
+class SessionUpdate(msgspec.Struct):
     """The submissions of one session in a batch, in order, and what becomes of the session.
 
     Attributes:
@@ -84,7 +84,7 @@ class Run(msgspec.Struct):
     """
 
     session_id: str
-    tasks: list[Task]
+    tasks: list[PendingEvent]
     read: Record | None = None
     current: Record | None = None
     is_changed: bool = False
@@ -105,7 +105,7 @@ class Run(msgspec.Struct):
         for task in self.tasks:
             task.effect, task.proposed = _NONE, None
 
-    def change(self, task: Task, effect: Effect, record: Record, answer: Answer) -> None:
+    def change(self, task: PendingEvent, effect: Disposition, record: Record, answer: Answer) -> None:
         """Take the record after a task, and set what the task does and is answered, if the commit goes through."""
         submission = task.submission
         warnings = (*submission.warnings, LATE) if effect is _LATE_FOLD else submission.warnings
@@ -117,9 +117,9 @@ class Run(msgspec.Struct):
     @property
     def repeats_answers(self) -> bool:
         """Whether an answer that was stored before is given again to who asks with its event id."""
-        return any(task.effect is Effect.DUPLICATE for task in self.tasks)
+        return any(task.effect is Disposition.DUPLICATE for task in self.tasks)
 
-    def fail(self, error: Exception | Later) -> None:
+    def fail(self, error: Exception | Requeue) -> None:
         """Give an error to every task, as nothing of the run is stored."""
         self.is_stopped = self.is_decided = True
         for task in self.tasks:
@@ -154,13 +154,13 @@ class Run(msgspec.Struct):
         )
 
 
-def runs_of(tasks: Iterable[Task]) -> list[Run]:
+def updates_by_session(tasks: Iterable[PendingEvent]) -> list[SessionUpdate]:
     """Return the tasks by session, each session's in their order."""
-    runs: dict[str, Run] = {}
+    runs: dict[str, SessionUpdate] = {}
     for task in tasks:
         session_id = task.submission.session_id
         if (run := runs.get(session_id)) is None:
-            runs[session_id] = Run(session_id, [task])
+            runs[session_id] = SessionUpdate(session_id, [task])
         else:
             run.tasks.append(task)
     return list(runs.values())

@@ -20,12 +20,12 @@ from typing import Final
 from structlog.typing import FilteringBoundLogger
 
 from app.monitoring.metrics import Metrics
-from app.scoring.events import Submission
-from app.scoring.isolation import each
+from app.scoring.events import QueuedEvent
+from app.scoring.isolation import map_isolated
 from app.scoring.session_update import Score
 from app.store.interface import StateStore
 from app.store.record_codec import Outcome
-from model.interface import Stepper
+from model.interface import SessionScorer
 
 _AT_ONCE: Final = 32
 _LONGEST_LINE: Final = 1024
@@ -60,7 +60,7 @@ class Shadow:
     def __init__(
         self,
         store: StateStore,
-        model: Stepper,
+        model: SessionScorer,
         *,
         live: Callable[[], str],
         share: float,
@@ -94,7 +94,7 @@ class Shadow:
             self._runner.cancel()
             await asyncio.gather(self._runner, return_exceptions=True)
 
-    def observe(self, submissions: Sequence[Submission], results: Sequence[object]) -> None:
+    def observe(self, submissions: Sequence[QueuedEvent], results: Sequence[object]) -> None:
         """Take note of a batch that the live model has answered; quick, and never raises."""
         for submission, result in zip(submissions, results, strict=False):
             if isinstance(result, Score) and not result.duplicate and self._is_sampled(submission.session_id):
@@ -148,7 +148,7 @@ class Shadow:
             and record.model == self._live()
         ]
         folded = await asyncio.to_thread(
-            each, self._model.refold, [history for *_, history in comparable], self._logger
+            map_isolated, self._model.refold, [history for *_, history in comparable], self._logger
         )
         for (session_id, live, _), result in zip(comparable, folded, strict=True):
             if isinstance(result, Exception):

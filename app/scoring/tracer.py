@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from structlog.typing import FilteringBoundLogger
 
 from app.errors import DeadlineExceededError, PredictionError
-from app.scoring.isolation import each
+from app.scoring.isolation import map_isolated
 from model.events import Event
-from model.interface import Stepper
+from model.interface import SessionScorer
 
 
 class Tracer:
@@ -25,7 +25,7 @@ class Tracer:
         self._timeout_s = timeout_s
         self._logger = logger
 
-    async def trace(self, model: Stepper, history: Sequence[Event]) -> list[float]:
+    async def trace(self, model: SessionScorer, history: Sequence[Event]) -> list[float]:
         """Return the model's probability after each event of a session.
 
         Raises:
@@ -40,7 +40,7 @@ class Tracer:
         except TimeoutError as exc:
             raise DeadlineExceededError("Too many traces are being computed; ask again.") from exc
         try:
-            (traced,) = await asyncio.to_thread(each, model.traces, [history], self._logger)
+            (traced,) = await asyncio.to_thread(map_isolated, model.traces, [history], self._logger)
         finally:
             self._turns.release()
         if isinstance(traced, Exception):

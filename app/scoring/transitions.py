@@ -5,14 +5,14 @@ from collections.abc import Iterator
 
 from msgspec.structs import replace
 
-from app.scoring.events import Submission
+from app.scoring.events import QueuedEvent
 from app.store.record_codec import VERSION_BYTES, Answer, Answers, Outcome, Record
 from app.store.shorthand import properties_code
 
 
 def with_fold(
     record: Record | None,
-    submission: Submission,
+    submission: QueuedEvent,
     *,
     version: bytes,
     model: str,
@@ -49,7 +49,7 @@ def with_fold(
 
 
 def without_fold(
-    record: Record | None, submission: Submission, *, version: bytes, model: str, window: int
+    record: Record | None, submission: QueuedEvent, *, version: bytes, model: str, window: int
 ) -> tuple[Record, Answer]:
     """Return the record after a purchase, or after whatever came once the session was closed, and the event's answer.
 
@@ -71,11 +71,6 @@ def without_fold(
     return following, answer
 
 
-def with_outcome(record: Record, outcome: Outcome, *, outcome_ms: int) -> Record:
-    """Return the record of an open session once the shop has said what became of it."""
-    return replace(record, version=os.urandom(VERSION_BYTES), outcome=outcome, outcome_ms=outcome_ms)
-
-
 def random_versions(count: int) -> Iterator[bytes]:
     """Return versions for records without end, drawn so many at a time: the system's call is most of drawing one."""
     while True:
@@ -84,7 +79,7 @@ def random_versions(count: int) -> Iterator[bytes]:
             yield drawn[start : start + VERSION_BYTES]
 
 
-def _blank(submission: Submission, model: str) -> Record:
+def _blank(submission: QueuedEvent, model: str) -> Record:
     """Return a session before its first event."""
     return Record(
         version=bytes(VERSION_BYTES),

@@ -15,7 +15,7 @@ from msgspec.structs import replace
 from app.auth.keys import AccessError, parse_keys
 from app.errors import CorruptRecordError, InvalidJsonError, InvalidRequestError, TooManyEventsError, WillbuyError
 from app.schemas.events import EVENT_EXAMPLE
-from app.scoring.event_body import ReceivedEvent
+from app.scoring.event_body import EventBody
 from app.scoring.events import parse_event, parse_events, parse_outcome
 from app.store.history import Entry, decode_history, decode_joined
 from app.store.history_codec import encode_event
@@ -191,7 +191,7 @@ def test_a_batch_is_events_and_problems_or_is_refused(body, is_lines) -> None:
         parsed = parse_events(body, is_lines=is_lines, max_events=100)
     except (InvalidJsonError, InvalidRequestError, TooManyEventsError):
         return
-    assert all(isinstance(one, ReceivedEvent | WillbuyError) for one in parsed)
+    assert all(isinstance(one, EventBody | WillbuyError) for one in parsed)
     if is_lines:
         assert len(parsed) == sum(1 for line in body.split(b"\n") if line.strip())
 

@@ -17,8 +17,8 @@ from support.redis_topologies import RedisCluster
 from app.errors import StoreUnavailableError
 from app.monitoring.logging import build_logger
 from app.monitoring.metrics import Metrics
-from app.outcomes.sweeper import Closer
-from app.scoring.events import Submission
+from app.outcomes.sweeper import SessionSweeper
+from app.scoring.events import QueuedEvent
 from app.scoring.scorer import Scorer
 from app.scoring.session_update import Score
 from app.store.interface import Commit
@@ -93,7 +93,7 @@ class Replica:
         self.log = io.StringIO()
         self.taken = []
         logger = build_logger(log_format="json", log_level="info", stream=self.log)
-        self.closer = Closer(
+        self.sweeper = SessionSweeper(
             store.outcomes, every_s=0.25, on_closed=self.on_closed, metrics=self.metrics, logger=logger
         )
 
@@ -104,7 +104,7 @@ class Replica:
         """Do all that there is to do, as if whoever looked after the shards before had been gone for long."""
         for key in client.scan_iter(match="*:closer"):
             client.delete(key)
-        while await self.closer.turn():
+        while await self.sweeper.run_once():
             pass
 
     def counted(self, name, **labels):
@@ -205,7 +205,7 @@ async def test_many_closers_and_events_at_once_tell_of_every_session_once(redis_
         async def post(session_id, name):
             number = next(_codes)
             event = Event(name, number, item_id=str(number))
-            (score,) = await scorer.score([Submission(session_id, event, number, True, number)])
+            (score,) = await scorer.score([QueuedEvent(session_id, event, number, True, number)])
             assert isinstance(score, Score), score
             if score.answer.folded:
                 folded.setdefault(session_id, []).append(number)
@@ -218,7 +218,7 @@ async def test_many_closers_and_events_at_once_tell_of_every_session_once(redis_
                 await post(f"s{(number + step % 2) % 6}", name)
 
         for replica in replicas:
-            replica.closer.start()
+            replica.sweeper.start()
         await asyncio.gather(*(shoppers(number) for number in range(6)))
         with client_of(redis_server) as client:
             # Until what began last has ended too
@@ -230,7 +230,7 @@ async def test_many_closers_and_events_at_once_tell_of_every_session_once(redis_
                 await asyncio.sleep(0.05)
             sessions = told(client)
         for replica in replicas:
-            await replica.closer.close()
+            await replica.sweeper.close()
         # Then every folded event is told of exactly once
         found = sorted(event["timestamp_ms"] for session in sessions for event in session["events"])
         assert found == sorted(number for numbers in folded.values() for number in numbers)
@@ -357,7 +357,7 @@ async def test_on_a_cluster_every_node_closes_its_own(tmp_path):
                 with client_of(cluster.owner_of(session_id)) as client:
                     end(client, session_id)
             replica = Replica(store)
-            while await replica.closer.turn():
+            while await replica.sweeper.run_once():
                 pass
             await store.outcomes.count("one", {("all", 1): Counts({"s": 1})}, lifetime_s=60)
             assert await store.outcomes.counts([("all", 1)]) == [Counts({"s": 1})]
@@ -376,6 +376,6 @@ async def test_without_a_server_nothing_is_done_and_nothing_lost(start_redis):
         server.kill()
         replica = Replica(store)
         with pytest.raises(StoreUnavailableError):
-            await replica.closer.turn()
+            await replica.sweeper.run_once()
         with pytest.raises(StoreUnavailableError):
             await store.outcomes.counts([("all", 1)])

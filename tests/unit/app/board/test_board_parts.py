@@ -12,7 +12,7 @@ from app.board.streams import Listener, Streams
 from app.errors import BoardBusyError, ShuttingDownError, StoreUnavailableError, TooManyStreamsError
 from app.monitoring.logging import build_logger
 from app.monitoring.metrics import Metrics
-from app.runtime.single_flight import Shared
+from app.runtime.single_flight import SingleFlightCache
 
 pytestmark = pytest.mark.anyio
 
@@ -41,7 +41,7 @@ async def settled():
 
 async def test_an_answer_is_worked_out_once_for_all_who_ask_meanwhile():
     work = Work()
-    shared = Shared(work, kept_s=60)
+    shared = SingleFlightCache(work, kept_s=60)
     work.gate.clear()
     waiting = [asyncio.create_task(shared.get("a")) for _ in range(200)]
     await settled()
@@ -54,7 +54,7 @@ async def test_an_answer_is_worked_out_once_for_all_who_ask_meanwhile():
 
 async def test_an_old_answer_is_worked_out_anew():
     work = Work()
-    shared = Shared(work, kept_s=0)
+    shared = SingleFlightCache(work, kept_s=0)
     assert await shared.get("a") == "a 1"
     await asyncio.sleep(0.002)
     assert shared.kept("a") is None
@@ -63,7 +63,7 @@ async def test_an_old_answer_is_worked_out_anew():
 
 async def test_who_goes_away_takes_the_answer_from_nobody_else():
     work = Work()
-    shared = Shared(work, kept_s=60)
+    shared = SingleFlightCache(work, kept_s=60)
     work.gate.clear()
     first, second = (asyncio.create_task(shared.get("a")) for _ in range(2))
     await settled()
@@ -76,7 +76,7 @@ async def test_who_goes_away_takes_the_answer_from_nobody_else():
 
 async def test_a_failure_is_told_to_all_who_wait_and_not_kept():
     work = Work()
-    shared = Shared(work, kept_s=60)
+    shared = SingleFlightCache(work, kept_s=60)
     work.failure = StoreUnavailableError("gone")
     results = await asyncio.gather(*(shared.get("a") for _ in range(3)), return_exceptions=True)
     assert [type(result) for result in results] == [StoreUnavailableError] * 3
@@ -86,7 +86,7 @@ async def test_a_failure_is_told_to_all_who_wait_and_not_kept():
 
 async def test_different_questions_wait_for_their_turn_and_are_bounded():
     work = Work()
-    shared = Shared(work, kept_s=60, most_at_once=2, most_waiting=3)
+    shared = SingleFlightCache(work, kept_s=60, most_at_once=2, most_waiting=3)
     work.gate.clear()
     waiting = [asyncio.create_task(shared.get(str(number))) for number in range(5)]
     await settled()
@@ -100,7 +100,7 @@ async def test_different_questions_wait_for_their_turn_and_are_bounded():
 
 
 async def test_only_so_many_answers_are_kept():
-    shared = Shared(Work(), kept_s=60)
+    shared = SingleFlightCache(Work(), kept_s=60)
     for number in range(100):
         await shared.get(str(number))
     assert sum(shared.kept(str(number)) is not None for number in range(100)) == 64

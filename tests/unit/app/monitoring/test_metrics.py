@@ -13,10 +13,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from support import paths
 
 from app.errors import StoreUnavailableError
-from app.monitoring.health import Vitals
+from app.monitoring.health import HealthMonitor, Readiness
 from app.monitoring.logging import build_logger
 from app.monitoring.metrics import Metrics
-from app.monitoring.readiness import Readiness
 from app.monitoring.worker_metrics import metrics_of_workers, shared_directory
 from app.store.board import Spread
 
@@ -219,7 +218,11 @@ class Looked:
         self.draining = False
         readiness = Readiness(self.store, takes_events=lambda: self.takes_events, is_draining=lambda: self.draining)
         logger = build_logger(log_format="json", log_level="info", stream=self.log)
-        self.vitals = Vitals(self.store, readiness, metrics=self.metrics, logger=logger)
+
+        async def live_sessions():
+            return (await self.store.spread(())).live
+
+        self.vitals = HealthMonitor(live_sessions, readiness, metrics=self.metrics, logger=logger)
 
     async def after_a_look(self, name):
         await self.vitals.look()

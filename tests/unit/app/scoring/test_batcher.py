@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.errors import OverloadedError, ShuttingDownError
-from app.scoring.batcher import LATER, Batcher
+from app.scoring.batcher import REQUEUE, Batcher
 
 pytestmark = pytest.mark.anyio
 
@@ -26,13 +26,13 @@ class Handler:
         return [f"answer to {item}" for item in items]
 
 
-def a_batcher(handler, *, key=lambda item: item, max_batch_size=4, max_queue=8, max_run=1, max_batches=1):
+def a_batcher(handler, *, key=lambda item: item, max_batch_size=4, max_queue=8, max_items_per_key=1, max_batches=1):
     batcher = Batcher(
         handler,
         key=key,
         max_batch_size=max_batch_size,
         max_queue=max_queue,
-        max_run=max_run,
+        max_items_per_key=max_items_per_key,
         max_batches=max_batches,
     )
     batcher.start()
@@ -203,7 +203,7 @@ async def test_many_items_are_answered_together_each_with_its_own():
 async def test_items_of_a_key_are_taken_in_runs_and_stay_in_order():
     handler = Handler()
     handler.gate.set()
-    batcher = a_batcher(handler, key=lambda item: item[0], max_batch_size=4, max_queue=20, max_run=3)
+    batcher = a_batcher(handler, key=lambda item: item[0], max_batch_size=4, max_queue=20, max_items_per_key=3)
     items = ["a1", "a2", "b1", "a3", "a4", "a5", "b2"]
     results = await batcher.submit_many(items, give_up_at=in_a_while())
     assert results == [f"answer to {item}" for item in items]
@@ -236,7 +236,7 @@ async def test_many_items_that_take_too_long_are_answered_as_far_as_they_came():
         async def __call__(self, items, callers):
             if self.batches:
                 await super().__call__(items, callers)
-                wanted.append([place not in callers.gone() for place in range(len(items))])
+                wanted.append([place not in callers.abandoned() for place in range(len(items))])
             else:
                 self.batches.append(items)
             return [f"answer to {item}" for item in items]
@@ -260,7 +260,7 @@ async def test_a_batch_knows_which_of_its_items_are_still_wanted():
 
     async def handle(items, callers):
         results = await handler(items, callers)
-        wanted.append([place not in callers.gone() for place in range(len(items))])
+        wanted.append([place not in callers.abandoned() for place in range(len(items))])
         return results
 
     batcher = a_batcher(handle)
@@ -283,9 +283,9 @@ class TellsTheFirst(Handler):
         self.gone = []
 
     async def __call__(self, items, callers):
-        callers.tell(0, f"first answer to {items[0]}")
+        callers.resolve(0, f"first answer to {items[0]}")
         results = await super().__call__(items, callers)
-        self.gone.append(list(callers.gone()))
+        self.gone.append(list(callers.abandoned()))
         if self.then is not None:
             raise self.then
         return results
@@ -327,9 +327,9 @@ async def test_what_the_handler_puts_off_comes_again_before_the_rest_of_its_key(
 
     async def handle(items, callers):
         batches.append(items)
-        return [LATER if item[0] == "a" and len(batches) == 1 else f"answer to {item}" for item in items]
+        return [REQUEUE if item[0] == "a" and len(batches) == 1 else f"answer to {item}" for item in items]
 
-    batcher = a_batcher(handle, key=lambda item: item[0], max_run=2, max_queue=20)
+    batcher = a_batcher(handle, key=lambda item: item[0], max_items_per_key=2, max_queue=20)
     items = ["a1", "a2", "b1", "a3", "a4", "b2", "b3"]
     assert await batcher.submit_many(items, give_up_at=in_a_while()) == [f"answer to {item}" for item in items]
     assert batches == [["a1", "a2", "b1", "b2"], ["a1", "a2", "b3"], ["a3", "a4"]]
@@ -342,7 +342,7 @@ async def test_what_is_put_off_is_handled_before_closing_and_dropped_when_nobody
 
     async def handle(items, callers):
         await handler(items, callers)
-        return [LATER if len(handler.batches) < 3 else f"answer to {item}" for item in items]
+        return [REQUEUE if len(handler.batches) < 3 else f"answer to {item}" for item in items]
 
     batcher = a_batcher(handle)
     kept, gone = await submit_all(batcher, ["a", "b"])
@@ -363,17 +363,19 @@ async def test_what_is_put_off_is_handled_before_closing_and_dropped_when_nobody
     ),
     pauses=st.lists(st.integers(0, 4), min_size=1, max_size=10),
     max_batch_size=st.integers(1, 5),
-    max_run=st.integers(1, 3),
+    max_items_per_key=st.integers(1, 3),
     put_off=st.sets(st.integers(0, 20)),
     max_batches=st.integers(1, 3),
 )
 def test_whatever_the_interleaving_each_item_is_handled_once_and_in_order(
-    script, pauses, max_batch_size, max_run, put_off, max_batches
+    script, pauses, max_batch_size, max_items_per_key, put_off, max_batches
 ):
-    asyncio.run(asyncio.wait_for(run_script(script, pauses, max_batch_size, max_run, put_off, max_batches), 5))
+    asyncio.run(
+        asyncio.wait_for(run_script(script, pauses, max_batch_size, max_items_per_key, put_off, max_batches), 5)
+    )
 
 
-async def run_script(script, pauses, max_batch_size, max_run, put_off, max_batches):
+async def run_script(script, pauses, max_batch_size, max_items_per_key, put_off, max_batches):
     """An item is (key, number); numbers grow in the order of submission. Keys are put off in batches `put_off`."""
     batches = []
     handled: list[tuple[int, int]] = []
@@ -391,14 +393,14 @@ async def run_script(script, pauses, max_batch_size, max_run, put_off, max_batch
             await asyncio.sleep(0)
         running.remove(keys)
         handled.extend(item for item in items if item[0] != later)
-        return [LATER if item[0] == later else ("answer", item) for item in items]
+        return [REQUEUE if item[0] == later else ("answer", item) for item in items]
 
     batcher = a_batcher(
         handle,
         key=lambda item: item[0],
         max_batch_size=max_batch_size,
         max_queue=1000,
-        max_run=max_run,
+        max_items_per_key=max_items_per_key,
         max_batches=max_batches,
     )
     tasks: dict[tuple[int, int], asyncio.Task[object]] = {}
@@ -428,7 +430,7 @@ async def run_script(script, pauses, max_batch_size, max_run, put_off, max_batch
 
     assert_each_once_and_in_order(handled)
     assert set(tasks) - cancelled <= set(handled)
-    assert_bounded(batches, max_batch_size, max_run)
+    assert_bounded(batches, max_batch_size, max_items_per_key)
     assert all(tasks[item].result() == ("answer", item) for item in tasks if item not in cancelled)
     assert batcher.queue_length == 0
 
@@ -441,10 +443,10 @@ def assert_each_once_and_in_order(handled):
     assert all(numbers == sorted(numbers) for numbers in by_key.values())
 
 
-def assert_bounded(batches, max_batch_size, max_run):
+def assert_bounded(batches, max_batch_size, max_items_per_key):
     for batch in batches:
         assert len(batch) <= max_batch_size
-        assert all(sum(key == one for key, _ in batch) <= max_run for one, _ in batch)
+        assert all(sum(key == one for key, _ in batch) <= max_items_per_key for one, _ in batch)
 
 
 async def test_a_call_ends_at_its_time_and_its_item_is_not_handled():
@@ -454,7 +456,7 @@ async def test_a_call_ends_at_its_time_and_its_item_is_not_handled():
 
     async def handle(items, callers):
         await held.wait()
-        handled.extend(item for place, item in enumerate(items) if place not in callers.gone())
+        handled.extend(item for place, item in enumerate(items) if place not in callers.abandoned())
         return items
 
     batcher = Batcher(handle, key=lambda item: item, max_batch_size=8, max_queue=8)

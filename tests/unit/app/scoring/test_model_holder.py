@@ -9,7 +9,7 @@ from support.fakes import FakeModel
 from app.errors import ArtifactRefusedError, ReloadInProgressError
 from app.monitoring.logging import build_logger
 from app.monitoring.metrics import Metrics
-from app.scoring.model_holder import LiveModel, stamp_of
+from app.scoring.model_holder import ModelHolder, stamp_of
 
 pytestmark = pytest.mark.anyio
 
@@ -44,7 +44,7 @@ def release(tmp_path):
 
 
 def a_live_model(release, model=None):
-    return LiveModel(
+    return ModelHolder(
         model or FakeModel("a"),
         path=release.path,
         stamp=stamp_of(release.path),

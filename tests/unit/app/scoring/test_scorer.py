@@ -18,9 +18,9 @@ from app.errors import (
 )
 from app.monitoring.logging import build_logger
 from app.monitoring.metrics import Metrics
-from app.scoring.batcher import LATER
-from app.scoring.events import Submission
-from app.scoring.scorer import Scorer, longest_run
+from app.scoring.batcher import REQUEUE
+from app.scoring.events import QueuedEvent
+from app.scoring.scorer import Scorer, max_events_per_session
 from app.scoring.session_update import LATE, Score
 from app.store.record_codec import Outcome
 from model.events import Event, identifier_code
@@ -32,7 +32,7 @@ _codes = count(1)
 
 
 def submission(session_id="s", event_name="page_view", *, event_id=None, at_ms=NOW_MS, item_id=None):
-    return Submission(
+    return QueuedEvent(
         session_id=session_id,
         event=Event(event_name, at_ms, item_id),
         code=next(_codes) if event_id is None else identifier_code(event_id),
@@ -53,10 +53,10 @@ class Callers:
         self._gone = gone
         self.told = {}
 
-    def gone(self):
+    def abandoned(self):
         return self._gone
 
-    def tell(self, place, result):
+    def resolve(self, place, result):
         assert place not in self.told
         self.told[place] = result
 
@@ -431,7 +431,7 @@ async def test_a_run_whose_reply_was_lost_is_recognised_whole(bench):
 
 @pytest.mark.parametrize("window", [1, 2, 8, 255])
 def test_a_run_is_shorter_than_the_window_by_far(window):
-    assert 1 <= longest_run(window) <= max(1, window / 4)
+    assert 1 <= max_events_per_session(window) <= max(1, window / 4)
 
 
 async def test_a_run_fails_whole_when_the_store_does(bench):
@@ -553,7 +553,7 @@ async def test_rebuilds_beyond_the_budget_wait_for_a_later_batch_and_nothing_els
     bench = Bench(store, FakeModel("b"), max_rebuild_events=8)
     batch = [submission("p"), submission("q"), submission("r"), submission("r"), submission("new")]
     results = await bench.score(*batch)
-    assert [result is LATER for result in results] == [False, False, True, True, False]
+    assert [result is REQUEUE for result in results] == [False, False, True, True, False]
     assert bench.counted("rebuilt_events") == 8
     assert bench.counted("rebuilds_postponed") == 1
     later = await bench.score(*batch[2:4])
@@ -568,7 +568,7 @@ async def test_a_history_longer_than_the_budget_is_rebuilt_alone(store):
     bench = Bench(store, FakeModel("b"), max_rebuild_events=1)
     first, second = await bench.score(submission("p"), submission("q"))
     assert first.answer.events == 5
-    assert second is LATER
+    assert second is REQUEUE
 
 
 @settings(deadline=None, max_examples=100)
@@ -602,7 +602,7 @@ async def back_and_forth(steps, budget):
         while waiting:
             results = await bench.score(*waiting)
             for one, score in zip(waiting, results, strict=True):
-                if score is LATER:
+                if score is REQUEUE:
                     continue
                 key = (one.session_id, one.code)
                 assert score.duplicate == (key in acknowledged)
@@ -611,7 +611,7 @@ async def back_and_forth(steps, budget):
                     acknowledged[key] = score.answer
                     assert score.answer.probability == bench.model.expected(folded[one.session_id])
                 assert score.answer == acknowledged[key]
-            waiting = [one for one, score in zip(waiting, results, strict=True) if score is LATER]
+            waiting = [one for one, score in zip(waiting, results, strict=True) if score is REQUEUE]
             rounds += 1
             # Each round rebuilds one session at least
             assert rounds <= 3

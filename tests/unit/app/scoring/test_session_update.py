@@ -2,8 +2,9 @@ from itertools import islice
 
 import pytest
 
-from app.scoring.events import Submission
-from app.scoring.transitions import random_versions, with_fold, with_outcome, without_fold
+from app.outcomes.record_outcome import with_outcome
+from app.scoring.events import QueuedEvent
+from app.scoring.transitions import random_versions, with_fold, without_fold
 from app.store.answers_codec import Outcome
 from app.store.history import decode_history
 from app.store.interface import Commit
@@ -18,7 +19,7 @@ FACTS: dict[str, PropertyValue] = {"device": "mobile", "visits": 2.0}
 
 def submission(event_name="page_view", *, at_ms=NOW_MS, code=1, properties=FACTS):
     event = Event(event_name, at_ms, properties=properties)
-    return Submission("s", event, code=code, has_event_id=True, received_ms=NOW_MS)
+    return QueuedEvent("s", event, code=code, has_event_id=True, received_ms=NOW_MS)
 
 
 def folded(record, one, probability=0.5, model=MODEL):

@@ -8,7 +8,7 @@ from support.memory_store import MemoryStore
 
 from app.monitoring.logging import build_logger
 from app.monitoring.metrics import Metrics
-from app.scoring.events import Submission
+from app.scoring.events import QueuedEvent
 from app.scoring.scorer import Scorer
 from app.scoring.shadow import Shadow
 from model.events import PURCHASE, Event
@@ -54,7 +54,7 @@ class Shop:
         """The events of a session, one batch each, seen by the shadow."""
         for event in events:
             self._codes += 1
-            submission = Submission(session_id, event, code or self._codes, has_event_id=True, received_ms=self.now_ms)
+            submission = QueuedEvent(session_id, event, code or self._codes, has_event_id=True, received_ms=self.now_ms)
             results = await self.scorer.score([submission])
             self.shadow.observe([submission], results)
 
@@ -109,7 +109,7 @@ async def test_a_session_that_went_on_elsewhere_is_left_to_the_replica_it_went_t
     await shop.until("difference_count", 1)
     # Given a later event that another replica took, so that the record outlives what this one knows
     shop.now_ms += (IDLE_S - 1) * 1000
-    await shop.scorer.score([Submission("s-1", Event("view_item", 9), 99, has_event_id=True, received_ms=shop.now_ms)])
+    await shop.scorer.score([QueuedEvent("s-1", Event("view_item", 9), 99, has_event_id=True, received_ms=shop.now_ms)])
     shop.now_ms += 10_000
     await shop.shadow._settle()
     shop.now_ms += 10 * IDLE_S * 1000
@@ -159,7 +159,7 @@ async def test_a_store_that_crashes_is_counted_and_the_shadow_goes_on(shop):
     async def failing(session_ids):
         raise KeyError
 
-    await shop.scorer.score([Submission("s-1", EVENTS[0], 1, has_event_id=True, received_ms=shop.now_ms)])
+    await shop.scorer.score([QueuedEvent("s-1", EVENTS[0], 1, has_event_id=True, received_ms=shop.now_ms)])
     shop.store.load = failing
     shop.shadow._put_into_line("s-1", bought=False)
     await shop.until("failures_total", 1)

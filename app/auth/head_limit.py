@@ -4,8 +4,7 @@ from typing import Final
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from app.api.responses import error_response
-from app.errors import HeadTooLargeError
+from app.errors import HeadTooLargeError, error_response
 from app.monitoring.metrics import Metrics
 
 MOST_HEADERS: Final = 100
