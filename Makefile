@@ -22,7 +22,7 @@ demo: setup  ## Train on a synthetic shop, start Redis and the service, play sho
 	$(BIN)/willbuy demo
 
 test: setup  ## Run all tests.
-	$(BIN)/python -m pytest $(if $(COVERAGE),--cov --cov-report=term --cov-fail-under=$(COVERAGE))
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile --durations 30 $(if $(COVERAGE),--cov --cov-report=term --cov-fail-under=$(COVERAGE))
 
 faults: setup  ## Run the long fault schedules (docs/faults.md); takes ten minutes or more.
 	PYTHONPATH=tests $(BIN)/python -m faults
