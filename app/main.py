@@ -8,7 +8,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from importlib.metadata import version
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from fastapi import FastAPI
 from pydantic import ValidationError
@@ -29,11 +29,11 @@ from app.auth.keys import AccessError
 from app.auth.scopes import Rules
 from app.auth.setup import install_auth, log_open_access, open_rate_limit, read_access, watch_keys
 from app.board.dashboards import open_dashboards
+from app.monitoring import tracing
 from app.monitoring.health import HealthMonitor, Readiness
 from app.monitoring.logging import build_logger
 from app.monitoring.metrics import Metrics
 from app.monitoring.session_ids import hide_session_ids
-from app.monitoring.telemetry import Telemetry, open_telemetry
 from app.runtime.deadlines import Deadlines
 from app.runtime.drain import Drain
 from app.runtime.gc import settled_garbage_collector
@@ -50,6 +50,9 @@ from app.settings import Settings
 from app.store.interface import StateStore
 from app.wiring import open_quality, open_shadow, open_store, open_sweeper
 from model.interface import Model
+
+if TYPE_CHECKING:
+    from opentelemetry.sdk.trace import TracerProvider
 
 _DESCRIPTION: Final = """Post what visitors do; after each event, read how likely the session is to end in a purchase.
 
@@ -72,7 +75,7 @@ def create_app(
     *,
     model: Model | None = None,
     store: StateStore | None = None,
-    telemetry: Telemetry | None = None,
+    tracer_provider: "TracerProvider | None" = None,
     now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
 ) -> FastAPI:
     """Return the service, ready for a server.
@@ -81,7 +84,7 @@ def create_app(
         settings: None reads them from the environment.
         model: None loads the settings' artifact.
         store: None uses the settings' Redis; it need not be there yet.
-        telemetry: None traces as the settings and OpenTelemetry's own variables say.
+        tracer_provider: makes and sends the spans; None traces as OpenTelemetry's own variables say.
         now_ms: the server's clock.
 
     Raises:
@@ -89,8 +92,7 @@ def create_app(
     """
     settings = settings or _settings_from_environment()
     metrics = _metrics()
-    telemetry = telemetry or _telemetry(settings)
-    logger = _logger(settings, telemetry)
+    logger = _logger(settings, tracer_provider)
     models = _live_model(settings, model, metrics, logger)
     access = _access(settings, logger)
     rate = open_rate_limit(settings, metrics)
@@ -99,9 +101,9 @@ def create_app(
 
     @asynccontextmanager
     async def lifespan(app: FrontedFastAPI) -> AsyncIterator[None]:
-        services, shadow = _start(settings, models, drain, store, telemetry, metrics, logger, now_ms)
+        services, shadow = _start(settings, models, drain, store, metrics, logger, now_ms)
         app.state.services = services
-        if not telemetry.follows_requests:
+        if not tracing.is_enabled():
             app.share(STATE_NAME, QuickEvents(services, access=access, rate=rate, tally=tally))
         # Keeps the task from being collected while it runs.
         closing: list[asyncio.Task[None]] = []
@@ -129,7 +131,7 @@ def create_app(
             if shadow is not None:
                 await shadow.close()
             await services.store.close()
-            await telemetry.close()
+            await tracing.close()
             logger.info("stopped")
 
     # No /docs: its page loads scripts from another host, and a service that holds visitors' sessions should not.
@@ -141,7 +143,7 @@ def create_app(
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
-        # The framework's own spans carry paths, and paths carry session ids; `app.monitoring.spans` has ours.
+        # The framework's own spans carry paths, and paths carry session ids; `app.monitoring.tracing` has ours.
         telemetry={"tracing": False, "metrics": False, "logs": False, "operation_spans": False},
     )
     _include_routes(app)
@@ -151,7 +153,8 @@ def create_app(
     _add_inner_layers(app, settings, metrics, logger)
     install_auth(app, settings, access, rules, rate, metrics)
     app.add_middleware(RequestContext, metrics=metrics, tally=tally, logger=logger, is_draining=lambda: drain.draining)
-    telemetry.add_to(app)
+    if tracing.is_enabled():
+        app.add_middleware(tracing.RequestSpans)
     app.move_middleware_to_front()
     return app
 
@@ -179,14 +182,13 @@ def _start(
     models: ModelHolder,
     drain: Drain,
     store: StateStore | None,
-    telemetry: Telemetry,
     metrics: Metrics,
     logger: FilteringBoundLogger,
     now_ms: Callable[[], int],
 ) -> tuple[Services, Shadow | None]:
     """Build and start everything that needs the event loop."""
     models.current.warm_up()
-    store = telemetry.store(store or open_store(settings, metrics))
+    store = store or open_store(settings, metrics)
     shadow = open_shadow(settings, models, store, metrics, logger, now_ms)
 
     async def score(
@@ -195,7 +197,7 @@ def _start(
         # A scorer for each batch costs next to nothing, and a batch keeps its model whatever is loaded meanwhile.
         scorer = Scorer(
             store,
-            telemetry.stepper(models.current),
+            models.current,
             metrics=metrics,
             logger=logger,
             max_session_events=settings.max_session_events,
@@ -203,8 +205,7 @@ def _start(
             commit_attempts=settings.commit_attempts,
             max_rebuild_events=settings.max_rebuild_events,
         )
-        with telemetry.batch(submissions):
-            results = await scorer.score(submissions, callers)
+        results = await scorer.score(submissions, callers)
         if shadow is not None:
             shadow.observe(submissions, results)
         return results
@@ -253,7 +254,7 @@ def _start(
         store=store,
         intake=EventValidator(settings, metrics),
         deadlines=Deadlines(),
-        batcher=telemetry.batcher(batcher),
+        batcher=batcher,
         # One: a second processor is rarely free, and events go first.
         tracer=Tracer(most_at_once=1, timeout_s=settings.request_timeout_s, logger=logger),
         sweeper=sweeper,
@@ -285,13 +286,14 @@ def _settings_from_environment() -> Settings:
         raise StartupError("willbuy cannot start: " + "; ".join(faults)) from exc
 
 
-def _logger(settings: Settings, telemetry: Telemetry) -> FilteringBoundLogger:
+def _logger(settings: Settings, tracer_provider: "TracerProvider | None") -> FilteringBoundLogger:
+    """Return the log, which names the current trace, and start tracing."""
     logger = build_logger(
         log_format=settings.log_format,
         log_level=settings.log_level,
-        fields=[hide_session_ids(settings.log_session_ids), telemetry.add_fields],
+        fields=[hide_session_ids(settings.log_session_ids), tracing.add_fields],
     )
-    telemetry.say(logger)
+    tracing.start(logger, tracer_provider)
     return logger
 
 
@@ -304,13 +306,6 @@ def _say_started(model: Model, settings: Settings, logger: FilteringBoundLogger)
         device_reason=model.device_reason,
         redis=settings.masked_redis_url,
     )
-
-
-def _telemetry(settings: Settings) -> Telemetry:
-    try:
-        return open_telemetry(settings.traces)
-    except ValueError as exc:
-        raise StartupError(f"willbuy cannot start: {exc}") from exc
 
 
 def _metrics() -> Metrics:

@@ -187,10 +187,6 @@ class Settings(BaseSettings):
     drain_delay_s: Annotated[float, Field(ge=0, le=300)] = 0.0
     """How long after SIGTERM events are still taken while `/readyz` answers 503: what balancers need to notice."""
 
-    traces: Literal["auto", "on", "off"] = "auto"
-    """Whether requests are traced by OpenTelemetry, which needs the extra `otel`; `auto`: when
-    `OTEL_EXPORTER_OTLP_ENDPOINT` is set."""
-
     log_format: Literal["console", "json"] = "json"
     """`json`: one object a line, for log collectors. `console`: coloured, for people."""
 

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 import msgspec
 from msgspec import UNSET
+from opentelemetry.trace import Span
 from pydantic import ValidationError
 
 from app.errors import (
@@ -20,6 +21,7 @@ from app.errors import (
     field_errors,
     shortened,
 )
+from app.monitoring import tracing
 from app.monitoring.metrics import Metrics
 from app.schemas.events import EventIn, OutcomeIn
 from app.scoring.event_body import EventBody, read_event, read_events, received
@@ -39,6 +41,7 @@ class QueuedEvent(msgspec.Struct, frozen=True):
         has_event_id: whether the caller gave an id.
         received_ms: the server's clock when it came.
         warnings: what was accepted though it looks wrong.
+        span: span of the request; None when the request is not sampled.
     """
 
     session_id: str
@@ -47,6 +50,7 @@ class QueuedEvent(msgspec.Struct, frozen=True):
     has_event_id: bool
     received_ms: int
     warnings: tuple[str, ...] = ()
+    span: Span | None = None
 
     @property
     def is_purchase(self) -> bool:
@@ -229,6 +233,7 @@ class EventValidator:
             has_event_id=bool(event_id),
             received_ms=now_ms,
             warnings=tuple(warnings),
+            span=tracing.current_span(),
         )
 
     def outcome_ms(self, body: OutcomeIn, *, now_ms: int) -> int:

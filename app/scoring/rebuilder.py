@@ -9,6 +9,7 @@ from msgspec.structs import replace
 from structlog.typing import FilteringBoundLogger
 
 from app.errors import CorruptRecordError
+from app.monitoring import tracing
 from app.monitoring.metrics import Metrics
 from app.scoring.batcher import REQUEUE
 from app.scoring.isolation import map_isolated
@@ -96,7 +97,8 @@ class Rebuilder:
     async def _fold(self, model: SessionScorer, whole: Sequence[tuple[SessionUpdate, list[Event]]]) -> None:
         started = time.perf_counter()
         # In a thread: long histories would hold up every other request.
-        folds = await asyncio.to_thread(map_isolated, model.refold, [history for _, history in whole], self._logger)
+        histories = [history for _, history in whole]
+        folds = await asyncio.to_thread(map_isolated, lambda some: _refold(model, some), histories, self._logger)
         self._metrics.rebuild_seconds.observe(time.perf_counter() - started)
         for (run, history), folded in zip(whole, folds, strict=True):
             if isinstance(folded, Exception):
@@ -106,6 +108,11 @@ class Rebuilder:
             self._metrics.rebuilt_events.inc(len(history))
             probability, state = folded
             run.current = replace(_record(run), model=model.fingerprint, probability=probability, state=state)
+
+
+def _refold(model: SessionScorer, histories: Sequence[Sequence[Event]]) -> Sequence[tuple[float, bytes]]:
+    with tracing.model_span("refold", model.fingerprint, len(histories)):
+        return model.refold(histories)
 
 
 def _record(run: SessionUpdate) -> Record:

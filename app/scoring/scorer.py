@@ -16,6 +16,7 @@ from typing import Final
 from structlog.typing import FilteringBoundLogger
 
 from app.errors import ConflictError, CorruptRecordError, DeadlineExceededError, PredictionError, SessionFullError
+from app.monitoring import tracing
 from app.monitoring.metrics import Metrics
 from app.scoring.batcher import Callers, Requeue
 from app.scoring.events import QueuedEvent
@@ -149,11 +150,12 @@ class Scorer:
         batch = _Batch(model, model.fingerprint, model.reads, callers or _NOBODY, budget, versions)
         # Ends: each attempt decides a run, counts a conflict, of which there may be so many, or drops a task.
         try:
-            while undecided:
-                await self._attempt(batch, undecided)
-                undecided = [run for run in undecided if not run.is_decided]
-                for run in undecided:
-                    run.begin_again()
+            with tracing.batch_span(submissions):
+                while undecided:
+                    await self._attempt(batch, undecided)
+                    undecided = [run for run in undecided if not run.is_decided]
+                    for run in undecided:
+                        run.begin_again()
         finally:
             batch.add_to(self._metrics)
         self._metrics.batch_seconds.observe(time.perf_counter() - started)
@@ -339,4 +341,5 @@ def _accept(batch: _Batch, run: SessionUpdate) -> None:
 
 def _step(model: SessionScorer, inputs: Sequence[tuple[Event, bytes | None]]) -> list[tuple[float, bytes]]:
     events, states = zip(*inputs, strict=True)
-    return list(zip(*model.advance(events, states), strict=True))
+    with tracing.model_span("step", model.fingerprint, len(events)):
+        return list(zip(*model.advance(events, states), strict=True))

@@ -16,6 +16,7 @@ import msgspec
 from redis.exceptions import ResponseError
 
 from app.errors import CorruptRecordError, StoreError
+from app.monitoring import tracing
 from app.store.board import RedisBoard
 from app.store.history import decode_events
 from app.store.interface import Commit, whole_history
@@ -97,7 +98,7 @@ class RedisStore:
     async def load(self, session_ids: Sequence[str]) -> list[Record | StoreError | None]:
         """See `StateStore.load`."""
         shards = [shard_of(session_id) for session_id in session_ids]
-        with self._scripts.timed("load"):
+        with tracing.store_span("load", len(shards)), self._scripts.timed("load"):
             values = await self._link.get(shards, record_keys(shards, session_ids))
         return [None if value is None else _decoded(decode_record, value) for value in values]
 
@@ -106,16 +107,16 @@ class RedisStore:
         commands = [
             Command(shard_of(session_id), ("LRANGE", history_key(session_id), 0, -1)) for session_id in session_ids
         ]
-        with self._scripts.timed("load_histories"):
+        with tracing.store_span("load_histories", len(commands)), self._scripts.timed("load_histories"):
             histories = await self._link.execute(commands)
         return [_decoded(decode_events, entries) for entries in histories]
 
     async def load_session(self, session_id: str) -> tuple[Record, list[Event]] | None:
         """See `StateStore.load_session`."""
         keys: list[Word] = [record_key(session_id), history_key(session_id)]
-        (reply,) = await self._scripts.run(
-            "load_session", self._session_script, [(shard_of(session_id), [len(keys), *keys])]
-        )
+        call = (shard_of(session_id), [len(keys), *keys])
+        with tracing.store_span("load_session", 1):
+            (reply,) = await self._scripts.run("load_session", self._session_script, [call])
         if isinstance(reply, Exception):
             raise unavailable(reply)
         value, entries = reply
@@ -133,7 +134,10 @@ class RedisStore:
         groups = _together(list(by_shard.items()), self._scripts.shards_a_script)
         while groups:
             calls = [(group[0][0], self._call(commits, group)) for group in groups]
-            replies = await self._scripts.run("commit", self._commit_script, calls, wait_replicas=self._wait_replicas)
+            with tracing.store_span("commit", len(commits)):
+                replies = await self._scripts.run(
+                    "commit", self._commit_script, calls, wait_replicas=self._wait_replicas
+                )
             alone: list[_Group] = []
             for group, reply in zip(groups, replies, strict=True):
                 if isinstance(reply, ResponseError) and len(group) > 1:
@@ -154,10 +158,9 @@ class RedisStore:
         shard = shard_of(session_id)
         keys: list[Word] = [board_key(shard), seen_key(shard), record_key(session_id), history_key(session_id)]
         keys += (closed_key(shard), outcomes_key(shard))
-        call = [len(keys), *keys, session_id]
-        (reply,) = await self._scripts.run(
-            "delete", self._delete_script, [(shard, call)], wait_replicas=self._wait_replicas
-        )
+        call = (shard, [len(keys), *keys, session_id])
+        with tracing.store_span("delete", 1):
+            (reply,) = await self._scripts.run("delete", self._delete_script, [call], wait_replicas=self._wait_replicas)
         if isinstance(reply, Exception):
             raise unavailable(reply)
 
