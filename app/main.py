@@ -46,7 +46,7 @@ from app.scoring.scorer import Scorer, max_events_per_session
 from app.scoring.session_update import Score
 from app.scoring.shadow import Shadow
 from app.scoring.tracer import Tracer
-from app.settings import Settings
+from app.settings import Settings, warn_of_removed_settings
 from app.store.interface import StateStore
 from app.wiring import open_quality, open_shadow, open_store, open_sweeper
 from model.interface import Model
@@ -81,7 +81,7 @@ def create_app(
         settings: None reads them from the environment.
         model: None loads the settings' artifact.
         store: None uses the settings' Redis; it need not be there yet.
-        telemetry: None traces as the settings and OpenTelemetry's own variables say.
+        telemetry: None traces as OpenTelemetry's own variables say.
         now_ms: the server's clock.
 
     Raises:
@@ -89,7 +89,7 @@ def create_app(
     """
     settings = settings or _settings_from_environment()
     metrics = _metrics()
-    telemetry = telemetry or _telemetry(settings)
+    telemetry = telemetry or open_telemetry()
     logger = _logger(settings, telemetry)
     models = _live_model(settings, model, metrics, logger)
     access = _access(settings, logger)
@@ -200,8 +200,6 @@ def _start(
             logger=logger,
             max_session_events=settings.max_session_events,
             dedupe_window=settings.dedupe_window,
-            commit_attempts=settings.commit_attempts,
-            max_rebuild_events=settings.max_rebuild_events,
         )
         with telemetry.batch(submissions):
             results = await scorer.score(submissions, callers)
@@ -292,6 +290,7 @@ def _logger(settings: Settings, telemetry: Telemetry) -> FilteringBoundLogger:
         fields=[hide_session_ids(settings.log_session_ids), telemetry.add_fields],
     )
     telemetry.say(logger)
+    warn_of_removed_settings(logger)
     return logger
 
 
@@ -304,13 +303,6 @@ def _say_started(model: Model, settings: Settings, logger: FilteringBoundLogger)
         device_reason=model.device_reason,
         redis=settings.masked_redis_url,
     )
-
-
-def _telemetry(settings: Settings) -> Telemetry:
-    try:
-        return open_telemetry(settings.traces)
-    except ValueError as exc:
-        raise StartupError(f"willbuy cannot start: {exc}") from exc
 
 
 def _metrics() -> Metrics:

@@ -9,7 +9,7 @@ it is. (The API, which does nothing by itself, comes with FastAPI.)
 import os
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Final, Literal, Protocol
+from typing import Final, Protocol
 
 from fastapi import FastAPI
 from structlog.typing import EventDict, FilteringBoundLogger, WrappedLogger
@@ -109,25 +109,20 @@ class NoTelemetry:
         """See `Telemetry.close`."""
 
 
-def open_telemetry(wanted: Literal["auto", "on", "off"]) -> Telemetry:
-    """Return what traces the service, as the setting and OpenTelemetry's own variables say.
+def open_telemetry() -> Telemetry:
+    """Return what traces the service, as OpenTelemetry's own variables say.
 
-    Args:
-        wanted: `auto` traces when the environment names an endpoint of OTLP and the extra is installed.
-
-    Raises:
-        ValueError: traces are wanted `on`, and the extra is not installed.
+    Traces need an endpoint of OTLP and the extra `otel`. `OTEL_SDK_DISABLED=true` or `OTEL_TRACES_EXPORTER=none`
+    turns them off (https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables/).
     """
-    is_expected = any(os.environ.get(name) for name in _ENDPOINTS)
-    if wanted == "off" or (wanted == "auto" and not is_expected):
+    has_endpoint = any(os.environ.get(name) for name in _ENDPOINTS)
+    is_disabled = os.environ.get("OTEL_SDK_DISABLED", "").lower() == "true"
+    if not has_endpoint or is_disabled or os.environ.get("OTEL_TRACES_EXPORTER", "").lower() == "none":
         return NoTelemetry()
     try:
         from app.monitoring.spans import open_spans  # noqa: PLC0415  # an extra that need not be there
     except ModuleNotFoundError as exc:
         if not (exc.name or "").startswith("opentelemetry"):
             raise
-        missing = "OpenTelemetry is not installed: pip install 'willbuy[otel]'"
-        if wanted == "on":
-            raise ValueError(f"WILLBUY_TRACES: {missing}") from exc
-        return NoTelemetry(missing)
+        return NoTelemetry("OpenTelemetry is not installed: pip install 'willbuy[otel]'")
     return open_spans()
