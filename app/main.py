@@ -46,7 +46,7 @@ from app.scoring.scorer import Scorer, max_events_per_session
 from app.scoring.session_update import Score
 from app.scoring.shadow import Shadow
 from app.scoring.tracer import Tracer
-from app.settings import Settings
+from app.settings import Settings, warn_of_removed_settings
 from app.store.interface import StateStore
 from app.wiring import open_quality, open_shadow, open_store, open_sweeper
 from model.interface import Model
@@ -202,8 +202,6 @@ def _start(
             logger=logger,
             max_session_events=settings.max_session_events,
             dedupe_window=settings.dedupe_window,
-            commit_attempts=settings.commit_attempts,
-            max_rebuild_events=settings.max_rebuild_events,
         )
         results = await scorer.score(submissions, callers)
         if shadow is not None:
@@ -294,6 +292,7 @@ def _logger(settings: Settings, tracer_provider: "TracerProvider | None") -> Fil
         fields=[hide_session_ids(settings.log_session_ids), tracing.add_fields],
     )
     tracing.start(logger, tracer_provider)
+    warn_of_removed_settings(logger)
     return logger
 
 

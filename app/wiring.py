@@ -56,7 +56,6 @@ def open_store(settings: Settings, metrics: Metrics) -> StateStore:
     # Two round trips a batch; a metric of a label is looked up once.
     timer = cache(metrics.store_seconds.labels)
 
-    sentinel_password = settings.redis_sentinel_password
     return RedisStore(
         settings.redis_url.get_secret_value(),
         session_idle_s=settings.session_idle_s,
@@ -64,12 +63,7 @@ def open_store(settings: Settings, metrics: Metrics) -> StateStore:
         outcomes=OutcomeLimits(most=settings.outcomes_kept, kept_s=settings.outcomes_kept_s),
         options=ConnectionOptions(
             timeout_s=settings.redis_timeout_s,
-            max_connections=settings.redis_max_connections,
             ca_file=settings.redis_ca_file,
-            sentinel_username=settings.redis_sentinel_username,
-            sentinel_password=None if sentinel_password is None else sentinel_password.get_secret_value(),
-            failures_to_open=settings.redis_failures_to_open,
-            open_s=settings.redis_open_s,
             on_breaker=on_breaker,
         ),
         wait_replicas=settings.redis_wait_replicas,
@@ -90,7 +84,6 @@ def open_quality(
         store.outcomes,
         lambda: models.current,
         window_s=settings.trust_window_s,
-        drift_events_per_s=settings.drift_events_per_s,
         now_ms=now_ms,
         metrics=metrics,
         logger=logger,
@@ -107,5 +100,5 @@ def open_sweeper(
 ) -> SessionSweeper:
     """Return what closes idle sessions; it is not started yet."""
     return SessionSweeper(
-        store.outcomes, every_s=settings.close_every_s, on_closed=on_closed, metrics=metrics, logger=logger
+        store.outcomes, every_s=settings.sweep_every_s, on_closed=on_closed, metrics=metrics, logger=logger
     )

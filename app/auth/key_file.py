@@ -1,14 +1,13 @@
 """The keys' file, read again when it has changed, so that keys come and go without a restart."""
 
 import asyncio
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
 from structlog.typing import FilteringBoundLogger
 
 from app.auth.access import Access
-from app.auth.keys import AccessError, ApiKey, all_different, read_keys
+from app.auth.keys import AccessError, read_keys
 
 LOOK_EVERY_S: Final = 1.0
 
@@ -22,14 +21,12 @@ class KeyFile:
 
     Args:
         path: the file.
-        others: keys that do not come from it.
         access: what is told of its keys.
         logger: where it is said.
     """
 
-    def __init__(self, path: Path, others: Sequence[ApiKey], access: Access, logger: FilteringBoundLogger) -> None:
+    def __init__(self, path: Path, access: Access, logger: FilteringBoundLogger) -> None:
         self._path = path
-        self._others = tuple(others)
         self._access = access
         self._logger = logger
         # As if it were never read: it may have changed since the service did.
@@ -54,7 +51,7 @@ class KeyFile:
             return
         self._stamp = stamp
         try:
-            keys = all_different((*self._others, *await asyncio.to_thread(read_keys, self._path)))
+            keys = await asyncio.to_thread(read_keys, self._path)
         except AccessError as exc:
             self._logger.error("api_keys_refused", reason=str(exc))  # noqa: TRY400 - a slip needs no traceback
             return

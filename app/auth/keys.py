@@ -3,7 +3,7 @@
 A key is 256 random bits, so what is kept is its plain SHA-256: there is nothing to guess that a slow, salted hash
 would make slower, and the check runs for every event. The key itself is nowhere but with its user.
 
-    [[keys]]                          # in the file; `WILLBUY_API_KEYS` has the same entries as a JSON list
+    [[keys]]
     name = "shop"                     # in the log, and whose rate limit it is; several keys may share one
     scopes = ["events:write"]
     sha256 = "64 hexadecimal digits"
@@ -11,7 +11,6 @@ would make slower, and the check runs for every event. The key itself is nowhere
 """
 
 import hashlib
-import json
 import secrets
 import tomllib
 from collections.abc import Sequence
@@ -75,22 +74,12 @@ def read_keys(path: Path) -> tuple[ApiKey, ...]:
         raise AccessError(f"{path}: {exc.strerror}") from exc
     except UnicodeDecodeError as exc:
         raise AccessError(f"{path}: expected UTF-8") from exc
-    except tomllib.TOMLDecodeError as exc:
+    except (tomllib.TOMLDecodeError, RecursionError) as exc:
         raise AccessError(f"{path}: expected TOML: {exc}") from exc
     strangers = sorted(set(table) - {"keys"})
     if strangers or "keys" not in table:
         raise AccessError(f"{path}: expected [[keys]] entries and nothing else{_named(strangers)}")
     return _checked(table["keys"], where=str(path))
-
-
-def parse_keys(text: str) -> tuple[ApiKey, ...]:
-    """Return the keys of `WILLBUY_API_KEYS`; raise `AccessError` when it is no JSON list of entries or has none."""
-    where = "WILLBUY_API_KEYS"
-    try:
-        entries = json.loads(text)
-    except (ValueError, RecursionError) as exc:
-        raise AccessError(f"{where}: expected a JSON list of keys") from exc
-    return _checked(entries, where=where)
 
 
 def all_different(keys: Sequence[ApiKey]) -> tuple[ApiKey, ...]:

@@ -5,7 +5,6 @@ a key, whatever its limit. Keys without a limit cost nothing here.
 """
 
 import asyncio
-import time
 from collections.abc import Callable, Iterable
 from typing import Final
 
@@ -138,8 +137,3 @@ def _events(body: bytes, *, is_lines: bool) -> int:
         return len(msgspec.json.decode(body, type=list[msgspec.Raw]))
     except (msgspec.DecodeError, RecursionError):
         return 0
-
-
-def new_breaker(*, failures_to_open: int, open_s: float) -> CircuitBreaker:
-    """Return the breaker of the Redis that counts."""
-    return CircuitBreaker(failures_to_open=failures_to_open, open_s=open_s, clock_s=time.monotonic)

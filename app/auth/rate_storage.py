@@ -11,6 +11,7 @@ from redis.backoff import NoBackoff
 
 from app.settings import Settings
 from app.store.redis.address import RedisAddress, parse_address
+from app.store.redis.connection import MAX_CONNECTIONS
 
 # Below `wb:` as all keys of the service are, so that a user of Redis may be confined to them.
 _PREFIX: Final = "wb:rate"
@@ -58,14 +59,10 @@ def _single(
             await pool.disconnect()
 
         return redis, close_pool
-    password = settings.redis_sentinel_password
     sentinel = Sentinel(  # type: ignore[no-untyped-call]  # the driver ships it untyped
         address.endpoints,
         sentinel_kwargs=options
-        | {
-            "username": settings.redis_sentinel_username,
-            "password": password.get_secret_value() if password else None,
-        }
+        | {"username": address.sentinel_username, "password": address.sentinel_password}
         | _tls(settings, address),
     )
     primary: Redis = sentinel.master_for(
@@ -81,7 +78,7 @@ def _single(
 
 def _options(settings: Settings, address: RedisAddress) -> dict[str, Any]:
     waits: dict[str, Any] = {
-        "max_connections": settings.redis_max_connections,
+        "max_connections": MAX_CONNECTIONS,
         "socket_timeout": settings.redis_timeout_s,
         "socket_connect_timeout": settings.redis_timeout_s,
     }

@@ -1,5 +1,6 @@
 """From the settings to the door and what stands behind it."""
 
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Final
@@ -11,13 +12,14 @@ from structlog.typing import FilteringBoundLogger
 from app.auth.access import Access
 from app.auth.head_limit import HeadLimit
 from app.auth.key_file import KeyFile
-from app.auth.keys import AccessError, ApiKey, all_different, parse_keys, read_keys
+from app.auth.keys import AccessError, read_keys
 from app.auth.middleware import AccessControl
-from app.auth.rate_limit import WINDOW_S, RateLimit, new_breaker
+from app.auth.rate_limit import WINDOW_S, RateLimit
 from app.auth.rate_storage import open_storage
 from app.auth.scopes import Rules
 from app.monitoring.metrics import Metrics
 from app.settings import Settings
+from app.store.redis.breaker import CircuitBreaker
 
 _NO_KEYS: Final = (
     "there are no API keys: name a file of them in WILLBUY_API_KEYS_FILE (`willbuy key new` makes keys), "
@@ -31,14 +33,14 @@ _CORS_ANSWER_HEADERS: Final = ("ETag", "Retry-After", "X-Request-ID")
 
 def read_access(settings: Settings) -> Access:
     """Return who may ask; raise `AccessError` when the settings do not say it, or say two things."""
-    keys = (*_settings_keys(settings), *_file_keys(settings))
+    keys = () if settings.api_keys_file is None else read_keys(settings.api_keys_file)
     if settings.open_access:
         if keys:
             raise AccessError("WILLBUY_OPEN_ACCESS=true lets in everybody: take it away, or the API keys")
         return Access(None)
     if not keys:
         raise AccessError(_NO_KEYS)
-    return Access(all_different(keys))
+    return Access(keys)
 
 
 @asynccontextmanager
@@ -48,7 +50,7 @@ async def watch_keys(
     """Follow the keys' file, where there is one, for as long as the service runs; at the end close what was opened."""
     file = None
     if settings.api_keys_file is not None:
-        file = KeyFile(settings.api_keys_file, _settings_keys(settings), access, logger)
+        file = KeyFile(settings.api_keys_file, access, logger)
         file.start()
     try:
         yield
@@ -64,7 +66,7 @@ def open_rate_limit(settings: Settings, metrics: Metrics, *, window_s: int = WIN
         lambda: open_storage(settings),
         events_per_s=settings.key_events_per_s,
         timeout_s=settings.redis_timeout_s,
-        breaker=new_breaker(failures_to_open=settings.redis_failures_to_open, open_s=settings.redis_open_s),
+        breaker=CircuitBreaker(clock_s=time.monotonic),
         metrics=metrics,
         window_s=window_s,
     )
@@ -84,7 +86,7 @@ def install_auth(
             allow_headers=_CORS_REQUEST_HEADERS,
             expose_headers=_CORS_ANSWER_HEADERS,
         )
-    app.add_middleware(HeadLimit, max_head_bytes=settings.max_head_bytes, metrics=metrics)
+    app.add_middleware(HeadLimit, metrics=metrics)
 
 
 def log_open_access(access: Access, logger: FilteringBoundLogger) -> None:
@@ -94,11 +96,3 @@ def log_open_access(access: Access, logger: FilteringBoundLogger) -> None:
             "open_access",
             detail="Whoever reaches this service may read and write every session: WILLBUY_OPEN_ACCESS is on.",
         )
-
-
-def _settings_keys(settings: Settings) -> tuple[ApiKey, ...]:
-    return () if settings.api_keys is None else parse_keys(settings.api_keys.get_secret_value())
-
-
-def _file_keys(settings: Settings) -> tuple[ApiKey, ...]:
-    return () if settings.api_keys_file is None else read_keys(settings.api_keys_file)

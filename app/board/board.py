@@ -13,6 +13,8 @@ from app.store.board import BoardStore, Order, Row
 
 # Scoring goes first: questions of the board have no more than so many connections to Redis at a time.
 _MOST_READINGS: Final = 2
+# However many dashboards poll, a replica reads a page of the board at most twice a second.
+BOARD_KEPT_S: Final = 0.5
 _PROBABILITY_DIGITS: Final = 6
 _RECENT_DIGITS: Final = 4
 
@@ -25,7 +27,7 @@ class Board:
         kept_s: age up to which an answer is given again to the same question.
     """
 
-    def __init__(self, store: BoardStore, *, kept_s: float) -> None:
+    def __init__(self, store: BoardStore, *, kept_s: float = BOARD_KEPT_S) -> None:
         self._store = store
         self._contents: SingleFlightCache[BoardQuery, Content] = SingleFlightCache(
             self._read, kept_s=kept_s, most_at_once=_MOST_READINGS

@@ -55,12 +55,11 @@ def open_dashboards(
         outcomes: returns what became of sessions.
         trust: returns how the model did on them.
     """
-    board = Board(store.board, kept_s=settings.board_cache_s)
+    board = Board(store.board)
     meter = Meter(metrics, queue_length=queue_length, queue_capacity=settings.max_queue, clock_s=time.monotonic)
     stats = Stats(
         store,
         meter,
-        interval_s=settings.stats_interval_s,
         model=model,
         outcomes=outcomes,
         trust=trust,
@@ -69,7 +68,6 @@ def open_dashboards(
     streams = Streams(
         board=board.content,
         stats=stats.content,
-        interval_s=settings.stream_interval_s,
         most_streams=settings.max_streams,
         logger=logger,
     )

@@ -22,6 +22,8 @@ from app.store.interface import StateStore
 _CLASSES: Final = 20
 SCORE_EDGES: Final = tuple(number / _CLASSES for number in range(_CLASSES + 1))
 _NAME_BYTES: Final = 8
+# Rates are over ten seconds, so a second is fine enough, and one small write.
+STATS_INTERVAL_S: Final = 1.0
 
 _encoder: Final = msgspec.msgpack.Encoder()
 _decoder: Final = msgspec.msgpack.Decoder(Report)
@@ -45,11 +47,11 @@ class Stats:
         store: StateStore,
         meter: Meter,
         *,
-        interval_s: float,
         model: Callable[[], str],
         outcomes: Callable[[], Awaitable[OutcomesOut]],
         trust: Callable[[], Awaitable[TrustOut]],
         logger: FilteringBoundLogger,
+        interval_s: float = STATS_INTERVAL_S,
     ) -> None:
         self._store = store
         self._meter = meter

@@ -24,6 +24,8 @@ HEARTBEAT_S: Final = 15.0
 _PREAMBLE: Final = b"retry: 2000\n\n"
 _HEARTBEAT: Final = b": still here\n\n"
 _PROBLEM: Final = "problem"
+# A page that redraws more often than once a second is hard to read.
+STREAM_INTERVAL_S: Final = 1.0
 
 
 class Listener:
@@ -109,9 +111,9 @@ class Streams:
         *,
         board: Callable[[BoardQuery], Awaitable[Content]],
         stats: Callable[[], Awaitable[Content]],
-        interval_s: float,
         most_streams: int,
         logger: FilteringBoundLogger,
+        interval_s: float = STREAM_INTERVAL_S,
     ) -> None:
         self._board = board
         self._stats = stats

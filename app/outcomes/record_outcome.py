@@ -6,12 +6,18 @@ from msgspec.structs import replace
 
 from app.errors import ConflictError, OutcomeConflictError, SessionNotFoundError
 from app.monitoring.metrics import Metrics
-from app.store.interface import Commit, StateStore
+from app.store.interface import COMMIT_ATTEMPTS, Commit, StateStore
 from app.store.record_codec import VERSION_BYTES, Outcome, Record
 
 
 async def record_outcome(
-    store: StateStore, session_id: str, outcome: Outcome, *, outcome_ms: int, attempts: int, metrics: Metrics
+    store: StateStore,
+    session_id: str,
+    outcome: Outcome,
+    *,
+    outcome_ms: int,
+    metrics: Metrics,
+    attempts: int = COMMIT_ATTEMPTS,
 ) -> Record:
     """Close a session with an outcome, once, and return it as it stands; saying the same again changes nothing.
 

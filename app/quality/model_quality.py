@@ -26,6 +26,8 @@ from model.interface import Model
 # For how long an answer is given again.
 _FRESH_S: Final = 5.0
 _SHOW_EVERY_S: Final = 15.0
+# A sample shows drift; encoding every event a second time would take processor time from scoring.
+DRIFT_EVENTS_PER_S: Final = 200.0
 # Stands where a model's fingerprint stands: sessions whoever answered them.
 _ALL_MODELS: Final = "all"
 
@@ -49,10 +51,10 @@ class ModelQuality:
         model: Callable[[], Model],
         *,
         window_s: int,
-        drift_events_per_s: float,
         now_ms: Callable[[], int],
         metrics: Metrics,
         logger: FilteringBoundLogger,
+        drift_events_per_s: float = DRIFT_EVENTS_PER_S,
     ) -> None:
         self._window = Window(store, window_s=window_s)
         self._model = model

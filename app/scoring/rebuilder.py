@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from msgspec.structs import replace
 from structlog.typing import FilteringBoundLogger
@@ -18,6 +19,9 @@ from app.store.interface import StateStore
 from app.store.record_codec import Record
 from model.events import Event
 from model.interface import SessionScorer
+
+# Most events of histories that one batch folds again: other sessions wait for the batch.
+MAX_REBUILD_EVENTS: Final = 8192
 
 
 @dataclass(slots=True)

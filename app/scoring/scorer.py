@@ -21,10 +21,10 @@ from app.monitoring.metrics import Metrics
 from app.scoring.batcher import Callers, Requeue
 from app.scoring.events import QueuedEvent
 from app.scoring.isolation import map_isolated
-from app.scoring.rebuilder import RebuildBudget, Rebuilder
+from app.scoring.rebuilder import MAX_REBUILD_EVENTS, RebuildBudget, Rebuilder
 from app.scoring.session_update import Disposition, PendingEvent, Score, SessionUpdate, updates_by_session
 from app.scoring.transitions import random_versions, with_fold, without_fold
-from app.store.interface import StateStore
+from app.store.interface import COMMIT_ATTEMPTS, StateStore
 from app.store.record_codec import Outcome
 from model.events import Event
 from model.interface import SessionScorer
@@ -114,8 +114,8 @@ class Scorer:
         logger: FilteringBoundLogger,
         max_session_events: int,
         dedupe_window: int,
-        commit_attempts: int,
-        max_rebuild_events: int,
+        commit_attempts: int = COMMIT_ATTEMPTS,
+        max_rebuild_events: int = MAX_REBUILD_EVENTS,
     ) -> None:
         self._store = store
         self._model = model

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from itertools import zip_longest
-from typing import Literal, Protocol
+from typing import Final, Literal, Protocol
 
 import msgspec
 
@@ -14,6 +14,10 @@ from app.store.record_codec import Record
 from app.store.replicas import ReplicaStore
 from app.store.shorthand import properties_code
 from model.events import Event
+
+# How often a commit is tried while other replicas commit to the same session. With n replicas at it, each attempt
+# succeeds for one of them, so eight suffice for all but a session that many senders share; then the caller decides.
+COMMIT_ATTEMPTS: Final = 8
 
 
 class Commit(msgspec.Struct, frozen=True):

@@ -21,10 +21,11 @@ class Reply:
 
 
 class HttpClient:
-    """Kept-alive connections to one loopback port, as many as there are requests at a time."""
+    """Kept-alive connections to one loopback port, as many as there are requests at a time; `key` goes with each."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, key: str) -> None:
         self._port = port
+        self._key = key
         self._idle: list[_Connection] = []
 
     async def post(self, path: str, body: bytes) -> Reply:
@@ -33,6 +34,7 @@ class HttpClient:
         whole = False
         try:
             head = f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
+            head += f"Authorization: Bearer {self._key}\r\n"
             writer.write(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
             status, headers = _parsed(await reader.readuntil(b"\r\n\r\n"))
             content = await reader.readexactly(int(headers.get("content-length", "0")))

@@ -12,10 +12,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from support.keys import make_key, write_keys
 from support.redis_servers import RedisServer
 from support.redis_topologies import RedisCluster
 from support.service import ROOT, Service
 
+from app.auth.scopes import Scope
 from faults.client import HttpClient
 from faults.proxy import Proxy
 
@@ -125,16 +127,19 @@ class Fleet:
             await self.link.start()
             self.standby.options = ("--replicaof", "127.0.0.1", str(self.link.port))
             await asyncio.to_thread(self.standby.start)
+        # A reload needs a key.
+        key = make_key(*Scope)
+        keys = write_keys(self._directory / "keys.toml", key)
         for number in range(self._count):
             settings = {
                 "artifact": self._model_path(number),
                 "redis_url": self.cluster.url if self.cluster else f"redis://127.0.0.1:{self.proxy.port}/0",
-                "allow_reload": True,
+                "api_keys_file": keys,
                 **self._settings,
             }
             replica = Replica(self._directory / f"replica-{number}.log", settings, self._breakage)
             self.replicas.append(replica)
-            self.clients.append(HttpClient(replica.port))
+            self.clients.append(HttpClient(replica.port, key.key))
             self.put_model(number, self.artifacts[0])
         await asyncio.gather(*(asyncio.to_thread(replica.start) for replica in self.replicas))
 

@@ -8,7 +8,7 @@ import httpx
 import pytest
 from conftest import missing
 from support.fakes import FakeModel
-from support.keys import make_key
+from support.keys import make_key, write_keys
 from support.memory_store import MemoryStore
 from support.redis_servers import find_binary
 from support.redis_topologies import RedisCluster, Sentinels
@@ -107,7 +107,7 @@ async def test_counts_expire_and_stand_below_the_services_prefix(valkey) -> None
 async def test_without_redis_everything_is_let_in_and_soon_without_a_wait(start_redis) -> None:
     server = start_redis()
     key = limited_key(1)
-    async with limits(server.url, redis_failures_to_open=2, redis_open_s=60) as (limit, metrics):
+    async with limits(server.url) as (limit, metrics):
         server.kill()
         assert [await taken(limit, key) for _ in range(5)] == [True] * 5
         assert failures(metrics) == 5
@@ -116,8 +116,7 @@ async def test_without_redis_everything_is_let_in_and_soon_without_a_wait(start_
 async def test_a_redis_that_hangs_delays_by_its_time_out_and_no_longer(start_redis) -> None:
     server = start_redis()
     key = limited_key(1)
-    settings = {"redis_failures_to_open": 1, "redis_open_s": 60, "redis_timeout_s": 0.2}
-    async with limits(server.url, **settings) as (limit, metrics):
+    async with limits(server.url, redis_timeout_s=0.2) as (limit, metrics):
         server.pause()
         # Without the bound, this would wait for as long as the server is paused.
         async with asyncio.timeout(30):
@@ -172,15 +171,14 @@ async def test_a_batch_counts_its_events_however_its_body_arrives(valkey, conten
         assert not await taken(limit, key)
 
 
-async def test_an_event_counts_as_one_and_a_batch_as_its_events(valkey) -> None:
+async def test_an_event_counts_as_one_and_a_batch_as_its_events(valkey, tmp_path) -> None:
     # Given a key that may send 50 in ten seconds
     key = make_key("events:write", "sessions:read", events_per_s=5)
-    entry = {"name": "shop", "scopes": key.entry.scopes, "sha256": key.entry.sha256, "events_per_s": 5}
     settings = Settings(
         artifact="unused.pt",
         log_format="console",
         redis_url=valkey.url,
-        api_keys=json.dumps([entry]),
+        api_keys_file=write_keys(tmp_path / "keys.toml", key),
         redis_timeout_s=10,
         request_timeout_s=30,
     )

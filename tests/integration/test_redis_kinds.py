@@ -234,7 +234,7 @@ async def test_sentinels_have_a_password_of_their_own(tmp_path):
         async with opened(started.url) as store:
             with pytest.raises(StoreUnavailableError):
                 await store.ping()
-        async with opened(started.url, sentinel_password="of-the-sentinels") as store:
+        async with opened(f"{started.url}?sentinel_password=of-the-sentinels") as store:
             await commit_until_done(store, a_commit("s-1"))
     finally:
         started.stop()

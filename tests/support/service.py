@@ -1,10 +1,12 @@
 """The service as users run it: a real uvicorn process on a free loopback port, stopped by its process id."""
 
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import httpx
@@ -18,18 +20,29 @@ class Service:
     """One `uvicorn --factory app.main:create_app`.
 
     `settings` become `WILLBUY_` variables; nothing else of that name is passed on from the tests' own environment.
-    Access is open unless they say who may ask.
+    Access is open unless they say who may ask. `tuned` has other constants, see `support.tuned_app`.
     """
 
-    def __init__(self, log: Path, settings: dict[str, object], *, workers: int = 1) -> None:
+    def __init__(
+        self,
+        log: Path,
+        settings: dict[str, object],
+        *,
+        workers: int = 1,
+        tuned: Mapping[str, Mapping[str, object]] | None = None,
+    ) -> None:
         self.log = log
         self.workers = workers
         self.port = free_port()
         self.base_url = f"http://127.0.0.1:{self.port}"
         self._environment = {name: value for name, value in os.environ.items() if not name.startswith("WILLBUY_")}
-        if not settings.keys() & {"api_keys", "api_keys_file", "open_access"}:
+        if not settings.keys() & {"api_keys_file", "open_access"}:
             self._environment["WILLBUY_OPEN_ACCESS"] = "true"
         self._environment |= {f"WILLBUY_{name.upper()}": str(value) for name, value in settings.items()}
+        self._factory = "app.main:create_app"
+        if tuned:
+            self._factory = "support.tuned_app:create_app"
+            self._environment |= {"TUNED": json.dumps(tuned), "PYTHONPATH": str(ROOT / "tests")}
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -48,7 +61,7 @@ class Service:
             time.sleep(0.05)
 
     def launch(self) -> None:
-        command = [sys.executable, "-m", "uvicorn", "--factory", "app.main:create_app"]
+        command = [sys.executable, "-m", "uvicorn", "--factory", self._factory]
         # Connections as `willbuy serve` has them.
         command += ["--http", "app.api.events_http:EventsHttp", "--no-proxy-headers"]
         command += ["--host", "127.0.0.1", "--port", str(self.port), "--no-access-log"]

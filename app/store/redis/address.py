@@ -3,11 +3,11 @@
     redis://[user:password@]host[:port][/db]            one server
     unix:///path[?db=number]                            one server, on a socket
     redis+cluster://[user:password@]host[:port],...     a cluster, by some of its nodes
-    redis+sentinel://[user:password@]host[:port],.../service[/db]
-                                                        whatever primary these sentinels name for the service
+    redis+sentinel://[user:password@]host[:port],.../service[/db][?sentinel_username=...&sentinel_password=...]
+                                                        the primary that these sentinels name for the service
 
-`rediss://`, `rediss+cluster://` and `rediss+sentinel://` are the same over TLS. User and password are the servers';
-sentinels have settings of their own.
+`rediss://`, `rediss+cluster://` and `rediss+sentinel://` are the same over TLS. User and password before the `@` are
+the servers'. Special characters of users and passwords are percent-encoded.
 """
 
 from dataclasses import dataclass
@@ -26,6 +26,8 @@ _KINDS: Final[dict[str, tuple[Literal["single", "cluster", "sentinel"], bool]]] 
     "rediss+sentinel": ("sentinel", True),
 }
 
+_SENTINEL_OPTIONS: Final = frozenset({"sentinel_username", "sentinel_password"})
+
 Endpoint = tuple[str, int]
 
 
@@ -43,6 +45,8 @@ class RedisAddress:
         service: the sentinels' name of the primary; empty otherwise.
         database: number of the database.
         socket_path: path of the server's socket; empty when it is reached by host and port.
+        sentinel_username: the sentinels' user, if any.
+        sentinel_password: the sentinels' password, if any.
     """
 
     url: str
@@ -54,6 +58,8 @@ class RedisAddress:
     service: str
     database: int
     socket_path: str = ""
+    sentinel_username: str | None = None
+    sentinel_password: str | None = None
 
 
 def parse_address(url: str) -> RedisAddress:
@@ -74,8 +80,9 @@ def parse_address(url: str) -> RedisAddress:
     service, database = _path(kind, parts)
     if kind == "single" and len(endpoints) > 1:
         raise ValueError("must name one host; several are for redis+cluster:// and redis+sentinel://")
-    if parts.query and parts.scheme != "unix":
+    if parts.query and parts.scheme != "unix" and kind != "sentinel":
         raise ValueError("must not have options after a question mark; there are settings for them")
+    sentinel_login = _sentinel_login(parts) if kind == "sentinel" else {}
     return RedisAddress(
         url=url,
         kind=kind,
@@ -86,6 +93,7 @@ def parse_address(url: str) -> RedisAddress:
         service=service,
         database=database,
         socket_path=unquote(parts.path) if parts.scheme == "unix" else "",
+        **sentinel_login,
     )
 
 
@@ -103,6 +111,14 @@ def _endpoint(text: str, default_port: int) -> Endpoint:
         raise ValueError("must name a host: redis://host:6379/0")
     # `port` raises ValueError for a port that is none, without naming the URL.
     return parts.hostname, parts.port or default_port
+
+
+def _sentinel_login(parts: SplitResult) -> dict[str, str]:
+    # A plus sign is itself, as before the `@`.
+    options = parse_qs(parts.query.replace("+", "%2B"), keep_blank_values=True)
+    if not options.keys() <= _SENTINEL_OPTIONS or any(len(values) > 1 for values in options.values()):
+        raise ValueError("must not have other options than sentinel_username and sentinel_password, each once")
+    return {name: values[0] for name, values in options.items() if values[0]}
 
 
 def _path(kind: str, parts: SplitResult) -> tuple[str, int]:

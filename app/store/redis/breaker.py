@@ -5,6 +5,11 @@ seconds. Then one call at a time goes through as a probe; its success closes the
 """
 
 from collections.abc import Callable
+from typing import Final
+
+# One time-out may be a slow command; three in a row are an outage. A probe a second costs less than one time-out.
+FAILURES_TO_OPEN: Final = 3
+OPEN_S: Final = 1.0
 
 
 class CircuitBreaker:
@@ -20,9 +25,9 @@ class CircuitBreaker:
     def __init__(
         self,
         *,
-        failures_to_open: int,
-        open_s: float,
         clock_s: Callable[[], float],
+        failures_to_open: int = FAILURES_TO_OPEN,
+        open_s: float = OPEN_S,
         on_change: Callable[[bool], None] = lambda _opened: None,
     ) -> None:
         self._failures_to_open = failures_to_open

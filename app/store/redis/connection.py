@@ -8,41 +8,40 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Final, Protocol
 
 from redis.asyncio.sentinel import Sentinel
 
 from app.store.redis.address import Endpoint, RedisAddress, parse_address
-from app.store.redis.breaker import CircuitBreaker
+from app.store.redis.breaker import FAILURES_TO_OPEN, OPEN_S, CircuitBreaker
 from app.store.redis.cluster import Cluster, Command
 from app.store.redis.server import Reply, Server
 from app.store.redis.wire import Connection, connect
 
+# Two batches, two readings of the board and the background loops run at a time; the rest is for reads of sessions.
+MAX_CONNECTIONS: Final = 16
+
 __all__ = ["Command", "ConnectionOptions", "Link", "open_link"]
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@dataclass(frozen=True, slots=True)
 class ConnectionOptions:
-    """How Redis is talked to, beside its address; not printable, as it holds a password.
+    """How Redis is called, beside its address.
 
     Attributes:
         timeout_s: longest wait for one round trip, connecting included.
         max_connections: most connections to one server.
         ca_file: certificates that TLS trusts; None: the system's.
-        sentinel_username: user at the sentinels.
-        sentinel_password: password at the sentinels.
         failures_to_open: failures of a server in a row after which it is left alone.
         open_s: for how many seconds it is left alone.
         on_breaker: called with True when a server is left alone, with False when it answers again.
     """
 
     timeout_s: float = 0.5
-    max_connections: int = 16
+    max_connections: int = MAX_CONNECTIONS
     ca_file: Path | None = None
-    sentinel_username: str | None = None
-    sentinel_password: str | None = None
-    failures_to_open: int = 3
-    open_s: float = 1.0
+    failures_to_open: int = FAILURES_TO_OPEN
+    open_s: float = OPEN_S
     on_breaker: Callable[[bool], None] = lambda _opened: None
 
 
@@ -143,8 +142,8 @@ def _sentinel(address: RedisAddress, options: ConnectionOptions) -> Sentinel:
         sentinel_kwargs={
             "socket_timeout": options.timeout_s,
             "socket_connect_timeout": options.timeout_s,
-            "username": options.sentinel_username,
-            "password": options.sentinel_password,
+            "username": address.sentinel_username,
+            "password": address.sentinel_password,
             **({"ssl": True} if address.tls else {}),
             **({"ssl_ca_certs": str(options.ca_file)} if address.tls and options.ca_file is not None else {}),
         },

@@ -4,6 +4,7 @@ import pytest
 from support.memory_store import MemoryStore
 from unit.app.api.test_http import assert_problem, running
 
+from app.board.board import Board
 from app.errors import StoreUnavailableError
 
 pytestmark = pytest.mark.anyio
@@ -35,8 +36,10 @@ def store():
 
 
 @pytest.fixture
-async def client(store):
-    async with running(store, board_cache_s=10) as client:
+async def client(store, monkeypatch):
+    # However slow the machine, an answer is still kept when the next request comes.
+    monkeypatch.setitem(Board.__init__.__kwdefaults__, "kept_s", 10)
+    async with running(store) as client:
         yield client
 
 

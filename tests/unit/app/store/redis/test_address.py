@@ -22,6 +22,14 @@ def test_sentinels_and_the_name_of_their_service():
     assert address.endpoints == (("one", 26379), ("two", 26380))
 
 
+def test_sentinels_have_a_user_and_a_password_of_their_own():
+    address = parse_address("redis+sentinel://one/shop?sentinel_username=watch&sentinel_password=p%40s%26s+1")
+    assert (address.sentinel_username, address.sentinel_password) == ("watch", "p@s&s+1")
+    assert (address.username, address.password) == (None, None)
+    without = parse_address("redis+sentinel://shop:secret@one/shop")
+    assert (without.sentinel_username, without.sentinel_password) == (None, None)
+
+
 @pytest.mark.parametrize(
     ("url", "message"),
     [
@@ -34,18 +42,21 @@ def test_sentinels_and_the_name_of_their_service():
         ("unix:///path?password=secret", "option"),
         ("unix:///path?db=one", "option"),
         ("redis+sentinel://one:26379", "service"),
+        ("redis+sentinel://one/shop?password=secret", "sentinel_password"),
+        ("redis+sentinel://one/shop?sentinel_password=a&sentinel_password=secret", "each once"),
         ("redis+sentinel://one/shop/three", "database number"),
         ("redis+cluster://one:seventy", "ort"),
         ("unix+cluster:///path", "start with"),
     ],
 )
 def test_what_makes_no_sense_is_refused(url, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=message) as caught:
         parse_address(url)
+    assert "secret" not in str(caught.value)
 
 
 def test_no_password_is_printed():
-    url = "redis+sentinel://shop:secret@one,two/service"
+    url = "redis+sentinel://shop:secret@one,two/service?sentinel_password=another-secret"
     assert masked_url(url) == "redis+sentinel://shop:***@one,two/service"
     assert "secret" not in repr(parse_address(url))
 
