@@ -110,7 +110,7 @@ class Settings(BaseSettings):
     """For how long it is not asked; everything that needs it is refused at once. Then one call tries it."""
 
     redis_wait_replicas: Annotated[int, Field(ge=0, le=16)] = 0
-    """Redis replicas that must have a commit before it is acknowledged; see docs/operations.md."""
+    """Redis replicas that must have a commit before it is acknowledged; see docs/operate.md."""
 
     session_idle_s: Annotated[int, Field(ge=1, le=30 * 86400)] = 1800
     """Idle time after which a session ends: what is stored of it goes to the outcomes, as one that did not buy."""
