@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test faults fuzz check lint audit sbom docs bench image-test format lock clean
+.PHONY: help setup demo test faults fuzz check lint audit sbom docs reference bench image-test format lock clean
 
 help:  ## List the targets.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -29,6 +29,9 @@ faults: setup  ## Run the long fault schedules (docs/faults.md); takes ten minut
 
 docs: setup  ## Build the documentation into site/.
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+reference: setup  ## Write the reference pages in docs/reference from the code.
+	$(BIN)/python -m docs.generate
 
 bench: .bench/.installed  ## Measure the hot path against other servers; needs wrk, takes an hour.
 	.bench/bin/python -m benchmarks.hotpath all

@@ -119,7 +119,7 @@ class Settings(BaseSettings):
     """Longest wait for one answer of Redis, including connecting and waiting for a free connection."""
 
     redis_wait_replicas: Annotated[int, Field(ge=0, le=16)] = 0
-    """Redis replicas that must have a commit before it is acknowledged."""
+    """Redis replicas that must have a commit before it is acknowledged; see docs/operate.md."""
 
     session_idle_s: Annotated[int, Field(ge=1, le=30 * 86400)] = 1800
     """Idle time after which a session ends, without a purchase, and becomes an outcome."""

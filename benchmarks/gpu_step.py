@@ -201,7 +201,7 @@ def table(steps: list[Step]) -> list[str]:
         name: {step.batch: step.advance_us for step in steps if step.device == name} for name in ("cpu", "cuda")
     }
     if not by_device["cuda"]:
-        lines += ["", "No GPU was at hand."]
+        lines += ["", "No GPU was measured."]
     else:
         quicker = [size for size, taken in by_device["cuda"].items() if taken < by_device["cpu"][size]]
         said = f"from {min(quicker):,} sessions a step on" if quicker else "at no size"

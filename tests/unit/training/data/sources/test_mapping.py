@@ -90,7 +90,7 @@ def test_the_example_of_the_documentation_does_what_it_says(
     text = (paths.DOCS / "event-table.md").read_text("utf-8")
     log = text.split('```csv title="shop.csv"\n')[1].split("```")[0]
     toml = text.split('```toml title="shop.toml"\n')[1].split("```")[0]
-    table = text.split("and these are the events:\n\n")[1].split("\n\n")[0].splitlines()
+    table = text.split("The events are:\n\n")[1].split("\n\n")[0].splitlines()
     names, *rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table if "---" not in line]
     reading = read(write("shop.csv", log), mapping=ColumnMapping.from_toml(write("shop.toml", toml)))
     assert [[str(value) for value in row] for row in reading.rows(*names)] == rows

@@ -1,47 +1,35 @@
-"""Adds `reference/api.md`, the HTTP interface, made from the OpenAPI document of the app itself."""
+"""The text of `reference/api.md`: the HTTP interface, from the OpenAPI document of the app."""
 
-import os
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Final, cast
 
-from mkdocs.config.defaults import MkDocsConfig
-from mkdocs.structure.files import File, Files
+from app.main import create_app
+from app.settings import Settings
+from model.interface import Model
 
 Json = Mapping[str, Any]
 
 _INTRODUCTION: Final = """# API
 
-Made from the service's own `/openapi.json`, which a client generator takes as it is. Bodies are JSON, refused where
-a field is unknown or of another type. Errors are `application/problem+json` (RFC 9457); [each code](problems.md) is
-stable. [Keys](../security.md) go into `Authorization: Bearer` or `X-API-Key`.
-The files of [the page](../dashboard.md) below `/dashboard` are not part of that document.
+This page lists every call of the service's `/openapi.json`; client generators read that document directly. Bodies are
+JSON. A body with an unknown field or a field of another type is refused. Errors are `application/problem+json`
+(RFC 9457), and [each code](problems.md) is stable. Send [the key](../security.md) as `Authorization: Bearer` or
+`X-API-Key`. The files of [the dashboard](../dashboard.md) below `/dashboard` are not listed.
 """
 
 
-def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Add the page to the site."""
-    files.append(File.generated(config, "reference/api.md", content=page(document())))
-    return files
-
-
 def document() -> dict[str, Any]:
-    """Return the OpenAPI document of the service, of which nothing is started."""
-    # Here, so that another hook need not wait for it.
-    from app.main import create_app  # noqa: PLC0415  # see above
-    from app.settings import Settings  # noqa: PLC0415  # same
-    from model.interface import Model  # noqa: PLC0415  # same
-
-    # Before the service starts, a model is asked for no more than its name.
+    """Return the OpenAPI document of the service without starting the service."""
+    # Only the fingerprint of a model is read before the service starts.
     model = cast("Model", SimpleNamespace(fingerprint="none"))
-    os.environ.setdefault("WILLBUY_OPEN_ACCESS", "true")
-    os.environ.setdefault("WILLBUY_LOG_LEVEL", "error")
-    os.environ.setdefault("WILLBUY_ARTIFACT", "no-model-is-loaded.pt")
-    return create_app(Settings(), model=model).openapi()
+    settings = Settings(artifact=Path("none.pt"), open_access=True, log_level="error")
+    return create_app(settings, model=model).openapi()
 
 
 def page(document: Json) -> str:
-    """Return the Markdown of an OpenAPI document: its calls in order, then the bodies that they name."""
+    """Return the Markdown of an OpenAPI document: its calls in order, then their bodies by name."""
     parts = [_INTRODUCTION]
     calls = ((method, path, call) for path, methods in document["paths"].items() for method, call in methods.items())
     parts.extend("\n".join(_call(*one)) for one in calls)
@@ -76,7 +64,7 @@ def _call(method: str, path: str, call: Json) -> Iterator[str]:
 
 
 def _body(name: str, schema: Json) -> Iterator[str]:
-    yield f"### {name} {{#{name.lower()}}}\n"
+    yield f"### {name}\n"
     yield f"{schema['description']}\n" if "description" in schema else ""
     if "properties" not in schema:
         yield f"{_type(schema)}\n"

@@ -1,31 +1,23 @@
-"""Adds `reference/commands.md`: every command of `willbuy` with its arguments and options, made from the commands."""
+"""The text of `reference/commands.md`: every command of `willbuy` with its arguments and options."""
 
 from collections.abc import Iterator
 from importlib.metadata import entry_points
 from typing import Any, Final
 
 import typer
-from mkdocs.config.defaults import MkDocsConfig
-from mkdocs.structure.files import File, Files
 from typer.main import get_group
+
+from app.auth.cli import cli as keys
+from app.cli import cli
 
 _INTRODUCTION: Final = """# Commands
 
-`willbuy COMMAND --help` says the same in the terminal.
+`willbuy COMMAND --help` prints the same text in the terminal.
 """
-
-
-def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Add the page to the site."""
-    files.append(File.generated(config, "reference/commands.md", content=page()))
-    return files
 
 
 def page() -> str:
     """Return the Markdown of all commands that are installed."""
-    from app.auth.cli import cli as keys  # noqa: PLC0415  # the hooks are also read where nothing is built
-    from app.cli import cli  # noqa: PLC0415  # same
-
     groups = [get_group(cli), *(get_group(found.load()) for found in entry_points(group="willbuy.commands"))]
     commands = dict(sorted([*_commands("willbuy", groups), *_commands(f"willbuy {keys.info.name}", [get_group(keys)])]))
     return "\n".join([_INTRODUCTION, *("\n".join(_section(name, command)) for name, command in commands.items())])

@@ -1,13 +1,10 @@
-"""Adds `reference/stored-formats.md`: what lies in Redis and in an artifact, as the code that writes it says."""
+"""The text of `reference/stored-formats.md`: the formats in Redis and in the artifact, from the codecs' docstrings."""
 
 import inspect
 import re
 from collections.abc import Iterator
 from types import ModuleType
 from typing import Final
-
-from mkdocs.config.defaults import MkDocsConfig
-from mkdocs.structure.files import File, Files
 
 from app.store import answers_codec as answers
 from app.store import history_codec as entries
@@ -18,16 +15,10 @@ from model.manifest import FORMAT_VERSION, Manifest
 
 _INTRODUCTION: Final = """# Stored formats
 
-Made from the descriptions beside the code that writes and reads them. Every format begins with its version; a release
-reads what the one before it wrote, or says in [its changes](../changes.md) that it does not.
+The descriptions below are the docstrings of the codecs. Every format begins with its version. A release reads the
+formats of the release before it; [the change log](../../CHANGELOG.md) names every exception.
 """
 _FIELDS: Final = re.compile(r"^    (?P<names>[\w, ]+): (?P<text>.+(?:\n        .+)*)", re.MULTILINE)
-
-
-def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Add the page to the site."""
-    files.append(File.generated(config, "reference/stored-formats.md", content=page()))
-    return files
 
 
 def page() -> str:
@@ -37,15 +28,15 @@ def page() -> str:
             _INTRODUCTION,
             "## Keys in Redis\n",
             _described(keys),
-            f"## A record {{#record}}\n\nCodec version {records.CODEC_VERSION}.\n",
+            f"## Record\n\nCodec version {records.CODEC_VERSION}.\n",
             _described(records),
-            "## The answers in a record {#answers}\n",
+            "## Answers\n",
             _described(answers),
-            "## The state in a record {#state}\n",
+            "## State\n",
             _described(states),
-            "## An entry of a history {#history}\n",
+            "## History\n",
             _described(entries),
-            "## The artifact's manifest {#manifest}\n",
+            "## Manifest\n",
             f"`manifest.json` inside the artifact, format version {FORMAT_VERSION}.\n",
             "| field | |\n|---|---|",
             *_manifest_rows(),
@@ -55,7 +46,7 @@ def page() -> str:
 
 
 def _described(module: ModuleType) -> str:
-    """Return a module's description; what is indented there is a table of plain text and stays one."""
+    """Return a module's docstring; an indented table in the docstring stays a code block."""
     return inspect.cleandoc(module.__doc__ or "") + "\n"
 
 
@@ -66,5 +57,5 @@ def _manifest_rows() -> Iterator[str]:
         for name in found["names"].split(",")
     }
     for name in Manifest.__dataclass_fields__:
-        # A field without its description would stop the build here.
+        # A field without a description raises KeyError here.
         yield f"| `{name}` | {described[name]} |"
