@@ -13,7 +13,7 @@ from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from structlog.typing import FilteringBoundLogger
 
-from app.store.redis.address import masked_url, parse_address
+from model.redis_url import mask_redis_url, parse_redis_url
 
 ENV_PREFIX: Final = "WILLBUY_"
 REMOVED_SETTINGS: Final[Mapping[str, str]] = MappingProxyType(
@@ -183,7 +183,7 @@ class Settings(BaseSettings):
     @field_validator("redis_url")
     @classmethod
     def _supported_url(cls, value: SecretStr) -> SecretStr:
-        parse_address(value.get_secret_value())
+        parse_redis_url(value.get_secret_value())
         return value
 
     @field_validator("cors_origins", mode="before")
@@ -202,7 +202,7 @@ class Settings(BaseSettings):
     @property
     def masked_redis_url(self) -> str:
         """The Redis URL without passwords and options, fit for logs."""
-        return masked_url(self.redis_url.get_secret_value())
+        return mask_redis_url(self.redis_url.get_secret_value())
 
     @property
     def sweep_every_s(self) -> float:

@@ -552,6 +552,12 @@ def collect(
     redis_url: Annotated[
         str, typer.Option("--redis-url", envvar="WILLBUY_REDIS_URL", help="The service's Redis.", show_envvar=True)
     ] = "redis://127.0.0.1:6379/0",
+    redis_ca_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--redis-ca-file", envvar="WILLBUY_REDIS_CA_FILE", help="Certificate authorities of rediss:// URLs, in PEM."
+        ),
+    ] = None,
     follow: Annotated[
         bool, typer.Option("--follow/--once", help="Go on with what comes until Ctrl-C, or end with what is there.")
     ] = False,
@@ -578,6 +584,7 @@ def collect(
     errors_for_people(*COLLECT_ERRORS)(run_collect)(
         redis_url,
         out,
+        redis_ca_file=redis_ca_file,
         group=group,
         consumer=consumer,
         follow=follow,

@@ -10,8 +10,8 @@ from redis.asyncio.sentinel import Sentinel
 from redis.backoff import NoBackoff
 
 from app.settings import Settings
-from app.store.redis.address import RedisAddress, parse_address
 from app.store.redis.connection import MAX_CONNECTIONS
+from model.redis_url import RedisAddress, parse_redis_url
 
 # Below `wb:` as all keys of the service are, so that a user of Redis may be confined to them.
 _PREFIX: Final = "wb:rate"
@@ -22,7 +22,7 @@ Storage = tuple[RedisStorage, Callable[[], Awaitable[None]]]
 
 def open_storage(settings: Settings) -> Storage:
     """Return what counts in the settings' Redis; it connects when it is first used."""
-    address = parse_address(settings.redis_url.get_secret_value())
+    address = parse_redis_url(settings.redis_url.get_secret_value())
     options = _options(settings, address)
     if address.kind == "cluster":
         hosts = ",".join(f"{host}:{port}" for host, port in address.endpoints)
@@ -51,7 +51,9 @@ def _single(
     """Return a client of one server, or of the primary that sentinels name."""
     if address.kind == "single":
         waits = options | {"timeout": settings.redis_timeout_s}
-        pool = BlockingConnectionPool.from_url(address.url, **waits, **_tls(settings, address))
+        pool = BlockingConnectionPool.from_url(
+            settings.redis_url.get_secret_value(), **waits, **_tls(settings, address)
+        )
         redis: Redis = Redis(connection_pool=pool)
 
         async def close_pool() -> None:

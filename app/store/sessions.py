@@ -53,7 +53,7 @@ class RedisStore:
     """Sessions on Redis.
 
     Args:
-        url: which Redis (see `app.store.redis.address`).
+        url: which Redis (see `model.redis_url`).
         session_idle_s: idle time after which a session ends.
         outcome_grace_s: for how much longer its history stays, so that it can be closed.
         outcomes: how many closed sessions are kept, and for how long.

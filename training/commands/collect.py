@@ -17,13 +17,22 @@ COLLECT_ERRORS: Final = (CollectError, SourceError, RedisError, OSError)
 
 
 def run_collect(
-    redis_url: str, out: Path, *, group: str, consumer: str, follow: bool, sessions_a_file: int, every_s: float
+    redis_url: str,
+    out: Path,
+    *,
+    redis_ca_file: Path | None,
+    group: str,
+    consumer: str,
+    follow: bool,
+    sessions_a_file: int,
+    every_s: float,
 ) -> Collected:
     """Collect ended sessions into a folder and say how many they were.
 
     Args:
         redis_url: the service's Redis.
         out: the folder.
+        redis_ca_file: certificate authorities that TLS to Redis trusts beside the system's.
         group: the consumer group to read as.
         consumer: name within the group.
         follow: whether to go on until it is interrupted.
@@ -35,7 +44,7 @@ def run_collect(
         SourceError: a file in the folder is damaged.
         RedisError: Redis is away.
     """
-    client = open_client(redis_url)
+    client = open_client(redis_url, redis_ca_file)
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
     try:
         with locked(out), Progress(*columns, console=ERR, transient=True) as progress:

@@ -27,8 +27,8 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from app.store.keys import SHARDS
-from app.store.redis.address import Endpoint
 from app.store.redis.server import Reply, Server, Word
+from model.redis_url import Endpoint
 
 # A shard stands in braces in all of its keys (see `app.store.keys`), and what stands in braces makes the slot.
 _SLOT_OF_SHARD: Final = tuple(key_slot(f"{{{shard:02x}}}".encode()) for shard in range(SHARDS))

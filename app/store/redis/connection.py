@@ -12,11 +12,11 @@ from typing import Final, Protocol
 
 from redis.asyncio.sentinel import Sentinel
 
-from app.store.redis.address import Endpoint, RedisAddress, parse_address
 from app.store.redis.breaker import FAILURES_TO_OPEN, OPEN_S, CircuitBreaker
 from app.store.redis.cluster import Cluster, Command
 from app.store.redis.server import Reply, Server
 from app.store.redis.wire import Connection, connect
+from model.redis_url import Endpoint, RedisAddress, parse_redis_url
 
 # Two batches, two readings of the board and the background loops run at a time; the rest is for reads of sessions.
 MAX_CONNECTIONS: Final = 16
@@ -107,7 +107,7 @@ class SingleLink:
 
 def open_link(url: str, options: ConnectionOptions) -> Link:
     """Return a link to what the URL names; connects when the first command comes."""
-    address = parse_address(url)
+    address = parse_redis_url(url)
     tls = _tls(options) if address.tls else None
     if address.kind == "cluster":
         return Cluster(

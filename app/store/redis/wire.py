@@ -26,7 +26,7 @@ from redis.exceptions import (
 )
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from app.store.redis.address import Endpoint
+from model.redis_url import Endpoint
 
 Word = str | bytes | int
 # A reply as hiredis gives it, or the error in its place.
