@@ -27,7 +27,7 @@ from app.api.services import Services
 from app.auth.access import Access
 from app.auth.keys import AccessError
 from app.auth.scopes import Rules
-from app.auth.setup import install_auth, log_open_access, open_rate_limit, read_access, watch_keys
+from app.auth.setup import install_auth, log_open_access, read_access, watch_keys
 from app.board.dashboards import open_dashboards
 from app.monitoring import tracing
 from app.monitoring.health import HealthMonitor, Readiness
@@ -48,7 +48,7 @@ from app.scoring.shadow import Shadow
 from app.scoring.tracer import Tracer
 from app.settings import Settings, warn_of_removed_settings
 from app.store.interface import StateStore
-from app.wiring import open_quality, open_shadow, open_store, open_sweeper
+from app.wiring import open_quality, open_rate_limit, open_shadow, open_store, open_sweeper
 from model.interface import Model
 
 if TYPE_CHECKING:

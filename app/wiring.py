@@ -1,10 +1,12 @@
 """The parts that stand behind the scorer, opened as the settings say."""
 
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from functools import cache
 
 from structlog.typing import FilteringBoundLogger
 
+from app.auth.rate_limit import WINDOW_S, RateLimit
 from app.monitoring.metrics import Metrics
 from app.outcomes.sweeper import SessionSweeper
 from app.quality.model_quality import ModelQuality
@@ -14,7 +16,7 @@ from app.scoring.shadow import Shadow
 from app.settings import Settings
 from app.store.interface import StateStore
 from app.store.outcomes import ClosedSession, OutcomeLimits
-from app.store.redis.connection import ConnectionOptions
+from app.store.redis.connection import ConnectionOptions, open_client
 from app.store.sessions import RedisStore
 
 
@@ -47,13 +49,24 @@ def open_shadow(
     )
 
 
+def open_rate_limit(settings: Settings, metrics: Metrics, *, window_s: int = WINDOW_S) -> RateLimit:
+    """Return the rate limits of API keys; they connect to Redis at the first request of a key with a limit."""
+    return RateLimit(
+        # With connections and circuit breakers of its own: an open one lets requests through and is no failing store.
+        open_client(settings.redis_url.get_secret_value(), _connection_options(settings)),
+        events_per_s=settings.key_events_per_s,
+        metrics=metrics,
+        window_s=window_s,
+    )
+
+
 def open_store(settings: Settings, metrics: Metrics) -> StateStore:
-    """Return the store on the settings' Redis, which need not be there yet."""
+    """Return the store, which connects to Redis at its first command."""
 
     def on_breaker(opened: bool) -> None:
         metrics.store_breakers_open.inc(1 if opened else -1)
 
-    # Two round trips a batch; a metric of a label is looked up once.
+    # Looking up a metric by its label costs time in each round trip.
     timer = cache(metrics.store_seconds.labels)
 
     return RedisStore(
@@ -61,11 +74,7 @@ def open_store(settings: Settings, metrics: Metrics) -> StateStore:
         session_idle_s=settings.session_idle_s,
         outcome_grace_s=settings.outcome_grace_s,
         outcomes=OutcomeLimits(most=settings.outcomes_kept, kept_s=settings.outcomes_kept_s),
-        options=ConnectionOptions(
-            timeout_s=settings.redis_timeout_s,
-            ca_file=settings.redis_ca_file,
-            on_breaker=on_breaker,
-        ),
+        options=replace(_connection_options(settings), on_breaker=on_breaker),
         wait_replicas=settings.redis_wait_replicas,
         observe=lambda operation, seconds: timer(operation).observe(seconds),
     )
@@ -102,3 +111,7 @@ def open_sweeper(
     return SessionSweeper(
         store.outcomes, every_s=settings.sweep_every_s, on_closed=on_closed, metrics=metrics, logger=logger
     )
+
+
+def _connection_options(settings: Settings) -> ConnectionOptions:
+    return ConnectionOptions(timeout_s=settings.redis_timeout_s, ca_file=settings.redis_ca_file)

@@ -1,6 +1,5 @@
 """From the settings to the door and what stands behind it."""
 
-import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Final
@@ -14,12 +13,10 @@ from app.auth.head_limit import HeadLimit
 from app.auth.key_file import KeyFile
 from app.auth.keys import AccessError, read_keys
 from app.auth.middleware import AccessControl
-from app.auth.rate_limit import WINDOW_S, RateLimit
-from app.auth.rate_storage import open_storage
+from app.auth.rate_limit import RateLimit
 from app.auth.scopes import Rules
 from app.monitoring.metrics import Metrics
 from app.settings import Settings
-from app.store.redis.breaker import CircuitBreaker
 
 _NO_KEYS: Final = (
     "there are no API keys: name a file of them in WILLBUY_API_KEYS_FILE (`willbuy key new` makes keys), "
@@ -58,18 +55,6 @@ async def watch_keys(
         if file is not None:
             await file.close()
         await rate.close()
-
-
-def open_rate_limit(settings: Settings, metrics: Metrics, *, window_s: int = WINDOW_S) -> RateLimit:
-    """Return what counts the requests of keys that have a limit, as an average over `window_s`."""
-    return RateLimit(
-        lambda: open_storage(settings),
-        events_per_s=settings.key_events_per_s,
-        timeout_s=settings.redis_timeout_s,
-        breaker=CircuitBreaker(clock_s=time.monotonic),
-        metrics=metrics,
-        window_s=window_s,
-    )
 
 
 def install_auth(

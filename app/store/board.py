@@ -15,7 +15,7 @@ from app.store.history_codec import decode_event
 from app.store.keys import SHARDS, board_key, history_key, record_key, seen_key, shard_of
 from app.store.record_codec import Record, decode_record
 from app.store.redis.scripts import ScriptRunner, load_script, unavailable
-from app.store.redis.server import Reply, Word
+from app.store.redis.server import Reply, RespArg
 
 ALL_SHARDS: Final = range(SHARDS)
 
@@ -134,7 +134,7 @@ class RedisBoard:
         self, selection: Selection, after: Mapping[int, Position | None], *, count: int, look_at: int
     ) -> dict[int, Slice]:
         """See `BoardStore.read`."""
-        common: list[Word] = [
+        common: list[RespArg] = [
             *(self._idle_ms, selection.order, repr(selection.min_probability), repr(selection.max_probability)),
             *(selection.seen_since_ms, count, look_at),
         ]
@@ -154,10 +154,10 @@ class RedisBoard:
         shards: dict[int, list[int]] = defaultdict(list)
         for place, session_id in enumerate(session_ids):
             shards[shard_of(session_id)].append(place)
-        calls: list[tuple[int, list[Word]]] = []
+        calls: list[tuple[int, list[RespArg]]] = []
         groups = [[place for shard in group for place in shards[shard]] for group in self._groups(list(shards))]
         for group in groups:
-            keys: list[Word] = [2 * len(group)]
+            keys: list[RespArg] = [2 * len(group)]
             for place in group:
                 keys += (record_key(session_ids[place]), history_key(session_ids[place]))
             calls.append((shard_of(session_ids[group[0]]), [*keys, max(1, recent)]))
@@ -182,7 +182,7 @@ class RedisBoard:
 
     def _groups(self, shards: Sequence[int]) -> list[Sequence[int]]:
         """Return the shards in groups that one script call may touch."""
-        size = self._scripts.shards_a_script
+        size = self._scripts.max_shards_per_script
         return [shards[start : start + size] for start in range(0, len(shards), size)]
 
 
@@ -198,17 +198,17 @@ def row_of(record: Record, last_entries: Sequence[bytes], recent: int) -> Row:
     return Row(record, entries[-1].event_name if entries else None, known[-recent:] if recent else [])
 
 
-def _keys(shards: Sequence[int]) -> list[Word]:
+def _keys(shards: Sequence[int]) -> list[RespArg]:
     """Return the keys of shards as a script takes them: their number, then two for each shard."""
-    keys: list[Word] = [2 * len(shards)]
+    keys: list[RespArg] = [2 * len(shards)]
     for shard in shards:
         keys += (board_key(shard), seen_key(shard))
     return keys
 
 
-def _from(after: Mapping[int, Position | None], shards: Sequence[int]) -> list[Word]:
+def _from(after: Mapping[int, Position | None], shards: Sequence[int]) -> list[RespArg]:
     """Return where each shard is to go on, two words each."""
-    words: list[Word] = []
+    words: list[RespArg] = []
     for shard in shards:
         position = after[shard]
         words += ("", "") if position is None else (repr(position.score), position.session_id)

@@ -10,6 +10,7 @@
     wb:{00}:trust:<model>:<n>     hash         counts of a model's answers and their outcomes, in time bucket n
     wb:{00}:drift:<model>:<n>     hash         counts of the inputs of closed sessions as the model sees them, likewise
     wb:{00}:counted:<token>       string       which counts were added already
+    wb:rate:{<shard>}:<limit>:<name>  hash     requests of API keys in a sliding window, see `rate_limit.lua`
 
 The shard stands in braces, which makes it a Redis Cluster hash tag: all keys of a shard are in one slot, so one script
 may touch them together.
@@ -99,3 +100,8 @@ def drift_key(model: str, bucket: int) -> str:
 def counted_key(token: str) -> str:
     """Return the key that says that some counts were added already, a string."""
     return f"{_PREFIXES[COUNTS_SHARD]}counted:{token}"
+
+
+def rate_key(name: str, limit: int) -> str:
+    """Return the key of the requests of API keys of a name, given their limit per window; a hash."""
+    return f"wb:rate:{{{shard_of(name):02x}}}:{limit}:{name}"

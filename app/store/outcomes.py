@@ -30,7 +30,7 @@ from app.store.keys import (
     trust_key,
 )
 from app.store.redis.scripts import ScriptRunner, load_script, unavailable
-from app.store.redis.server import Word
+from app.store.redis.server import RespArg
 
 # Closed sessions of a shard that may wait for a replica to take them on. One that lives takes them within seconds.
 BACKLOG: Final = 4096
@@ -228,7 +228,7 @@ class RedisOutcomes:
 
     async def due(self, replica: str, *, lease_s: float) -> dict[int, Due]:
         """See `OutcomeStore.due`."""
-        arguments: list[Word] = [replica, int(lease_s * 1000), self._idle_ms, _IDS_AT_ONCE, _CLOSED_AT_ONCE]
+        arguments: list[RespArg] = [replica, int(lease_s * 1000), self._idle_ms, _IDS_AT_ONCE, _CLOSED_AT_ONCE]
         found: dict[int, Due] = {}
         failure: Exception | None = None
         for first in range(0, SHARDS, _SHARDS_AT_ONCE):
@@ -250,9 +250,9 @@ class RedisOutcomes:
 
     async def close_idle(self, idle: Mapping[int, Sequence[str]]) -> ClosedCount:
         """See `OutcomeStore.close_idle`."""
-        calls: list[tuple[int, list[Word]]] = []
+        calls: list[tuple[int, list[RespArg]]] = []
         for shard, session_ids in idle.items():
-            keys: list[Word] = [board_key(shard), seen_key(shard), closed_key(shard)]
+            keys: list[RespArg] = [board_key(shard), seen_key(shard), closed_key(shard)]
             for session_id in session_ids:
                 keys += (record_key(session_id), history_key(session_id))
             calls.append((shard, [len(keys), *keys, self._idle_ms, BACKLOG, self._limits.kept_ms, *session_ids]))
@@ -266,9 +266,9 @@ class RedisOutcomes:
 
     async def publish(self, sessions: Mapping[int, Sequence[Written]]) -> dict[int, list[bool]]:
         """See `OutcomeStore.publish`."""
-        calls: list[tuple[int, list[Word]]] = []
+        calls: list[tuple[int, list[RespArg]]] = []
         for shard, some in sessions.items():
-            keys: list[Word] = [2, closed_key(shard), outcomes_key(shard)]
+            keys: list[RespArg] = [2, closed_key(shard), outcomes_key(shard)]
             words = [word for written in some for word in written]
             calls.append((shard, [*keys, self._limits.most_a_shard, self._limits.kept_ms, *words]))
         moved: dict[int, list[bool]] = {}
@@ -282,8 +282,8 @@ class RedisOutcomes:
 
     async def count(self, token: str, counts: Mapping[CountsOf, Counts], *, lifetime_s: int) -> None:
         """See `OutcomeStore.count`."""
-        keys: list[Word] = [counted_key(token)]
-        arguments: list[Word] = [_MARKER_MS, lifetime_s * 1000]
+        keys: list[RespArg] = [counted_key(token)]
+        arguments: list[RespArg] = [_MARKER_MS, lifetime_s * 1000]
         for (model, bucket), added in counts.items():
             for key, fields in ((trust_key(model, bucket), added.trust), (drift_key(model, bucket), added.drift)):
                 if fields:
@@ -300,7 +300,7 @@ class RedisOutcomes:
 
     async def counts(self, keys: Sequence[CountsOf]) -> list[Counts]:
         """See `OutcomeStore.counts`."""
-        calls: list[tuple[int, list[Word]]] = [(COUNTS_SHARD, [2, trust_key(*key), drift_key(*key)]) for key in keys]
+        calls: list[tuple[int, list[RespArg]]] = [(COUNTS_SHARD, [2, trust_key(*key), drift_key(*key)]) for key in keys]
         found = []
         for reply in await self._scripts.run("counts", self._counts_script, calls):
             if isinstance(reply, Exception):

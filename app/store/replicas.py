@@ -9,10 +9,10 @@ Both vanish when nobody reports any more. A report counts for a few seconds; lat
 from typing import Final, Protocol
 
 from app.store.redis.scripts import ScriptRunner, load_script, unavailable
-from app.store.redis.server import Word
+from app.store.redis.server import RespArg
 
 _SHARD: Final = 0
-_KEYS: Final[tuple[Word, ...]] = (2, "wb:{00}:replicas", "wb:{00}:reports")
+_KEYS: Final[tuple[RespArg, ...]] = (2, "wb:{00}:replicas", "wb:{00}:reports")
 # So many processes of one shop would be a mistake; the answer to it stays bounded.
 _MOST_REPLICAS: Final = 1024
 

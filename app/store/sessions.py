@@ -33,9 +33,9 @@ from app.store.keys import (
 )
 from app.store.outcomes import BACKLOG, OutcomeLimits, RedisOutcomes
 from app.store.record_codec import Outcome, Record, decode_record, encode_record
-from app.store.redis.connection import Command, ConnectionOptions, open_link
+from app.store.redis.connection import Command, ConnectionOptions, open_client
 from app.store.redis.scripts import ObserveRoundTrip, ScriptRunner, load_script, unavailable
-from app.store.redis.server import Reply, Word
+from app.store.redis.server import Reply, RespArg
 from app.store.replicas import RedisReplicas
 from model.events import Event
 
@@ -80,8 +80,8 @@ class RedisStore:
         self._delete_script = load_script("delete.lua")
         self._session_script = load_script("session.lua")
         self._wait_replicas = wait_replicas
-        self._link = open_link(url, options or ConnectionOptions())
-        self._scripts = ScriptRunner(self._link, observe)
+        self._client = open_client(url, options or ConnectionOptions())
+        self._scripts = ScriptRunner(self._client, observe)
         self.board = RedisBoard(self._scripts, session_idle_s=session_idle_s)
         self.outcomes = RedisOutcomes(self._scripts, session_idle_s=session_idle_s, limits=self._limits)
         self.replicas = RedisReplicas(self._scripts, ttl_s=_REPORT_TTL_S)
@@ -99,7 +99,7 @@ class RedisStore:
         """See `StateStore.load`."""
         shards = [shard_of(session_id) for session_id in session_ids]
         with tracing.store_span("load", len(shards)), self._scripts.timed("load"):
-            values = await self._link.get(shards, record_keys(shards, session_ids))
+            values = await self._client.get(shards, record_keys(shards, session_ids))
         return [None if value is None else _decoded(decode_record, value) for value in values]
 
     async def load_histories(self, session_ids: Sequence[str]) -> list[list[Event] | StoreError]:
@@ -108,12 +108,12 @@ class RedisStore:
             Command(shard_of(session_id), ("LRANGE", history_key(session_id), 0, -1)) for session_id in session_ids
         ]
         with tracing.store_span("load_histories", len(commands)), self._scripts.timed("load_histories"):
-            histories = await self._link.execute(commands)
+            histories = await self._client.execute(commands)
         return [_decoded(decode_events, entries) for entries in histories]
 
     async def load_session(self, session_id: str) -> tuple[Record, list[Event]] | None:
         """See `StateStore.load_session`."""
-        keys: list[Word] = [record_key(session_id), history_key(session_id)]
+        keys: list[RespArg] = [record_key(session_id), history_key(session_id)]
         call = (shard_of(session_id), [len(keys), *keys])
         with tracing.store_span("load_session", 1):
             (reply,) = await self._scripts.run("load_session", self._session_script, [call])
@@ -131,7 +131,7 @@ class RedisStore:
         by_shard: dict[int, list[int]] = defaultdict(list)
         for place, commit in enumerate(commits):
             by_shard[shard_of(commit.session_id)].append(place)
-        groups = _together(list(by_shard.items()), self._scripts.shards_a_script)
+        groups = _together(list(by_shard.items()), self._scripts.max_shards_per_script)
         while groups:
             calls = [(group[0][0], self._call(commits, group)) for group in groups]
             with tracing.store_span("commit", len(commits)):
@@ -156,7 +156,7 @@ class RedisStore:
     async def delete(self, session_id: str) -> None:
         """See `StateStore.delete`."""
         shard = shard_of(session_id)
-        keys: list[Word] = [board_key(shard), seen_key(shard), record_key(session_id), history_key(session_id)]
+        keys: list[RespArg] = [board_key(shard), seen_key(shard), record_key(session_id), history_key(session_id)]
         keys += (closed_key(shard), outcomes_key(shard))
         call = (shard, [len(keys), *keys, session_id])
         with tracing.store_span("delete", 1):
@@ -167,18 +167,18 @@ class RedisStore:
     async def ping(self) -> None:
         """See `StateStore.ping`."""
         with self._scripts.timed("ping"):
-            failure = await self._link.ping()
+            failure = await self._client.ping()
         if failure is not None:
             raise unavailable(failure) from failure
 
     async def close(self) -> None:
         """See `StateStore.close`."""
-        await self._link.close()
+        await self._client.close()
 
-    def _call(self, commits: Sequence[Commit], group: "_Group") -> list[Word]:
+    def _call(self, commits: Sequence[Commit], group: "_Group") -> list[RespArg]:
         """Return the arguments of one EVALSHA after the hash: number of keys, keys, arguments (see `commit.lua`)."""
-        keys: list[Word] = []
-        arguments: list[Word] = [self._idle_ms, self._grace_ms, BACKLOG, self._limits.kept_ms]
+        keys: list[RespArg] = []
+        arguments: list[RespArg] = [self._idle_ms, self._grace_ms, BACKLOG, self._limits.kept_ms]
         for shard, places in group:
             for place in places:
                 commit = commits[place]

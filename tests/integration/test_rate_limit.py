@@ -14,11 +14,11 @@ from support.redis_servers import find_binary
 from support.redis_topologies import RedisCluster, Sentinels
 
 from app.auth.rate_limit import RateLimit
-from app.auth.setup import open_rate_limit
 from app.errors import RateLimitedError
 from app.main import create_app
 from app.monitoring.metrics import Metrics
 from app.settings import Settings
+from app.wiring import open_rate_limit
 
 pytestmark = pytest.mark.anyio
 

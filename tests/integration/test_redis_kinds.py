@@ -111,7 +111,7 @@ async def test_a_batch_makes_one_round_trip_to_each_node(cluster):
     async with opened(cluster.url) as store:
         await store.commit([a_commit(session_id) for session_id in SESSIONS])
         sent = []
-        for server in store._link._servers.values():
+        for server in store._client._servers.values():
             original = server._send
 
             async def counted(commands, wait_replicas, original=original):
