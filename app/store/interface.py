@@ -15,8 +15,8 @@ from app.store.replicas import ReplicaStore
 from app.store.shorthand import properties_code
 from model.events import Event
 
-# Attempts of a commit while other replicas commit to the same session. With n replicas, each attempt succeeds for one of
-# them, so eight are enough unless many senders share a session. After that the caller has to retry.
+# Attempts of a commit while other replicas commit to the same session. With n replicas, each attempt succeeds for one
+# of them, so eight are enough unless many senders share a session. After that the caller has to retry.
 COMMIT_ATTEMPTS: Final = 8
 
 
