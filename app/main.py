@@ -192,9 +192,9 @@ def _start(
     shadow = open_shadow(settings, models, store, metrics, logger, now_ms)
 
     async def score(
-        submissions: Sequence[QueuedEvent], callers: Callers[Score]
+        queued_events: Sequence[QueuedEvent], callers: Callers[Score]
     ) -> Sequence[Score | Exception | Requeue]:
-        # A scorer for each batch costs next to nothing, and a batch keeps its model whatever is loaded meanwhile.
+        # A new scorer for each batch, so that a batch keeps its model when another one is loaded. It costs little.
         scorer = Scorer(
             store,
             models.current,
@@ -203,14 +203,14 @@ def _start(
             max_session_events=settings.max_session_events,
             dedupe_window=settings.dedupe_window,
         )
-        results = await scorer.score(submissions, callers)
+        results = await scorer.score(queued_events, callers)
         if shadow is not None:
-            shadow.observe(submissions, results)
+            shadow.observe(queued_events, results)
         return results
 
     batcher: Batcher[QueuedEvent, Score] = Batcher(
         score,
-        key=lambda submission: submission.session_id,
+        key=lambda queued: queued.session_id,
         max_batch_size=settings.max_batch_size,
         max_queue=settings.max_queue,
         max_items_per_key=max_events_per_session(settings.dedupe_window),
@@ -254,7 +254,7 @@ def _start(
         deadlines=Deadlines(),
         batcher=batcher,
         # One: a second processor is rarely free, and events go first.
-        tracer=Tracer(most_at_once=1, timeout_s=settings.request_timeout_s, logger=logger),
+        tracer=Tracer(max_concurrent=1, timeout_s=settings.request_timeout_s, logger=logger),
         sweeper=sweeper,
         quality=quality,
         dashboards=open_dashboards(
