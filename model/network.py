@@ -4,7 +4,7 @@ Two methods are the contract. `step` advances B sessions by one event each and i
 the same for whole sequences at once and is what training and evaluation run. They agree to float32 rounding.
 
 By default the cell is an LSTM and it sees the encoder's running aggregates. Both can be taken away, one by one
-(`NetworkSizes.cell` and `.aggregates`), to see what each of them brings: docs/ladder.md.
+(`NetworkSizes.cell` and `.aggregates`), to see what each of them brings: docs/recipe.md.
 
 Shape legend: B sessions, T events, F features, I categorical indices, P quantile bins, E input size, H output size and
 S state width of the cell.
