@@ -30,7 +30,6 @@ from typing import Final
 import torch
 from torch import Tensor, nn
 
-DEFAULT_CELL: Final = "lstm"
 # Which of oneDNN's recurrent cells is the LSTM, as torch counts them.
 _LSTM_MODE: Final = 2
 # With fewer, its start takes longer than the products that it saves: 28 against 17 µs for one session.

@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from training.data.encoded import Encoded
+from training.evaluation.calibration import Calibration, fit_calibration
 from training.evaluation.metrics import log_losses
-from training.fit.calibration import Calibration, fit_calibration
 
 _Codes = NDArray[np.int64]
 _Floats = NDArray[np.float64]

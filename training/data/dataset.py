@@ -4,7 +4,7 @@ Shape legend: S sessions, N events of all sessions, T events of the longest sess
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -88,20 +88,42 @@ def read_columns(shards: Sequence[Path], properties: Sequence[PropertySpec]) -> 
         shards: Parquet files as `training.data.prepare` writes them.
         properties: which `property.*` columns to take, in the order of the artifact's columns.
     """
-    frames = [_columns(pl.read_parquet(shard), properties) for shard in shards]
-    if len(frames) == 1:
-        return frames[0]
+    return joined([_columns(pl.read_parquet(shard), properties) for shard in shards])
+
+
+def read_sessions(shards: Sequence[Path], properties: Sequence[PropertySpec], session_ids: Collection[str]) -> Columns:
+    """Return the sessions with these ids, in the order of the shards; memory holds one shard beside them.
+
+    Raises:
+        ValueError: none of the shards has any of them.
+    """
+    wanted = pl.Series(list(session_ids), dtype=pl.String)
+    found = []
+    for shard in shards:
+        columns = read_columns([shard], properties)
+        chosen = np.flatnonzero(pl.Series(columns.session_id, dtype=pl.String).is_in(wanted.implode()).to_numpy())
+        if len(chosen):
+            found.append(columns.select(torch.from_numpy(chosen)))
+    if not found:
+        raise ValueError("session_ids: no such session in the data")
+    return joined(found)
+
+
+def joined(parts: Sequence[Columns]) -> Columns:
+    """Return the sessions of all parts as one, in their order."""
+    if len(parts) == 1:
+        return parts[0]
     offsets = [torch.zeros(1, dtype=torch.int64)]
-    for frame in frames:
-        offsets.append(frame.offsets[1:] + offsets[-1][-1])
+    for part in parts:
+        offsets.append(part.offsets[1:] + offsets[-1][-1])
     return Columns(
-        np.concatenate([frame.session_id for frame in frames]),
-        np.concatenate([frame.session_start_ms for frame in frames]),
-        torch.cat([frame.outcome for frame in frames]),
+        np.concatenate([part.session_id for part in parts]),
+        np.concatenate([part.session_start_ms for part in parts]),
+        torch.cat([part.outcome for part in parts]),
         torch.cat(offsets),
-        torch.cat([frame.timestamp_ms for frame in frames]),
-        torch.cat([frame.codes for frame in frames]),
-        torch.cat([frame.numbers for frame in frames]),
+        torch.cat([part.timestamp_ms for part in parts]),
+        torch.cat([part.codes for part in parts]),
+        torch.cat([part.numbers for part in parts]),
     )
 
 

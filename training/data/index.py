@@ -11,8 +11,9 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from training.config import PARTS
 from training.data.prepared import PreparedDataset
-from training.data.sessions import PARTS, split
+from training.data.sessions import split
 
 _COLUMNS: Final = ("session_id", "session_start_ms", "outcome")
 

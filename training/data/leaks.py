@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
 from model.columns import PropertySpec
+from training.config import LeakSettings
 
 OUTCOME_NAMES: Final = frozenset(
     {
@@ -44,35 +45,6 @@ _Z_95: Final = 1.959963984540054
 
 class LeakError(ValueError):
     """An input tells what is not known yet; the message names it and says what to do."""
-
-
-@dataclass(frozen=True, slots=True)
-class LeakSettings:
-    """What an input may tell by itself before it is refused.
-
-    Attributes:
-        outcome_auc: from this AUC up, an input tells the outcome, or the end of the session, too well.
-        future_correlation: from this correlation of ranks up, it tells what is still to come too well.
-        buyers_share: a page is one of buyers alone when the lower end of the 95 % interval of their share reaches this.
-        least_sessions: sessions of either outcome, or with the page, below which a figure is chance.
-        most_sessions: training sessions looked at, evenly drawn where there are more.
-        allow_suspect: names of properties, fields and pages that are kept all the same, as they really are known.
-    """
-
-    outcome_auc: float = 0.95
-    future_correlation: float = 0.95
-    buyers_share: float = 0.98
-    least_sessions: int = 50
-    most_sessions: int = 50_000
-    allow_suspect: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        for name in ("outcome_auc", "future_correlation", "buyers_share"):
-            if not 0 < getattr(self, name) <= 1:
-                raise ValueError(f"{name}: expected a number above 0 and at most 1, not {getattr(self, name)}")
-        for name in ("least_sessions", "most_sessions"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: expected a whole number from 1 up, not {getattr(self, name)}")
 
 
 @dataclass(frozen=True, slots=True)

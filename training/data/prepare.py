@@ -14,7 +14,7 @@ from typing import Final, Literal, Protocol
 
 import polars as pl
 
-from training.data.partition import Partition
+from training.config import IDLE_TIMEOUT_S
 from training.data.prepared import (
     REJECTED_FILE,
     Counts,
@@ -25,7 +25,7 @@ from training.data.prepared import (
     write_description,
 )
 from training.data.sessions import SOURCE_FILE, SessionRules, make_sessions
-from training.data.shards import RejectedRows, ShardWriter
+from training.data.shards import Partition, RejectedRows, ShardWriter
 from training.data.sources import AUTO, ColumnMapping, Source, SourceError, open_source
 from training.data.sources.conversion import PROPERTY_PREFIX
 from training.data.sources.mapping import PropertyKind
@@ -33,7 +33,6 @@ from training.data.sources.tables import BLOCK_BYTES, is_compressed
 
 __all__ = ["PreparedDataset", "PreparedDatasetError", "Progress", "prepare", "read_prepared"]
 
-DEFAULT_IDLE_TIMEOUT_S: Final = 1800.0
 SHARD_BYTES: Final = 200_000_000
 MAX_SHARDS: Final = 1024
 # How many bytes of plain text a byte of a compressed file stands for, roughly: logs repeat themselves.
@@ -57,7 +56,7 @@ def prepare(
     *,
     format: str = AUTO,  # noqa: A002 - the word users say
     mapping: ColumnMapping | None = None,
-    idle_timeout_s: float = DEFAULT_IDLE_TIMEOUT_S,
+    idle_timeout_s: float = IDLE_TIMEOUT_S,
     keep_open_sessions: bool = False,
     shard_bytes: int = SHARD_BYTES,
     block_bytes: int = BLOCK_BYTES,

@@ -82,8 +82,19 @@ class PreparedDataset:
         by_session = self.scan().group_by("session_id", "session_start_ms", "outcome").agg(events=pl.len())
         return by_session.sort("session_start_ms", "session_id").collect(engine="streaming")
 
+    def facts(self) -> dict[str, Any]:
+        """Return format, clock, counts and properties as a report shows them."""
+        described = self.to_dict()
+        counts = {name: value for name, value in described["counts"].items() if name != "rejected" and value}
+        return {
+            "format": self.source_format,
+            "times": self.clock,
+            **counts,
+            "properties": ", ".join(f"{spec.name} ({spec.kind})" for spec in self.properties) or "none",
+        }
+
     def to_dict(self) -> dict[str, Any]:
-        """Return what `dataset.json` holds."""
+        """Return the content of `dataset.json`."""
         return {
             "kind": KIND,
             "format_version": FORMAT_VERSION,

@@ -8,9 +8,9 @@ from typing import Any, Final, TypedDict
 import polars as pl
 
 from model.manifest import Manifest
-from training.data.prepare import DEFAULT_IDLE_TIMEOUT_S
+from training.config import DEFAULT_FRACTIONS, IDLE_TIMEOUT_S
 from training.data.prepared import PreparedDataset
-from training.data.sessions import DEFAULT_FRACTIONS, split
+from training.data.sessions import split
 
 # No text of a log holds these: they part values, and stand for none.
 _END_OF_TEXT: Final = "\x00"
@@ -45,7 +45,7 @@ def cuts_of(manifest: Manifest) -> Cuts:
     """Return how the log that a model was trained on was cut, so that its split falls again as it fell then."""
     before = manifest.data.get("prepare", {})
     return {
-        "idle_timeout_s": before.get("idle_timeout_s", DEFAULT_IDLE_TIMEOUT_S),
+        "idle_timeout_s": before.get("idle_timeout_s", IDLE_TIMEOUT_S),
         "keep_open_sessions": before.get("keep_open_sessions", False),
     }
 

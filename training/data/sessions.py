@@ -12,16 +12,12 @@ import numpy as np
 import polars as pl
 
 from model.events import PURCHASE, identifier_code
+from training.config import DEFAULT_FRACTIONS, PARTS
 from training.data.sources.conversion import SESSION_DAY_MS, SOURCE_LINE
 from training.data.sources.mapping import Clock
 
 SOURCE_FILE: Final = "source_file"
 MS_PER_DAY: Final = 86_400_000
-PARTS: Final = ("train", "validation", "calibration", "test")
-DEFAULT_FRACTIONS: Final = (0.65, 0.1, 0.1, 0.15)
-# Sessions to choose an epoch by, and as many to fit two numbers to: of a large log, a tenth would be too much.
-_ENOUGH_HELD_OUT: Final = 2_500
-_LEAST_SHARE: Final = 0.02
 _POSITION: Final = (SOURCE_FILE, SOURCE_LINE)
 _SESSION: Final = "session_id"
 _TIME: Final = "timestamp_ms"
@@ -157,17 +153,6 @@ def _facts(ordered: pl.DataFrame, rules: SessionRules) -> pl.DataFrame:
         .then(pl.lit("outcome is false, yet the session has a purchase"))
         .otherwise(pl.lit(None, pl.String)),
     )
-
-
-def fractions_for(sessions: int) -> tuple[float, ...]:
-    """Return the shares of `PARTS` in a log of so many sessions where nobody chose others.
-
-    Validation and calibration are a tenth each up to 2,500 sessions, from there on 2,500 or a fiftieth, whichever is
-    more. What they need not have is trained on; the test part is the same.
-    """
-    share = max(_LEAST_SHARE, _ENOUGH_HELD_OUT / max(sessions, 1))
-    *_, most, test = DEFAULT_FRACTIONS
-    return DEFAULT_FRACTIONS if share >= most else (1.0 - 2 * share - test, share, share, test)
 
 
 def split(

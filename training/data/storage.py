@@ -1,4 +1,4 @@
-"""Room for tensors that may be larger than memory: in memory, or in files that the system pages in and out.
+"""StorageBudget for tensors that may be larger than memory: in memory, or in files that the system pages in and out.
 
 A file loses its name as soon as every process that needs it has it open, so that its disk space comes back when the
 run ends, however it ends.
@@ -18,7 +18,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from training.fit.distributed import ALONE, Workers
+from training.runtime.distributed import SINGLE_PROCESS, Workers
 
 
 class Storage(Protocol):
@@ -39,7 +39,7 @@ class Memory:
 class Files:
     """Tensors in files of one folder, which the processes of one machine share: all ask for the same, in one order."""
 
-    def __init__(self, folder: Path, workers: Workers = ALONE) -> None:
+    def __init__(self, folder: Path, workers: Workers = SINGLE_PROCESS) -> None:
         self._folder = folder
         self._workers = workers
         self._count = 0
@@ -62,7 +62,7 @@ class Files:
 
 
 @contextmanager
-def files(parent: Path | None, workers: Workers = ALONE) -> Iterator[Files]:
+def files(parent: Path | None, workers: Workers = SINGLE_PROCESS) -> Iterator[Files]:
     """Give room in files; what was asked for inside the `with` stays usable after it, though the names are gone.
 
     Args:

@@ -13,9 +13,10 @@ from typing import Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from training.config import EVALUATE_RESAMPLES, Offer
 from training.evaluation.metrics import PREFIX_LENGTHS
 from training.evaluation.prefixes import Prefixes
-from training.evaluation.resampling import DEFAULT_RESAMPLES, Estimate, Weights, estimate, once, resample
+from training.evaluation.resampling import Estimate, Weights, estimate, once, resample
 
 _Floats = NDArray[np.float64]
 
@@ -114,7 +115,7 @@ class _Found:
 
 
 def earliness(
-    peaks: Peaks, rule: Rule, target: float, *, resamples: int = DEFAULT_RESAMPLES, seed: int = 0
+    peaks: Peaks, rule: Rule, target: float, *, resamples: int = EVALUATE_RESAMPLES, seed: int = 0
 ) -> Earliness:
     """Return how early a model finds the buyers while the threshold keeps `rule` at `target`.
 
@@ -134,27 +135,6 @@ def earliness(
         [*peaks.lengths, None],
         [estimate(float(v), r) for v, r in zip(value["recall"], drawn["recall"], strict=True)],
     )
-
-
-@dataclass(frozen=True, slots=True)
-class Offer:
-    """What acting on an alarm is assumed to do, in the shop's own money.
-
-    Attributes:
-        margin: earned by a purchase.
-        cost: of one contact.
-        uplift: how many more purchases a contact makes among those contacted, as a share of those they would have
-            made anyway. An assumption: no log of sessions that were left alone can tell it.
-    """
-
-    margin: float = 30.0
-    cost: float = 0.3
-    uplift: float = 0.1
-
-    def __post_init__(self) -> None:
-        for name in ("margin", "cost", "uplift"):
-            if not 0 <= getattr(self, name) < float("inf"):
-                raise ValueError(f"{name}: expected a number from 0 up, not {getattr(self, name)}")
 
 
 PROFIT_SHARES: Final = tuple(float(share) for share in np.linspace(0.0, 1.0, 51))
@@ -183,7 +163,7 @@ class ProfitCurve:
     best: Estimate
 
 
-def profit_curve(peaks: Peaks, offer: Offer, *, resamples: int = DEFAULT_RESAMPLES, seed: int = 0) -> ProfitCurve:
+def profit_curve(peaks: Peaks, offer: Offer, *, resamples: int = EVALUATE_RESAMPLES, seed: int = 0) -> ProfitCurve:
     """Return what contacting a share of the sessions would earn, if the offer's assumptions held.
 
     profit(q) = 1000 * (uplift * margin * buyers among the contacted - cost * contacted) / sessions

@@ -16,12 +16,12 @@ from typing import Any, Final, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from training.config import COMPARE_RESAMPLES
 from training.evaluation.metrics import PREFIX_LENGTHS, checked, position_rates
 from training.evaluation.prefixes import Prefixes
 from training.evaluation.resampling import UNDEFINED, Estimate, estimate, once, resample
 from training.evaluation.scoring import Scoring
 
-DEFAULT_RESAMPLES: Final = 2_000
 _SCORES: Final = ("log_loss", "auc", "calibration_error")
 _ERROR_RATE: Final = 0.05
 
@@ -95,7 +95,7 @@ def compare(
     a: ArrayLike,
     b: ArrayLike,
     *,
-    resamples: int = DEFAULT_RESAMPLES,
+    resamples: int = COMPARE_RESAMPLES,
     seed: int = 0,
     progress: Callable[[int], None] | None = None,
 ) -> Comparison:

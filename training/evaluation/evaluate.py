@@ -10,9 +10,10 @@ from typing import Final
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from training.config import EVALUATE_RESAMPLES
 from training.evaluation.metrics import checked, position_rates
 from training.evaluation.prefixes import Kind, Population, Prefixes, populations
-from training.evaluation.resampling import DEFAULT_RESAMPLES, UNDEFINED, Estimate, estimate, once, resample
+from training.evaluation.resampling import UNDEFINED, Estimate, estimate, once, resample
 from training.evaluation.scoring import Scoring
 
 SCORES: Final = (
@@ -61,7 +62,7 @@ def score_rows(
     prefixes: Prefixes,
     predictions: Mapping[str, ArrayLike],
     *,
-    resamples: int = DEFAULT_RESAMPLES,
+    resamples: int = EVALUATE_RESAMPLES,
     seed: int = 0,
     progress: Callable[[int], None] | None = None,
 ) -> list[Row]:

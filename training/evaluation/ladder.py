@@ -11,9 +11,10 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from training.config import EVALUATE_RESAMPLES
 from training.evaluation.metrics import log_losses
 from training.evaluation.prefixes import Population, Prefixes, populations
-from training.evaluation.resampling import DEFAULT_RESAMPLES, UNDEFINED, Estimate, Weights, estimate, once, resample
+from training.evaluation.resampling import UNDEFINED, Estimate, Weights, estimate, once, resample
 
 CELLS: Final = ("feed-forward", "rnn", "gru", "lstm")
 _MEMORY, _GATES, _AGGREGATES = "memory", "gates", "aggregates"
@@ -49,7 +50,7 @@ def steps_of(
     predictions: Mapping[str, NDArray[np.float64]],
     rungs: Mapping[str, Rung],
     *,
-    resamples: int = DEFAULT_RESAMPLES,
+    resamples: int = EVALUATE_RESAMPLES,
     seed: int = 0,
 ) -> list[Step]:
     """Return every step between two of these models that differ in one thing, by prefix length and pooled.

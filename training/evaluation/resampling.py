@@ -14,13 +14,13 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from training.config import EVALUATE_RESAMPLES
+
 Weights = NDArray[np.float64]
 """How often each session counts in each resample, (S, R)."""
 
 Statistic = Callable[[Weights], Mapping[str, NDArray[np.float64]]]
 """From weights (S, R) to values by name, resamples on the last axis; NaN where a value is undefined."""
-
-DEFAULT_RESAMPLES: Final = 500
 
 _CELLS: Final = 6_000_000  # predictions times resamples held at once: 48 MB an array
 # An interval of which more resamples than this are undefined says nothing.
@@ -44,7 +44,7 @@ def resample(
     statistics: Sequence[Statistic],
     sessions: int,
     *,
-    resamples: int = DEFAULT_RESAMPLES,
+    resamples: int = EVALUATE_RESAMPLES,
     seed: int = 0,
     predictions: int = 0,
     progress: Callable[[int], None] | None = None,

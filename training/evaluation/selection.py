@@ -8,9 +8,10 @@ import numpy as np
 import polars as pl
 
 from model.manifest import Manifest
+from training.config import DEFAULT_FRACTIONS, SelectionSettings
 from training.data.prepared import PreparedDataset
 from training.data.provenance import data_fingerprint, unseen_sessions
-from training.data.sessions import DEFAULT_FRACTIONS, split
+from training.data.sessions import split
 
 
 class SelectionError(ValueError):
@@ -38,29 +39,10 @@ class Selection:
     warnings: list[str]
 
 
-@dataclass(frozen=True, slots=True)
-class Wanted:
-    """What is asked for.
-
-    Attributes:
-        baselines: whether to fit baselines.
-        all_sessions: judge on sessions that a model was trained on, too.
-        most_sessions: a random sample of so many to judge on where there are more.
-        most_fitted: a random sample of so many to fit baselines on; a quarter as many to choose their settings by.
-        seed: of the samples.
-    """
-
-    baselines: bool = True
-    all_sessions: bool = False
-    most_sessions: int = 20_000
-    most_fitted: int = 20_000
-    seed: int = 0
-
-
 def select(
     dataset: PreparedDataset,
     models: Mapping[str, Manifest],
-    wanted: Wanted,
+    wanted: SelectionSettings,
     elsewhere: PreparedDataset | None = None,
 ) -> Selection:
     """Choose the sessions.
@@ -116,7 +98,7 @@ def _fitting(
     subject: Manifest,
     parts: Mapping[str, frozenset[str]],
     judged: frozenset[str],
-    wanted: Wanted,
+    wanted: SelectionSettings,
     elsewhere: PreparedDataset | None,
     notes: list[str],
     warnings: list[str],

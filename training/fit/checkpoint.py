@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from training.fit.distributed import ALONE, WorkerError, Workers
+from training.runtime.distributed import SINGLE_PROCESS, WorkerError, Workers
 
 
 class CheckpointError(ValueError):
@@ -73,7 +73,7 @@ def restore(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
     identity: dict[str, Any],
-    workers: Workers = ALONE,
+    workers: Workers = SINGLE_PROCESS,
 ) -> tuple[Fit, dict[str, Tensor]]:
     """Read what `store` wrote into model and optimizer; return the progress and the best weights.
 
@@ -84,7 +84,7 @@ def restore(
     """
     try:
         file: Any = torch.load(path, weights_only=True, map_location="cpu") if workers.first else None
-        saved = workers.of_the_first(file)
+        saved = workers.broadcast(file)
         differing = sorted(key for key in identity if saved["identity"].get(key) != identity[key])
         if not differing:
             model.load_state_dict(saved["model"])

@@ -7,7 +7,7 @@ teach the network to know what it will not know when asked.
 import math
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,58 +16,15 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from model.network import SessionModel
+from training.config import FitSettings
 from training.data.dataset import batches, event_indices
-from training.data.encoded import Encoded, encode, scaling_of
+from training.data.encoded import Encoded
 from training.fit.checkpoint import Epoch, Fit, restore, store
-from training.fit.distributed import ALONE, Workers
 from training.fit.objective import Objective, batch_of
-
-__all__ = ["Encoded", "FitSettings", "Progress", "encode", "evaluate_loss", "fit", "logits", "scaling_of"]
+from training.runtime.distributed import SINGLE_PROCESS, Workers
 
 # Sessions a batch where no gradient is wanted.
 _EVALUATED_SESSIONS: Final = 512
-
-
-@dataclass(frozen=True, slots=True)
-class FitSettings:
-    """How a network is fitted.
-
-    Attributes:
-        epochs: passes over the training sessions at most.
-        patience: epochs without a better validation loss before it stops.
-        batch_sessions: sessions a step.
-        learning_rate: highest rate of AdamW; warms up over the first epoch, then falls along a cosine.
-        weight_decay: AdamW's, decoupled.
-        gradient_norm: longer gradients are clipped to this.
-        bucket_batches: see `training.data.dataset.batches`.
-        teacher_weight: share of the loss that asks for a teacher's probabilities rather than for the outcome,
-            where there is a teacher.
-        mixed_precision: bfloat16 for dense layers on a GPU that can; a CPU computes in float32 all the same.
-        seed: of weights, order and dropout. Same seed, same result on the same CPU build.
-    """
-
-    epochs: int = 15
-    patience: int = 5
-    batch_sessions: int = 128
-    learning_rate: float = 1e-3
-    weight_decay: float = 1e-2
-    gradient_norm: float = 1.0
-    bucket_batches: int = 4
-    teacher_weight: float = 0.9
-    mixed_precision: bool = True
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name in ("epochs", "patience", "batch_sessions", "bucket_batches"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: expected a whole number from 1 up, not {getattr(self, name)}")
-        for name in ("learning_rate", "gradient_norm"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name}: expected a number above 0, not {getattr(self, name)}")
-        if not self.weight_decay >= 0:
-            raise ValueError(f"weight_decay: expected a number from 0 up, not {self.weight_decay}")
-        if not 0 <= self.teacher_weight <= 1:
-            raise ValueError(f"teacher_weight: expected a share from 0 to 1, not {self.teacher_weight}")
 
 
 Progress = Callable[[int, int, Epoch | None], None]
@@ -86,7 +43,7 @@ def logits(model: SessionModel, data: Encoded, *, batch_sessions: int = _EVALUAT
     return result
 
 
-def evaluate_loss(model: SessionModel, data: Encoded, device: str = "cpu", workers: Workers = ALONE) -> float:
+def evaluate_loss(model: SessionModel, data: Encoded, device: str = "cpu", workers: Workers = SINGLE_PROCESS) -> float:
     """Return the mean log loss over all prefixes, in nats, the same in all processes."""
     return _mean_loss(Objective(model), data, device, workers)
 
@@ -115,7 +72,7 @@ def fit(
     identity: dict[str, Any] | None = None,
     progress: Progress | None = None,
     loss_to_beat: float = math.inf,
-    workers: Workers = ALONE,
+    workers: Workers = SINGLE_PROCESS,
     objective: Objective | None = None,
 ) -> Fit:
     """Fit the model in place and leave the weights of its best epoch in it.
@@ -150,7 +107,7 @@ def fit(
     identity = {**asdict(settings), **(identity or {})}
     # A run that stopped early may go on with more patience.
     del identity["patience"]
-    if resume and checkpoint is not None and workers.of_the_first(checkpoint.is_file()):
+    if resume and checkpoint is not None and workers.broadcast(checkpoint.is_file()):
         state, best = restore(checkpoint, objective, descent.optimizer, identity, workers)
         state.finished = _is_over(state, settings)
     while not state.finished:

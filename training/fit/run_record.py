@@ -16,10 +16,11 @@ from typing import Any, Final
 
 from model.manifest import Manifest
 from training.config import RunConfig
-from training.data.atomic_write import write_whole
+from training.config_file import to_toml
 from training.data.prepared import PreparedDataset
-from training.data.stages import Stage, StageFactory
 from training.fit.result import TrainResult
+from training.runtime.atomic_write import atomic_write
+from training.runtime.progress import Stage, StageFactory
 
 KIND: Final = "willbuy training run"
 FORMAT_VERSION: Final = 1
@@ -111,8 +112,8 @@ def write_record(
         "lineage": manifest.training.get("lineage", []),
         "search": manifest.training.get("search"),
     }
-    write_whole(config_path(artifact), config.to_toml())
-    write_whole(record_path(artifact), json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+    atomic_write(config_path(artifact), to_toml(config))
+    atomic_write(record_path(artifact), json.dumps(record, indent=2, ensure_ascii=False) + "\n")
 
 
 def _command() -> list[str]:

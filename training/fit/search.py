@@ -31,13 +31,14 @@ from typing import Any, Final
 import optuna
 
 from model.encoder import Encoder
-from training.data.atomic_write import write_whole
-from training.data.stages import StageFactory, silent
+from training.config import TrainSettings
+from training.data.encoded import Encoded
+from training.data.training_set import TrainingError
 from training.fit.checkpoint import Epoch
-from training.fit.loop import Encoded, fit
-from training.fit.recipe import pretrained, taught
-from training.fit.train import TrainingError
-from training.settings import TrainSettings
+from training.fit.loop import fit
+from training.fit.recipe import add_soft_targets, pretrained
+from training.runtime.atomic_write import atomic_write
+from training.runtime.progress import StageFactory, null_progress
 
 RANGES: Final[Mapping[str, tuple[float, float, bool]]] = MappingProxyType(
     {
@@ -102,7 +103,7 @@ class Search:
     count: int
     table: Path | None = None
     device: str = "cpu"
-    stages: StageFactory = silent
+    stages: StageFactory = null_progress
     on_better: Callable[[TrainSettings], None] | None = None
     trials: list[Trial] = field(default_factory=list)
 
@@ -148,7 +149,7 @@ class Search:
         study.enqueue_trial(_first(self.base))
         # One teacher for all trials: what it says hardly depends on what is searched.
         model = pretrained(encoder, train, validation, self.base, device=self.device)
-        taught(model, train, validation, self.base, stages=self.stages)
+        add_soft_targets(model, train, validation, self.base, stages=self.stages)
         epochs = self.base.fit.epochs
         with self.stages("searching settings", self.count * epochs) as show:
             for _ in range(self.count):
@@ -244,7 +245,7 @@ def write_trials(path: Path, trials: list[Trial]) -> None:
             [trial.number, trial.state, trial.validation_loss, trial.epochs, trial.seconds]
             + [trial.settings[key] for key in (*RANGES, *CHOICES)]
         )
-    write_whole(path, text.getvalue())
+    atomic_write(path, text.getvalue())
 
 
 def _value(settings: TrainSettings, key: str) -> float:

@@ -16,37 +16,20 @@ from model.encoder import Encoder
 from model.network import SessionModel
 from model.summary import DataSummary, summarise
 from training.baselines import base_rate_by_position, lightgbm_on_aggregates
+from training.config import PARTS, StorageBudget, TrainSettings
 from training.data.dataset import Columns
 from training.data.encoded import Encoded
 from training.data.prepared import PreparedDataset
-from training.data.sessions import PARTS, split
-from training.data.stages import Stage, StageFactory, silent
-from training.data.training_set import Room, TrainingData, TrainingError, load
+from training.data.sessions import split
+from training.data.training_set import TrainingData, TrainingError, load
+from training.evaluation.calibration import Calibration, fit_calibration
 from training.evaluation.slices import items_of, slices_of
-from training.fit.calibration import Calibration, fit_calibration
 from training.fit.checkpoint import Epoch, Fit
-from training.fit.distributed import ALONE, Workers, device_of
-from training.fit.export import export
 from training.fit.loop import Progress, evaluate_loss, fit, logits
-from training.fit.recipe import pretrained, taught
+from training.fit.recipe import add_soft_targets, pretrained
 from training.fit.result import Predictions, TrainResult
-from training.settings import TrainSettings
-
-__all__ = [
-    "BASE_RATE",
-    "LIGHTGBM",
-    "WILLBUY",
-    "Predictions",
-    "Stage",
-    "StageFactory",
-    "TrainResult",
-    "TrainingError",
-    "Tune",
-    "export",
-    "parts_of",
-    "silent",
-    "train",
-]
+from training.runtime.distributed import SINGLE_PROCESS, Workers, device_of
+from training.runtime.progress import Stage, StageFactory, null_progress
 
 WILLBUY: Final = "willbuy"
 LIGHTGBM: Final = "LightGBM"
@@ -70,11 +53,11 @@ def train(
     threads: int = 1,
     checkpoint: Path | None = None,
     resume: bool = False,
-    stages: StageFactory = silent,
+    stages: StageFactory = null_progress,
     start: SessionModel | None = None,
     tune: Tune | None = None,
-    room: Room | None = None,
-    workers: Workers = ALONE,
+    budget: StorageBudget | None = None,
+    workers: Workers = SINGLE_PROCESS,
 ) -> TrainResult:
     """Train on prepared sessions.
 
@@ -90,29 +73,29 @@ def train(
         start: an earlier model to go on from, in place: its vocabularies, scaling and sizes stay, and its weights too
             unless an epoch is better on the validation sessions.
         tune: asked once, when the sessions are encoded, which settings to fit with.
-        room: where encoded sessions are kept; what is computed does not depend on it.
+        budget: where encoded sessions are kept; what is computed does not depend on it.
         workers: the processes of the run, of which only the first compares with LightGBM.
 
     Raises:
         TrainingError: a part of the data lacks buyers or non-buyers, or a property is not in the data.
         training.data.leaks.LeakError: an input tells what is not known yet.
         training.fit.checkpoint.CheckpointError: the checkpoint does not fit this run.
-        training.fit.distributed.WorkerError: another process of the run is gone.
+        training.runtime.distributed.WorkerError: another process of the run is gone.
         OSError: there is no room for the encoded sessions.
-        training.fit.distributed.DeviceError: there is no such device.
+        training.runtime.distributed.DeviceError: there is no such device.
     """
     started = time.perf_counter()
     torch.set_num_threads(threads)
     device = device_of(device, workers)
     encoder = None if start is None else start.encoder
-    data = load(dataset, settings, encoder=encoder, room=room, stages=stages, workers=workers)
+    data = load(dataset, settings, encoder=encoder, budget=budget, stages=stages, workers=workers)
     if tune is not None:
         settings = tune(data.encoder, data.parts["train"], data.parts["validation"])
     run = _Run(data, settings, device, checkpoint, resume, stages, workers)
     untaught = None
     if start is None:
         model = run.pretrain()
-        untaught = taught(
+        untaught = add_soft_targets(
             model,
             data.parts["train"],
             data.parts["validation"],
@@ -171,7 +154,7 @@ class _Run:
         """Return a new model that foretells events; one that is fresh, where the settings ask for no more."""
         epochs = self.settings.pretraining.epochs
         sessions = len(self.data.parts["train"].columns.outcome)
-        with self.stages("learning what comes next", epochs * sessions) if epochs else silent("", 0) as stage:
+        with self.stages("learning what comes next", epochs * sessions) if epochs else null_progress("", 0) as stage:
             return pretrained(
                 self.data.encoder,
                 self.data.parts["train"],

@@ -15,12 +15,12 @@ import torch
 
 from model.artifact import ArtifactCorruptError, Manifest, load
 from model.encoder import Encoder
-from model.network import FeatureScaling, NetworkSizes, SessionModel
-from training.config import RunConfig
+from model.network import FeatureScaling, SessionModel
+from model.sizes import NetworkSizes
+from training.config import RunConfig, TrainSettings
 from training.data.dataset import words_by_sessions
 from training.data.prepared import PreparedDataset
 from training.fit.train import parts_of
-from training.settings import TrainSettings
 
 LEARNING_RATE_SHARE: Final = 0.5
 """The learning rate of a warm start as a share of the usual one, where neither file nor flag sets it."""

@@ -7,15 +7,15 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from training.config import EVALUATE_RESAMPLES, Assumptions
 from training.evaluation.alarms import Earliness, Rule, earliness, peaks_of, profit_curve
 from training.evaluation.evaluate import score_rows
 from training.evaluation.ladder import Rung, steps_of
 from training.evaluation.metrics import PREFIX_LENGTHS, checked
 from training.evaluation.prefixes import Prefixes, prefixes_of
 from training.evaluation.reliability import ReliabilityPoint, reliability
-from training.evaluation.resampling import DEFAULT_RESAMPLES
 from training.fit.checkpoint import Epoch
-from training.report.content import OPTIMUM, Assumptions, Histogram, Report
+from training.report.content import OPTIMUM, Histogram, Report
 
 FEW_BUYERS: Final = 300
 """With fewer buyers a report warns: an AUC's 95 % interval may then be wider than about 0.03 to either side."""
@@ -42,7 +42,7 @@ def build_report(
     warnings: Sequence[str] = (),
     notes: Sequence[str] = (),
     created: datetime | None = None,
-    resamples: int = DEFAULT_RESAMPLES,
+    resamples: int = EVALUATE_RESAMPLES,
     seed: int = 0,
     progress: Callable[[int], None] | None = None,
 ) -> Report:

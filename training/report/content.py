@@ -6,7 +6,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
-from training.evaluation.alarms import Earliness, Offer, ProfitCurve
+from training.config import Assumptions
+from training.evaluation.alarms import Earliness, ProfitCurve
 from training.evaluation.evaluate import Row
 from training.evaluation.ladder import Rung, Step
 from training.evaluation.metrics import ScoreRow, Scores
@@ -18,9 +19,6 @@ from training.fit.checkpoint import Epoch
 OPTIMUM: Final = "best possible"
 """Under this name stands the exact posterior of synthetic data."""
 
-DEFAULT_PRECISION: Final = 0.5
-DEFAULT_ALARM_SHARE: Final = 0.1
-
 
 @dataclass(frozen=True, slots=True)
 class Histogram:
@@ -29,26 +27,6 @@ class Histogram:
     edges: list[float]
     bought: list[int]
     left: list[int]
-
-
-@dataclass(frozen=True, slots=True)
-class Assumptions:
-    """What a report has to be told, as no log says it.
-
-    Attributes:
-        offer: what a contact earns and costs.
-        precision: share of alarmed sessions that shall buy, for the first table of earliness.
-        alarm_share: share of the sessions that shall be alarmed, for the second.
-    """
-
-    offer: Offer = field(default_factory=Offer)
-    precision: float = DEFAULT_PRECISION
-    alarm_share: float = DEFAULT_ALARM_SHARE
-
-    def __post_init__(self) -> None:
-        for name in ("precision", "alarm_share"):
-            if not 0.0 < getattr(self, name) < 1.0:
-                raise ValueError(f"{name}: expected a share above 0 and below 1, not {getattr(self, name)}")
 
 
 @dataclass(frozen=True, slots=True)

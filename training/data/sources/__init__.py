@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Final
 
 from training.data.sources import canonical, clickstreamdmm, diginetica, rees46, retailrocket, yoochoose
-from training.data.sources.base import Adapter, Batch, Source
+from training.data.sources.base import Adapter, Batch, Source, open_mapped
 from training.data.sources.errors import SourceError
-from training.data.sources.mapped import open_mapped
 from training.data.sources.mapping import Clock, ColumnMapping, PropertyColumn
 
 AUTO: Final = "auto"

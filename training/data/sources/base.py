@@ -4,16 +4,19 @@ The canonical event table is described in docs/event-table.md. A source yields i
 log may be larger than memory, and yields beside them every row that it had to reject.
 """
 
-from collections.abc import Callable, Generator, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Final
 
 import polars as pl
 
 from training.data.sources.conversion import convert, event_schema
 from training.data.sources.errors import SourceError
 from training.data.sources.mapping import Clock, ColumnMapping, PropertyColumn
-from training.data.sources.tables import BLOCK_BYTES, read_table
+from training.data.sources.tables import BLOCK_BYTES, is_parquet, parquet_schema, read_table
+
+TABLE_SUFFIXES: Final = (".csv", ".tsv", ".txt", ".dat", ".csv.gz", ".tsv.gz", ".txt.gz", ".dat.gz", ".parquet")
 
 
 def unchanged(rows: pl.DataFrame) -> pl.DataFrame:
@@ -182,3 +185,34 @@ def one_file(folder: Path, pattern: str) -> Path:
         present = ", ".join(sorted(path.name for path in folder.iterdir())[:20]) or "nothing"
         raise SourceError(f"{folder}: no file matches {pattern}[.gz]; found {present}")
     return found[0]
+
+
+def open_mapped(path: Path, mapping: ColumnMapping) -> Source:
+    """Open a file, or every table of a folder, as `mapping` says.
+
+    Raises:
+        SourceError: nothing is there to read.
+    """
+    files = [path]
+    if path.is_dir():
+        files = sorted(file for file in path.iterdir() if file.name.lower().endswith(TABLE_SUFFIXES))
+        if not files:
+            raise SourceError(f"{path}: no table in this folder; looked for {', '.join(TABLE_SUFFIXES)}")
+    if all(file.is_file() and is_parquet(file) for file in files):
+        mapping = replace(mapping, properties=parquet_property_kinds(files, mapping.properties))
+    return Source(
+        format="mapping",
+        clock=mapping.clock,
+        event_files=tuple(EventFile(file, mapping) for file in files),
+    )
+
+
+def parquet_property_kinds(files: Sequence[Path], properties: tuple[PropertyColumn, ...]) -> tuple[PropertyColumn, ...]:
+    """Return the properties with a kind each: a number where every file that has it types it as number or Boolean."""
+    schemas = [parquet_schema(file) for file in files]
+    resolved = []
+    for declared in properties:
+        types = [schema[declared.column] for schema in schemas if declared.column in schema] or [pl.String()]
+        numeric = all(dtype.is_numeric() or dtype == pl.Boolean for dtype in types)
+        resolved.append(replace(declared, kind=declared.kind or ("number" if numeric else "category")))
+    return tuple(resolved)

@@ -11,9 +11,9 @@ import pytest
 from support.artifacts import random_model
 
 from model.artifact import Manifest, manifest_of
+from training.config import DEFAULT_FRACTIONS
 from training.data.prepared import PreparedDataset, read_prepared
 from training.data.provenance import data_fingerprint, lineage, unseen_sessions
-from training.data.sessions import DEFAULT_FRACTIONS
 from training.fit.train import parts_of
 
 HOUR_MS = 3_600_000

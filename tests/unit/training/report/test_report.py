@@ -14,11 +14,12 @@ import pytest
 from rich.console import Console
 from rich.text import Text
 
+from training.config import Assumptions
 from training.evaluation.ladder import Rung
 from training.evaluation.metrics import Scores, by_prefix_length
 from training.evaluation.resampling import Estimate
 from training.fit.checkpoint import Epoch
-from training.report import Assumptions, Report, build_report, console_table, write_html, write_json
+from training.report import Report, build_report, console_table, write_html, write_json
 from training.report.content import OPTIMUM
 from training.report.drawings import draw
 from training.report.terminal import TERMINAL_METRICS

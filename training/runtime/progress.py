@@ -16,7 +16,7 @@ StageFactory = Callable[[str, int], AbstractContextManager[Stage]]
 """Called with a stage's name and its number of steps."""
 
 
-def silent(_name: str, _steps: int) -> AbstractContextManager[Stage]:
+def null_progress(_name: str, _steps: int) -> AbstractContextManager[Stage]:
     """Show nothing."""
 
     def stage(done: int, note: str = "") -> None:

@@ -63,7 +63,7 @@ class Workers:
         if self.count == 1:
             return list(values)
         sums = torch.tensor(values, dtype=torch.float64)
-        with _speaking_of_the_lost():
+        with _lost_peer_as_worker_error():
             distributed.all_reduce(sums)
             # To the last bit: whether to stop is decided by it.
             distributed.broadcast(sums, 0)
@@ -75,16 +75,16 @@ class Workers:
         if self.count == 1:
             return [value]
         values: list[_T] = [value] * self.count
-        with _speaking_of_the_lost():
+        with _lost_peer_as_worker_error():
             distributed.all_gather_object(values, value)
         return values
 
-    def of_the_first(self, value: _T) -> _T:
+    def broadcast(self, value: _T) -> _T:
         """Return the first process's value."""
         if self.count == 1:
             return value
         values = [value]
-        with _speaking_of_the_lost():
+        with _lost_peer_as_worker_error():
             distributed.broadcast_object_list(values, 0, device=torch.device("cpu"))
         return values[0]
 
@@ -93,10 +93,10 @@ class Workers:
         self.total(0.0)
 
 
-ALONE: Final = Workers()
+SINGLE_PROCESS: Final = Workers()
 
 
-def device_of(name: str, workers: Workers = ALONE) -> str:
+def device_of(name: str, workers: Workers = SINGLE_PROCESS) -> str:
     """Return the device that a process computes on: `auto` is a GPU where there is one, and each process has its own.
 
     Raises:
@@ -129,14 +129,14 @@ def join(device: str = "auto") -> Iterator[Workers]:
     """
     environment = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
     if not all(name in os.environ for name in environment) or os.environ["WORLD_SIZE"] == "1":
-        yield ALONE
+        yield SINGLE_PROCESS
         return
     workers = Workers(*(int(os.environ[name]) for name in environment))
     place = device_of(device, workers)
     if place.startswith("cuda"):
         torch.cuda.set_device(place)
     backend = "cpu:gloo,cuda:nccl" if place.startswith("cuda") else "gloo"
-    with _speaking_of_the_lost():
+    with _lost_peer_as_worker_error():
         distributed.init_process_group(backend, timeout=_TIMEOUT)
         yield workers
         # Not after an error: others may be waiting in a call that this would wait for.
@@ -144,7 +144,7 @@ def join(device: str = "auto") -> Iterator[Workers]:
 
 
 @contextmanager
-def _speaking_of_the_lost() -> Iterator[None]:
+def _lost_peer_as_worker_error() -> Iterator[None]:
     """Turn what Gloo and NCCL say of a lost peer into one sentence."""
     try:
         yield

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 
-def write_whole(path: Path, text: str) -> None:
+def atomic_write(path: Path, text: str) -> None:
     """Write a text file so that under its name there is the old content or the new, however the writing ends."""
     temporary = path.with_name(f".{path.name}.writing")
     try:
