@@ -23,8 +23,8 @@ from typing import Final
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
-from sklearn.metrics import roc_auc_score
 
+from model.auc import auc
 from model.columns import PropertySpec
 from training.config import LeakSettings
 
@@ -134,7 +134,7 @@ class _Question:
             told[~other] = ((sums + mean) / (counts + 1))[words[~other]]
         if np.ptp(told) == 0 or np.ptp(answer) == 0:
             return None
-        return float(roc_auc_score(answer, told) if self.is_binary else np.corrcoef(answer, told)[0, 1])
+        return float(auc(answer, told) if self.is_binary else np.corrcoef(answer, told)[0, 1])
 
 
 def _questions(events: pl.DataFrame, settings: LeakSettings) -> Iterator[_Question]:

@@ -10,7 +10,9 @@ from typing import Final
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from sklearn.metrics import average_precision_score, roc_auc_score
+from sklearn.metrics import average_precision_score
+
+from model.auc import auc
 
 PREFIX_LENGTHS: Final = (1, 2, 3, 5, 8, 10, 15, 20)
 """Prefix lengths that tables and reports show."""
@@ -92,7 +94,7 @@ def score(outcome: ArrayLike, probability: ArrayLike, reference: ArrayLike | Non
     return Scores(
         count=len(bought),
         base_rate=base_rate,
-        auc=float(roc_auc_score(bought, chance)) if both else None,
+        auc=auc(bought, chance) if both else None,
         average_precision=float(average_precision_score(bought, chance)) if base_rate > 0.0 else None,
         log_loss=loss,
         log_loss_skill=1.0 - loss / base_loss if both else None,

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
+from model.auc import auc_of_groups
 from training.evaluation.metrics import CALIBRATION_BINS, TOP_SHARE, equal_mass_bins, log_losses
 from training.evaluation.resampling import Weights
 
@@ -93,10 +94,7 @@ class Scoring:
 
     def _ranking(self, weights: Weights, both: NDArray[np.bool_]) -> dict[str, _Floats]:
         every, buyers = self._every @ weights, self._buyers @ weights
-        others = every - buyers
-        below = np.cumsum(others, axis=0) - others
-        pairs = buyers.sum(axis=0) * others.sum(axis=0)
-        auc = np.where(both, (buyers * (below + others / 2)).sum(axis=0) / pairs, np.nan)
+        auc = np.where(both, auc_of_groups(buyers, every - buyers), np.nan)
         # From the highest probability down, as a threshold falls.
         every, buyers = every[::-1], buyers[::-1]
         reached, caught = np.cumsum(every, axis=0), np.cumsum(buyers, axis=0)
