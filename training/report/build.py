@@ -11,9 +11,8 @@ from training.config import EVALUATE_RESAMPLES, Assumptions
 from training.evaluation.alarms import Earliness, Rule, earliness, peaks_of, profit_curve
 from training.evaluation.evaluate import score_rows
 from training.evaluation.ladder import Rung, steps_of
-from training.evaluation.metrics import PREFIX_LENGTHS, checked
+from training.evaluation.metrics import PREFIX_LENGTHS, ReliabilityPoint, checked, reliability
 from training.evaluation.prefixes import Prefixes, prefixes_of
-from training.evaluation.reliability import ReliabilityPoint, reliability
 from training.fit.checkpoint import Epoch
 from training.report.content import OPTIMUM, Histogram, Report
 

@@ -17,7 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from training.evaluation.reliability import ReliabilityPoint
+from training.evaluation.metrics import ReliabilityPoint
 from training.fit.checkpoint import Epoch
 
 PALETTE: Final = ("#2b6cd9", "#dd7a27", "#8b93a1", "#1f9e83", "#b257cc", "#c4a114", "#d1495b", "#5aa9c4")

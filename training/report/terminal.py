@@ -7,8 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from training.evaluation.prefixes import POOLED
-from training.report.content import OPTIMUM, Report
-from training.report.wording import METRICS, row_facts
+from training.report.content import METRICS, OPTIMUM, Report, row_facts
 
 # Eighty columns have no room for the skill, which the log loss already tells, nor for the lift; the page shows both.
 TERMINAL_METRICS: Final = tuple(metric for metric in METRICS if metric.field not in {"log_loss_skill", "lift"})

@@ -21,8 +21,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from training.synthetic.catalogue import Catalogue
-from training.synthetic.shape import ShopShape
+from training.synthetic.shape import Catalogue, ShopShape
 
 Table = NDArray[np.float64]
 

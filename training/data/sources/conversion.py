@@ -7,8 +7,8 @@ import polars as pl
 
 from model.events import canonical_event_name
 from training.data.sources import values
-from training.data.sources.blocks import LINE, no_rejections, rejections
 from training.data.sources.mapping import ColumnMapping, PropertyColumn
+from training.data.sources.text import LINE, no_rejections, rejections
 
 SOURCE_LINE: Final = "source_line"
 PROPERTY_PREFIX: Final = "property."

@@ -8,9 +8,17 @@ from typing import Final
 
 import polars as pl
 
-from training.data.sources.blocks import LINE, Block, no_rejections
 from training.data.sources.errors import SourceError
-from training.data.sources.text import TextLayout, check_columns, header, is_gzipped, read_text
+from training.data.sources.text import (
+    LINE,
+    Block,
+    TextLayout,
+    check_columns,
+    header,
+    is_gzipped,
+    no_rejections,
+    read_text,
+)
 
 BLOCK_BYTES: Final = 32 * 1024 * 1024
 ROWS_PER_PARQUET_BLOCK: Final = 250_000
