@@ -74,7 +74,7 @@ def run_compare(a_path: Path, b_path: Path, data: Path, settings: CompareSetting
         "data": str(data),
         "unseen": {
             "known": unseen.known and not settings.all_sessions,
-            "told": ALL_COMPARED if settings.all_sessions else unseen.told,
+            "told": ALL_COMPARED if settings.all_sessions else unseen.note,
         },
         "resamples": settings.resamples,
         "seed": settings.seed,

@@ -33,7 +33,7 @@ _COLUMNS: Final = (
 class Partition:
     """Appends events to `shard_count` shards under `folder`, all rows of one `session_id` to the same.
 
-    Rows wait in memory, at most `buffer_bytes` of them, so that many shards do not mean many tiny files.
+    Rows are buffered in memory, up to `buffer_bytes`, so that many shards do not mean many tiny files.
     """
 
     def __init__(self, folder: Path, shard_count: int, buffer_bytes: int = BUFFER_BYTES) -> None:
@@ -56,7 +56,7 @@ class Partition:
             self.flush()
 
     def flush(self) -> None:
-        """Write what waits."""
+        """Write the buffered rows."""
         while self._waiting:
             number, parts = self._waiting.popitem()
             file = self._folder / f"{number:06d}-{self._flushes:06d}.parquet"
@@ -75,7 +75,7 @@ class Partition:
         return events
 
     def remove(self) -> None:
-        """Remove the folder, which is empty once every shard was read."""
+        """Remove the folder, which is empty after every shard was read."""
         self._folder.rmdir()
 
 
@@ -113,11 +113,11 @@ class RejectedRows:
 
 
 class ShardWriter:
-    """Writes sessions to `events-0000.parquet` and so on, and sums up what it wrote.
+    """Writes sessions to `events-0000.parquet` and so on, and adds up their counts.
 
     Attributes:
         names: the files written.
-        counts: what became of rows and sessions.
+        counts: of rows and sessions.
         first_time_ms, last_time_ms: of the events written; None before the first.
     """
 
@@ -153,7 +153,7 @@ class ShardWriter:
         self._note_constants(events)
 
     def properties(self) -> tuple[PropertySpec, ...]:
-        """Return the properties, each with what its values showed it to be."""
+        """Return the properties, each with the kind and scope that its values have."""
         return tuple(
             PropertySpec(name, kind, "session" if self._constant[name] else "event")
             for name, kind in self._kinds.items()

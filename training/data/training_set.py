@@ -1,6 +1,6 @@
-"""Prepared sessions as a run trains on them: split, checked, and encoded shard by shard into memory or into files.
+"""The training set: prepared sessions, split, checked, and encoded shard by shard into memory or files.
 
-Beside what is handed out, a shard and the index of the sessions are in memory, however many shards there are.
+Besides the result, memory holds one shard and the index of the sessions, however many shards there are.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -29,19 +29,19 @@ _MIB: Final = 2**20
 
 
 class TrainingError(ValueError):
-    """The data cannot be trained on; the message says why and what to do."""
+    """The data cannot be trained on; the message has the reason and a remedy."""
 
 
 @dataclass(frozen=True, slots=True)
 class TrainingData:
-    """What a run trains on.
+    """The encoded sessions of a run.
 
     Attributes:
         encoder: with the vocabularies of the training sessions, or of an earlier model.
         parts: encoded sessions by `training.data.sessions.PARTS`.
-        sessions, buyers: how many each part has.
-        in_files: whether they are in files rather than in memory.
-        warnings: what was noticed.
+        sessions, buyers: counts by part.
+        in_files: whether the sessions are in files rather than in memory.
+        warnings: for the user.
     """
 
     encoder: Encoder
@@ -69,16 +69,16 @@ def load(
 
     Args:
         dataset: prepared sessions.
-        settings: what to compute.
-        encoder: an earlier model's; None for one that learns its vocabularies from the training sessions.
-        budget: where to keep what is encoded.
+        settings: of the run.
+        encoder: an earlier model's; None for a new one with vocabularies of the training sessions.
+        budget: where encoded sessions are kept.
         stages: shows progress.
-        workers: the processes of the run; on one machine they share files, and the work of filling them.
+        workers: the processes of the run; those of one machine share the files and the work of filling them.
 
     Raises:
         TrainingError: a part of the data lacks buyers or non-buyers, or a property is not in the data.
-        training.data.leaks.LeakError: an input tells what is not known yet.
-        OSError: there is no room for the files.
+        training.data.leaks.LeakError: an input contains information from the future.
+        OSError: the disk is full.
     """
     index = index_sessions(dataset, settings.fractions, settings.split_seed)
     training_ids = index.ids("train")
@@ -101,7 +101,7 @@ def load(
             stage(done)
 
         shards = range(len(dataset.shards))
-        # What is in files is seen by all processes of the machine; what is in memory, each has to make for itself.
+        # Files are shared by the processes of a machine; memory is not, so each process encodes all shards.
         own = shards[workers.local_rank :: workers.local_count] if in_files else shards
         _fill(parts, dataset, index, encoder, own, count)
         workers.wait()
@@ -182,7 +182,7 @@ def _encoder(
             for spec in properties
             if spec.kind == "category"
         },
-        # A date without the time of day says nothing of the hour.
+        # Dates without a time of day have no hour.
         calendar=dataset.clock == "calendar",
     )
 
@@ -190,7 +190,7 @@ def _encoder(
 def _storage(
     index: SessionIndex, encoder: Encoder, budget: StorageBudget, workers: Workers
 ) -> tuple[bool, AbstractContextManager[Storage]]:
-    """Return whether the sessions go into files, and the place for them."""
+    """Return whether the sessions go into files, and their storage."""
     codes, numbers = _widths(encoder)
     event_bytes = 4 * (len(encoder.feature_names) + numbers) + 8 * (len(encoder.index_names) + codes + 1)
     if int(index.lengths.sum()) * event_bytes > budget.memory_mib * _MIB:
@@ -205,7 +205,7 @@ def _widths(encoder: Encoder) -> tuple[int, int]:
 
 
 def _unfilled(index: SessionIndex, encoder: Encoder, part: str, storage: Storage) -> Encoded:
-    """Return a part with everything but its events' values."""
+    """Return a part whose event tensors are allocated but not filled."""
     inside = index.inside(part)
     offsets = torch.from_numpy(np.append(0, index.lengths[inside].cumsum()))
     events = int(offsets[-1])
@@ -234,7 +234,7 @@ def _fill(
     shards: Iterable[int],
     progress: Callable[[int], None],
 ) -> None:
-    """Read and encode these shards, one after another, each session into its place."""
+    """Read and encode these shards one after another, and write each session to its rows."""
     for shard in shards:
         columns = read_columns([dataset.shards[shard]], encoder.properties)
         first, part_of = index.shard(shard)

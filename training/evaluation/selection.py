@@ -63,7 +63,7 @@ def select(
     name, subject = next(iter(models.items()))
     unseen = unseen_sessions(dataset, models)
     notes: list[str] = []
-    warnings: list[str] = [] if unseen.known or wanted.all_sessions else [f"Sessions: {unseen.told}."]
+    warnings: list[str] = [] if unseen.known or wanted.all_sessions else [f"Sessions: {unseen.note}."]
     parts = _parts(dataset, subject)
     trained_here = _trained_here(dataset, subject)
     ids = dataset.sessions()["session_id"]
@@ -74,7 +74,7 @@ def select(
             warnings.append(f"{name} was trained on some of the judged sessions: its scores are too good.")
     elif unseen.session_ids is not None:
         judged = unseen.session_ids
-        notes.append(f"Sessions: {unseen.told}.")
+        notes.append(f"Sessions: {unseen.note}.")
     elif wanted.baselines and elsewhere is None:
         judged = parts["test"]
         notes.append(

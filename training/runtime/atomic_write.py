@@ -1,13 +1,13 @@
-"""Files that appear whole or not at all."""
+"""Atomic writes: a file has its old or its new content, never a part."""
 
 from pathlib import Path
 
 
 def atomic_write(path: Path, text: str) -> None:
-    """Write a text file so that under its name there is the old content or the new, however the writing ends."""
+    """Replace a text file atomically: an interrupted write leaves the old content."""
     temporary = path.with_name(f".{path.name}.writing")
     try:
-        # Line ends as they are: a table has its own.
+        # No newline translation: a CSV table has its own line ends.
         temporary.write_text(text, "utf-8", newline="")
         temporary.replace(path)
     finally:
