@@ -1,4 +1,4 @@
-"""What the network has to beat: rates, Markov chains, logistic regressions, and gradient boosting."""
+"""Baselines for the network: rates, Markov chains, logistic regressions, and gradient boosting."""
 
 from training.baselines.boosting import boosting_parameters, lightgbm_on_aggregates
 from training.baselines.linear import aggregate_regression, ngram_regression

@@ -21,13 +21,13 @@ _LEAST_SESSIONS: Final = 30
 
 
 def base_rate_by_position(train: Encoded, test: Encoded) -> NDArray[np.float64]:
-    """Predict for each test event the share of buyers among the training sessions that came as far, [N]."""
+    """Predict for each test event the share of buyers among training sessions of at least that length, [N]."""
     everyone = np.zeros(len(train.columns.timestamp_ms), dtype=np.int64)
     return _rates(train, test, everyone, np.zeros(len(test.columns.timestamp_ms), dtype=np.int64), groups=1)
 
 
 def cart_seen_by_position(train: Encoded, test: Encoded) -> NDArray[np.float64]:
-    """Predict for each test event the same of those sessions alone that had, or had not, filled a cart by then, [N]."""
+    """Predict as `base_rate_by_position`, separately for sessions with and without an earlier cart event, [N]."""
     return _rates(
         train,
         test,
@@ -40,14 +40,14 @@ def cart_seen_by_position(train: Encoded, test: Encoded) -> NDArray[np.float64]:
 def _rates(
     train: Encoded, test: Encoded, group: NDArray[np.int64], test_group: NDArray[np.int64], *, groups: int
 ) -> NDArray[np.float64]:
-    """Return the share of buyers by position and group, of the position before where too few sessions came to one."""
+    """Return the share of buyers by position and group; a position with too few sessions uses the one before."""
     position, test_position = (data.columns.prefix_length().numpy() for data in (train, test))
     longest = int(max(position.max(), test_position.max()))
     bought = train.columns.outcome.numpy()[train.columns.session_index().numpy()] > 0
     cell = group * (longest + 1) + position
     sessions = np.bincount(cell, minlength=groups * (longest + 1)).reshape(groups, -1)
     buyers = np.bincount(cell[bought], minlength=groups * (longest + 1)).reshape(groups, -1)
-    # The rule of succession keeps a rate off 0 and 1, where the log loss has no bound.
+    # The rule of succession keeps rates away from 0 and 1, where the log loss is unbounded.
     outcome = train.columns.outcome.numpy() > 0
     rate = np.full(groups, (outcome.sum() + 1) / (len(outcome) + 2))
     rates = np.empty((groups, longest + 1))
@@ -69,7 +69,7 @@ _ORDERS: Final = (1, 2, 3)
 
 @dataclass(frozen=True, slots=True)
 class Baselines:
-    """Probabilities of the predicted events by baseline, [N] each, and what a reader must know of how they came."""
+    """Probabilities of the predicted events by baseline, [N] each, and notes on how they were fitted."""
 
     predictions: dict[str, NDArray[np.float64]]
     notes: list[str]
@@ -93,8 +93,8 @@ def fit_baselines(
         encoder: that encoded the three parts.
         train: sessions to fit on.
         validation: sessions to choose strengths and numbers of trees by.
-        test: sessions to predict; their outcomes are not looked at.
-        seed: of what is drawn at random.
+        test: sessions to predict; their outcomes are not used.
+        seed: of all random draws.
         threads: of LightGBM and of linear algebra.
         progress: called with the name of each baseline before it is fitted.
 
@@ -128,7 +128,7 @@ def fit_baselines(
     for name, recipe in recipes.items():
         if progress is not None:
             progress(name)
-        # On more threads than there are free cores, the small matrices of the regressions wait for one another.
+        # With more threads than free cores, threads on the regressions' small matrices wait for each other.
         with threadpool_limits(threads):
             predictions[name] = recipe()
     return Baselines(predictions, notes)

@@ -1,7 +1,7 @@
-"""The ladder that the design stands on: what memory buys, what gates buy, what running aggregates buy.
+"""The ladder of models: the gain by memory, by gates and by running aggregates.
 
-Its rungs are models that differ in the recurrent cell and in whether they see the running aggregates, and in nothing
-else: `willbuy train --cell feed-forward|rnn|gru|lstm` with `--aggregates` or `--no-aggregates`.
+The rungs are models that differ only in the recurrent cell and in whether they see the running aggregates:
+`willbuy train --cell feed-forward|rnn|gru|lstm` with `--aggregates` or `--no-aggregates`.
 """
 
 from collections.abc import Iterator, Mapping
@@ -30,13 +30,13 @@ class Rung:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What one thing buys: log loss of the model that has it minus that of the model that has not, in nats.
+    """The gain by one component: log loss of the model with it minus that of the model without it, in nats.
 
     Attributes:
         buys: `memory` (a recurrent cell against none), `gates` (a gated cell against a plain one) or `aggregates`.
-        having: name of the model that has it.
-        lacking: name of the model that has not.
-        differences: by name of the population; below 0 where it helps.
+        having: name of the model with the component.
+        lacking: name of the model without it.
+        differences: by name of the population; below 0 where the component helps.
     """
 
     buys: str
@@ -58,7 +58,7 @@ def steps_of(
     Args:
         prefixes: N prefixes.
         predictions: (N,) probabilities by model.
-        rungs: what kind of model each is; models that are none of the ladder are left out, and of two alike the later.
+        rungs: the rung of each model; models that are no rung are left out, and so is the later of two equal rungs.
         resamples: of the bootstrap.
         seed: of the bootstrap.
     """

@@ -11,7 +11,7 @@ _COLUMNS: Final = ("session_id", "prefix_length", "probability")
 
 
 class PosteriorError(ValueError):
-    """A file is not the exact posterior of these sessions; the message says why."""
+    """A file is not the exact posterior of these sessions; the message has the reason."""
 
 
 def posterior_of(path: Path, session_id: ArrayLike, prefix_length: ArrayLike) -> NDArray[np.float64]:

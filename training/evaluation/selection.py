@@ -1,4 +1,4 @@
-"""Which sessions are judged, and which the baselines may learn from: never the same ones."""
+"""Selection of the sessions to evaluate on, and of disjoint sessions to fit the baselines on."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -15,7 +15,7 @@ from training.data.sessions import split
 
 
 class SelectionError(ValueError):
-    """No session is left to judge, or to fit baselines on; the message says why and what to do."""
+    """No session is left to evaluate on, or to fit baselines on; the message has the reason and a remedy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,12 +23,12 @@ class Selection:
     """Sessions by their use.
 
     Attributes:
-        judged: ids of the sessions that the models are judged on.
+        judged: ids of the sessions that the models are evaluated on.
         training: ids that the baselines are fitted on; None for no baselines.
         validation: ids that their settings are chosen by.
-        own: ids of the first model's training part, where this is the data that it was trained on.
-        notes: what was chosen, in words.
-        warnings: what a reader must know before believing the numbers.
+        own: ids of the first model's training part, where it was trained on this data.
+        notes: the selection as sentences.
+        warnings: reasons to doubt the numbers.
     """
 
     judged: frozenset[str]
@@ -47,14 +47,14 @@ def select(
 ) -> Selection:
     """Choose the sessions.
 
-    * Sessions that a model was trained on are not judged, as far as manifests tell.
-    * Baselines learn from the training part of `elsewhere`, or else of this data, split as the first model's was.
-    * Where the first model has not seen this data and baselines are wanted from it, its test part alone is judged.
+    * Sessions that a model was trained on are left out, as far as the manifests show.
+    * Baselines are fitted on the training part of `elsewhere`, or else of this data, with the first model's split.
+    * Where the first model has not seen this data and baselines are fitted on it, only its test part is evaluated.
 
     Args:
-        dataset: what is judged.
+        dataset: the sessions to choose from.
         models: manifests by name, the subject first.
-        wanted: what is asked for.
+        wanted: settings of the selection.
         elsewhere: prepared sessions to fit the baselines on.
 
     Raises:
@@ -87,7 +87,7 @@ def select(
         raise SelectionError("no session is left that no model was trained on: give newer data, or --all-sessions")
     sampled = _sample(judged, wanted.most_sessions, wanted.seed)
     if len(sampled) < len(judged):
-        notes.append(f"A random sample of {len(sampled):,} of {len(judged):,} sessions stands for all (--sessions).")
+        notes.append(f"A random sample of {len(sampled):,} of {len(judged):,} sessions represents all (--sessions).")
     training, validation = _fitting(dataset, subject, parts, sampled, wanted, elsewhere, notes, warnings)
     own = parts["train"] if trained_here else None
     return Selection(sampled, training, validation, own, notes, warnings)
@@ -139,7 +139,7 @@ def _parts(dataset: PreparedDataset, subject: Manifest) -> dict[str, frozenset[s
 
 
 def _trained_here(dataset: PreparedDataset, subject: Manifest) -> bool:
-    """Return whether the model itself, and not only one that it went on from, was trained on this data."""
+    """Return whether the model itself, and not only a predecessor, was trained on this data."""
     alone = replace(subject, training={key: value for key, value in subject.training.items() if key != "lineage"})
     return unseen_sessions(dataset, {"": alone}).session_ids is not None
 

@@ -1,4 +1,4 @@
-"""What a report says: scores of every model, how they compare, and what a reader must be warned of."""
+"""The content of a report: scores of every model, differences and warnings; and how scores are formatted."""
 
 import json
 from collections.abc import Sequence
@@ -39,7 +39,7 @@ class Metric:
         return interval(found, self.digits)
 
     def best(self, row: Sequence[Estimate]) -> list[bool]:
-        """Return which of the models' values are the best of the row, as far as the shown digits tell."""
+        """Return which of the models' values are the best of the row, at the shown precision."""
         shown = [None if found.value is None else round(found.value, self.digits) for found in row]
         known = [value for value in shown if value is not None]
         if len(row) < 2 or not known:  # noqa: PLR2004 - nothing to compare with
@@ -48,7 +48,7 @@ class Metric:
         return [value == best for value in shown]
 
     def verdict(self, difference: Estimate) -> str:
-        """Return `better`, `worse` or `same`, as far as the interval of a difference tells."""
+        """Return `better`, `worse` or `same` from the interval of a difference."""
         if difference.low is None or difference.high is None or difference.low <= 0.0 <= difference.high:
             return "same"
         return "better" if (difference.low > 0.0) == self.higher_is_better else "worse"
@@ -97,7 +97,7 @@ def row_facts(row: Row) -> tuple[str, str, str]:
 
 
 OPTIMUM: Final = "best possible"
-"""Under this name stands the exact posterior of synthetic data."""
+"""Name of the exact posterior of synthetic data."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +111,7 @@ class Histogram:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """All that a report shows. The first of `names` is its subject; the others are what it is compared with.
+    """All content of a report. The first of `names` is the subject; the others are compared with it.
 
     Attributes:
         title: the report's heading.
@@ -130,11 +130,11 @@ class Report:
         assumptions: of earliness and profit.
         profit: by model.
         rungs: which of the models are rungs of the ladder.
-        ladder: what memory, gates and aggregates buy, where there are models that differ in just these.
+        ladder: the gain by memory, gates and aggregates, where models differ in just one of them.
         model_card: of the subject.
-        epochs: what training came to; may be empty.
-        warnings: what a reader must know before believing the numbers.
-        notes: what was done to get them.
+        epochs: of the training; may be empty.
+        warnings: reasons to doubt the numbers.
+        notes: how the numbers were computed.
     """
 
     title: str
@@ -166,7 +166,7 @@ class Report:
 
     @property
     def has_optimum(self) -> bool:
-        """Whether the best possible answer is known."""
+        """Whether the best possible predictions are known."""
         return OPTIMUM in self.pooled.scores
 
     @property
@@ -200,7 +200,7 @@ class Report:
 
     @property
     def optimum(self) -> list[ScoreRow] | None:
-        """The same of the best possible answer, where it is known."""
+        """Scores without intervals of the best possible predictions, where they are known."""
         return self._score_rows(OPTIMUM) if self.has_optimum else None
 
     @property
@@ -232,7 +232,7 @@ class Report:
 
 
 def write_json(path: Path, report: Report) -> None:
-    """Write the report as JSON: see `Report.to_dict`; the moment in RFC 3339, what is undefined as null."""
+    """Write the report as JSON: see `Report.to_dict`; times in RFC 3339, undefined values as null."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(
         json.dumps(report.to_dict(), indent=2, allow_nan=False, ensure_ascii=False, default=str) + "\n",

@@ -1,4 +1,4 @@
-"""The report as one HTML page that stands alone."""
+"""The report as one self-contained HTML page."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ _HALF_BAR: Final = 50.0
 
 
 def write_html(path: Path, report: Report) -> None:
-    """Write the report as one HTML file that asks no other host for anything."""
+    """Write the report as one HTML file that loads nothing from other hosts."""
     environment = Environment(
         loader=PackageLoader("training.report"),
         autoescape=True,
@@ -52,7 +52,7 @@ def write_html(path: Path, report: Report) -> None:
 
 
 def _bars(report: Report) -> dict[str, tuple[float, float, float]]:
-    """Return where each pooled difference of log losses stands in its cell: low, value and high in percent."""
+    """Return the position of each pooled difference of log losses in its cell: low, value and high in percent."""
     known = {
         name: (found.low, found.value, found.high)
         for name, found in report.differences.items()
@@ -93,7 +93,7 @@ def _fact(value: object) -> str:
 
 
 MOST_DRAWN: Final = 6
-"""Models that a chart shows at most: more lines than this cannot be told apart. The tables have all."""
+"""Most models in a chart, as more lines could not be distinguished. The tables have all models."""
 
 _LINE_CHARTS: Final = ("auc", "log_loss", "log_loss_skill", "lift")
 
@@ -136,7 +136,7 @@ def draw(report: Report) -> Drawn:
 
 
 def rung_colour(rung: Rung) -> str:
-    """Return the colour of a rung's cell; a rung without aggregates is a broken line."""
+    """Return the colour of a rung's cell; a rung without aggregates has a dashed line."""
     return charts.colour(CELLS.index(rung.cell))
 
 
