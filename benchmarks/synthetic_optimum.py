@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from training.commands.console import errors_for_people, stage, tell
+from training.commands.console import errors_for_people, print_line, stage
 from training.config import FitSettings, TrainSettings, fractions_for
 from training.data.prepare import prepare
 from training.evaluation.metrics import (
@@ -194,7 +194,7 @@ def main(
     settings = TrainSettings(fit=FitSettings(seed=seed), lightgbm=False)
     judgements: list[Judgement] = []
     for name in shapes:
-        tell(f"{name}, {sessions:,} sessions", style="bold")
+        print_line(f"{name}, {sessions:,} sessions", style="bold")
         with tempfile.TemporaryDirectory(prefix="willbuy-") as folder:
             judgements.append(measure(name, sessions, log_seed, settings, Path(folder)))
         out.write_text(json.dumps([asdict(one) for one in judgements], indent=1), encoding="utf-8")

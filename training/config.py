@@ -331,12 +331,12 @@ class ComputeSettings:
 
 @dataclass(frozen=True, slots=True)
 class RunConfig:
-    """Everything that decides what `willbuy train` makes of its data.
+    """The complete configuration of a run.
 
     Attributes:
-        train: what is computed.
+        train: the computation.
         log: how a raw log is read.
-        compute: where.
+        compute: where to compute.
         chosen: dotted keys that file or flags set, as opposed to defaults.
     """
 
@@ -466,7 +466,7 @@ class Offer:
 
 @dataclass(frozen=True, slots=True)
 class Assumptions:
-    """What a report assumes because no log contains it.
+    """The assumptions of a report, which no log contains.
 
     Attributes:
         offer: what a contact earns and costs.

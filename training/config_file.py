@@ -33,7 +33,7 @@ _EXPECTED: Final = {
 
 
 class ConfigError(ValueError):
-    """A configuration that cannot be used; the message names the field and what was expected."""
+    """An invalid configuration; the message names the field and the expected value."""
 
 
 def to_toml(config: RunConfig) -> str:
@@ -52,7 +52,7 @@ def read_config(
         assignments: `KEY=VALUE` with a dotted key and a TOML value; a bare word is a text.
 
     Raises:
-        ConfigError: the file is not readable, or a key is unknown or its value is not what was expected.
+        ConfigError: the file is not readable, a key is unknown, or a value is invalid.
     """
     document = {} if path is None else _read(path)
     if path is not None:

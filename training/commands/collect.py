@@ -10,7 +10,7 @@ from training.collect.collector import Collected, Collector, collect, locked
 from training.collect.connection import open_client
 from training.collect.errors import CollectError
 from training.collect.streams import Streams
-from training.commands.console import ERR, OUT, tell
+from training.commands.console import ERR, OUT, print_line
 from training.config import CollectSettings
 from training.data.sources.errors import SourceError
 
@@ -54,12 +54,12 @@ def run_collect(out: Path, settings: CollectSettings) -> Collected:
 
 
 def _print_counts(collected: Collected, out: Path) -> None:
-    tell(
+    print_line(
         f"{collected.sessions:,} sessions, {collected.buyers:,} of them bought, {collected.events:,} events "
         f"in {collected.files:,} new files of {out}"
     )
     if collected.repeated:
-        tell(f"{collected.repeated:,} sessions were in the folder already, from an interrupted run")
+        print_line(f"{collected.repeated:,} sessions were in the folder already, from an interrupted run")
     if collected.gone:
         ERR.print(f"{collected.gone:,} sessions were erased or trimmed before they could be written", style="yellow")
     if any(out.glob("*.parquet")):

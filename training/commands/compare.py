@@ -9,7 +9,7 @@ from typing import Any, Final
 from rich.table import Table
 
 from model.artifact import ArtifactError, Manifest
-from training.commands.console import ERR, OUT, prepare_progress, stage, tell
+from training.commands.console import ERR, OUT, prepare_progress, print_line, stage
 from training.commands.prepare import PREPARE_ERRORS, column_mapping
 from training.config import CompareSettings
 from training.data.prepare import prepare
@@ -23,7 +23,7 @@ from training.fit.warm_start import WarmStartError, check_properties, read_start
 
 
 class CompareError(ValueError):
-    """The artifacts cannot be compared on this data; the message says why."""
+    """The artifacts cannot be compared on this data; the message has the reason."""
 
 
 ALL_COMPARED: Final = "all sessions are compared, seen in training or not"
@@ -50,7 +50,7 @@ def run_compare(a_path: Path, b_path: Path, data: Path, settings: CompareSetting
                 check_properties(start.manifest, dataset)
             except WarmStartError as exc:
                 raise CompareError(f"{path}: {exc}") from exc
-        # Equal file names would not tell the two apart.
+        # Equal file names would not distinguish the two.
         names = ("A", "B") if a_path.name == b_path.name else (a_path.name, b_path.name)
         unseen = unseen_sessions(dataset, dict(zip(names, (a.manifest, b.manifest), strict=True)))
         chosen = _chosen(data, dataset, unseen, settings)
@@ -84,9 +84,9 @@ def run_compare(a_path: Path, b_path: Path, data: Path, settings: CompareSetting
         OUT.file.write(json.dumps(document, indent=2) + "\n")
         return comparison
     for name, path, start in (("A", a_path, a), ("B", b_path, b)):
-        tell(f"{name}  {path} (model {start.manifest.fingerprint}, {start.manifest.created})")
+        print_line(f"{name}  {path} (model {start.manifest.fingerprint}, {start.manifest.created})")
     buyers = comparison.pooled.buyers
-    tell(f"   {comparison.sessions:,} sessions, {buyers:,} prefixes of buyers; {document['unseen']['told']}")
+    print_line(f"   {comparison.sessions:,} sessions, {buyers:,} prefixes of buyers; {document['unseen']['told']}")
     if not unseen.known and not settings.all_sessions:
         ERR.print("note: a model does better on sessions that it was trained on than on new ones", style="yellow")
     _print(comparison)
@@ -123,7 +123,7 @@ def _print(comparison: Comparison) -> None:
         _print_score(comparison, title, name, digits, interval=True)
     _print_score(comparison, "calibration error", "calibration_error", 4, interval=False)
     style = {"better": "bold green", "worse": "bold red", "mixed": "bold red"}.get(comparison.verdict, "bold")
-    tell(comparison.words, style=style)
+    print_line(comparison.words, style=style)
 
 
 def _print_score(comparison: Comparison, title: str, name: str, digits: int, *, interval: bool) -> None:

@@ -17,7 +17,7 @@ ERR: Final = Console(stderr=True)
 _INTERRUPTED: Final = 130
 
 
-def tell(text: str, *, style: str = "", console: Console = OUT) -> None:
+def print_line(text: str, *, style: str = "", console: Console = OUT) -> None:
     """Print a line without markup, and without wrapping, so that a path or command can be copied."""
     console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
 

@@ -24,7 +24,7 @@ from rich.live import Live
 
 from model.events import PURCHASE, Event
 from model.sizes import NetworkSizes
-from training.commands.console import OUT, prepare_progress, tell
+from training.commands.console import OUT, prepare_progress, print_line
 from training.commands.demo_screen import Shop, Shopper, screen
 from training.commands.replay import ReplayError, client_of, ending_now, event_body, post_event
 from training.commands.train import run_training
@@ -52,7 +52,7 @@ def run_demo(settings: DemoSettings) -> None:
         ReplayError: the service cannot be reached, or refuses an event.
     """
     if settings.url is not None:
-        tell(f"the dashboard     {settings.url}/dashboard/")
+        print_line(f"the dashboard     {settings.url}/dashboard/")
         with _terminated_like_interrupted():
             _play_until_interrupted(settings.url, settings)
         return
@@ -63,17 +63,17 @@ def run_demo(settings: DemoSettings) -> None:
     with _terminated_like_interrupted(), _service(artifact, settings.port or _free_port()) as url:
         OUT.print(f"[green]ready[/green] at {url}")
         OUT.rule("3. shoppers")
-        tell(f"the dashboard     {url}/dashboard/")
-        tell(f"API description   {url}/openapi.json")
-        tell(f"one session       curl {url}/v1/sessions/SESSION")
-        tell(f"the model         curl {url}/v1/model")
-        tell(f"metrics           curl {url}/metrics")
-        tell(f"training report   {folder / 'model.report.html'}")
+        print_line(f"the dashboard     {url}/dashboard/")
+        print_line(f"API description   {url}/openapi.json")
+        print_line(f"one session       curl {url}/v1/sessions/SESSION")
+        print_line(f"the model         curl {url}/v1/model")
+        print_line(f"metrics           curl {url}/metrics")
+        print_line(f"training report   {folder / 'model.report.html'}")
         OUT.print("[bold]Ctrl-C stops everything.[/bold]\n")
         _play_until_interrupted(url, settings)
     OUT.print("\nStopped the service and its Redis.")
-    tell(f"Serve this model again: willbuy serve --artifact {artifact} --open")
-    tell("Train on your own log:  willbuy train LOG --out model.pt")
+    print_line(f"Serve this model again: willbuy serve --artifact {artifact} --open")
+    print_line("Train on your own log:  willbuy train LOG --out model.pt")
 
 
 def _play_until_interrupted(url: str, settings: DemoSettings) -> None:

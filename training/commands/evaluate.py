@@ -15,7 +15,7 @@ from model.artifact import ArtifactError, BaseRateUnknownError
 from model.base_rate import logit_shift
 from model.columns import fingerprint
 from training.baselines import fit_baselines
-from training.commands.console import ERR, OUT, stage, tell
+from training.commands.console import ERR, OUT, print_line, stage
 from training.commands.prepare import PREPARE_ERRORS, prepared_or_read
 from training.config import EvaluateSettings, LogSettings
 from training.data.dataset import read_sessions
@@ -33,7 +33,7 @@ from training.report.model_card import model_card
 
 
 class EvaluateError(ValueError):
-    """The artifact cannot be evaluated on this data; the message says why."""
+    """The artifact cannot be evaluated on this data; the message has the reason."""
 
 
 EVALUATE_ERRORS: Final = (
@@ -211,6 +211,6 @@ def _print(report: Report, html: Path) -> None:
     for warning in report.warnings:
         ERR.print(f"note: {warning}", style="yellow", markup=False, soft_wrap=True)
     for note in report.notes:
-        tell(note, style="dim")
-    tell(f"report    {html}")
-    tell(f"as JSON   {html.with_suffix('.json')}")
+        print_line(note, style="dim")
+    print_line(f"report    {html}")
+    print_line(f"as JSON   {html.with_suffix('.json')}")

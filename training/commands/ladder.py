@@ -14,7 +14,7 @@ from typing import Any, Final
 from rich.table import Table
 
 from model.artifact import Manifest, read_manifest
-from training.commands.console import OUT, tell
+from training.commands.console import OUT, print_line
 from training.commands.evaluate import run_evaluate
 from training.commands.prepare import prepared_or_read
 from training.commands.train import run_training
@@ -124,7 +124,7 @@ def run_ladder(
     _write_summary(folder / _SUMMARY, manifests)
     for key, title, digits in _SHOWN:
         OUT.print(_table(manifests, key, title, digits))
-    tell(f"figures   {folder / _SUMMARY}")
+    print_line(f"figures   {folder / _SUMMARY}")
     return manifests
 
 
@@ -138,7 +138,7 @@ def _kept(out: Path, settings: TrainSettings) -> Manifest:
             f"{out}: was trained with other settings ({', '.join(differing)}); train the ladder without --resume, or "
             "into another folder"
         )
-    tell(f"kept      {out}")
+    print_line(f"kept      {out}")
     return manifest
 
 

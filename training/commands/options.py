@@ -56,14 +56,14 @@ class _Generated:
 
 
 def _options(kind: type[Any], prefix: str = "", facts: Mapping[str, Option] | None = None) -> Iterator[_Generated]:
-    """Yield the options of a settings dataclass; `facts` stand in for fields that have none of their own."""
+    """Yield the options of a settings dataclass; `facts` are for fields without metadata."""
     hints = get_type_hints(kind)
     for each in fields(kind):
         path, hint = f"{prefix}{each.name}", hints[each.name]
         option = each.metadata.get("option") or (facts or {}).get(each.name)
         if option is not None:
             shown = option.kind or hint
-            # A kind of its own without a value of it: the option then shows `Option.shown` as its default.
+            # The default None is no value of `Option.kind`; the help shows `Option.shown` instead.
             optional = each.default is None and option.kind is not None
             yield _Generated(path, shown | None if optional else shown, each.default, option)
         elif is_dataclass(hint):

@@ -41,7 +41,7 @@ _LONGEST_WAIT_S: Final = 2.0
 
 
 class ReplayError(RuntimeError):
-    """The service could not be reached, or refused an event; the message says what it answered."""
+    """The service could not be reached, or refused an event; the message has its answer."""
 
 
 REPLAY_ERRORS: Final = (ReplayError, ArtifactError, SourceError, ValueError, OSError)

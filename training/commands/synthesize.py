@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from training.commands.console import tell
+from training.commands.console import print_line
 from training.config import SynthesizeSettings
 from training.synthetic import PRESETS, generate, write
 
@@ -18,6 +18,6 @@ def run_synthesize(out: Path, settings: SynthesizeSettings) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     log = generate(PRESETS[settings.shape], settings.sessions, settings.seed)
     posterior = write(log, out)
-    tell(f"{settings.sessions:,} sessions, {log.events.height:,} events in {out}")
-    tell(f"P(purchase | prefix) of each prefix in {posterior}")
-    tell(f"\nNext: willbuy train {out} --posterior {posterior} --out model.pt")
+    print_line(f"{settings.sessions:,} sessions, {log.events.height:,} events in {out}")
+    print_line(f"P(purchase | prefix) of each prefix in {posterior}")
+    print_line(f"\nNext: willbuy train {out} --posterior {posterior} --out model.pt")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 import torch
 
 from model.artifact import ArtifactError, Manifest
-from training.commands.console import ERR, OUT, stage, tell
+from training.commands.console import ERR, OUT, print_line, stage
 from training.commands.prepare import PREPARE_ERRORS, prepared_or_read
 from training.config import (
     EVALUATE_RESAMPLES,
@@ -195,7 +195,7 @@ def run_training(
             _report_interrupted_search(search, out)
         elif checkpoint.is_file() or pretraining_checkpoint(checkpoint).is_file():
             ERR.print(
-                f"\nprogress is in {checkpoint}; the same command with --resume goes on from it",
+                f"\nprogress is in {checkpoint}; the same command with --resume continues from it",
                 markup=False,
                 soft_wrap=True,
             )
@@ -236,9 +236,9 @@ def run_training(
     OUT.print(
         f"artifact  {out} ({size:.0f} KiB, model {manifest.fingerprint})", markup=False, highlight=False, soft_wrap=True
     )
-    tell(f"report    {html}")
-    tell(f"settings  {config_path(out)} (what came of them: {record_path(out).name})")
-    tell(f"next      willbuy serve --artifact {out} --open")
+    print_line(f"report    {html}")
+    print_line(f"settings  {config_path(out)} (record: {record_path(out).name})")
+    print_line(f"next      willbuy serve --artifact {out} --open")
     return manifest
 
 
@@ -272,7 +272,7 @@ def _search(config: RunConfig, trials: int, out: Path, stages: StageFactory) -> 
 def _report_interrupted_search(search: "Search", out: Path) -> None:
     if search.best is None:
         return
-    text = f"the search was broken off; the best settings of {len(search.trials)} trials are in {best_path(out)}, all "
+    text = f"the search was interrupted; the best settings of {len(search.trials)} trials are in {best_path(out)}, all "
     text += f"trials in {trials_path(out)}; to train with them: willbuy train DATA --config {best_path(out)}"
     ERR.print(f"\n{text}", markup=False, soft_wrap=True)
 

@@ -1,4 +1,4 @@
-"""`ShopShape`: what a synthetic shop is like, checked when it is made, and the presets that have a name."""
+"""The parameters of a synthetic shop (`ShopShape`), its named presets, and its catalogue of items."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShopShape:
-    """The knobs of a synthetic shop. Two equal shapes are the same shop, down to each item's price.
+    """The parameters of a synthetic shop. Two equal shapes are the same shop, down to each item's price.
 
     Raises:
         ValueError: a field is of the wrong type or out of its range; the message names the field.
@@ -28,7 +28,7 @@ class ShopShape:
     days: int = 28
     """Whole days over which sessions start."""
     max_events: int = 80
-    """Most events a session has, its purchase not counted; a visitor who would go on leaves there."""
+    """Most events of a session, without its purchase; a visitor who would continue leaves there."""
     max_cart: int = 6
     """Most items in a cart; with a full cart nothing more is added."""
     intent: float = 0.0
@@ -72,7 +72,7 @@ PRESETS: Final[Mapping[str, ShopShape]] = MappingProxyType(
         "long-tail": ShopShape(items=60_000, categories=400, zipf_exponent=1.1, late_items=0.4),
     }
 )
-"""Shapes with a name; docs/synthetic-shop.md says what each is for and measures it."""
+"""Named shapes; docs/synthetic-shop.md describes and measures each."""
 
 
 TIER_PRICE_BOUNDS: Final = ((5.0, 20.0), (20.0, 60.0), (60.0, 200.0), (200.0, 900.0))
@@ -83,7 +83,7 @@ _CATALOGUE_SEED: Final = 20_260_101
 
 
 class Catalogue:
-    """Items numbered tier by tier and, within a tier, by launch: what has been launched is a prefix of each tier.
+    """Items numbered tier by tier and, within a tier, by launch: the launched items are a prefix of each tier.
 
     That order makes the Zipf law over the items launched so far exact and cheap: a normaliser is one look-up in the
     running sum of weights. Moments are fractions of the log's duration, 0 its start and 1 its end.
@@ -107,7 +107,7 @@ class Catalogue:
         for size in sizes:
             rank = rng.permutation(size) + 1.0
             weights.append(rank**-shape.zipf_exponent)
-            # Never all of a tier: from the first moment on there is something to see in each.
+            # Never all of a tier, so that each tier has an item from the start.
             late = min(int(size * shape.late_items), size - 1)
             launches.append(np.concatenate([np.zeros(size - late), np.sort(rng.random(late))]))
         self._weight = np.concatenate(weights)

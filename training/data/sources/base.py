@@ -1,7 +1,7 @@
-"""What a source of logged events is: files, how their columns map, and batches of canonical events.
+"""Sources of logged events: files, their column mappings, and batches of canonical events.
 
 The canonical event table is described in docs/event-table.md. A source yields it in batches of bounded size, so that a
-log may be larger than memory, and yields beside them every row that it had to reject.
+log may be larger than memory, together with every rejected row.
 """
 
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -20,7 +20,7 @@ TABLE_SUFFIXES: Final = (".csv", ".tsv", ".txt", ".dat", ".csv.gz", ".tsv.gz", "
 
 
 def unchanged(rows: pl.DataFrame) -> pl.DataFrame:
-    """Return `rows` as they are: the refinement of files that need none."""
+    """Return `rows` unchanged: the default refinement."""
     return rows
 
 
@@ -47,7 +47,7 @@ class EventFile:
         return {column: of for column, of in self.mapping.needed_columns().items() if column not in self.absent}
 
     def completed(self, rows: pl.DataFrame) -> pl.DataFrame:
-        """Return refined rows, with nulls for what this file lacks."""
+        """Return refined rows, with nulls for the columns that this file lacks."""
         return self.refine(rows.with_columns(pl.lit(None, pl.String).alias(column) for column in sorted(self.absent)))
 
 
@@ -59,10 +59,10 @@ class Batch:
         file: the file's name in reports.
         file_index: its position in the source, which orders events of equal time.
         events: canonical events.
-        rejected: `line`, `field`, `reason`, `value` of the rows that are none.
-        rows_read: data rows that this batch accounts for.
+        rejected: `line`, `field`, `reason`, `value` of the malformed rows.
+        rows_read: data rows of this batch.
         rows_lookup: those of them that describe items instead of being events.
-        bytes_done: how far into the file, as it lies on disk, the reader is.
+        bytes_done: position in the file on disk.
     """
 
     file: str
@@ -75,7 +75,7 @@ class Batch:
 
 
 Enrichment = Callable[[pl.DataFrame], pl.DataFrame]
-# Yields batches without events (they account for its rows) and returns what completes events.
+# Yields batches without events, which count its rows, and returns a function that completes events.
 Lookup = Callable[[int], Generator[Batch, None, Enrichment]]
 
 
@@ -85,7 +85,7 @@ class Source:
 
     Attributes:
         format: its name in `training.data.sources.FORMATS`.
-        clock: what its times mean, see `Clock`.
+        clock: meaning of its times, see `Clock`.
         event_files: the files with events; all declare the same properties and the same session key.
         lookup: reads files that describe items, before the events.
         lookup_paths: those files.
@@ -104,12 +104,12 @@ class Source:
 
     @property
     def by_visitor(self) -> bool:
-        """Whether `session_id` holds a visitor, whose events are still to be split into sessions."""
+        """Whether `session_id` holds a visitor, whose events must be split into sessions."""
         return self.event_files[0].mapping.visitor_id is not None
 
     @property
     def equal_rows_are_duplicates(self) -> bool:
-        """Whether two rows that agree in everything are one row logged twice."""
+        """Whether two equal rows are one event logged twice."""
         return self.event_files[0].mapping.equal_rows_are_duplicates
 
     @property
@@ -144,7 +144,7 @@ class Source:
 
 
 def lookup_batch(path: Path, index: int, rejected: pl.DataFrame, *, rows_read: int, bytes_done: int) -> Batch:
-    """Return the batch that accounts for rows which describe items."""
+    """Return a batch that counts rows which describe items."""
     return Batch(
         file=path.name,
         file_index=index,
@@ -188,10 +188,10 @@ def one_file(folder: Path, pattern: str) -> Path:
 
 
 def open_mapped(path: Path, mapping: ColumnMapping) -> Source:
-    """Open a file, or every table of a folder, as `mapping` says.
+    """Open a file, or every table of a folder, with `mapping`.
 
     Raises:
-        SourceError: nothing is there to read.
+        SourceError: the folder has no table.
     """
     files = [path]
     if path.is_dir():
@@ -208,7 +208,7 @@ def open_mapped(path: Path, mapping: ColumnMapping) -> Source:
 
 
 def parquet_property_kinds(files: Sequence[Path], properties: tuple[PropertyColumn, ...]) -> tuple[PropertyColumn, ...]:
-    """Return the properties with a kind each: a number where every file that has it types it as number or Boolean."""
+    """Return the properties with kinds: number where every file with the column types it as number or Boolean."""
     schemas = [parquet_schema(file) for file in files]
     resolved = []
     for declared in properties:

@@ -1,7 +1,7 @@
 """Reading a text table block by block, with the line number of every row and of every malformed one.
 
-Text is read as lines, never as one CSV document: only so does a row that is cut, has a stray quote or is not UTF-8
-cost itself alone and keep its exact line number. The price is that a quoted field cannot hold a line break.
+Text is read as lines, never as one CSV document. So a truncated row, a stray quote or invalid UTF-8 affects one row
+only, and its line number is exact. The drawback: a quoted field cannot contain a line break.
 """
 
 import csv
@@ -17,7 +17,7 @@ import polars as pl
 
 from training.data.sources.errors import SourceError
 
-# Begins with a space, which names of columns in text tables never do, so that it hides none of theirs.
+# Begins with a space, which column names of text tables never do, so that it cannot clash with one.
 LINE: Final = " line"
 REJECTED_SCHEMA: Final = {"line": pl.Int64, "field": pl.String, "reason": pl.String, "value": pl.String}
 MAX_REPORTED_CHARACTERS: Final = 100
@@ -41,7 +41,7 @@ class Block:
 
 
 def rejections(lines: pl.Series, fields: str | Sequence[str], reason: str, values: pl.Series) -> pl.DataFrame:
-    """Return rejected rows, one reason for all; `fields` is one for all or one each; values are shortened."""
+    """Return rejected rows with one reason; `fields` is one for all rows or one for each; values are shortened."""
     field = pl.lit(fields) if isinstance(fields, str) else pl.Series(fields, dtype=pl.String)
     return pl.DataFrame({"line": lines, "value": values}).select(
         pl.col("line").cast(pl.Int64),
@@ -78,7 +78,7 @@ def is_gzipped(path: Path) -> bool:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[tuple[IO[bytes], IO[bytes]]]:
-    """Open for reading; gives the text and the file under it, which are two where the file is gzipped."""
+    """Open for reading; yields the text stream and the underlying file, which differ where the file is gzipped."""
     with path.open("rb") as file:
         if is_gzipped(path):
             with gzip.GzipFile(fileobj=file) as stream:
@@ -88,7 +88,7 @@ def _opened(path: Path) -> Iterator[tuple[IO[bytes], IO[bytes]]]:
 
 
 def header(path: Path, separator: str) -> list[str]:
-    """Return the fields of the first line; raises what a file that is no text raises."""
+    """Return the fields of the first line; raises decoding errors where the file is not text."""
     with _opened(path) as (stream, _):
         first = stream.readline(MAX_LINE_BYTES).decode("utf-8-sig")
     return [name.strip() for name in split_quoted(first.rstrip("\r\n"), separator) or ()]
