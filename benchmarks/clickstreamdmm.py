@@ -31,14 +31,13 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from training.config import FitSettings, TrainSettings
 from training.data.encoded import Encoded
 from training.data.prepared import read_prepared
 from training.data.training_set import load
+from training.evaluation.calibration import fit_calibration
 from training.evaluation.metrics import log_losses
-from training.fit.calibration import fit_calibration
-from training.fit.loop import FitSettings
 from training.fit.train import WILLBUY, train
-from training.settings import TrainSettings
 
 PREFIX_LENGTHS: Final = (1, 2, 3, 5, 8, 10, 15, 20)
 AUC_MARGIN: Final = -0.003

@@ -85,7 +85,8 @@ def write_model(path: Path, hidden_size: int) -> None:
 
     from model.artifact import save  # noqa: PLC0415
     from model.encoder import Encoder  # noqa: PLC0415
-    from model.network import NetworkSizes, SessionModel  # noqa: PLC0415
+    from model.network import SessionModel  # noqa: PLC0415
+    from model.sizes import NetworkSizes  # noqa: PLC0415
 
     torch.manual_seed(0)
     encoder = Encoder(list(_NAMES), ["shoes", "hats"], ["SKU-1", "SKU-2"], [], {}, calendar=False)

@@ -28,9 +28,9 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from training.commands.console import errors_for_people, stage, tell
+from training.commands.console import errors_for_people, print_line, stage
+from training.config import FitSettings, TrainSettings, fractions_for
 from training.data.prepare import prepare
-from training.data.sessions import fractions_for
 from training.evaluation.metrics import (
     CALIBRATION_BINS,
     PairedDifference,
@@ -39,11 +39,9 @@ from training.evaluation.metrics import (
     log_losses,
 )
 from training.evaluation.metrics import paired_bootstrap as bootstrap
-from training.evaluation.reading import posterior_of
-from training.fit.loop import FitSettings
+from training.evaluation.posterior import posterior_of
 from training.fit.result import Predictions
 from training.fit.train import WILLBUY, train
-from training.settings import TrainSettings
 from training.synthetic import PRESETS, generate, write
 
 SHAPES: Final = ("low-base-rate", "long-sessions", "long-tail")
@@ -196,7 +194,7 @@ def main(
     settings = TrainSettings(fit=FitSettings(seed=seed), lightgbm=False)
     judgements: list[Judgement] = []
     for name in shapes:
-        tell(f"{name}, {sessions:,} sessions", style="bold")
+        print_line(f"{name}, {sessions:,} sessions", style="bold")
         with tempfile.TemporaryDirectory(prefix="willbuy-") as folder:
             judgements.append(measure(name, sessions, log_seed, settings, Path(folder)))
         out.write_text(json.dumps([asdict(one) for one in judgements], indent=1), encoding="utf-8")

@@ -24,14 +24,12 @@ from torch.nn import functional
 
 from model.network import SessionModel
 from training.commands.console import progress_bars
+from training.config import FitSettings, PretrainingSettings, TeacherSettings, TrainSettings
 from training.data.dataset import batches, padded
 from training.data.encoded import Encoded, scaling_of
 from training.data.prepare import prepare
 from training.data.training_set import load
-from training.fit.distillation import TeacherSettings
-from training.fit.loop import FitSettings, fit
-from training.fit.pretraining import PretrainingSettings
-from training.settings import TrainSettings
+from training.fit.loop import fit
 from training.synthetic import PRESETS, generate, write
 
 SETTINGS = TrainSettings(

@@ -5,11 +5,11 @@ answers within a session go together, so sessions count and not answers.
 """
 
 from collections.abc import Iterable, Mapping
-from itertools import accumulate
 from typing import Final
 
 from app.quality.counts import BILLION, GROUPS, cells_of
 from app.schemas.quality import AnswersOut, PrefixAnswersOut, ReliabilityOut
+from model.auc import auc_of_groups
 
 FEWEST_SESSIONS: Final = 30
 FEWEST_EITHER: Final = 5
@@ -62,20 +62,15 @@ def _figures(bins: Mapping[int, _Bin], loss: int, sessions: int, buyers: int) ->
         base_rate=purchase / predictions if predictions else None,
         mean_probability=said / BILLION / predictions if predictions else None,
         log_loss=loss / BILLION / predictions if enough and predictions else None,
-        auc=_auc(bins) if enough_of_both else None,
+        auc=_auc(bins) if enough_of_both and none and purchase else None,
         calibration_error=_calibration_error(bins) if enough and predictions else None,
     )
 
 
-def _auc(bins: Mapping[int, _Bin]) -> float | None:
-    """Return the area under the ROC curve (Hanley & McNeil, 1982), answers of one bin being ties."""
-    none, purchase, _ = _sum(bins.values())
-    if not none or not purchase:
-        return None
-    ordered = [bins[number] for number in sorted(bins)]
-    below = accumulate((bin_[0] for bin_ in ordered), initial=0)
-    pairs = sum(bin_[1] * (before + bin_[0] / 2) for bin_, before in zip(ordered, below, strict=False))
-    return pairs / (none * purchase)
+def _auc(bins: Mapping[int, _Bin]) -> float:
+    """Return the AUC, answers of one bin being ties."""
+    none, purchase, _ = zip(*(bins[number] for number in sorted(bins)), strict=True)
+    return float(auc_of_groups(purchase, none))
 
 
 def _calibration_error(bins: Mapping[int, _Bin]) -> float:

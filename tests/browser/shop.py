@@ -11,7 +11,7 @@ import httpx
 from support.redis_servers import RedisServer
 from support.service import Service
 
-from training.commands.replay_sessions import ending_now, event_body
+from training.commands.replay import ending_now, event_body
 from training.synthetic import PRESETS, sessions
 
 

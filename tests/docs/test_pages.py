@@ -184,7 +184,7 @@ def test_a_page_does_what_it_says(
     if name in ELSEWHERE:
         return
     if name not in WITH_REPORTS:
-        for module in ("training_run", "evaluate"):
+        for module in ("train", "evaluate"):
             monkeypatch.setattr(f"training.commands.{module}.write_html", lambda _path, _report: None)
     folder = tmp_path / "reader"
     folder.mkdir()

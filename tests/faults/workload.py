@@ -9,7 +9,7 @@ from typing import Final, Literal
 from msgspec import structs
 
 from model.events import PURCHASE, Event
-from training.commands.replay_sessions import event_body
+from training.commands.replay import event_body
 from training.synthetic import PRESETS, sessions
 
 # patient: sent until it is acknowledged. hasty: the client gives up after some milliseconds and then sends it again

@@ -11,11 +11,12 @@ import pytest
 import torch
 
 from model.artifact import manifest_of
+from training.config import PARTS, TrainSettings
 from training.data.prepared import PreparedDataset
-from training.data.property_scopes import with_training_scopes
-from training.data.sessions import PARTS, split
-from training.fit.train import TrainResult, parts_of, train
-from training.settings import TrainSettings
+from training.data.sessions import split
+from training.data.training_set import with_training_scopes
+from training.fit.result import TrainResult
+from training.fit.train import parts_of, train
 
 Prepared = Callable[..., PreparedDataset]
 

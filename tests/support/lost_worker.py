@@ -2,7 +2,7 @@
 
 import sys
 
-from training.fit.distributed import WorkerError, join
+from training.runtime.distributed import WorkerError, join
 
 with join("cpu") as workers:
     for number in range(1000):

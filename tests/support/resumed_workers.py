@@ -10,14 +10,15 @@ from typing import Any
 
 import torch
 
-from model.network import NetworkSizes, SessionModel
+from model.network import SessionModel
+from model.sizes import NetworkSizes
+from training.config import FitSettings, TrainSettings
 from training.data.encoded import scaling_of
 from training.data.prepared import read_prepared
 from training.data.training_set import load
 from training.fit.checkpoint import Epoch, Fit
-from training.fit.distributed import join
-from training.fit.loop import FitSettings, fit
-from training.settings import TrainSettings
+from training.fit.loop import fit
+from training.runtime.distributed import join
 
 
 class BrokenOffError(Exception):

@@ -1,9 +1,9 @@
 """From the JSON of ended sessions to canonical events.
 
-What the service folded is kept as it was folded: in its order, and with the times that counted. An event that came late
-counts when serving as if it had come with the latest one before it, so that is the time written here; the encoder makes
-the same features of it, and sorting by time leaves the order alone. A purchase stands at least a millisecond after the
-last event, as everything at or after it is cut when sessions are prepared.
+Events keep the order and the times with which the service folded them. The service treats a late event as if it had
+the time of the latest event before it, so that time is written here: the encoder computes the same features, and
+sorting by time keeps the order. A purchase gets a time at least a millisecond after the last event, as preparation cuts
+everything at or after the purchase.
 """
 
 import json
@@ -24,7 +24,7 @@ _FACTS: Final = ("item_id", "item_category", "price", "quantity")
 
 
 class EntryId(NamedTuple):
-    """Where an entry stands: which shard's stream, and its id there."""
+    """Position of an entry: the shard of its stream, and its id there."""
 
     shard: int
     entry: str
@@ -41,9 +41,9 @@ class Ended:
 
     Attributes:
         entry: where it was read.
-        session_id: one of its own: the shop's id and the time of the first event, as a shop may use an id again.
+        session_id: unique: the shop's id and the time of the first event, as a shop may reuse an id.
         bought: whether it bought.
-        closed_ms: when the service closed it.
+        closed_ms: time at which the service closed it.
         rows: its events as values of the event table's columns; properties under their own names.
     """
 
@@ -102,7 +102,7 @@ def _row(session_id: str, timestamp_ms: int, event_name: str, bought: bool) -> d
 
 
 def _property(name: str, values: Sequence[Any]) -> pl.Series:
-    """Return a property's values: numbers where all of them are, else the texts that they are known by."""
+    """Return a property's values: as numbers where all of them are numbers, else as their category texts."""
     given = [value for value in values if value is not None]
     if all(isinstance(value, bool) for value in given):
         return pl.Series(name, values, dtype=pl.Boolean)

@@ -1,7 +1,7 @@
-"""The ladder that the design stands on: what memory buys, what gates buy, what running aggregates buy.
+"""The ladder of models: the gain by memory, by gates and by running aggregates.
 
-Its rungs are models that differ in the recurrent cell and in whether they see the running aggregates, and in nothing
-else: `willbuy train --cell feed-forward|rnn|gru|lstm` with `--aggregates` or `--no-aggregates`.
+The rungs are models that differ only in the recurrent cell and in whether they see the running aggregates:
+`willbuy train --cell feed-forward|rnn|gru|lstm` with `--aggregates` or `--no-aggregates`.
 """
 
 from collections.abc import Iterator, Mapping
@@ -11,9 +11,10 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from training.config import EVALUATE_RESAMPLES
 from training.evaluation.metrics import log_losses
 from training.evaluation.prefixes import Population, Prefixes, populations
-from training.evaluation.resampling import DEFAULT_RESAMPLES, UNDEFINED, Estimate, Weights, estimate, once, resample
+from training.evaluation.resampling import UNDEFINED, Estimate, Weights, estimate, once, resample
 
 CELLS: Final = ("feed-forward", "rnn", "gru", "lstm")
 _MEMORY, _GATES, _AGGREGATES = "memory", "gates", "aggregates"
@@ -29,13 +30,13 @@ class Rung:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What one thing buys: log loss of the model that has it minus that of the model that has not, in nats.
+    """The gain by one component: log loss of the model with it minus that of the model without it, in nats.
 
     Attributes:
         buys: `memory` (a recurrent cell against none), `gates` (a gated cell against a plain one) or `aggregates`.
-        having: name of the model that has it.
-        lacking: name of the model that has not.
-        differences: by name of the population; below 0 where it helps.
+        having: name of the model with the component.
+        lacking: name of the model without it.
+        differences: by name of the population; below 0 where the component helps.
     """
 
     buys: str
@@ -49,7 +50,7 @@ def steps_of(
     predictions: Mapping[str, NDArray[np.float64]],
     rungs: Mapping[str, Rung],
     *,
-    resamples: int = DEFAULT_RESAMPLES,
+    resamples: int = EVALUATE_RESAMPLES,
     seed: int = 0,
 ) -> list[Step]:
     """Return every step between two of these models that differ in one thing, by prefix length and pooled.
@@ -57,7 +58,7 @@ def steps_of(
     Args:
         prefixes: N prefixes.
         predictions: (N,) probabilities by model.
-        rungs: what kind of model each is; models that are none of the ladder are left out, and of two alike the later.
+        rungs: the rung of each model; models that are no rung are left out, and so is the later of two equal rungs.
         resamples: of the bootstrap.
         seed: of the bootstrap.
     """

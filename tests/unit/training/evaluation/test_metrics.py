@@ -17,9 +17,9 @@ from training.evaluation.metrics import (
     log_losses,
     paired_bootstrap,
     position_rates,
+    reliability,
     score,
 )
-from training.evaluation.reliability import reliability
 
 
 def test_scores_of_four_predictions_worked_out_by_hand() -> None:

@@ -1,12 +1,12 @@
-"""Temperature and bias of the logit, fitted on sessions that training did not see.
+"""Calibration: temperature and bias of the logit, fitted on sessions that training did not see.
 
 Platt scaling (Platt, 1999): p = sigmoid(logit / temperature + bias). A network trained with the log loss on every
-prefix is nearly calibrated: what a tenth of the sessions says against that may be chance, the more so the fewer of them
-bought. So the fit is the most likely one under a prior that the network is right: a shift of 0 with deviation 0.05 at
-the mean logit, a slope of 1 with deviation 0.05. A thousand buyers outweigh the prior, thirty hardly move it.
+prefix is nearly calibrated, and a deviation on a tenth of the sessions may be chance, the more so with few buyers. So
+the fit is the maximum a posteriori under a prior that the network is right: a shift of 0 with deviation 0.05 at the
+mean logit, and a slope of 1 with deviation 0.05. A thousand buyers outweigh the prior; thirty hardly move it.
 
-The prefixes of a session share one outcome, and long sessions have more of them: together they say as much as Kish's
-effective number of sessions would (Kish, 1965, "Survey Sampling", section 11.7).
+The prefixes of a session share one outcome, and long sessions have more prefixes. Their weight together is Kish's
+effective number of sessions (Kish, 1965, "Survey Sampling", section 11.7).
 """
 
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize
 from scipy.special import expit
 
-# With fewer sessions of either outcome, two numbers fitted to them say more about chance than about the model.
+# With fewer sessions of either outcome, the two fitted numbers would be noise.
 LEAST_SESSIONS: Final = 30
 # Deviations of the prior.
 _SHIFT: Final = 0.05
@@ -31,7 +31,7 @@ class Calibration:
 
     Attributes:
         temperature, bias: as above.
-        weight: how much the calibration sessions' base rate had to say beside the prior, from 0 to 1.
+        weight: weight of the calibration sessions' base rate against the prior, from 0 to 1.
     """
 
     temperature: float = 1.0
@@ -42,15 +42,15 @@ class Calibration:
 def calibrated_base_rate(
     sessions: Mapping[str, int], buyers: Mapping[str, int], calibration: Calibration | None
 ) -> float:
-    """Return the share of sessions that buy as the model's probabilities have it.
+    """Return the base rate that the model's probabilities imply.
 
-    It is the training part's, moved towards the calibration part's as far as the bias was: had that part more buyers,
-    by chance or by season, the probabilities are higher.
+    This is the training part's base rate, moved towards the calibration part's by the weight of the calibration: with
+    more buyers in that part, by chance or season, the probabilities are higher.
 
     Args:
         sessions: by part of the split.
         buyers: by part of the split.
-        calibration: what was fitted, if it was.
+        calibration: as fitted; None without one.
     """
     trained = buyers["train"] / sessions["train"]
     if calibration is None:
@@ -68,8 +68,8 @@ def fit_calibration(
     Args:
         logit: raw logits of N prefixes.
         outcome: 1 for a purchase, [N].
-        session_index: which session each prefix is of, [N].
-        trusted: whether the logits are a network's or the like; with False there is no prior.
+        session_index: session of each prefix, [N].
+        trusted: whether the prior applies, as for a network's logits.
     """
     bought = len(np.unique(session_index[outcome > 0]))
     others = len(np.unique(session_index[outcome <= 0]))
@@ -79,7 +79,7 @@ def fit_calibration(
     centred = logit.astype(np.float64) - centre
     label = outcome > 0
     precision = np.array([1 / _SLOPE**2, 1 / _SHIFT**2]) * trusted
-    # What one prefix counts.
+    # Weight of one prefix.
     lengths = np.bincount(session_index)
     share = len(logit) / float((lengths**2).sum())
 
@@ -93,9 +93,9 @@ def fit_calibration(
         return likelihood + float(precision @ off**2) / 2, gradient
 
     slope, shift = minimize(loss, np.array([1.0, 0.0]), jac=True, method="BFGS").x
-    if slope <= 0:  # the logit carries nothing on these sessions; a sign flip would be an accident
+    if slope <= 0:  # the logit has no information on these sessions; a flipped sign would be chance
         return None
-    told = expit(slope * centred + centre + shift)
-    information = share * float((told * (1 - told)).sum())
+    fitted = expit(slope * centred + centre + shift)
+    information = share * float((fitted * (1 - fitted)).sum())
     weight = information / (information + precision[1])
     return Calibration(1.0 / float(slope), float(shift + centre * (1 - slope)), float(weight))

@@ -1,4 +1,4 @@
-"""How a run shows where it is, without knowing who looks."""
+"""Progress of a run's stages, as an interface: the command line shows bars, tests nothing."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -6,17 +6,17 @@ from typing import Protocol
 
 
 class Stage(Protocol):
-    """Shows one stage of a run."""
+    """Shows the progress of one stage of a run."""
 
     def __call__(self, done: int, note: str = "") -> None:
-        """Show how many steps are done in all, and what to say of it."""
+        """Show the number of steps done in all, with a note."""
 
 
 StageFactory = Callable[[str, int], AbstractContextManager[Stage]]
 """Called with a stage's name and its number of steps."""
 
 
-def silent(_name: str, _steps: int) -> AbstractContextManager[Stage]:
+def null_progress(_name: str, _steps: int) -> AbstractContextManager[Stage]:
     """Show nothing."""
 
     def stage(done: int, note: str = "") -> None:

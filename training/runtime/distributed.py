@@ -1,8 +1,8 @@
-"""One run on several processes, of one machine or of several, as torchrun starts them.
+"""One run on several processes, on one machine or several, as torchrun starts them.
 
-Each process works on its part of every batch and gradients are averaged (`DistributedDataParallel`), so that the
-weights are the same everywhere after every step. Only the first process writes. A process that fails ends the others:
-torchrun stops those of its machine, and a call that waits for the lost one fails with `WorkerError`.
+Each process computes its share of every batch, and `DistributedDataParallel` averages the gradients, so that all
+processes have equal weights after every step. Only the first process writes files. A failing process ends the others:
+torchrun stops those of its machine, and a collective call with a lost process raises `WorkerError`.
 """
 
 import os
@@ -17,12 +17,12 @@ from torch import Tensor, distributed
 
 _T = TypeVar("_T")
 
-# The longest that a process may be alone with its work: the first one encodes a large log, or writes a report.
+# Longest wait in a collective call: the first process may encode a large log or write a report meanwhile.
 _TIMEOUT: Final = timedelta(hours=6)
 
 
 class WorkerError(RuntimeError):
-    """Another process of the run is gone."""
+    """Another process of the run was lost."""
 
 
 class DeviceError(ValueError):
@@ -31,12 +31,12 @@ class DeviceError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Workers:
-    """The processes of a run, as one of them sees them.
+    """The processes of a run, from the view of one of them.
 
     Attributes:
-        rank: this one's number among all, from 0 up.
-        count: how many there are.
-        local_rank, local_count: the same, of those on this machine.
+        rank: number of this process, from 0 up.
+        count: number of processes.
+        local_rank, local_count: the same among the processes of this machine.
     """
 
     rank: int = 0
@@ -55,17 +55,17 @@ class Workers:
         return self.local_rank == 0
 
     def share_of(self, items: Tensor) -> Tensor:
-        """Return this process's part of the items, alike for all in length and kind where the items are sorted."""
+        """Return this process's share of the items: every `count`-th, so that shares of sorted items are alike."""
         return items[self.rank :: self.count]
 
     def total(self, *values: float) -> list[float]:
-        """Return each value's sum over all processes, the same in all of them."""
+        """Return each value's sum over all processes, bitwise equal in all of them."""
         if self.count == 1:
             return list(values)
         sums = torch.tensor(values, dtype=torch.float64)
-        with _speaking_of_the_lost():
+        with _lost_peer_as_worker_error():
             distributed.all_reduce(sums)
-            # To the last bit: whether to stop is decided by it.
+            # Broadcast too, as early stopping must decide alike in all processes.
             distributed.broadcast(sums, 0)
         result: list[float] = sums.tolist()
         return result
@@ -75,29 +75,29 @@ class Workers:
         if self.count == 1:
             return [value]
         values: list[_T] = [value] * self.count
-        with _speaking_of_the_lost():
+        with _lost_peer_as_worker_error():
             distributed.all_gather_object(values, value)
         return values
 
-    def of_the_first(self, value: _T) -> _T:
+    def broadcast(self, value: _T) -> _T:
         """Return the first process's value."""
         if self.count == 1:
             return value
         values = [value]
-        with _speaking_of_the_lost():
+        with _lost_peer_as_worker_error():
             distributed.broadcast_object_list(values, 0, device=torch.device("cpu"))
         return values[0]
 
     def wait(self) -> None:
-        """Wait until all processes have come here."""
+        """Wait until all processes have called this (a barrier)."""
         self.total(0.0)
 
 
-ALONE: Final = Workers()
+SINGLE_PROCESS: Final = Workers()
 
 
-def device_of(name: str, workers: Workers = ALONE) -> str:
-    """Return the device that a process computes on: `auto` is a GPU where there is one, and each process has its own.
+def device_of(name: str, workers: Workers = SINGLE_PROCESS) -> str:
+    """Return the device of a process: `auto` is a GPU where there is one, and each process has its own GPU.
 
     Raises:
         DeviceError: there is no such GPU.
@@ -118,34 +118,34 @@ def device_of(name: str, workers: Workers = ALONE) -> str:
 
 @contextmanager
 def join(device: str = "auto") -> Iterator[Workers]:
-    """Meet the other processes that torchrun started; alone where it did not.
+    """Join the processes that torchrun started, and yield them; without torchrun, `SINGLE_PROCESS`.
 
     Args:
-        device: as in `device_of`; GPUs talk by NCCL, CPUs by Gloo.
+        device: as in `device_of`; GPUs communicate by NCCL, CPUs by Gloo.
 
     Raises:
-        WorkerError: another process is gone.
+        WorkerError: another process was lost.
         DeviceError: there is no such GPU.
     """
     environment = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
     if not all(name in os.environ for name in environment) or os.environ["WORLD_SIZE"] == "1":
-        yield ALONE
+        yield SINGLE_PROCESS
         return
     workers = Workers(*(int(os.environ[name]) for name in environment))
     place = device_of(device, workers)
     if place.startswith("cuda"):
         torch.cuda.set_device(place)
     backend = "cpu:gloo,cuda:nccl" if place.startswith("cuda") else "gloo"
-    with _speaking_of_the_lost():
+    with _lost_peer_as_worker_error():
         distributed.init_process_group(backend, timeout=_TIMEOUT)
         yield workers
-        # Not after an error: others may be waiting in a call that this would wait for.
+        # Not after an error: another process may be blocked in a collective call, and this call would block too.
         distributed.destroy_process_group()
 
 
 @contextmanager
-def _speaking_of_the_lost() -> Iterator[None]:
-    """Turn what Gloo and NCCL say of a lost peer into one sentence."""
+def _lost_peer_as_worker_error() -> Iterator[None]:
+    """Turn the errors of Gloo and NCCL about a lost peer into `WorkerError`."""
     try:
         yield
     except WorkerError:
@@ -153,7 +153,7 @@ def _speaking_of_the_lost() -> Iterator[None]:
     except RuntimeError as exc:
         if not any(word in str(exc) for word in _LOST):
             raise
-        raise WorkerError("another process of this run is gone; what it said before tells why") from exc
+        raise WorkerError("another process of this run is gone; its own message has the reason") from exc
 
 
 _LOST: Sequence[str] = ("gloo", "NCCL", "Connection closed by peer", "Connection reset by peer")

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from training.fit.calibration import LEAST_SESSIONS, Calibration, fit_calibration
+from training.evaluation.calibration import LEAST_SESSIONS, Calibration, fit_calibration
 
 
 def prefixes(
