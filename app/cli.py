@@ -109,7 +109,7 @@ def serve(
                 # Nothing here asks for a caller's address, and reading it costs every request.
                 proxy_headers=False,
                 # By its name, as workers are told of it too.
-                http="app.api.events_http:EventsHttp",
+                http="app.runtime.http_protocol:BoundedHttp",
                 # The service writes its own log, one line a request at most and no session ids in paths.
                 access_log=False,
                 log_config=server_log_config(settings.log_format),

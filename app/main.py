@@ -14,20 +14,18 @@ from fastapi import FastAPI
 from pydantic import ValidationError
 from structlog.typing import FilteringBoundLogger
 
-from app.api import batch, board, dashboard, events, operations, outcomes, sessions, stats, stream
-from app.api.batch import BATCH_PATH
+from app.api import board, dashboard, events, operations, outcomes, sessions, stats, stream
 from app.api.cached_answers import CachedAnswers
-from app.api.front import FrontedFastAPI
-from app.api.middleware import BodyLimit, RequestContext
+from app.api.events import BATCH_PATH
+from app.api.ingest import Ingest
+from app.api.middleware import BodyLimit, FrontedFastAPI, RequestContext, RequestObserver
 from app.api.openapi import complete_openapi
 from app.api.problems import handle_errors
-from app.api.quick_events import STATE_NAME, QuickEvents
-from app.api.request_tally import RequestTally
 from app.api.services import Services
 from app.auth.access import Access
 from app.auth.keys import AccessError
 from app.auth.scopes import Rules
-from app.auth.setup import install_auth, log_open_access, read_access, watch_keys
+from app.auth.setup import cors_options, install_auth, log_open_access, read_access, watch_keys
 from app.board.dashboards import open_dashboards
 from app.monitoring import tracing
 from app.monitoring.health import HealthMonitor, Readiness
@@ -97,14 +95,12 @@ def create_app(
     access = _access(settings, logger)
     rate = open_rate_limit(settings, metrics)
     drain = Drain(delay_s=settings.drain_delay_s, logger=logger)
-    tally = RequestTally(metrics)
+    observer = RequestObserver(metrics, logger, is_draining=lambda: drain.draining)
 
     @asynccontextmanager
-    async def lifespan(app: FrontedFastAPI) -> AsyncIterator[None]:
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         services, shadow = _start(settings, models, drain, store, metrics, logger, now_ms)
         app.state.services = services
-        if not tracing.is_enabled():
-            app.share(STATE_NAME, QuickEvents(services, access=access, rate=rate, tally=tally))
         # Keeps the task from being collected while it runs.
         closing: list[asyncio.Task[None]] = []
 
@@ -150,9 +146,25 @@ def create_app(
     rules = Rules(metrics_public=settings.metrics_public)
     complete_openapi(app, rules)
     handle_errors(app, metrics, logger)
-    _add_inner_layers(app, settings, metrics, logger)
+    # What is added last sees a request first.
+    app.add_middleware(
+        BodyLimit,
+        max_body_bytes=settings.max_body_bytes,
+        exceptions={BATCH_PATH: settings.max_batch_body_bytes},
+        observer=observer,
+    )
+    app.add_middleware(CachedAnswers, dashboards=lambda: app.state.services.dashboards)
     install_auth(app, settings, access, rules, rate, metrics)
-    app.add_middleware(RequestContext, metrics=metrics, tally=tally, logger=logger, is_draining=lambda: drain.draining)
+    app.add_middleware(RequestContext, observer=observer)
+    app.add_middleware(
+        Ingest,
+        settings=settings,
+        services=lambda: app.state.services,
+        access=access,
+        rate=rate,
+        observer=observer,
+        cors=cors_options(settings),
+    )
     if tracing.is_enabled():
         app.add_middleware(tracing.RequestSpans)
     app.move_middleware_to_front()
@@ -160,21 +172,9 @@ def create_app(
 
 
 def _include_routes(app: FastAPI) -> None:
-    for module in (events, batch, board, outcomes, sessions, stats, stream, operations):
+    for module in (events, board, outcomes, sessions, stats, stream, operations):
         app.include_router(module.router)
     app.include_router(dashboard.build_router())
-
-
-def _add_inner_layers(app: FastAPI, settings: Settings, metrics: Metrics, logger: FilteringBoundLogger) -> None:
-    """Put what answers before the routing around the app, and what stands behind the door."""
-    app.add_middleware(events.EventsShortcut, services=lambda: app.state.services, metrics=metrics, logger=logger)
-    app.add_middleware(
-        BodyLimit,
-        max_body_bytes=settings.max_body_bytes,
-        exceptions={BATCH_PATH: settings.max_batch_body_bytes},
-        metrics=metrics,
-    )
-    app.add_middleware(CachedAnswers, dashboards=lambda: app.state.services.dashboards)
 
 
 def _start(

@@ -10,7 +10,7 @@ from typing import Final
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from app.api.known_route import KnownRoute
+from app.api.middleware import KnownRoute
 from app.board.content import Content, ContentResponse
 from app.board.dashboards import Dashboards
 from app.board.query import parse_query

@@ -1,4 +1,4 @@
-"""The door: every request passes here before its body is read, its route is found, or a kept answer is given."""
+"""Checks the key of every request before its body is read, its route is found, or a cached answer is given."""
 
 import asyncio
 from typing import Final
@@ -42,7 +42,7 @@ class AccessControl:
         if scope["type"] != "http" or self._access.is_open:
             await self._app(scope, receive, send)
             return
-        path = _path(scope)
+        path = route_path(scope)
         methods = self._rules.methods(path)
         method = scope["method"]
         if methods is None or method not in methods:
@@ -90,8 +90,8 @@ def holder_of(scope: Scope) -> str | None:
     return name
 
 
-def _path(scope: Scope) -> str:
-    """Return the path as routes have it: without the prefix that a proxy adds, as Starlette takes it away."""
+def route_path(scope: Scope) -> str:
+    """Return the path as routes have it: without the prefix that a proxy adds, which Starlette removes likewise."""
     path: str = scope["path"]
     prefix: str = scope.get("root_path", "")
     return path[len(prefix) :] if prefix and path.startswith(f"{prefix}/") else path

@@ -2,14 +2,13 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Final
+from typing import Any, Final
 
 from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 from structlog.typing import FilteringBoundLogger
 
 from app.auth.access import Access
-from app.auth.head_limit import HeadLimit
 from app.auth.key_file import KeyFile
 from app.auth.keys import AccessError, read_keys
 from app.auth.middleware import AccessControl
@@ -60,18 +59,23 @@ async def watch_keys(
 def install_auth(
     app: FastAPI, settings: Settings, access: Access, rules: Rules, rate: RateLimit, metrics: Metrics
 ) -> None:
-    """Put what every request passes first around what the app has so far."""
+    """Add the check of keys and scopes, and outside of it CORS, to the middleware that the app has so far."""
     app.add_middleware(AccessControl, access=access, rules=rules, rate=rate, metrics=metrics)
-    if settings.cors_origins:
-        # Before the keys: a browser asks without one whether it may send one.
-        app.add_middleware(
-            CORSMiddleware,
-            allow_origins=settings.cors_origins,
-            allow_methods=_CORS_METHODS,
-            allow_headers=_CORS_REQUEST_HEADERS,
-            expose_headers=_CORS_ANSWER_HEADERS,
-        )
-    app.add_middleware(HeadLimit, metrics=metrics)
+    if (cors := cors_options(settings)) is not None:
+        # Outside of the check: a browser's preflight request carries no key.
+        app.add_middleware(CORSMiddleware, **cors)
+
+
+def cors_options(settings: Settings) -> dict[str, Any] | None:
+    """Return the arguments of Starlette's `CORSMiddleware`; None when the settings allow no origin."""
+    if not settings.cors_origins:
+        return None
+    return {
+        "allow_origins": settings.cors_origins,
+        "allow_methods": _CORS_METHODS,
+        "allow_headers": _CORS_REQUEST_HEADERS,
+        "expose_headers": _CORS_ANSWER_HEADERS,
+    }
 
 
 def log_open_access(access: Access, logger: FilteringBoundLogger) -> None:

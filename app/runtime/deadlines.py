@@ -1,11 +1,12 @@
 """Ends waits that take too long, with one timer for all of them.
 
-Nearly every wait is over long before its time, so a timer for each would be made to be cancelled.
+Nearly every wait is over long before its deadline. A timer for each would cost more than the check of the deadline.
 """
 
 import asyncio
 from collections import deque
-from typing import Protocol
+from types import TracebackType
+from typing import Any, Protocol, Self
 
 
 class Wait(Protocol):
@@ -22,7 +23,7 @@ class Wait(Protocol):
 
 
 class Deadlines:
-    """Waits in the order of their times, which must not go back."""
+    """Waits in the order of their deadlines: a later call of `add` must not have an earlier deadline."""
 
     def __init__(self) -> None:
         self._waits: deque[tuple[float, Wait]] = deque()
@@ -36,6 +37,10 @@ class Deadlines:
         waits.append((at, wait))
         if self._alarm is None:
             self._alarm = asyncio.get_running_loop().call_at(at, self._ring)
+
+    def timeout(self, seconds: float) -> "Timeout":
+        """Return what `asyncio.timeout` returns, without a timer of its own."""
+        return Timeout(self, asyncio.get_running_loop().time() + seconds)
 
     def close(self) -> None:
         """End nothing any more."""
@@ -56,3 +61,47 @@ class Deadlines:
                     return
                 wait.end()
             self._waits.popleft()
+
+
+class Timeout:
+    """Context manager around a part of a task: past the deadline the part is cancelled and raises `TimeoutError`.
+
+    Args:
+        deadlines: has the timer.
+        at: the deadline, by the event loop's clock.
+    """
+
+    __slots__ = ("_cancellations", "_deadlines", "_is_due", "_task", "at", "is_over")
+
+    def __init__(self, deadlines: Deadlines, at: float) -> None:
+        self._deadlines = deadlines
+        self.at = at
+        self._task: asyncio.Task[Any] | None = None
+        self._cancellations = 0
+        self._is_due = False
+        self.is_over = False
+
+    def __enter__(self) -> Self:
+        """Begin the part; call inside a task."""
+        self._task = task = asyncio.current_task()
+        if task is None:
+            raise RuntimeError("a timeout is for a part of a task")
+        self._cancellations = task.cancelling()
+        self._deadlines.add(self, self.at)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _traceback: TracebackType | None
+    ) -> None:
+        """End the part; a cancellation by anybody else goes on."""
+        self.is_over = True
+        if not self._is_due or self._task is None:
+            return
+        if self._task.uncancel() <= self._cancellations and kind is asyncio.CancelledError:
+            raise TimeoutError from error
+
+    def end(self) -> None:
+        """Cancel the part."""
+        self._is_due = True
+        if self._task is not None:
+            self._task.cancel()

@@ -63,7 +63,7 @@ class Service:
     def launch(self) -> None:
         command = [sys.executable, "-m", "uvicorn", "--factory", self._factory]
         # Connections as `willbuy serve` has them.
-        command += ["--http", "app.api.events_http:EventsHttp", "--no-proxy-headers"]
+        command += ["--http", "app.runtime.http_protocol:BoundedHttp", "--no-proxy-headers"]
         command += ["--host", "127.0.0.1", "--port", str(self.port), "--no-access-log"]
         command += ["--workers", str(self.workers), "--timeout-graceful-shutdown", "10"]
         with self.log.open("ab") as log:

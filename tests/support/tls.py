@@ -3,8 +3,11 @@
 import asyncio
 import ssl
 import subprocess
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+
+from support.redis_servers import RedisServer
 
 
 def make_certificate(folder: Path) -> tuple[Path, Path]:
@@ -23,12 +26,12 @@ def make_certificate(folder: Path) -> tuple[Path, Path]:
 
 
 @asynccontextmanager
-async def behind_tls(server, certificate):
+async def behind_tls(server: RedisServer, certificate: tuple[Path, Path]) -> AsyncIterator[int]:
     """A port that speaks TLS and forwards to the server."""
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(*certificate)
 
-    async def pass_on(source, sink):
+    async def pass_on(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
         try:
             while data := await source.read(65536):
                 sink.write(data)
@@ -38,7 +41,7 @@ async def behind_tls(server, certificate):
         finally:
             sink.close()
 
-    async def serve(reader, writer):
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         upstream_reader, upstream_writer = await asyncio.open_connection("127.0.0.1", server.port)
         await asyncio.gather(pass_on(reader, upstream_writer), pass_on(upstream_reader, writer))
 

@@ -1,9 +1,9 @@
-"""Events that a connection answers by itself, against the same events answered by the application."""
+"""`POST /v1/events` over real connections: the same answer whatever the head, and however the bytes arrive."""
 
 import asyncio
 import json
 import time
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from typing import NamedTuple
 
 import pytest
@@ -12,12 +12,12 @@ from support.fakes import FakeModel
 from support.keys import make_key, write_keys
 from support.memory_store import MemoryStore
 
-from app.api.events_http import EventsHttp
-from app.api.quick_events import QuickEvents
+from app.api import bodies, ingest
 from app.api.services import Services
 from app.errors import StoreUnavailableError
 from app.main import create_app
 from app.runtime import http_protocol as protocol
+from app.runtime.http_protocol import BoundedHttp
 from app.settings import Settings
 
 pytestmark = pytest.mark.anyio
@@ -43,22 +43,6 @@ class GatedStore(MemoryStore):
         return await super().load(session_ids)
 
 
-@pytest.fixture
-def by_itself(monkeypatch):
-    """The requests that connections have taken on by themselves."""
-    taken = []
-    decide = QuickEvents.submission
-
-    def noted(self, request):
-        submission = decide(self, request)
-        if submission is not None:
-            taken.append(request)
-        return submission
-
-    monkeypatch.setattr(QuickEvents, "submission", noted)
-    return taken
-
-
 class Served(NamedTuple):
     """A server that runs, and what serves behind it."""
 
@@ -74,7 +58,7 @@ async def served(store=None, server=None, **settings):
     chosen = Settings(artifact="unused.pt", log_format="console", **settings)
     app = create_app(chosen, model=FakeModel(), store=store or GatedStore())
     options = {"access_log": False} | (server or {})
-    config = uvicorn.Config(app, port=0, http=EventsHttp, log_config=None, timeout_graceful_shutdown=10, **options)
+    config = uvicorn.Config(app, port=0, http=BoundedHttp, log_config=None, timeout_graceful_shutdown=10, **options)
     started = uvicorn.Server(config)
     running = asyncio.create_task(started.serve())
 
@@ -150,40 +134,27 @@ def without_ids(headers):
     return {name: value for name, value in headers.items() if name not in {"x-request-id", "date", "content-length"}}
 
 
-async def told(connection, *events):
-    """The answers to events of one length each, the last of them by itself."""
-    return [await connection.post(event) for event in events]
-
-
-async def test_the_second_of_two_like_events_is_answered_by_the_connection_and_as_the_first(by_itself):
+async def test_answers_to_like_events_differ_in_their_ids_alone_and_are_counted():
     async with served() as server, connected(server) as connection:
-        (first_status, first_headers, first), (status, headers, second) = await told(connection, EVENT, EVENT)
-        assert len(by_itself) == 1
+        first_status, first_headers, first = await connection.post(EVENT)
+        status, headers, second = await connection.post(EVENT)
         assert (first_status, status) == (200, 200)
         assert without_ids(headers) == without_ids(first_headers)
         assert list(headers) == list(first_headers)
         assert headers["x-request-id"] != first_headers["x-request-id"]
         assert list(second) == list(first)
         assert (first["events"], second["events"]) == (1, 2)
-        # And both are counted
         text = server.services.metrics.exposition().decode()
         assert 'willbuy_requests_total{method="POST",route="/v1/events",status="200"} 2.0' in text
         assert 'willbuy_request_seconds_count{route="/v1/events"} 2.0' in text
-
-
-async def test_other_connections_profit_from_what_one_has_shown(by_itself):
-    async with served() as server:
-        async with connected(server) as connection:
-            await connection.post(EVENT)
-        async with connected(server) as connection:
-            assert (await connection.post(EVENT))[2]["events"] == 2
-    assert len(by_itself) == 1
 
 
 @pytest.mark.parametrize(
     "headers",
     [
         {"x_request_id": "mine-1"},
+        {"traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"},
+        {"x_forwarded_for": "192.0.2.1"},
         {"origin": "https://shop.example"},
         {"expect": "100-continue"},
         {"connection": "close"},
@@ -191,9 +162,11 @@ async def test_other_connections_profit_from_what_one_has_shown(by_itself):
         {"x_long": "a" * 3000},
     ],
 )
-async def test_what_is_more_than_plain_takes_the_applications_way(by_itself, headers):
+async def test_every_head_gets_the_same_answer(headers):
     async with served() as server:
-        for number in (1, 2):
+        async with connected(server) as connection:
+            _, expected, _ = await connection.post(EVENT)
+        for number in (2, 3):
             async with connected(server) as connection:
                 connection.send(EVENT, **headers)
                 if "expect" in headers:
@@ -201,101 +174,93 @@ async def test_what_is_more_than_plain_takes_the_applications_way(by_itself, hea
                 status, answered, body = await connection.answer()
                 assert (status, body["events"]) == (200, number)
                 assert answered["x-request-id"] == headers.get("x_request_id", answered["x-request-id"])
-    # One content type that the application takes a closer look at is known afterwards like any other
-    assert len(by_itself) == (1 if "content_type" in headers else 0)
+                assert answered.pop("connection", None) == headers.get("connection")
+                assert without_ids(answered) == without_ids(expected)
 
 
-async def test_a_body_that_is_no_event_gets_the_problem_it_always_gets(by_itself):
+async def test_a_body_that_is_no_event_is_a_problem_and_the_connection_goes_on():
     async with served() as server, connected(server) as connection:
-        # Given bodies of one length, so that the head is known
         good, bad = b'{"session_id":"s-1","event_name":"search"}', b'{"session_id":"s-1","event_nema":"search"}'
         worse = b'{"session_id":"s-1","event_name":"search",'
-        expected = await connection.post(bad)
-        await told(connection, good, good)
-        assert len(by_itself) == 1
-        # Then they are told the same as before it was
-        again = await connection.post(bad)
-        assert (again[0], without_ids(again[1])) == (422, without_ids(expected[1]))
-        assert again[2] == expected[2]
+        assert (await connection.post(good))[0] == 200
+        status, _, body = await connection.post(bad)
+        assert (status, body["code"]) == (422, "invalid_event")
         assert (await connection.post(worse))[2]["code"] == "invalid_json"
-        # And the next good one is folded
-        assert (await connection.post(good))[2]["events"] == 3
-        assert len(by_itself) == 2
+        assert (await connection.post(good))[2]["events"] == 2
 
 
 @pytest.mark.parametrize("cut", [1, 30, -1])
-async def test_a_known_head_that_comes_in_parts_is_put_together(by_itself, cut):
+async def test_a_request_that_comes_in_parts_is_put_together(cut):
     async with served() as server, connected(server) as connection:
-        await told(connection, EVENT, EVENT)
+        await connection.post(EVENT)
         request = request_of(EVENT)
         connection.writer.write(request[:cut])
         await connection.writer.drain()
         await asyncio.sleep(0.05)
         connection.writer.write(request[cut:])
-        assert (await connection.answer())[2]["events"] == 3
-        assert (await connection.post(EVENT))[2]["events"] == 4
-        assert len(by_itself) == 2
+        assert (await connection.answer())[2]["events"] == 2
+        assert (await connection.post(EVENT))[2]["events"] == 3
 
 
-async def test_requests_sent_without_waiting_are_answered_in_their_order(by_itself):
+async def test_requests_sent_without_waiting_are_answered_in_their_order():
     async with served() as server, connected(server) as connection:
-        await told(connection, EVENT, EVENT)
         health = b"GET /healthz HTTP/1.1\r\nhost: shop\r\n\r\n"
-        # Two at once, one that is held up by them, another kind, and a known one again
+        # Two at once, one that is held up by them, another kind, and an event again
         connection.writer.write(request_of(EVENT) + request_of(EVENT))
         await connection.writer.drain()
         connection.writer.write(request_of(EVENT) + health)
         await connection.writer.drain()
         connection.writer.write(request_of(EVENT))
         bodies = [(await connection.answer())[2] for _ in range(5)]
-        assert [body.get("events") for body in bodies] == [3, 4, 5, None, 6]
+        assert [body.get("events") for body in bodies] == [1, 2, 3, None, 4]
 
 
-async def test_what_comes_while_an_event_is_waited_for_waits_its_turn(by_itself):
+async def test_what_comes_while_an_event_is_waited_for_waits_its_turn():
     store = GatedStore()
     async with served(store) as server, connected(server) as connection:
-        await told(connection, EVENT, EVENT)
         await send_and_hold(store, connection)
         for part in (request_of(EVENT)[:20], request_of(EVENT)[20:]):
             connection.writer.write(part)
             await connection.writer.drain()
             await asyncio.sleep(0.05)
         store.gate.set()
-        assert [(await connection.answer())[2]["events"] for _ in range(2)] == [3, 4]
-        assert (await connection.post(EVENT))[2]["events"] == 5
-        # What came in parts is put together by the server
-        assert len(by_itself) == 3
+        assert [(await connection.answer())[2]["events"] for _ in range(2)] == [1, 2]
+        assert (await connection.post(EVENT))[2]["events"] == 3
 
 
-async def test_a_store_that_is_gone_is_a_problem_that_is_counted(by_itself):
+async def test_behind_a_proxys_prefix_events_are_answered_likewise():
+    async with served(server={"root_path": "/shop"}) as server, connected(server) as connection:
+        assert (await connection.post(EVENT))[2]["events"] == 1
+        text = server.services.metrics.exposition().decode()
+        assert 'willbuy_requests_total{method="POST",route="/v1/events",status="200"} 1.0' in text
+
+
+async def test_a_store_that_is_gone_is_a_problem_that_is_counted():
     store = GatedStore()
     async with served(store) as server, connected(server) as connection:
-        await told(connection, EVENT, EVENT)
+        await connection.post(EVENT)
         store.broken = True
         status, headers, body = await connection.post(EVENT)
         assert (status, body["code"]) == (503, "store_unavailable")
         assert headers["content-type"] == "application/problem+json"
-        assert len(by_itself) == 2
         text = server.services.metrics.exposition().decode()
         assert 'willbuy_requests_total{method="POST",route="/v1/events",status="503"} 1.0' in text
         assert 'willbuy_errors_total{code="store_unavailable"} 1.0' in text
         # And the connection is good for more
         store.broken = False
-        assert (await connection.post(EVENT))[2]["events"] == 3
-        assert len(by_itself) == 3
+        assert (await connection.post(EVENT))[2]["events"] == 2
 
 
-async def test_an_event_that_takes_too_long_is_told_so_and_its_wait_is_timed(by_itself):
+async def test_an_event_that_takes_too_long_is_a_problem_and_its_wait_is_timed():
     store = GatedStore()
     async with served(store, request_timeout_s=0.3, redis_timeout_s=0.2) as server, connected(server) as connection:
-        await told(connection, EVENT, EVENT)
+        await connection.post(EVENT)
         store.gate.clear()
         status, _, body = await connection.post(EVENT)
         assert (status, body["code"]) == (503, "deadline_exceeded")
-        assert len(by_itself) == 2
         services = server.services
         text = services.metrics.exposition().decode()
-        assert 'willbuy_request_seconds_bucket{le="0.25",route="/v1/events"} 2.0' in text
+        assert 'willbuy_request_seconds_bucket{le="0.25",route="/v1/events"} 1.0' in text
         # One more waits behind the batch that hangs, gives up, and is taken back
         assert (await connection.post(EVENT))[0] == 503
         assert services.batcher.queue_length == 0
@@ -303,42 +268,50 @@ async def test_an_event_that_takes_too_long_is_told_so_and_its_wait_is_timed(by_
         assert (await connection.post(EVENT))[0] == 200
 
 
-async def test_a_full_service_refuses(by_itself):
+async def test_a_body_that_does_not_come_is_a_problem():
+    async with served(request_timeout_s=0.3, redis_timeout_s=0.2) as server, connected(server) as connection:
+        connection.writer.write(request_of(EVENT)[:-1])
+        status, _, body = await connection.answer()
+        assert (status, body["code"]) == (408, "body_timeout")
+
+
+async def test_a_full_service_refuses():
     store = GatedStore()
-    async with served(store, max_queue=1, max_batch_size=1) as server, connected(server) as connection:
-        await told(connection, EVENT, EVENT)
-        async with connected(server) as running, connected(server) as waiting:
-            await send_and_hold(store, running)
-            waiting.send(EVENT)
+    async with (
+        served(store, max_queue=1, max_batch_size=1) as server,
+        connected(server) as running,
+        connected(server) as waiting,
+        connected(server) as refused,
+    ):
+        await send_and_hold(store, running)
+        waiting.send(EVENT)
 
-            async def is_full():
-                return server.services.batcher.queue_length == 1
+        async def is_full():
+            return server.services.batcher.queue_length == 1
 
-            await until(is_full)
-            status, _, body = await connection.post(EVENT)
-            assert (status, body["code"]) == (503, "overloaded")
-            store.gate.set()
-            assert [(await one.answer())[0] for one in (running, waiting)] == [200, 200]
+        await until(is_full)
+        status, _, body = await refused.post(EVENT)
+        assert (status, body["code"]) == (503, "overloaded")
+        store.gate.set()
+        assert [(await one.answer())[0] for one in (running, waiting)] == [200, 200]
 
 
-async def test_an_answer_that_cannot_be_given_takes_no_other_with_it(by_itself, monkeypatch):
+async def test_an_answer_that_fails_takes_no_other_with_it(monkeypatch):
     store = GatedStore()
     async with served(store) as server, connected(server) as one, connected(server) as other:
-        other_event = EVENT | {"session_id": "s-2"}
-        await told(one, EVENT, EVENT)
-        word = QuickEvents.answer
+        encode = bodies.score_json
 
-        def fail_for_one(self, score, *args, **options):
+        def fail_for_one(score):
             if score.session_id == "s-1":
                 raise RuntimeError("planted")
-            return word(self, score, *args, **options)
+            return encode(score)
 
-        monkeypatch.setattr(QuickEvents, "answer", fail_for_one)
+        monkeypatch.setattr(ingest, "score_json", fail_for_one)
         async with connected(server) as first:
             # Both come while a batch runs, so that they are of one
             await send_and_hold(store, first, EVENT | {"session_id": "s-3"})
             one.send(EVENT)
-            other.send(other_event)
+            other.send(EVENT | {"session_id": "s-2"})
 
             async def both_wait():
                 return server.services.batcher.queue_length == 2
@@ -347,37 +320,33 @@ async def test_an_answer_that_cannot_be_given_takes_no_other_with_it(by_itself, 
             store.gate.set()
             assert (await other.answer())[2]["events"] == 1
             assert (await first.answer())[2]["events"] == 1
-        with suppress(ConnectionResetError):
-            assert await one.is_closed()
-        assert (await other.post(other_event))[2]["events"] == 2
-    assert len(by_itself) == 5
+        status, headers, body = await one.answer()
+        assert (status, body["code"], body["request_id"]) == (500, "internal_error", headers["x-request-id"])
+        assert (await other.post(EVENT | {"session_id": "s-2"}))[2]["events"] == 2
 
 
-async def test_who_leaves_before_its_answer_has_sent_the_event_all_the_same(by_itself):
+async def test_who_leaves_before_its_answer_has_sent_the_event_all_the_same():
     store = GatedStore()
     async with served(store) as server:
         async with connected(server) as connection:
-            await told(connection, EVENT, EVENT)
             await send_and_hold(store, connection)
         store.gate.set()
 
         async def is_folded():
             (record,) = await store.load(["s-1"])
-            return record.events == 3
+            return record is not None and record.events == 1
 
         await until(is_folded)
         async with connected(server) as connection:
-            assert (await connection.post(EVENT))[2]["events"] == 4
+            assert (await connection.post(EVENT))[2]["events"] == 2
 
 
-async def test_a_known_head_is_worth_nothing_once_its_key_is_not(by_itself, tmp_path):
+async def test_a_key_that_is_taken_away_is_refused_at_once(tmp_path):
     one, other = make_key("events:write", name="one"), make_key("events:write", name="other")
     path = write_keys(tmp_path / "keys.toml", one, other)
     async with served(api_keys_file=path) as server, connected(server) as connection:
         for _ in range(2):
             assert (await connection.post(EVENT, authorization=f"Bearer {one.key}"))[0] == 200
-        assert len(by_itself) == 1
-        # Without a key, or with another one, the head is another one
         assert (await connection.post(EVENT))[0] == 401
         assert (await connection.post(EVENT, authorization=f"Bearer {one.key[:-1]}x"))[0] == 401
         write_keys(path, other)
@@ -389,7 +358,7 @@ async def test_a_known_head_is_worth_nothing_once_its_key_is_not(by_itself, tmp_
         assert (await connection.post(EVENT, authorization=f"Bearer {other.key}"))[0] == 200
 
 
-async def test_events_of_a_key_with_a_limit_are_counted_each(by_itself, tmp_path):
+async def test_events_of_a_key_with_a_limit_are_counted_each(tmp_path):
     limited = make_key("events:write", events_per_s=0.1)
     path = write_keys(tmp_path / "keys.toml", limited)
     # Redis, which counts, is not there: then all are let in, and none passes by
@@ -398,17 +367,16 @@ async def test_events_of_a_key_with_a_limit_are_counted_each(by_itself, tmp_path
             assert (await connection.post(EVENT, authorization=f"Bearer {limited.key}"))[0] == 200
         text = server.services.metrics.exposition().decode()
         assert "willbuy_rate_limit_failures_total 3.0" in text
-    assert by_itself == []
 
 
-async def test_who_is_being_drained_is_asked_to_connect_anew(by_itself):
+async def test_who_is_being_drained_is_asked_to_connect_anew():
     store = GatedStore()
     async with served(store) as server, connected(server) as idle, connected(server) as connection:
-        await told(connection, EVENT, EVENT)
+        await connection.post(EVENT)
         await idle.post(EVENT)
         await send_and_hold(store, connection)
         server.services.drain.draining = True
-        # The answer that is still open, and those to what is known
+        # The answer that is still open, and those to what comes later
         store.gate.set()
         status, headers, _ = await connection.answer()
         assert (status, headers["connection"]) == (200, "close")
@@ -419,10 +387,9 @@ async def test_who_is_being_drained_is_asked_to_connect_anew(by_itself):
 
 
 @pytest.mark.parametrize("breaks", [False, True])
-async def test_a_server_that_stops_answers_what_it_has_begun(by_itself, breaks):
+async def test_a_server_that_stops_answers_what_it_has_begun(breaks):
     store = GatedStore()
     async with served(store) as server, connected(server) as connection:
-        await told(connection, EVENT, EVENT)
         await send_and_hold(store, connection)
         server.server.should_exit = True
 
@@ -435,60 +402,28 @@ async def test_a_server_that_stops_answers_what_it_has_begun(by_itself, breaks):
         status, headers, _ = await connection.answer()
         assert (status, headers["connection"]) == (503 if breaks else 200, "close")
         assert await connection.is_closed()
-    assert len(by_itself) == 2
 
 
 @pytest.mark.parametrize("options", [{"access_log": True}, {"limit_concurrency": 100}])
-async def test_a_server_that_has_to_see_all_requests_sees_them(by_itself, options):
+async def test_options_of_the_server_that_concern_each_request_hold(options):
     async with served(server=options) as server, connected(server) as connection:
-        assert [answer[2]["events"] for answer in await told(connection, EVENT, EVENT)] == [1, 2]
-    assert by_itself == []
+        assert [(await connection.post(EVENT))[2]["events"] for _ in range(2)] == [1, 2]
 
 
-async def test_connections_are_bounded_as_ever(by_itself, monkeypatch):
+async def test_connections_are_bounded_as_ever(monkeypatch):
     monkeypatch.setattr(protocol, "HEAD_TIMEOUT_S", 0.3)
     async with served() as server, connected(server) as connection:
-        # Events that the connection answers stop the wait for a head, and the next half one begins another
-        await told(connection, EVENT, EVENT, EVENT)
+        # A request stops the wait for a head, and the next half one begins another
+        await connection.post(EVENT)
         await asyncio.sleep(0.5)
-        assert (await connection.post(EVENT))[2]["events"] == 4
+        assert (await connection.post(EVENT))[2]["events"] == 2
         connection.writer.write(b"POST /v1/ev")
         assert await connection.is_closed()
 
 
-async def test_an_idle_connection_is_closed_in_the_end(by_itself):
+async def test_an_idle_connection_is_closed_in_the_end():
     async with served() as server, connected(server) as connection:
         for one in server.server.server_state.connections:
             one.timeout_keep_alive = 0.3
-        await told(connection, EVENT, EVENT)
-        assert len(by_itself) == 1
+        await connection.post(EVENT)
         assert await connection.is_closed()
-
-
-async def test_a_connection_whose_time_comes_while_it_is_used_stays(by_itself):
-    store = GatedStore()
-    async with served(store) as server, connected(server) as connection:
-        await told(connection, EVENT, EVENT)
-        (used,) = server.server.server_state.connections
-        # When its timer ends just after an answer, and while an event is waited for
-        used.timeout_keep_alive_handler()
-        await send_and_hold(store, connection)
-        used._answered_s = 0.0
-        used.timeout_keep_alive_handler()
-        store.gate.set()
-        assert (await connection.answer())[2]["events"] == 3
-        # And when it has long been idle, then it does not
-        used._answered_s = 0.0
-        used.timeout_keep_alive_handler()
-        assert await connection.is_closed()
-    assert len(by_itself) == 2
-
-
-async def test_heads_that_are_all_different_take_no_more_and_more_memory(by_itself):
-    async with served(max_session_events=2000) as server, connected(server) as connection:
-        for number in range(1100):
-            assert (await connection.post(EVENT, x_trace=number))[0] == 200
-        (events,) = (one._events for one in server.server.server_state.connections)
-        assert len(events._lengths) <= 1024
-        assert (await connection.post(EVENT, x_trace=1099))[0] == 200
-        assert len(by_itself) == 1
