@@ -5,7 +5,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from app.schemas.quality import TrustOut
+from app.schemas.quality import ModelQualityOut
 
 _DOCUMENTED = ConfigDict(use_attribute_docstrings=True, protected_namespaces=())
 
@@ -142,5 +142,5 @@ class StatsOut(BaseModel):
     queue: QueueOut
     model: str
     """Fingerprint of the model in use on the replica that answers."""
-    trust: TrustOut | None
+    trust: ModelQualityOut | None
     """How far the probabilities held, on sessions that have ended."""

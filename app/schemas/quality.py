@@ -83,7 +83,7 @@ class DriftOut(BaseModel):
     """The largest index of all features."""
 
 
-class TrustOut(BaseModel):
+class ModelQualityOut(BaseModel):
     """How the model that is in use did on the sessions that ended within the window."""
 
     model_config = _CONFIG

@@ -140,15 +140,15 @@ class ClosedCount:
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """What is to be added to the counts of one model in one time bucket; integers by field.
+    """Counts of one model in one time bucket; integers by field.
 
     Attributes:
-        trust: of its answers.
-        drift: of its inputs.
+        answers: of its answers; stored under `trust_key`.
+        inputs: of its inputs; stored under `drift_key`.
     """
 
-    trust: Mapping[str, int] = field(default_factory=dict)
-    drift: Mapping[str, int] = field(default_factory=dict)
+    answers: Mapping[str, int] = field(default_factory=dict)
+    inputs: Mapping[str, int] = field(default_factory=dict)
 
 
 # A model's fingerprint, and the number of a time bucket.
@@ -285,7 +285,7 @@ class RedisOutcomes:
         keys: list[RespArg] = [counted_key(token)]
         arguments: list[RespArg] = [_MARKER_MS, lifetime_s * 1000]
         for (model, bucket), added in counts.items():
-            for key, fields in ((trust_key(model, bucket), added.trust), (drift_key(model, bucket), added.drift)):
+            for key, fields in ((trust_key(model, bucket), added.answers), (drift_key(model, bucket), added.inputs)):
                 if fields:
                     keys.append(key)
                     arguments.append(len(fields))

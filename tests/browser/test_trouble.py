@@ -8,9 +8,9 @@ from app.schemas.quality import (
     AnswersOut,
     DriftOut,
     FeatureDriftOut,
+    ModelQualityOut,
     PrefixAnswersOut,
     ReliabilityOut,
-    TrustOut,
 )
 
 
@@ -100,10 +100,10 @@ def test_a_gate_before_the_service_that_asks_for_a_key_gets_the_one_that_the_use
     expect(page.get_by_label("This service asks for an API key")).to_be_hidden()
 
 
-def trust_of(buyers: int) -> TrustOut:
+def trust_of(buyers: int) -> ModelQualityOut:
     facts: dict[str, float] = {"sessions": 20 * buyers, "buyers": buyers, "predictions": 100 * buyers}
     facts |= {"base_rate": 0.05, "mean_probability": 0.06, "log_loss": 0.2, "auc": 0.81, "calibration_error": 0.01}
-    return TrustOut(
+    return ModelQualityOut(
         window_s=86400,
         sessions=20 * buyers,
         buyers=buyers,
@@ -122,7 +122,7 @@ def trust_of(buyers: int) -> TrustOut:
 
 
 def test_trust_is_shown_with_how_much_it_rests_on_and_with_doubt_where_that_is_little(shop, page) -> None:
-    def show(trust: TrustOut | None) -> None:
+    def show(trust: ModelQualityOut | None) -> None:
         body = trust and trust.model_dump(mode="json", by_alias=True)
         page.unroute("**/v1/stats")
         with_stats(page, lambda stats: stats | {"trust": body})

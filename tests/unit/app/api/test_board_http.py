@@ -4,7 +4,6 @@ import pytest
 from support.memory_store import MemoryStore
 from unit.app.api.test_http import assert_problem, running
 
-from app.board.board import Board
 from app.errors import StoreUnavailableError
 
 pytestmark = pytest.mark.anyio
@@ -38,7 +37,7 @@ def store():
 @pytest.fixture
 async def client(store, monkeypatch):
     # However slow the machine, an answer is still kept when the next request comes.
-    monkeypatch.setitem(Board.__init__.__kwdefaults__, "kept_s", 10)
+    monkeypatch.setattr("app.wiring.BOARD_KEPT_S", 10)
     async with running(store) as client:
         yield client
 

@@ -14,8 +14,8 @@ from support.fakes import FakeModel
 from support.keys import make_key, write_keys
 from support.memory_store import MemoryStore
 
-from app.auth.key_file import LOOK_EVERY_S
 from app.auth.scopes import Rules, Scope
+from app.auth.setup import KEYS_CHECKED_EVERY_S
 from app.main import StartupError, create_app
 from app.settings import Settings
 
@@ -201,7 +201,7 @@ async def eventually(condition):
     deadline = asyncio.get_running_loop().time() + 30
     while not await condition():
         assert asyncio.get_running_loop().time() < deadline
-        await asyncio.sleep(LOOK_EVERY_S / 10)
+        await asyncio.sleep(KEYS_CHECKED_EVERY_S / 5)
 
 
 async def test_keys_are_rotated_without_a_restart_and_a_slip_changes_nothing(tmp_path) -> None:
