@@ -104,6 +104,47 @@ async def test_counts_expire_and_stand_below_the_services_prefix(valkey) -> None
         assert all(0 < client.ttl(name) <= 2 * WINDOW_S + 1 for name in names)
 
 
+async def test_the_window_slides(redis_server) -> None:
+    from redis import Redis  # noqa: PLC0415 - next to its one use
+
+    key = limited_key(10)
+
+    def let_pass(windows):
+        (name,) = client.keys("wb:rate*")
+        client.hincrby(name, "start_ms", -int(windows * WINDOW_S * 1000))
+
+    with Redis(port=redis_server.port) as client:
+        async with limits(redis_server.url) as (limit, _):
+            assert await taken(limit, key, 10)
+            # Within the window nothing is forgotten
+            let_pass(0.5)
+            assert not await taken(limit, key)
+            # 55 % into the next one, 45 % of the one before still count: 4.5 of 10
+            let_pass(1.05)
+            assert not await taken(limit, key, 7)
+            assert await taken(limit, key, 6)
+            assert not await taken(limit, key)
+            # One more, and it is those six that count
+            let_pass(1)
+            assert not await taken(limit, key, 9)
+            assert await taken(limit, key, 8)
+            # After two windows without a request there is nothing to count
+            let_pass(3)
+            assert await taken(limit, key, 10)
+            assert not await taken(limit, key)
+
+
+async def test_a_user_of_the_services_keys_alone_counts_over_a_unix_socket(start_redis, tmp_path_factory) -> None:
+    # A socket's path has at most 108 characters
+    socket_path = tmp_path_factory.mktemp("s") / "redis.sock"
+    users = ("--user", "shop", "on", ">se:cr@et", "~wb:*", "&*", "+@all", "--user", "default", "off")
+    start_redis(options=("--unixsocket", str(socket_path), *users))
+    key = limited_key(1)
+    async with limits(f"unix://shop:se%3Acr%40et@{socket_path}?db=1") as (limit, metrics):
+        assert [await taken(limit, key) for _ in range(2)] == [True, False]
+        assert failures(metrics) == 0
+
+
 async def test_without_redis_everything_is_let_in_and_soon_without_a_wait(start_redis) -> None:
     server = start_redis()
     key = limited_key(1)
