@@ -4,7 +4,7 @@ Two methods are the contract. The service runs `step`, which advances B sessions
 evaluation run `forward`, which computes the same for whole sequences. They agree up to float32 rounding.
 
 By default the cell is an LSTM, and the network gets the encoder's running aggregates. `NetworkSizes.cell` and
-`.aggregates` replace or remove them, so that the effect of each can be measured: docs/ladder.md.
+`.aggregates` replace or remove them, so that the effect of each can be measured: docs/recipe.md.
 
 Shape legend: B sessions, T events, F features, I categorical indices, P quantile bins, E input size, H output size and
 S state width of the cell.

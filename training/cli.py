@@ -168,7 +168,7 @@ def ladder(
     """Train the ladder: feed-forward, plain recurrent, GRU and LSTM networks, each with and without running aggregates.
 
     Each rung is `willbuy train` with `--cell` and `--aggregates` or `--no-aggregates`. The report in the folder
-    measures what memory and gates add; docs/ladder.md shows two logs.
+    measures what memory and gates add; docs/recipe.md shows two logs.
     """
     from training.commands.evaluate import EVALUATE_ERRORS  # noqa: PLC0415  # heavy, see above
     from training.commands.ladder import run_ladder, rungs_of  # noqa: PLC0415  # same

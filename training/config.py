@@ -260,7 +260,7 @@ class VocabularySettings:
 
 
 SIZE_OPTIONS: Final[Mapping[str, Option]] = {
-    "cell": Option("Kind of recurrent cell (docs/ladder.md).", kind=Literal[CELL_KINDS], panel=MODEL),
+    "cell": Option("Kind of recurrent cell (docs/recipe.md).", kind=Literal[CELL_KINDS], panel=MODEL),
     "aggregates": Option("See running counts, sums and times beside the current event.", panel=MODEL),
     "hidden_size": Option("Units of a recurrent layer.", low=1, panel=MODEL),
     "layers": Option("Recurrent layers.", low=1, high=8, panel=MODEL),
