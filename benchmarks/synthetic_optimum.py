@@ -33,18 +33,18 @@ from training.config import FitSettings, TrainSettings, fractions_for
 from training.data.prepare import prepare
 from training.evaluation.metrics import (
     CALIBRATION_BINS,
-    PairedDifference,
     calibration_error,
     equal_mass_bins,
     log_losses,
 )
-from training.evaluation.metrics import paired_bootstrap as bootstrap
 from training.evaluation.posterior import posterior_of
+from training.evaluation.resampling import ClusterMean, Estimate, estimate, once, resample
 from training.fit.result import Predictions
 from training.fit.train import WILLBUY, train
 from training.synthetic import PRESETS, generate, write
 
 SHAPES: Final = ("low-base-rate", "long-sessions", "long-tail")
+RESAMPLES: Final = 2_000
 MOST_EXCESS: Final = 0.005
 MOST_CALIBRATION_ERROR: Final = 0.01
 
@@ -76,8 +76,8 @@ class Judgement:
     trained: int
     tested: int
     prefixes: int
-    excess: PairedDifference
-    observed_excess: PairedDifference
+    excess: Estimate
+    observed_excess: Estimate
     calibration_error: float
     observed_calibration_error: float
     chance_calibration_error: float
@@ -87,7 +87,7 @@ class Judgement:
     @property
     def near(self) -> bool:
         """Whether the model is as near to the optimum as was asked."""
-        return self.excess.difference <= MOST_EXCESS and self.calibration_error <= MOST_CALIBRATION_ERROR
+        return (self.excess.value or 0.0) <= MOST_EXCESS and self.calibration_error <= MOST_CALIBRATION_ERROR
 
 
 def expected_log_losses(posterior: Floats, probability: Floats) -> Floats:
@@ -103,16 +103,21 @@ def error_against(posterior: Floats, probability: Floats) -> float:
     return float(np.abs(np.bincount(bin_of, posterior - probability)).sum() / len(posterior))
 
 
+def mean_over_sessions(session_index: NDArray[np.int64], values: Floats) -> Estimate:
+    """Return the mean of the prefixes' values with its 95 % interval, from resampled sessions."""
+    ids, session = np.unique(session_index, return_inverse=True)
+    statistic = ClusterMean(values, session, len(ids))
+    (drawn,) = resample([statistic], len(ids), resamples=RESAMPLES)
+    return estimate(float(once(statistic, len(ids))["mean"]), drawn["mean"])
+
+
 def judged(shape: str, sessions: int, trained: int, seconds: float, test: Predictions, posterior: Floats) -> Judgement:
     """Return what became of a shop's test sessions."""
     said = test.probability[WILLBUY]
     excess = expected_log_losses(posterior, said) - expected_log_losses(posterior, posterior)
     observed = log_losses(test.outcome, said) - log_losses(test.outcome, posterior)
-    nothing = np.zeros_like(excess)
-    expected_interval = bootstrap(test.session_index, excess, nothing)
-    observed_interval = bootstrap(test.session_index, observed, nothing)
     errors = [calibration_error(test.outcome, probability) for probability in (said, posterior)]
-    if expected_interval is None or observed_interval is None or errors[0] is None or errors[1] is None:
+    if errors[0] is None or errors[1] is None:
         raise AskedError("sessions: the test part has none; more are needed")
     return Judgement(
         shape=shape,
@@ -120,8 +125,8 @@ def judged(shape: str, sessions: int, trained: int, seconds: float, test: Predic
         trained=trained,
         tested=len(np.unique(test.session_index)),
         prefixes=len(excess),
-        excess=expected_interval,
-        observed_excess=observed_interval,
+        excess=mean_over_sessions(test.session_index, excess),
+        observed_excess=mean_over_sessions(test.session_index, observed),
         calibration_error=error_against(posterior, said),
         observed_calibration_error=errors[0],
         chance_calibration_error=errors[1],
@@ -166,9 +171,9 @@ def shown(judgements: list[Judgement]) -> Table:
             one.shape,
             f"{one.trained:,}",
             f"{one.prefixes:,}",
-            f"{one.excess.difference:.4f}",
+            f"{one.excess.value:.4f}",
             f"{one.excess.low:.4f} to {one.excess.high:.4f}",
-            f"{one.observed_excess.difference:.4f}",
+            f"{one.observed_excess.value:.4f}",
             f"{one.observed_excess.low:.4f} to {one.observed_excess.high:.4f}",
             f"{one.calibration_error:.4f}",
             f"{one.observed_calibration_error:.4f}",

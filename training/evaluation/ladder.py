@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from training.config import EVALUATE_RESAMPLES
 from training.evaluation.metrics import log_losses
-from training.evaluation.prefixes import Population, Prefixes, populations
-from training.evaluation.resampling import UNDEFINED, Estimate, Weights, estimate, once, resample
+from training.evaluation.prefixes import Prefixes, populations
+from training.evaluation.resampling import UNDEFINED, ClusterMean, Estimate, estimate, once, resample
 
 CELLS: Final = ("feed-forward", "rnn", "gru", "lstm")
 _MEMORY, _GATES, _AGGREGATES = "memory", "gates", "aggregates"
@@ -69,32 +69,18 @@ def steps_of(
     where = [population for population in populations(prefixes) if population.kind != "slice"]
     losses = {name: log_losses(prefixes.outcome, predictions[name]) for name in first.values()}
     cells = [(pair, population) for pair in pairs for population in where if len(population.rows)]
-    statistics = [_MeanDifference(prefixes, at, losses[having] - losses[lacking]) for (_, having, lacking), at in cells]
+    statistics = [
+        ClusterMean(
+            (losses[having] - losses[lacking])[at.rows], prefixes.session[at.rows], prefixes.sessions, at.weight
+        )
+        for (_, having, lacking), at in cells
+    ]
     drawn = resample(statistics, prefixes.sessions, resamples=resamples, seed=seed)
     steps = {pair: Step(*pair, dict.fromkeys((at.name for at in where), UNDEFINED)) for pair in pairs}
     for (pair, population), statistic, values in zip(cells, statistics, drawn, strict=True):
-        value = float(once(statistic, prefixes.sessions)["difference"])
-        steps[pair].differences[population.name] = estimate(value, values["difference"])
+        value = float(once(statistic, prefixes.sessions)["mean"])
+        steps[pair].differences[population.name] = estimate(value, values["mean"])
     return list(steps.values())
-
-
-class _MeanDifference:
-    """Mean difference of two models' losses in a population, under any weights of the sessions."""
-
-    def __init__(self, prefixes: Prefixes, population: Population, difference: NDArray[np.float64]) -> None:
-        session = prefixes.session[population.rows]
-        self._sums = np.stack(
-            [
-                np.bincount(session, weights=population.weight * values, minlength=prefixes.sessions)
-                for values in (difference[population.rows], np.ones(len(population.rows)))
-            ]
-        )
-
-    def __call__(self, weights: Weights) -> dict[str, NDArray[np.float64]]:
-        """Return `difference` (R,)."""
-        difference, count = self._sums @ weights
-        with np.errstate(divide="ignore", invalid="ignore"):
-            return {"difference": difference / count}
 
 
 def _pairs(first: Mapping[Rung, str]) -> Iterator[tuple[str, str, str]]:

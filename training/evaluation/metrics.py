@@ -25,7 +25,6 @@ TOP_SHARE: Final = 0.1
 _FLOOR: Final = 1e-15  # keeps the loss of a confident mistake finite: at most 34.5 nats
 # A position with fewer prefixes shares its base rate with its neighbours.
 _LEAST_PREFIXES: Final = 30
-_RESAMPLING_CELLS: Final = 4_000_000  # session draws held at once by the bootstrap: 32 MB
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,15 +61,6 @@ class ScoreRow:
 
     prefix_length: int | None
     scores: Scores
-
-
-@dataclass(frozen=True, slots=True)
-class PairedDifference:
-    """Mean loss of a minus mean loss of b: negative where a is better. `low` and `high` bound 95 % of resamples."""
-
-    difference: float
-    low: float
-    high: float
 
 
 def score(outcome: ArrayLike, probability: ArrayLike, reference: ArrayLike | None = None) -> Scores:
@@ -186,45 +176,6 @@ def lift(outcome: ArrayLike, probability: ArrayLike, share: float = TOP_SHARE) -
     size = share * len(chance)
     inside = np.clip(size - (np.cumsum(ties) - ties), 0.0, ties) / ties
     return float(np.sum(buyers * inside) / size / bought.mean())
-
-
-def paired_bootstrap(
-    session_index: ArrayLike, loss_a: ArrayLike, loss_b: ArrayLike, resamples: int = 2_000, seed: int = 0
-) -> PairedDifference | None:
-    """Return mean(loss_a - loss_b) over all prefixes, with its 95 % interval; None without prefixes.
-
-    Sessions are resampled, not prefixes, as the prefixes of a session share its outcome (cluster bootstrap; Davison &
-    Hinkley 1997, section 3.8). A resample's mean is the sum of its sessions' losses over the sum of their lengths;
-    the interval is the percentile one (Efron & Tibshirani 1993, chapter 13).
-
-    Args:
-        session_index: (N,) whole numbers, equal for prefixes of one session.
-        loss_a: (N,) losses of a.
-        loss_b: (N,) losses of b on the same prefixes.
-        resamples: how many times to resample, at least 1.
-        seed: of the resampling.
-
-    Raises:
-        ValueError: shapes differ, or `resamples` is less than 1.
-    """
-    session = np.asarray(session_index)
-    difference = np.asarray(loss_a, dtype=np.float64) - np.asarray(loss_b, dtype=np.float64)
-    if session.shape != difference.shape or session.ndim != 1:
-        raise ValueError(f"session_index: shape {difference.shape} is needed, not {session.shape}")
-    if resamples < 1:
-        raise ValueError(f"resamples: at least 1 is needed, not {resamples}")
-    if not len(session):
-        return None
-    _, row = np.unique(session, return_inverse=True)
-    total, length = np.bincount(row, weights=difference), np.bincount(row)
-    rng = np.random.default_rng(seed)
-    block = max(1, _RESAMPLING_CELLS // len(total))
-    means = []
-    for first in range(0, resamples, block):
-        drawn = rng.integers(len(total), size=(min(block, resamples - first), len(total)))
-        means.append(total[drawn].sum(axis=1) / length[drawn].sum(axis=1))
-    low, high = np.quantile(np.concatenate(means), [0.025, 0.975])
-    return PairedDifference(float(total.sum() / length.sum()), float(low), float(high))
 
 
 def checked(outcome: ArrayLike, probability: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -94,6 +94,35 @@ def estimate(value: float, resampled: NDArray[np.float64]) -> Estimate:
     return Estimate(float(value), float(low), float(high))
 
 
+class ClusterMean:
+    """The mean of N values, under any weights of the S sessions that they belong to.
+
+    Args:
+        values: (N,).
+        session: (N,) session of each value, from 0 to S - 1.
+        sessions: S.
+        weight: (N,) weight of each value within its session; 1 by default.
+    """
+
+    def __init__(
+        self,
+        values: NDArray[np.float64],
+        session: NDArray[np.int64],
+        sessions: int,
+        weight: NDArray[np.float64] | None = None,
+    ) -> None:
+        weights = np.ones(len(values)) if weight is None else weight
+        self._sums = np.stack(
+            [np.bincount(session, weights=part, minlength=sessions) for part in (weights * values, weights)]
+        )
+
+    def __call__(self, weights: Weights) -> dict[str, NDArray[np.float64]]:
+        """Return `mean` (R,); NaN where no session with a value has weight."""
+        total, count = self._sums @ weights
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return {"mean": total / count}
+
+
 def _blocks(sessions: int, resamples: int, seed: int, block: int) -> Iterator[Weights]:
     rng = np.random.default_rng(seed)
     for first in range(0, resamples, block):
