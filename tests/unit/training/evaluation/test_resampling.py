@@ -42,7 +42,7 @@ def test_the_same_seed_gives_the_same_interval_whatever_the_block_size(monkeypat
     monkeypatch.setattr("training.evaluation.resampling._CELLS", 500)
 
     again = interval(session, values, resamples=100, seed=3)
-    np.testing.assert_allclose([again.value, again.low, again.high], [first.value, first.low, first.high], rtol=1e-12)
+    assert [again.value, again.low, again.high] == pytest.approx([first.value, first.low, first.high], rel=1e-12)
 
 
 @pytest.mark.parametrize(("sessions", "resamples", "named"), [(0, 10, "sessions"), (1, 0, "resamples")])

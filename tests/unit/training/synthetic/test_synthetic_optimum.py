@@ -40,7 +40,11 @@ def test_the_excess_is_the_divergence_from_the_truth_and_its_interval_holds_it(p
     found = judgement(posterior, off)
     divergence = posterior * np.log(posterior / off) + (1 - posterior) * np.log((1 - posterior) / (1 - off))
     assert found.excess.value == pytest.approx(divergence.mean(), rel=1e-9)
-    assert 0 < found.excess.low < found.excess.value < found.excess.high
+    low, value, high = found.excess.low, found.excess.value, found.excess.high
+    assert low is not None
+    assert value is not None
+    assert high is not None
+    assert 0 < low < value < high
     assert found.excess_by_length.keys() == {1, 2, 3, 5}
     assert not found.near
 
