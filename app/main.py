@@ -27,7 +27,7 @@ from app.monitoring.logging import build_logger, hide_session_ids
 from app.monitoring.metrics import Metrics
 from app.runtime.drain import Drain
 from app.runtime.gc import settled_garbage_collector
-from app.settings import Settings, warn_of_removed_settings
+from app.settings import Settings, faults_of, warn_of_removed_settings
 from app.store.interface import StateStore
 from app.wiring import log_started, open_models, open_rate_limit, running_services
 from model.interface import Model
@@ -159,12 +159,7 @@ def _settings_from_environment() -> Settings:
     try:
         return Settings()
     except ValidationError as exc:
-        faults = [
-            "".join(f"WILLBUY_{str(part).upper()}: " for part in error["loc"][:1])
-            + error["msg"].removeprefix("Value error, ")
-            for error in exc.errors(include_url=False, include_context=False, include_input=False)
-        ]
-        raise StartupError("willbuy cannot start: " + "; ".join(faults)) from exc
+        raise StartupError("willbuy cannot start: " + "; ".join(faults_of(exc))) from exc
 
 
 def _logger(settings: Settings, tracer_provider: "TracerProvider | None") -> FilteringBoundLogger:

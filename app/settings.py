@@ -9,7 +9,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Final, Literal, Self
 
-from pydantic import Field, SecretStr, field_validator, model_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from structlog.typing import FilteringBoundLogger
 
@@ -213,6 +213,15 @@ class Settings(BaseSettings):
     def max_batch_body_bytes(self) -> int:
         """Largest body of one request to `/v1/events/batch`; never below `max_body_bytes`."""
         return max(self.max_body_bytes, min(_LARGEST_BATCH_BODY, self.max_batch_events * self.max_body_bytes))
+
+
+def faults_of(error: ValidationError) -> list[str]:
+    """Return one line for each invalid setting, with the name of its variable and without its value."""
+    return [
+        "".join(f"{ENV_PREFIX}{str(part).upper()}: " for part in fault["loc"][:1])
+        + fault["msg"].removeprefix("Value error, ")
+        for fault in error.errors(include_url=False, include_context=False, include_input=False)
+    ]
 
 
 def warn_of_removed_settings(logger: FilteringBoundLogger) -> None:
