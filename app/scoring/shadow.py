@@ -22,6 +22,7 @@ from typing import Final
 from structlog.typing import FilteringBoundLogger
 
 from app.monitoring.metrics import Metrics
+from app.runtime.periodic import PeriodicTask
 from app.scoring.events import QueuedEvent
 from app.scoring.isolation import map_isolated
 from app.scoring.session_update import Score
@@ -82,19 +83,25 @@ class Shadow:
         # Sessions to compare, by id; the value says whether a purchase has closed the session.
         self._queue: OrderedDict[str, bool] = OrderedDict()
         self._remembered: OrderedDict[str, _Comparison] = OrderedDict()
-        self._wake = asyncio.Event()
-        self._runner: asyncio.Task[None] | None = None
+        self._task = PeriodicTask(
+            self._compare_queue,
+            name="shadow",
+            every_s=_INTERVAL_S,
+            logger=logger,
+            failed="shadow_failed",
+            # A failing candidate must not affect the service.
+            on_failure=lambda _failure: metrics.shadow_failures.inc(),
+            pause_first=True,
+        )
         metrics.shadow_info.labels(model.fingerprint).set(1)
 
     def start(self) -> None:
         """Start to compare; call once, inside the event loop."""
-        self._runner = asyncio.create_task(self._run(), name="shadow")
+        self._task.start()
 
     async def close(self) -> None:
         """Stop without comparing the sessions in the queue."""
-        if self._runner is not None:
-            self._runner.cancel()
-            await asyncio.gather(self._runner, return_exceptions=True)
+        await self._task.close()
 
     def observe(self, events: Sequence[QueuedEvent], results: Sequence[object]) -> None:
         """Enqueue the selected sessions of a batch that the live model has answered; never waits or raises."""
@@ -113,25 +120,13 @@ class Shadow:
             self._metrics.shadow_dropped.inc()
             return
         self._queue[session_id] = bought or self._queue.get(session_id, False)
-        self._wake.set()
+        self._task.wake()
 
-    async def _run(self) -> None:
-        while True:
-            try:
-                async with asyncio.timeout(_INTERVAL_S):
-                    await self._wake.wait()
-            except TimeoutError:
-                pass
-            self._wake.clear()
-            try:
-                while self._queue:
-                    taken = [self._queue.popitem(last=False) for _ in range(min(_BATCH_SIZE, len(self._queue)))]
-                    await self._compare(dict(taken))
-                await self.count_ended()
-            except Exception:
-                # A failing candidate must not affect the service.
-                self._metrics.shadow_failures.inc()
-                self._logger.exception("shadow_failed")
+    async def _compare_queue(self) -> None:
+        while self._queue:
+            taken = [self._queue.popitem(last=False) for _ in range(min(_BATCH_SIZE, len(self._queue)))]
+            await self._compare(dict(taken))
+        await self.count_ended()
 
     async def _compare(self, sessions: dict[str, bool]) -> None:
         """Fold the sessions' histories through the candidate and compare the results with their records."""
