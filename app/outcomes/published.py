@@ -1,4 +1,4 @@
-"""A closed session as the stream of outcomes tells it: JSON, described in docs/outcomes.md."""
+"""A closed session as JSON for the stream of outcomes, described in docs/outcomes.md."""
 
 from typing import Final, Literal
 
