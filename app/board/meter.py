@@ -87,23 +87,23 @@ class Meter:
 
     def report(self) -> Report:
         """Return the replica's state now."""
-        now, long_ago = self._read(), self._readings[0]
-        lately = next((one for one in self._readings if one.at_s >= now.at_s - RATES_WINDOW_S), now)
-        elapsed_s = now.at_s - lately.at_s or 1.0
+        now, oldest = self._read(), self._readings[0]
+        recent = next((one for one in self._readings if one.at_s >= now.at_s - RATES_WINDOW_S), now)
+        elapsed_s = now.at_s - recent.at_s or 1.0
         length = self._queue_length()
-        folded = now.totals["events_folded"] - lately.totals["events_folded"]
+        folded = now.totals["events_folded"] - recent.totals["events_folded"]
         return Report(
             totals=now.totals,
             events_per_s=folded / elapsed_s,
-            batches_per_s=(now.batches - lately.batches) / elapsed_s,
-            requests_per_s=(now.requests - lately.requests) / elapsed_s,
+            batches_per_s=(now.batches - recent.batches) / elapsed_s,
+            requests_per_s=(now.requests - recent.requests) / elapsed_s,
             latency_le_s=self._latency_le_s,
             latency_counts=[
-                count - before for count, before in zip(now.latency_counts, long_ago.latency_counts, strict=True)
+                count - before for count, before in zip(now.latency_counts, oldest.latency_counts, strict=True)
             ],
             queue_length=length,
             queue_capacity=self._queue_capacity,
-            overloaded=length >= self._queue_capacity or now.refused > lately.refused,
+            overloaded=length >= self._queue_capacity or now.refused > recent.refused,
         )
 
     def _read(self) -> _Reading:

@@ -93,7 +93,7 @@ class Timeout:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, _traceback: TracebackType | None
     ) -> None:
-        """End the part; a cancellation by anybody else goes on."""
+        """End the part; any other cancellation is passed on."""
         self.is_over = True
         if not self._is_due or self._task is None:
             return
