@@ -28,7 +28,7 @@ def binary():
 async def test_under_faults_every_session_is_the_offline_fold_of_its_acknowledged_events(binary, tmp_path):
     report = await run(Campaign("short", binary, SHORT, sessions=200, shoppers=30, pause_s=0.3), tmp_path)
     assert report.passed, report.summary()
-    # Then the run had conflicts, retries and faults
+    # And the run had two models, duplicates and failed requests
     assert report.counts["models_seen"] == 2
     assert report.counts["acknowledgements_of_duplicates"] > 50
     assert {"200", "503", "no answer"} <= report.counts["statuses"].keys()
