@@ -2,8 +2,8 @@
 
     python -m benchmarks.redis_client [rounds]
 
-Starts a Valkey or Redis server of its own. Both clients take turns within each round, so that other work on the machine
-slows both down; the ratios are medians over rounds. With redis-py 8.1, hiredis 3.5 and CPython 3.11, 11 rounds on two
+Starts a separate Valkey or Redis server. Both clients alternate within each round, so that other work on the machine
+affects both; the ratios are medians over rounds. With redis-py 8.1, hiredis 3.5 and CPython 3.11, 11 rounds on two
 cores, the pipeline took 2.2, 2.0 and 1.8 times as long at 1, 8 and 64 sessions a batch.
 """
 

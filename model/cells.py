@@ -96,7 +96,6 @@ class LSTM(Cell):
 
     @torch.jit.export
     def step(self, inputs: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
-        """See `Cell.step`."""
         states = torch.split(hidden, self.hidden_size, 1)
         following: list[Tensor] = []
         weights = [weight for weight in self.weights]  # noqa: C416  # TorchScript unrolls this, list() it cannot
@@ -119,7 +118,6 @@ class LSTM(Cell):
         return inputs, torch.cat(following, 1)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """See `Cell.forward`."""
         zeros = torch.zeros([self.layers, inputs.size(0), self.hidden_size], dtype=inputs.dtype, device=inputs.device)
         weights = [weight for weight in self.weights]  # noqa: C416  # as above
         return torch.lstm(inputs, [zeros, zeros], weights, True, self.layers, 0.0, self.training, False, True)[0]
@@ -159,7 +157,6 @@ class GRU(Cell):
 
     @torch.jit.export
     def step(self, inputs: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
-        """See `Cell.step`."""
         states = torch.split(hidden, self.hidden_size, 1)
         following: list[Tensor] = []
         weights = [weight for weight in self.weights]  # noqa: C416  # as in LSTM
@@ -170,7 +167,6 @@ class GRU(Cell):
         return inputs, torch.cat(following, 1)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """See `Cell.forward`."""
         zeros = torch.zeros([self.layers, inputs.size(0), self.hidden_size], dtype=inputs.dtype, device=inputs.device)
         weights = [weight for weight in self.weights]  # noqa: C416  # as in LSTM
         return torch.gru(inputs, zeros, weights, True, self.layers, 0.0, self.training, False, True)[0]
@@ -184,7 +180,6 @@ class RNN(Cell):
 
     @torch.jit.export
     def step(self, inputs: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
-        """See `Cell.step`."""
         states = torch.split(hidden, self.hidden_size, 1)
         following: list[Tensor] = []
         weights = [weight for weight in self.weights]  # noqa: C416  # as in LSTM
@@ -195,7 +190,6 @@ class RNN(Cell):
         return inputs, torch.cat(following, 1)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """See `Cell.forward`."""
         zeros = torch.zeros([self.layers, inputs.size(0), self.hidden_size], dtype=inputs.dtype, device=inputs.device)
         weights = [weight for weight in self.weights]  # noqa: C416  # as in LSTM
         return torch.rnn_tanh(inputs, zeros, weights, True, self.layers, 0.0, self.training, False, True)[0]
@@ -211,11 +205,9 @@ class NoMemory(Cell):
 
     @torch.jit.export
     def step(self, inputs: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
-        """See `Cell.step`."""
         return inputs[:, :0], hidden
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """See `Cell.forward`."""
         return inputs[..., :0]
 
 

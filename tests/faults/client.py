@@ -1,7 +1,7 @@
-"""A small HTTP/1.1 client that leaves every failure to its caller.
+"""A small HTTP/1.1 client without retries and time-outs.
 
-No retries and no time-outs of its own: the harness has to know what each attempt met. A cancelled request closes its
-connection, as a client does that gives up.
+The harness has to know the result of each attempt. A cancelled request closes its connection, like a client that gives
+up.
 """
 
 import asyncio
@@ -14,14 +14,14 @@ _Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """An answer that arrived whole."""
+    """A complete answer."""
 
     status: int
     body: dict[str, Any]
 
 
 class HttpClient:
-    """Kept-alive connections to one loopback port, as many as there are requests at a time; `key` goes with each."""
+    """Keep-alive connections to one loopback port, one for each concurrent request; requests carry `key`."""
 
     def __init__(self, port: int, key: str) -> None:
         self._port = port
@@ -29,7 +29,7 @@ class HttpClient:
         self._idle: list[_Connection] = []
 
     async def post(self, path: str, body: bytes) -> Reply:
-        """Return the answer, or raise `OSError` or `EOFError` when there was none."""
+        """Return the answer; raise `OSError` or `EOFError` if there is none."""
         reader, writer = await self._connection()
         whole = False
         try:
@@ -47,7 +47,7 @@ class HttpClient:
         return Reply(status, json.loads(content) if content else {})
 
     def close(self) -> None:
-        """Drop idle connections."""
+        """Close idle connections."""
         while self._idle:
             self._idle.pop()[1].close()
 

@@ -1,4 +1,4 @@
-"""API keys of tests, and the files that let them in."""
+"""API keys for tests, and their key files."""
 
 import json
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from app.auth.scopes import Scope
 
 @dataclass(frozen=True)
 class Made:
-    """A key, and what is kept of it."""
+    """A key and its stored form."""
 
     key: str
     entry: ApiKey
@@ -39,7 +39,7 @@ def toml(value: object) -> str:
 
 
 def write_keys(path: Path, *made: Made) -> Path:
-    """Write a file that lets these in, in the place of any before, and return its path."""
+    """Write a key file with these keys, replacing an existing one, and return its path."""
     text = f"keys = {toml([msgspec.to_builtins(one.entry) for one in made])}\n"
     written = path.with_suffix(".new")
     written.write_text(text)

@@ -1,4 +1,4 @@
-"""A program for torchrun: two processes that add numbers, of which the second fails at the third."""
+"""A program for torchrun: two processes add numbers; the second fails at the third number."""
 
 import sys
 

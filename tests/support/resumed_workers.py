@@ -1,4 +1,4 @@
-"""A program for torchrun: processes that fit a model, break off after an epoch, and go on from the checkpoint.
+"""A program for torchrun: processes train a model, stop after an epoch, and continue from the checkpoint.
 
 torchrun --nproc-per-node 2 tests/support/resumed_workers.py PREPARED CHECKPOINT
 """
@@ -22,7 +22,7 @@ from training.runtime.distributed import join
 
 
 class BrokenOffError(Exception):
-    """Stands for whatever breaks a run off."""
+    """Raised to interrupt a run."""
 
 
 def break_off(number: int, done: int, epoch: Epoch | None) -> None:

@@ -1,4 +1,4 @@
-"""The service as users run it: a real uvicorn process on a free loopback port, stopped by its process id."""
+"""The service as a real uvicorn process on a free loopback port; stopped by its process id."""
 
 import json
 import os
@@ -51,7 +51,7 @@ class Service:
         return self._process.pid
 
     def start(self) -> None:
-        """Start and wait until it answers; Redis need not be there."""
+        """Start and wait until the service answers; Redis need not be available."""
         self.launch()
         deadline = time.monotonic() + 60
         while not self._answers():
@@ -72,7 +72,7 @@ class Service:
             )
 
     def wait(self, timeout_s: float = 60) -> int:
-        """Return the exit status of a process that ends by itself."""
+        """Wait for the process to end without a signal, and return its exit status."""
         assert self._process is not None
         return self._process.wait(timeout_s)
 
@@ -83,7 +83,7 @@ class Service:
         os.kill(self.pid, signal.SIGTERM)
 
     def stop(self) -> int:
-        """Stop it in order and return its exit status."""
+        """Send SIGTERM, wait, and return the exit status."""
         assert self._process is not None
         if self._process.poll() is None:
             self._process.terminate()

@@ -11,7 +11,7 @@ from support.redis_servers import RedisServer
 
 
 def make_certificate(folder: Path) -> tuple[Path, Path]:
-    """A self-signed certificate for 127.0.0.1, and its key."""
+    """Create a self-signed certificate for 127.0.0.1 and its key."""
     paths = folder / "server.crt", folder / "server.key"
     subprocess.run(
         [
@@ -27,7 +27,7 @@ def make_certificate(folder: Path) -> tuple[Path, Path]:
 
 @asynccontextmanager
 async def behind_tls(server: RedisServer, certificate: tuple[Path, Path]) -> AsyncIterator[int]:
-    """A port that speaks TLS and forwards to the server."""
+    """Listen with TLS on a port and forward to the server."""
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(*certificate)
 

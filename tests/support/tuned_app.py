@@ -1,4 +1,4 @@
-"""The app with other constants, for tests of real processes: `uvicorn --factory support.tuned_app:create_app`.
+"""The app with changed constants, for tests of real processes: `uvicorn --factory support.tuned_app:create_app`.
 
 A constant of the service is the default of a constructor's keyword argument. The variable `TUNED` holds others as JSON,
 by `module:class`: `{"app.scoring.scorer:Scorer": {"commit_attempts": 100}}`.

@@ -8,12 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import log_loss, roc_auc_score
+from support.memory_store import NoOutcomes
 
 from app.quality.counts import BINS, GROUPS, answers_by_model, bin_of, count_answers, count_inputs, group_of
 from app.quality.figures import drift_of, population_stability_index, quality_of
 from app.quality.window import BUCKETS, Window
 from app.store.history import Entry
-from app.store.outcomes import ClosedSession, Counts, NoOutcomes
+from app.store.outcomes import ClosedSession, Counts
 from model.events import Event
 from model.summary import DataSummary, InputCounts
 

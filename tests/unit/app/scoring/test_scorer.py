@@ -56,9 +56,9 @@ class Callers:
     def abandoned(self):
         return self._abandoned
 
-    def resolve(self, place, result):
-        assert place not in self.resolved
-        self.resolved[place] = result
+    def resolve(self, index, result):
+        assert index not in self.resolved
+        self.resolved[index] = result
 
 
 class Bench:
