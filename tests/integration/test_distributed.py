@@ -24,7 +24,7 @@ OPTIONS = (
     "--device", "cpu", "--epochs", "2", "--batch-sessions", "63", "--dropout", "0", "--no-lightgbm",
     "--set", "pretraining.epochs=0", "--set", "teacher.folds=0", "--set", "fit.teacher_weight=0.0",
 )  # fmt: skip
-# All three steps of the recipe, each as short as it gets; what the teacher says is all that the network hears.
+# All three steps of the recipe, each as short as it gets; the loss is against the soft targets alone.
 WHOLE_RECIPE = (
     "--device", "cpu", "--epochs", "1", "--batch-sessions", "63", "--dropout", "0", "--no-lightgbm",
     "--set", "pretraining.epochs=1", "--set", "sizes.hidden_size=16", "--set", "fit.teacher_weight=1.0",
@@ -71,11 +71,11 @@ def test_two_processes_come_to_the_weights_of_one_and_one_of_them_writes(prepare
 
 
 @pytest.mark.timeout(600)
-def test_foretelling_and_the_teacher_of_two_processes_come_to_what_one_comes_to(prepared, tmp_path) -> None:
+def test_pretraining_and_distillation_by_two_processes_equal_those_by_one(prepared, tmp_path) -> None:
     alone, together = tmp_path / "alone.pt", tmp_path / "together.pt"
-    # Given a run of one process that foretells, is taught and fits
+    # Given a run of one process with pre-training, distillation and fit
     run(sys.executable, "-m", "training", "train", str(prepared), "--out", str(alone), *WHOLE_RECIPE)
-    # When two do the same, of which the first one teaches
+    # When two do the same, of which the first fits the teacher
     done = run(*TORCHRUN, "-m", "training", "train", str(prepared), "--out", str(together), *WHOLE_RECIPE)
     # Then there was a teacher, and the weights are the same but for what rounding does to trees on the cell's output;
     # a process that had not heard the teacher, or none of them, would be off by some thousandths

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Final, get_origin, get_type_hints
 
 import typer
 
+from training.commands.console import errors_for_people
 from training.config import ComputeSettings, LogSettings, Option, TrainSettings
 
 
@@ -126,7 +127,9 @@ def with_options(command: Callable[..., None]) -> Callable[..., None]:
                 named = [path for path, source in sources.items() if source and source.name == "COMMANDLINE"]
                 built[name] = ConfigFlags({path: given[path] for path in named})
             else:
-                built[name] = _built(hints[name], given)
+                # The dataclass checks what typer cannot, such as a bound that is excluded.
+                with errors_for_people(ValueError):
+                    built[name] = _built(hints[name], given)
         command(**values, **built)
 
     wrapped.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # what `inspect` looks for

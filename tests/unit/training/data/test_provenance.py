@@ -131,7 +131,7 @@ def calendar(make: Any, folder: Path, first_ms: int) -> PreparedDataset:
 def test_sessions_after_the_end_of_the_training_data_are_new(prepared, tmp_path) -> None:
     before = calendar(prepared, tmp_path / "before", 1_000)
     after = calendar(prepared, tmp_path / "after", 1_000 + 1_000 * HOUR_MS)
-    # Requeue data is unseen, whole
+    # Later data is unseen, whole
     unseen = unseen_sessions(after, {"a": trained_on(before)})
     assert (unseen.session_ids, unseen.known) == (None, True)
     # Of earlier data nothing can be told

@@ -1,4 +1,4 @@
-"""The three steps to a network: foretelling events, a teacher who did not see the session, learning from both."""
+"""The three steps of the recipe: pre-training, out-of-fold soft targets, and the fit to both."""
 
 from dataclasses import replace
 
@@ -55,7 +55,7 @@ def model_of(data: Encoded, **sizes) -> SessionModel:
     return SessionModel(encoder, replace(SIZES, **sizes), scaling_of(data.features))
 
 
-# --- foretelling
+# --- pre-training
 
 
 def test_the_loss_is_that_of_name_or_end_gap_and_what_the_next_event_is_about(sessions_of) -> None:
@@ -120,7 +120,7 @@ def test_the_cell_learns_what_follows(alternating) -> None:
     assert losses[-1] < 0.6 * losses[0]
 
 
-def test_without_aggregates_none_of_them_is_foretold(alternating) -> None:
+def test_without_aggregates_none_of_them_is_predicted(alternating) -> None:
     objective = NextEventPrediction(model_of(alternating, aggregates=False))
     assert torch.isfinite(objective(batch_of(alternating, torch.arange(10))))
     assert objective.feature_head.out_features < len(PREDICTED_FEATURES)
@@ -152,7 +152,7 @@ def telling(sessions_of):
 
 
 @pytest.mark.parametrize("with_cell", [True, False])
-def test_the_teacher_tells_buyers_that_it_did_not_see(telling, with_cell: bool) -> None:
+def test_the_teacher_ranks_buyers_that_it_did_not_see(telling, with_cell: bool) -> None:
     model = model_of(telling[0]) if with_cell else None
     for part, said in zip(telling, fit_teacher(list(telling), SETTINGS.teacher, model=model, seed=0), strict=True):
         assert said.shape == (len(part.features),)
@@ -185,7 +185,7 @@ def test_the_same_seed_is_the_same_teacher(telling) -> None:
     assert not torch.equal(first, other)
 
 
-def test_training_and_validation_sessions_are_taught(telling) -> None:
+def test_training_and_validation_sessions_get_soft_targets(telling) -> None:
     training, validation = telling
     assert add_soft_targets(model_of(training), training, validation, SETTINGS) is None
     assert training.soft_targets is not None
@@ -200,7 +200,7 @@ def test_training_and_validation_sessions_are_taught(telling) -> None:
         (replace(SETTINGS, fit=replace(SETTINGS.fit, teacher_weight=0.0)), None),
     ],
 )
-def test_where_nobody_teaches_the_outcomes_do(telling, settings, says) -> None:
+def test_without_a_teacher_there_are_no_soft_targets(telling, settings, says) -> None:
     training, validation = telling
     why = add_soft_targets(model_of(training), training, validation, settings)
     assert (why is None) if says is None else (says in (why or ""))
