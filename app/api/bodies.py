@@ -5,7 +5,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import Receive
 
 from app.errors import BodyTimeoutError
-from app.runtime.deadlines import Deadlines
+from app.runtime.deadlines import Deadlines, Timeout
 from app.scoring.session_update import Score
 
 _encode = msgspec.json.Encoder().encode
@@ -32,7 +32,7 @@ async def read_body_in_time(receive: Receive, timeout_s: float, deadlines: Deadl
         starlette.requests.ClientDisconnect: its sender has left.
     """
     try:
-        with deadlines.timeout(timeout_s) as timeout:
+        with Timeout(deadlines, timeout_s) as timeout:
             return await read_body(receive), timeout.at
     except TimeoutError as exc:
         raise body_timeout(timeout_s) from exc

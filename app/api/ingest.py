@@ -29,6 +29,7 @@ from app.auth.middleware import route_path
 from app.auth.rate_limit import RateLimit
 from app.auth.scopes import Scope as KeyScope
 from app.errors import DeadlineExceededError, WillbuyError
+from app.runtime.deadlines import Timeout
 from app.scoring.events import check_headers, parse_event
 from app.settings import Settings
 
@@ -112,7 +113,7 @@ class Ingest:
         services = self._services()
         body = None
         try:
-            with services.deadlines.timeout(self._timeout_s):
+            with Timeout(services.deadlines, self._timeout_s):
                 body = await read_body(receive)
                 event = parse_event(body)
                 queued = services.intake.submission(event, now_ms=services.now_ms(), knows=services.model.knows)

@@ -88,8 +88,7 @@ class RequestObserver:
         self._prefix = os.urandom(8).hex().encode() + b"-"
         self._numbers = count(1)
         # A metric is looked up by its labels once, not for each request.
-        self._counters: dict[tuple[str, str, int], Counter] = {}
-        self._histograms: dict[str, Histogram] = {}
+        self._series: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
 
     def begin(self, headers: Mapping[bytes, bytes]) -> bytes:
         """Return the id of a request, and add it to the log lines of the current task.
@@ -131,11 +130,13 @@ class RequestObserver:
             seconds: from the request's head to the answer's end.
         """
         labels = (method, route, status)
-        if labels not in self._counters:
-            self._counters[labels] = self._metrics.requests.labels(*labels)
-            self._histograms[route] = self._metrics.request_seconds.labels(route)
-        self._counters[labels].inc()
-        self._histograms[route].observe(seconds)
+        series = self._series.get(labels)
+        if series is None:
+            series = self._metrics.requests.labels(*labels), self._metrics.request_seconds.labels(route)
+            self._series[labels] = series
+        answered, timed = series
+        answered.inc()
+        timed.observe(seconds)
 
 
 class RequestContext:

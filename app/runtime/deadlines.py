@@ -6,7 +6,7 @@ Nearly every wait is over long before its deadline. A timer for each would cost 
 import asyncio
 from collections import deque
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Protocol, Self
 
 
 class Wait(Protocol):
@@ -38,10 +38,6 @@ class Deadlines:
         if self._alarm is None:
             self._alarm = asyncio.get_running_loop().call_at(at, self._ring)
 
-    def timeout(self, seconds: float) -> "Timeout":
-        """Return what `asyncio.timeout` returns, without a timer of its own."""
-        return Timeout(self, asyncio.get_running_loop().time() + seconds)
-
     def close(self) -> None:
         """End nothing any more."""
         self._waits.clear()
@@ -64,44 +60,41 @@ class Deadlines:
 
 
 class Timeout:
-    """Context manager around a part of a task: past the deadline the part is cancelled and raises `TimeoutError`.
+    """What `asyncio.timeout` is, without a timer of its own: a context manager around a part of the current task.
+
+    Past the deadline the part is cancelled and raises `TimeoutError`.
 
     Args:
         deadlines: has the timer.
+        seconds: from now to the deadline.
+
+    Attributes:
         at: the deadline, by the event loop's clock.
+        is_over: whether the part has ended.
     """
 
-    __slots__ = ("_cancellations", "_deadlines", "_is_due", "_task", "at", "is_over")
+    __slots__ = ("_is_due", "_task", "at", "is_over")
 
-    def __init__(self, deadlines: Deadlines, at: float) -> None:
-        self._deadlines = deadlines
-        self.at = at
-        self._task: asyncio.Task[Any] | None = None
-        self._cancellations = 0
+    def __init__(self, deadlines: Deadlines, seconds: float) -> None:
+        self._task = asyncio.current_task()
         self._is_due = False
         self.is_over = False
+        self.at = asyncio.get_running_loop().time() + seconds
+        deadlines.add(self, self.at)
 
     def __enter__(self) -> Self:
-        """Begin the part; call inside a task."""
-        self._task = task = asyncio.current_task()
-        if task is None:
-            raise RuntimeError("a timeout is for a part of a task")
-        self._cancellations = task.cancelling()
-        self._deadlines.add(self, self.at)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, _traceback: TracebackType | None
     ) -> None:
-        """End the part; any other cancellation is passed on."""
         self.is_over = True
-        if not self._is_due or self._task is None:
-            return
-        if self._task.uncancel() <= self._cancellations and kind is asyncio.CancelledError:
+        # A cancellation by another part of the program is passed on.
+        if self._is_due and self._task is not None and not self._task.uncancel() and kind is asyncio.CancelledError:
             raise TimeoutError from error
 
     def end(self) -> None:
-        """Cancel the part."""
+        """Cancel the part: its time is up."""
         self._is_due = True
         if self._task is not None:
             self._task.cancel()
