@@ -11,7 +11,7 @@ import { Poller } from "./poller.js";
 import { currentRoute, sessionHash } from "./route.js";
 import { openSession, refreshSession, startSession } from "./session.js";
 import { showFailure, showHalted, showWorking } from "./status.js";
-import { showTrust, startTrust } from "./trust.js";
+import { showTrust, startTrust } from "./quality.js";
 
 let route = currentRoute();
 let modelShown = null;
