@@ -1,107 +1,112 @@
-// Whether the model can be believed: what it said beside what came of it, and how far inputs have moved since training.
+// Model quality: predictions compared with the outcomes of ended sessions, and input drift since training.
 
 import { reliability } from "./charts.js";
 import { byId, element, isolated, setText, table } from "./dom.js";
 import { count, counted, duration, measure, percent } from "./format.js";
 
-// Fewer buyers than that, and every figure here would be a guess.
-const FEW_BUYERS = 30;
-const LEAST_BUYERS = 5;
-// The usual reading of a population stability index.
-const PSI_MOVED = 0.1;
-const PSI_FAR = 0.25;
-const MOST_FEATURES = 8;
+// With fewer buyers, the figures are mostly noise.
+const MIN_BUYERS = 5;
+// With fewer buyers, the figures are uncertain.
+const ENOUGH_BUYERS = 30;
+// Usual thresholds of the population stability index.
+const PSI_MODERATE = 0.1;
+const PSI_LARGE = 0.25;
+const MAX_FEATURES = 8;
 
 let chart = null;
 let shown;
 
-/** Make the chart's place ready. */
-export function startTrust() {
+/** Create the chart. Call once. */
+export function startQuality() {
   chart = reliability(byId("reliability-chart"));
 }
 
-/** Show `trust` of `GET v1/stats`; null where the service keeps none. */
-export function showTrust(trust) {
-  const text = JSON.stringify(trust);
+/** Show `trust` of `GET v1/stats`, the model quality; null if the service sends none. */
+export function showQuality(quality) {
+  const text = JSON.stringify(quality);
   if (text === shown) return;
   shown = text;
-  byId("trust-parts").hidden = !trust || trust.sessions === 0;
-  setText(byId("trust-words"), trustWords(trust));
-  setText(byId("trust-basis"), trust
-    ? `${counted(trust.sessions, "ended session")}, ${counted(trust.buyers, "buyer")}, last ${duration(trust.window_s)}`
+  byId("quality-parts").hidden = !quality || quality.sessions === 0;
+  setText(byId("quality-summary"), summarize(quality));
+  setText(byId("quality-basis"), quality
+    ? `${counted(quality.sessions, "ended session")}, ${counted(quality.buyers, "buyer")}, last ${duration(quality.window_s)}`
     : "");
-  if (!trust || trust.sessions === 0) return;
-  showReliability(trust);
-  showPrefixes(trust);
-  showDrift(trust.drift);
+  if (!quality || quality.sessions === 0) return;
+  showReliability(quality);
+  showPrefixes(quality);
+  showDrift(quality.drift);
 }
 
-function trustWords(trust) {
-  if (!trust) return "This service keeps no figures of what became of its sessions.";
-  if (trust.sessions === 0) {
-    return "No session has ended yet. What the model said is held against what happened as soon as sessions end: "
-      + "with a purchase, or when they have been idle for long enough.";
+function summarize(quality) {
+  if (!quality) return "The service sends no model quality: trust in GET /v1/stats is null.";
+  const { sessions, buyers, overall } = quality;
+  if (sessions === 0) {
+    return "No session has ended yet. The service compares predictions with outcomes when a session ends: "
+      + "with a purchase, with a reported outcome, or at the idle timeout.";
   }
-  if (trust.buyers < LEAST_BUYERS) {
-    return `Only ${counted(trust.buyers, "buyer")} among ${counted(trust.sessions, "ended session")}: `
-      + "too few to judge the model. These figures say next to nothing yet.";
+  if (buyers < MIN_BUYERS) {
+    return `Only ${counted(buyers, "buyer")} among ${counted(sessions, "ended session")}: `
+      + "too few to judge the model. The figures below are mostly noise.";
   }
-  const { mean_probability: said, base_rate: happened } = trust.overall;
-  const words = `Averaged over all predictions the model said ${percent(said)}; ${percent(happened)} of them were followed by a purchase.`;
-  return trust.buyers < FEW_BUYERS
-    ? `${words} That rests on ${counted(trust.buyers, "buyer")} only, so take it as a first impression.`
-    : words;
+  const means = `Over all predictions, the mean predicted probability is ${percent(overall.mean_probability)}; `
+    + `the observed purchase rate is ${percent(overall.base_rate)}.`;
+  return buyers < ENOUGH_BUYERS
+    ? `${means} The figures are based on only ${counted(buyers, "buyer")}, so they are uncertain.`
+    : means;
 }
 
 function showReliability({ reliability: bins, predictions }) {
   const ascending = [...bins].sort((one, other) => one.mean_probability - other.mean_probability);
-  const said = ascending.map((bin) => bin.mean_probability);
-  const happened = ascending.map((bin) => bin.purchase_rate);
-  const pairs = ascending.map((bin) => `said ${percent(bin.mean_probability)}, bought ${percent(bin.purchase_rate)}`);
-  chart.show([said, happened], `Reliability diagram. ${pairs.join("; ")}.`);
+  const predicted = ascending.map((bin) => bin.mean_probability);
+  const observed = ascending.map((bin) => bin.purchase_rate);
+  const pairs = ascending.map((_bin, at) => `predicted ${percent(predicted[at])}, observed ${percent(observed[at])}`);
+  chart.show([predicted, observed], `Reliability diagram. ${pairs.join("; ")}.`);
   setText(byId("reliability-note"),
-    `${counted(predictions, "prediction")} in ${counted(bins.length, "group")}. On the dashed line the model is right on average; `
-    + "below it, it promises too much.");
-  const rows = ascending.map((bin) => [percent(bin.mean_probability), percent(bin.purchase_rate), count(bin.predictions)]);
+    `${counted(predictions, "prediction")} in ${counted(bins.length, "bin")}. `
+    + "On the dashed line, both shares are equal. Below the line, the predicted probability is too high.");
+  const rows = ascending.map((bin, at) => [percent(predicted[at]), percent(observed[at]), count(bin.predictions)]);
   byId("reliability-table").replaceChildren(table(
-    [{ title: "Said", number: true }, { title: "Bought", number: true }, { title: "Predictions", number: true }],
-    rows, "Reliability by group of predictions"));
+    [{ title: "Predicted", number: true }, { title: "Observed", number: true }, { title: "Predictions", number: true }],
+    rows, "Predicted and observed by bin"));
 }
 
 function showPrefixes({ by_prefix_length: groups, overall }) {
-  const row = (name, group) => [name, count(group.sessions), count(group.buyers), percent(group.mean_probability), percent(group.base_rate),
-    measure(group.auc), measure(group.log_loss), measure(group.calibration_error)];
+  const row = (name, group) => [
+    name, count(group.sessions), count(group.buyers), percent(group.mean_probability), percent(group.base_rate),
+    measure(group.auc), measure(group.log_loss), measure(group.calibration_error),
+  ];
   const name = ({ from, to }) => {
     if (to === null) return `${from}+`;
     return from === to ? String(from) : `${from}–${to}`;
   };
-  const numbers = ["Sessions", "Buyers", "Said", "Bought", "AUC", "Log loss", "Calibration error"];
+  const numbers = ["Sessions", "Buyers", "Predicted", "Observed", "AUC", "Log loss", "Calibration error"];
   byId("prefix-table").replaceChildren(table(
     [{ title: "Events" }, ...numbers.map((title) => ({ title, number: true }))],
     [...groups.map((group) => row(name(group), group)), row("All", overall)],
-    "Quality by number of events seen"));
+    "Model quality by number of events"));
 }
 
 function showDrift(drift) {
-  setText(byId("drift-words"), driftWords(drift));
-  const rows = (drift?.features ?? []).slice(0, MOST_FEATURES).map(({ name, psi }) => [isolated(name), measure(psi, 2), verdict(psi)]);
+  setText(byId("drift-summary"), summarizeDrift(drift));
+  const rows = (drift?.features ?? []).slice(0, MAX_FEATURES)
+    .map(({ name, psi }) => [isolated(name), measure(psi, 2), driftLevel(psi)]);
   byId("drift-table").replaceChildren(...(rows.length
-    ? [table([{ title: "Input" }, { title: "PSI", number: true }, { title: "Reading" }], rows, "Inputs that moved most")]
+    ? [table([{ title: "Input" }, { title: "PSI", number: true }, { title: "Drift" }], rows, "Inputs with the largest drift")]
     : []));
 }
 
-function driftWords(drift) {
-  if (!drift) return "Not known: the model brings no summary of the data that it was trained on.";
-  const { sessions, max_psi: most, unseen_name_share: unseen, trained_unseen_name_share: before } = drift;
-  const names = unseen === null ? "" : ` Event names that training never saw: ${percent(unseen)}`
-    + (before === null ? "." : `, ${percent(before)} in training.`);
-  if (most === null) return `Not known yet: ${counted(sessions, "session")} looked at, which is too few.${names}`;
-  const moved = most < PSI_MOVED ? "Inputs look as they did in training" : "Some inputs differ from training";
-  return `${moved}, judging by ${counted(sessions, "session")}.${names}`;
+function summarizeDrift(drift) {
+  if (!drift) return "Unknown: the artifact contains no summary of the training data.";
+  const { sessions, max_psi: max, unseen_name_share: live, trained_unseen_name_share: trained } = drift;
+  const names = live === null ? "" : ` Events with an unknown name: ${percent(live)}`
+    + (trained === null ? "." : `, in training ${percent(trained)}.`);
+  if (max === null) return `Unknown: ${counted(sessions, "session")} compared, which is too few.${names}`;
+  const result = max < PSI_MODERATE ? "Every input has a small drift" : "Some inputs have a moderate or large drift";
+  return `${result}, based on ${counted(sessions, "session")}.${names}`;
 }
 
-function verdict(psi) {
-  if (psi === null) return element("span", {}, "not known");
-  const [level, word] = psi < PSI_MOVED ? ["good", "steady"] : psi < PSI_FAR ? ["warn", "moved"] : ["bad", "far off"];
-  return element("span", { class: "mark", "data-level": level }, word);
+function driftLevel(psi) {
+  if (psi === null) return element("span", {}, "unknown");
+  const [level, label] = psi < PSI_MODERATE ? ["good", "small"] : psi < PSI_LARGE ? ["warn", "moderate"] : ["bad", "large"];
+  return element("span", { class: "mark", "data-level": level }, label);
 }
