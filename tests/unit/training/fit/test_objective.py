@@ -82,7 +82,8 @@ def test_soft_targets_have_their_share_of_the_loss(data, weight: float) -> None:
     assert torch.equal(batch.soft_targets, expected)
     raw = objective.logits(batch)
     of_the_outcome, of_the_teacher = (
-        functional.binary_cross_entropy_with_logits(raw, target, reduction="sum") for target in (batch.outcome, expected)
+        functional.binary_cross_entropy_with_logits(raw, target, reduction="sum")
+        for target in (batch.outcome, expected)
     )
     torch.testing.assert_close(objective(batch), (1 - weight) * of_the_outcome + weight * of_the_teacher)
 
