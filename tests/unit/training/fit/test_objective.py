@@ -71,18 +71,19 @@ def test_the_loss_is_the_sum_over_all_events(data) -> None:
 
 
 @pytest.mark.parametrize("weight", [0.25, 1.0])
-def test_a_teachers_word_has_its_share_of_the_loss(data, weight: float) -> None:
+def test_soft_targets_have_their_share_of_the_loss(data, weight: float) -> None:
     data.soft_targets = torch.rand(len(data.features), generator=torch.Generator().manual_seed(1))
     objective = objective_of(data, teacher_weight=weight)
     batch = batch_of(data, torch.tensor([3, 1]))
     begin, end = data.columns.offsets[3:5].tolist()
     first, second = data.columns.offsets[1:3].tolist()
-    told = torch.cat([data.soft_targets[begin:end], data.soft_targets[first:second]])
+    expected = torch.cat([data.soft_targets[begin:end], data.soft_targets[first:second]])
     assert batch.soft_targets is not None
-    assert torch.equal(batch.soft_targets, told)
+    assert torch.equal(batch.soft_targets, expected)
     raw = objective.logits(batch)
     of_the_outcome, of_the_teacher = (
-        functional.binary_cross_entropy_with_logits(raw, target, reduction="sum") for target in (batch.outcome, told)
+        functional.binary_cross_entropy_with_logits(raw, target, reduction="sum")
+        for target in (batch.outcome, expected)
     )
     torch.testing.assert_close(objective(batch), (1 - weight) * of_the_outcome + weight * of_the_teacher)
 
