@@ -26,20 +26,20 @@ class Access:
     def __init__(self, keys: Sequence[ApiKey] | None) -> None:
         self.is_open = keys is None
         self.changed = asyncio.Event()
-        self._keys: tuple[tuple[bytes, frozenset[Scope], ApiKey], ...] = ()
+        self._keys: tuple[tuple[bytes, ApiKey], ...] = ()
         self.replace(keys or ())
 
     def replace(self, keys: Sequence[ApiKey]) -> bool:
         """Let these keys be good from now on, and no others; return whether they differ from those before."""
         before = self._keys
-        self._keys = tuple((key.digest, frozenset(key.scopes), key) for key in keys)
+        self._keys = tuple((key.digest, key) for key in keys)
         self.changed.set()
         self.changed = asyncio.Event()
         return self._keys != before
 
     def knows(self, key: ApiKey) -> bool:
         """Return whether this very key is still good, and for the same."""
-        return any(known == key for _, _, known in self._keys)
+        return any(known == key for _, known in self._keys)
 
     def holder(self, headers: Iterable[tuple[bytes, bytes]]) -> ApiKey:
         """Return the key that a request came with, whatever it allows; raise `UnauthorizedError` without a good one.
@@ -50,25 +50,21 @@ class Access:
         Args:
             headers: of the request, names in lower case as ASGI has them.
         """
-        _, key = self._find(headers)
-        return key
-
-    def check(self, headers: Iterable[tuple[bytes, bytes]], needed: Scope) -> ApiKey:
-        """Return the key that a request came with, as `holder` does; raise `ForbiddenError` unless it has the scope."""
-        scopes, key = self._find(headers)
-        if needed not in scopes:
-            raise ForbiddenError(f"This needs a key with the scope `{needed}`.", needed)
-        return key
-
-    def _find(self, headers: Iterable[tuple[bytes, bytes]]) -> tuple[frozenset[Scope], ApiKey]:
         digest = digest_of(_sent_key(headers))
-        found: tuple[frozenset[Scope], ApiKey] | None = None
-        for known, scopes, key in self._keys:
+        found: ApiKey | None = None
+        for known, key in self._keys:
             if hmac.compare_digest(known, digest):
-                found = scopes, key
+                found = key
         if found is None:
             raise UnauthorizedError("The service does not know this API key.", came_with_key=True)
         return found
+
+    def check(self, headers: Iterable[tuple[bytes, bytes]], needed: Scope) -> ApiKey:
+        """Return the key that a request came with, as `holder` does; raise `ForbiddenError` unless it has the scope."""
+        key = self.holder(headers)
+        if needed not in key.scopes:
+            raise ForbiddenError(f"This needs a key with the scope `{needed}`.", needed)
+        return key
 
 
 def _sent_key(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
