@@ -1,4 +1,4 @@
-"""Whether the holder of a request may do what it asks."""
+"""Checks the API key of a request."""
 
 import asyncio
 import hmac
@@ -13,14 +13,14 @@ _BEARER: Final = b"bearer "
 
 
 class Access:
-    """The keys that are good now.
+    """The accepted keys, which change while the service runs.
 
     Args:
-        keys: them; None lets everybody do everything.
+        keys: the keys; None: open access, no request needs a key.
 
     Attributes:
-        is_open: whether everybody may do everything.
-        changed: set when other keys are good; another event is here by then.
+        is_open: whether access is open.
+        changed: set when the keys change; by then the attribute is a new event.
     """
 
     def __init__(self, keys: Sequence[ApiKey] | None) -> None:
@@ -30,7 +30,7 @@ class Access:
         self.replace(keys or ())
 
     def replace(self, keys: Sequence[ApiKey]) -> bool:
-        """Let these keys be good from now on, and no others; return whether they differ from those before."""
+        """Accept these keys and no others from now on; return whether they differ from the keys before."""
         before = self._keys
         self._keys = tuple((key.digest, key) for key in keys)
         self.changed.set()
@@ -38,13 +38,13 @@ class Access:
         return self._keys != before
 
     def knows(self, key: ApiKey) -> bool:
-        """Return whether this very key is still good, and for the same."""
+        """Return whether this key is still accepted, with the same scopes and limit."""
         return any(known == key for _, known in self._keys)
 
     def holder(self, headers: Iterable[tuple[bytes, bytes]]) -> ApiKey:
-        """Return the key that a request came with, whatever it allows; raise `UnauthorizedError` without a good one.
+        """Return the key of a request, whatever its scopes; raise `UnauthorizedError` unless it is accepted.
 
-        Every key is compared, whichever it is, and each in a time that does not depend on how much of it is right
+        Each accepted key is compared, in a time that does not depend on how many bytes are equal
         (https://docs.python.org/3/library/hmac.html#hmac.compare_digest).
 
         Args:
@@ -60,7 +60,7 @@ class Access:
         return found
 
     def check(self, headers: Iterable[tuple[bytes, bytes]], needed: Scope) -> ApiKey:
-        """Return the key that a request came with, as `holder` does; raise `ForbiddenError` unless it has the scope."""
+        """Return the key of a request, as `holder` does; raise `ForbiddenError` unless the key has the scope."""
         key = self.holder(headers)
         if needed not in key.scopes:
             raise ForbiddenError(f"This needs a key with the scope `{needed}`.", needed)
@@ -68,7 +68,7 @@ class Access:
 
 
 def _sent_key(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
-    """Return the key of `Authorization: Bearer KEY`, else of `X-API-Key`; other authorization is passed over."""
+    """Return the key of `Authorization: Bearer KEY`, else of `X-API-Key`; other kinds of authorization are ignored."""
     other: bytes | None = None
     for name, value in headers:
         if name == b"authorization" and value[: len(_BEARER)].lower() == _BEARER:

@@ -13,21 +13,21 @@ from app.errors import UnauthorizedError, WillbuyError, error_response, problem,
 from app.monitoring.metrics import Metrics
 
 KEY_NAME: Final = "willbuy.key"
-"""Where the scope of a request has the name of the key that it came with."""
+"""Key of the ASGI scope under which the name of the request's API key is found."""
 
 _BATCH_PATH: Final = "/v1/events/batch"
 _STREAM_PATH: Final = "/v1/stream"
 
 
 class AccessControl:
-    """ASGI middleware: lets a request through when its key allows it; with open access, every request.
+    """ASGI middleware: refuses requests whose key lacks the scope; with open access, refuses none.
 
     Args:
-        app: what serves those that are let through.
+        app: serves the requests that are not refused.
         access: the keys.
-        rules: what each call needs. What it does not know is 404 or 405 for whoever has a key, and 401 for others.
+        rules: the scope of each call. An unknown call is 404 or 405 with a key, and 401 without one.
         rate: counts the requests of keys that have a limit.
-        metrics: where refusals are counted.
+        metrics: counts refusals.
     """
 
     def __init__(self, app: ASGIApp, *, access: Access, rules: Rules, rate: RateLimit, metrics: Metrics) -> None:
@@ -68,7 +68,7 @@ class AccessControl:
         await self._app(scope, receive, send)
 
     async def _refuse_unknown(self, methods: Methods | None, scope: Scope, receive: Receive, send: Send) -> None:
-        """Say that there is no such thing, to whoever has a key."""
+        """Answer 404 or 405 to a request with a key, and 401 to others."""
         try:
             self._access.holder(scope["headers"])
         except UnauthorizedError as exc:
@@ -85,20 +85,20 @@ class AccessControl:
 
 
 def holder_of(scope: Scope) -> str | None:
-    """Return the name of the key that a request came with; None with open access."""
+    """Return the name of the request's API key; None with open access."""
     name: str | None = scope.get(KEY_NAME)
     return name
 
 
 def route_path(scope: Scope) -> str:
-    """Return the path as routes have it: without the prefix that a proxy adds, which Starlette removes likewise."""
+    """Return the path without the prefix that a proxy adds, as Starlette's routes match it."""
     path: str = scope["path"]
     prefix: str = scope.get("root_path", "")
     return path[len(prefix) :] if prefix and path.startswith(f"{prefix}/") else path
 
 
 def _until_revoked(access: Access, key: ApiKey, receive: Receive) -> Receive:
-    """Return `receive`, by which the caller has left as soon as the key is good no more: a stream would never end."""
+    """Return a `receive` that reports a disconnect once the key is no longer accepted, so that a stream ends."""
 
     async def receive_until_revoked() -> Message:
         message = asyncio.ensure_future(receive())

@@ -1,7 +1,6 @@
-"""What each call needs: one table of paths and methods, so that no route decides for itself and none is forgotten.
+"""The scope that each call needs: one table of paths and methods.
 
-What is not in the table is not served to holders of keys at all (`app.auth.middleware`), so a new route is unreachable
-until it stands here.
+`app.auth.middleware` refuses every call that the table does not have, so a new route needs an entry here.
 """
 
 from collections.abc import Mapping
@@ -11,18 +10,18 @@ from typing import Final
 
 
 class Scope(StrEnum):
-    """What a key allows."""
+    """A permission of an API key."""
 
     EVENTS_WRITE = "events:write"
-    """Post events, say outcomes, erase sessions: what a shop's backend does. Answers carry the sessions' scores."""
+    """Post events, report outcomes, erase sessions: for a shop's backend. The answers contain the scores."""
     SESSIONS_READ = "sessions:read"
-    """Read sessions, the board, the statistics and the model's card: what people and the page do."""
+    """Read sessions, the board, the statistics and the model's card: for people and the page."""
     MODEL_ADMIN = "model:admin"
-    """Load another artifact, which runs the code in it: what a release does."""
+    """Load another artifact, which runs the code in the artifact: for a release."""
 
 
 Needed = Scope | None
-"""The scope that a call needs; None: everybody may."""
+"""The scope that a call needs; None: the call needs no key."""
 Methods = Mapping[str, Needed]
 
 _PUBLIC_PAGE: Final[Methods] = MappingProxyType({"GET": None, "HEAD": None})
@@ -37,35 +36,35 @@ _PATHS: Final[dict[str, Methods]] = {
     "/v1/stream": _READ,
     "/v1/model": _READ,
     "/v1/model/reload": {"POST": Scope.MODEL_ADMIN},
-    # Balancers and kubelets ask these and carry no keys; they tell no more than whether the replica is up.
+    # Balancers and kubelets have no keys; the answers contain no data of sessions.
     "/healthz": {"GET": None},
     "/readyz": {"GET": None},
-    # The description and the page hold no data; the page asks the API, with a key.
+    # The description and the page contain no data; the page calls the API with a key.
     "/openapi.json": _PUBLIC_PAGE,
     "/dashboard": _PUBLIC_PAGE,
 }
 _METRICS: Final = "/metrics"
 _SESSION: Final[Methods] = {"GET": Scope.SESSIONS_READ, "DELETE": Scope.EVENTS_WRITE}
-# As an id may end so too, it can be read and erased like others.
+# A session id may end with `/outcome` too, so such a session can be read and erased.
 _OUTCOME: Final[Methods] = {**_SESSION, "POST": Scope.EVENTS_WRITE}
 
 
 class Rules:
-    """The table, as the settings make it.
+    """The table of scopes, completed by the settings.
 
     Args:
-        metrics_public: whether everybody may read `/metrics`.
+        metrics_public: whether `/metrics` needs no key.
     """
 
     def __init__(self, *, metrics_public: bool) -> None:
         self._paths = {**_PATHS, _METRICS: {"GET": None} if metrics_public else _READ}
 
     def methods(self, path: str) -> Methods | None:
-        """Return what each method of a path needs, or of a route's template; None for a path that is not served."""
+        """Return the scope of each method of a path or route template; None for a path that is not served."""
         methods = self._paths.get(path)
         if methods is not None:
             return methods
-        # Ids may hold slashes, so everything below these belongs to them.
+        # Ids may contain slashes.
         if path.startswith("/v1/sessions/"):
             return _OUTCOME if path.endswith("/outcome") else _SESSION
         if path.startswith("/dashboard/"):

@@ -36,7 +36,7 @@ if __name__ == "__main__":
     options = parser.parse_args()
     for module in (main, wiring):
         if hasattr(module, "Scorer"):
-            module.Scorer = ImmediateScorer
+            vars(module)["Scorer"] = ImmediateScorer
     uvicorn.run(
         main.create_app(),
         host="127.0.0.1",
