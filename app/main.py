@@ -19,7 +19,7 @@ from app.api.events import BATCH_PATH
 from app.api.ingest import Ingest
 from app.api.middleware import BodyLimit, FrontedFastAPI, RequestContext, RequestObserver
 from app.api.openapi import complete_openapi
-from app.api.problems import handle_errors
+from app.api.responses import handle_errors
 from app.auth.scopes import Rules
 from app.auth.setup import cors_options, following_keys, install_auth, log_open_access, read_access
 from app.monitoring import tracing

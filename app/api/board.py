@@ -8,8 +8,7 @@ from fastapi import APIRouter, Request, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.api.middleware import KnownRoute
-from app.api.parameters import documented_query
-from app.api.responses import documented
+from app.api.openapi import documented, documented_query
 from app.api.services import Services, services_of
 from app.board.content import Content, ContentResponse
 from app.board.query import BoardParameters, parse_query

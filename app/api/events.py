@@ -14,7 +14,8 @@ from fastapi import APIRouter, Request, Response
 
 from app.api.bodies import ScoreBody, read_body_in_time, score_body, too_late
 from app.api.ingest import EVENTS_PATH
-from app.api.responses import documented, json_response
+from app.api.openapi import documented
+from app.api.responses import json_response
 from app.api.services import Services, services_of
 from app.errors import (
     BodyTimeoutError,

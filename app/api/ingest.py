@@ -22,7 +22,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.api.bodies import body_timeout, read_body, score_json, too_late
 from app.api.middleware import KnownRoute, RequestObserver, bounded_body, check_head, first_headers
-from app.api.problems import client_gone
+from app.api.responses import client_gone
 from app.api.services import Services
 from app.auth.access import Access
 from app.auth.middleware import route_path
@@ -42,9 +42,9 @@ class Ingest:
     """Answers `POST /v1/events` and passes everything else on; ASGI middleware.
 
     Args:
-        app: what answers everything else.
+        app: answers everything else.
         settings: limits of head, body and time.
-        services: returns the service's parts, once it runs.
+        services: returns the service's parts, once the service runs.
         access: the keys.
         rate: counts the events of keys that have a limit.
         observer: ids, metrics and failures of requests.

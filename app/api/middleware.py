@@ -18,7 +18,7 @@ from starlette.middleware.errors import ServerErrorMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from structlog.typing import FilteringBoundLogger
 
-from app.api.problems import error_answer
+from app.api.responses import error_answer
 from app.errors import BodyTooLargeError, HeadTooLargeError, WillbuyError, problem, problem_response
 from app.monitoring.logging import REQUEST_ID
 from app.monitoring.metrics import Metrics
@@ -109,7 +109,7 @@ class RequestObserver:
         return [(_REQUEST_ID_HEADER, request_id)]
 
     def problem(self, error: WillbuyError) -> Response:
-        """Return an error as a problem, counted, and logged where no caller is to blame."""
+        """Return an error as a problem; the error is counted, and logged when the service is at fault."""
         return error_answer(error, self._metrics, self._logger)
 
     def failure(self, error: Exception, scope: Scope, request_id: bytes) -> Response:
@@ -159,7 +159,7 @@ class RequestContext:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                # A list of its own: an answer that is kept for others must not collect ids.
+                # A new list, because a cached answer is sent again and must not collect ids.
                 message["headers"] = [*message["headers"], *self._observer.headers(request_id)]
             await send(message)
 
@@ -173,7 +173,7 @@ class RequestContext:
         except Exception as exc:
             failure = self._observer.failure(exc, scope, request_id)
             if status:
-                raise  # the answer has begun; the server can only cut it off
+                raise  # the answer has begun, so the server can only close the connection
             await failure(scope, receive, send_named)
         finally:
             route = getattr(scope.get("route"), "path", "unmatched")

@@ -1,18 +1,22 @@
-"""The OpenAPI document: FastAPI's, and what FastAPI does not see.
+"""The OpenAPI document: FastAPI's, plus the bodies that routes handle as bytes and the checks of `app.auth`."""
 
-That are the bodies which routes read and write as bytes, and the door that all requests pass before any route
-(`app.auth`).
-"""
-
+from collections.abc import Collection
 from functools import partial
 from typing import Any, Final
 
 from fastapi import FastAPI
+from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from app.api.responses import documented
 from app.auth.scopes import Rules
-from app.errors import ForbiddenError, HeadTooLargeError, RateLimitedError, UnauthorizedError, WillbuyError
+from app.errors import (
+    PROBLEM_JSON,
+    ForbiddenError,
+    HeadTooLargeError,
+    RateLimitedError,
+    UnauthorizedError,
+    WillbuyError,
+)
 from app.schemas.events import EventIn, OutcomeIn, Problem
 
 _SCHEMES: Final[dict[str, dict[str, str]]] = {
@@ -55,3 +59,38 @@ def _document_access(operation: dict[str, Any], needed: str | None) -> None:
         known = operation["responses"].setdefault(str(status), response)
         if known is not response:
             known["description"] = f"{known['description']}; {response['description']}"
+
+
+def documented(*errors: type[WillbuyError]) -> dict[int | str, dict[str, Any]]:
+    """Return OpenAPI's `responses` for these errors, those of one status together."""
+    by_status: dict[int | str, list[type[WillbuyError]]] = {}
+    for error in errors:
+        by_status.setdefault(error.status, []).append(error)
+    return {
+        status: {
+            "description": "; ".join(f"`{error.code}`: {error.title}" for error in group),
+            "content": {PROBLEM_JSON: {"schema": {"$ref": "#/components/schemas/Problem"}}},
+        }
+        for status, group in by_status.items()
+    }
+
+
+def documented_query(parameters: type[BaseModel], *, without: Collection[str] = ()) -> list[dict[str, Any]]:
+    """Return OpenAPI's `parameters` for the fields of a model, but for those left out."""
+    schema = parameters.model_json_schema()
+    documented = []
+    for name, field in schema["properties"].items():
+        if name in without:
+            continue
+        definition = schema["$defs"][field["$ref"].rpartition("/")[2]] if "$ref" in field else {}
+        described = {key: value for key, value in (definition | field).items() if key not in {"$ref", "description"}}
+        documented.append(
+            {
+                "name": name,
+                "in": "query",
+                "required": name in schema.get("required", ()),
+                "description": field["description"],
+                "schema": described,
+            }
+        )
+    return documented

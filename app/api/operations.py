@@ -5,7 +5,7 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
-from app.api.responses import documented
+from app.api.openapi import documented
 from app.api.services import services_of
 from app.auth.middleware import holder_of
 from app.errors import (

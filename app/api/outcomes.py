@@ -6,7 +6,8 @@ from typing import Annotated
 from fastapi import APIRouter, Path, Request, Response
 
 from app.api.bodies import read_body_in_time
-from app.api.responses import documented, json_response
+from app.api.openapi import documented
+from app.api.responses import json_response
 from app.api.services import services_of
 from app.api.sessions import session_out
 from app.errors import (

@@ -9,7 +9,8 @@ from typing import Annotated
 
 from fastapi import APIRouter, Path, Query, Request, Response
 
-from app.api.responses import documented, json_response
+from app.api.openapi import documented
+from app.api.responses import json_response
 from app.api.services import Services, services_of
 from app.auth.middleware import holder_of
 from app.errors import (

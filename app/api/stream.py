@@ -6,8 +6,7 @@ from typing import Final
 from fastapi import APIRouter, Request, Response
 from starlette.types import Receive, Scope, Send
 
-from app.api.parameters import documented_query
-from app.api.responses import documented
+from app.api.openapi import documented, documented_query
 from app.api.services import services_of
 from app.board.query import BoardParameters, BoardQuery, parse_query
 from app.board.streams import Listener, Streams

@@ -1,4 +1,8 @@
+<<<<<<< HEAD
 """The accepted API keys, and the check of a request's key against them."""
+=======
+"""Checks the API key of a request."""
+>>>>>>> ingest
 
 import asyncio
 import hmac
@@ -13,6 +17,7 @@ _BEARER: Final = b"bearer "
 
 
 class Access:
+<<<<<<< HEAD
     """The accepted keys.
 
     Args:
@@ -21,35 +26,59 @@ class Access:
     Attributes:
         is_open: whether access is open.
         changed: an event that the next `replace` sets; each `replace` puts a new event here.
+=======
+    """The accepted keys, which change while the service runs.
+
+    Args:
+        keys: the keys; None: open access, no request needs a key.
+
+    Attributes:
+        is_open: whether access is open.
+        changed: set when the keys change; by then the attribute is a new event.
+>>>>>>> ingest
     """
 
     def __init__(self, keys: Sequence[ApiKey] | None) -> None:
         self.is_open = keys is None
         self.changed = asyncio.Event()
-        self._keys: tuple[tuple[bytes, frozenset[Scope], ApiKey], ...] = ()
+        self._keys: tuple[tuple[bytes, ApiKey], ...] = ()
         self.replace(keys or ())
 
     def replace(self, keys: Sequence[ApiKey]) -> bool:
+<<<<<<< HEAD
         """Accept these keys from now on, and no others; return whether they differ from the keys before."""
+=======
+        """Accept these keys and no others from now on; return whether they differ from the keys before."""
+>>>>>>> ingest
         before = self._keys
-        self._keys = tuple((key.digest, frozenset(key.scopes), key) for key in keys)
+        self._keys = tuple((key.digest, key) for key in keys)
         self.changed.set()
         self.changed = asyncio.Event()
         return self._keys != before
 
     def knows(self, key: ApiKey) -> bool:
         """Return whether this key is still accepted, with the same scopes and limit."""
+<<<<<<< HEAD
         return any(known == key for _, _, known in self._keys)
 
     def holder(self, headers: Iterable[tuple[bytes, bytes]]) -> ApiKey:
         """Return the key of a request, whatever its scopes; raise `UnauthorizedError` without an accepted one.
 
         The request's key is compared with every accepted key, each in constant time
+=======
+        return any(known == key for _, known in self._keys)
+
+    def holder(self, headers: Iterable[tuple[bytes, bytes]]) -> ApiKey:
+        """Return the key of a request, whatever its scopes; raise `UnauthorizedError` unless it is accepted.
+
+        Each accepted key is compared, in a time that does not depend on how many bytes are equal
+>>>>>>> ingest
         (https://docs.python.org/3/library/hmac.html#hmac.compare_digest).
 
         Args:
             headers: of the request, names in lower case as ASGI has them.
         """
+<<<<<<< HEAD
         _, key = self._find(headers)
         return key
 
@@ -61,18 +90,31 @@ class Access:
         return key
 
     def _find(self, headers: Iterable[tuple[bytes, bytes]]) -> tuple[frozenset[Scope], ApiKey]:
+=======
+>>>>>>> ingest
         digest = digest_of(_sent_key(headers))
-        found: tuple[frozenset[Scope], ApiKey] | None = None
-        for known, scopes, key in self._keys:
+        found: ApiKey | None = None
+        for known, key in self._keys:
             if hmac.compare_digest(known, digest):
-                found = scopes, key
+                found = key
         if found is None:
             raise UnauthorizedError("The service does not know this API key.", came_with_key=True)
         return found
 
+    def check(self, headers: Iterable[tuple[bytes, bytes]], needed: Scope) -> ApiKey:
+        """Return the key of a request, as `holder` does; raise `ForbiddenError` unless the key has the scope."""
+        key = self.holder(headers)
+        if needed not in key.scopes:
+            raise ForbiddenError(f"This needs a key with the scope `{needed}`.", needed)
+        return key
+
 
 def _sent_key(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
+<<<<<<< HEAD
     """Return the key of `Authorization: Bearer KEY`, else of `X-API-Key`; other schemes are ignored."""
+=======
+    """Return the key of `Authorization: Bearer KEY`, else of `X-API-Key`; other kinds of authorization are ignored."""
+>>>>>>> ingest
     other: bytes | None = None
     for name, value in headers:
         if name == b"authorization" and value[: len(_BEARER)].lower() == _BEARER:

@@ -11,7 +11,7 @@ from typing import Any
 
 import uvicorn
 
-from app import main
+from app import main, wiring
 from app.scoring.session_update import Score
 from app.store.record_codec import Answer, Outcome
 
@@ -34,7 +34,9 @@ if __name__ == "__main__":
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--http", required=True)
     options = parser.parse_args()
-    setattr(main, "Scorer", ImmediateScorer)  # noqa: B010 - the module does not export the name
+    for module in (main, wiring):
+        if hasattr(module, "Scorer"):
+            vars(module)["Scorer"] = ImmediateScorer
     uvicorn.run(
         main.create_app(),
         host="127.0.0.1",
