@@ -31,8 +31,10 @@ _ITEM_CATEGORY = attrgetter("item_category")
 _PRICE = attrgetter("price")
 _QUANTITY = attrgetter("quantity")
 
-FIXED_CODES = 3
-FIXED_NUMBERS = 2
+CODE_FIELDS = ("event_name", "item_id", "item_category")
+NUMBER_FIELDS = ("price", "quantity")
+FIXED_CODES = len(CODE_FIELDS)
+FIXED_NUMBERS = len(NUMBER_FIELDS)
 _FINGERPRINT_MASK = 0x7FFFFFFF
 
 
