@@ -323,9 +323,9 @@ class Encoder(nn.Module):
         def column(values: Sequence[float], dtype: torch.dtype = torch.float32) -> Tensor:
             return torch.tensor(values, dtype=dtype).unsqueeze(1)
 
-        # All vocabularies stand in one sorted table a column; searchsorted needs equal widths, so they are padded
-        # with a value that no fingerprint has. As 0 stands first and twice, a found position is the index itself: 0
-        # for no value, from 2 up the words.
+        # One sorted row a vocabulary. searchsorted needs equal widths, so rows are padded with a value that no
+        # fingerprint has. Each row begins with two zeros, so a found position is the index itself: 0 for no value,
+        # from 2 up the words.
         vocabularies = list(self.vocabularies.values())
         width = 2 + max(map(len, vocabularies)) + 1
         table = torch.full((len(vocabularies), width), torch.iinfo(torch.int64).max, dtype=torch.int64)
@@ -338,8 +338,8 @@ class Encoder(nn.Module):
         # No price counts as 0, no quantity as 1.
         self.register_buffer("amounts_not_given", column([0.0, 1.0]))
         self.register_buffer("type_indices", column([*range(1, self.types + 1)], torch.int64))
-        # The slots of items and then those of categories, counted from 1 in each; whose they are, as a row of the two
-        # and as a matrix that sums over them.
+        # The slots of items, then those of categories, each counted from 1. `slot_column` has each slot's kind (0 item,
+        # 1 category), and `slot_sums` is the matrix that sums over each kind.
         kinds = torch.tensor([0] * ITEM_SLOTS + [1] * CATEGORY_SLOTS)
         self.register_buffer("slot_column", kinds)
         self.register_buffer("slot_number", column([*range(1, ITEM_SLOTS + 1), *range(1, CATEGORY_SLOTS + 1)]))
@@ -352,14 +352,14 @@ class Encoder(nn.Module):
         periods = [86_400_000, 604_800_000]
         self.register_buffer("calendar_ms", column(periods, torch.int64))
         self.register_buffer("calendar_radians", column([2 * math.pi / period for period in periods]))
-        # What a session-scoped property was last is kept.
+        # Session-scoped properties keep their last value.
         self.register_buffer("sticky_codes", column([spec.scope == "session" for spec in category_specs], torch.int64))
         self.register_buffer("sticky_numbers", column([spec.scope == "session" for spec in number_specs], torch.bool))
         self.register_buffer("feature_order", torch.tensor([feature.row for feature in self._features()]))
 
     @torch.jit.unused
     def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *_: Any) -> None:  # noqa: ANN401  # as the module's
-        """Read nothing: every buffer follows from the vocabularies, and another release's encoder has others."""
+        """Read nothing: every buffer derives from the vocabularies, and other releases have other buffers."""
 
     @torch.jit.unused
     def _features(self) -> list[Feature]:
@@ -409,7 +409,7 @@ class Encoder(nn.Module):
     def sequence(self, timestamp_ms: Tensor, codes: Tensor, numbers: Tensor) -> tuple[Tensor, Tensor]:
         """Return features [B, T, F] and indices [B, T, I] of raw columns [B, T], [B, T, 3 + C], [B, T, 2 + N].
 
-        Sessions shorter than T are padded at the end with anything: what comes later never changes what came before.
+        Sessions shorter than T are padded at the end with any values: later events never change earlier outputs.
         """
         carry, memory = self.initial_state(timestamp_ms.size(0))
         carry, memory = carry.t().contiguous(), memory.t().contiguous()
@@ -438,7 +438,7 @@ class Encoder(nn.Module):
         is_first = torch.logical_not(events)
         now_events = events + self.one
 
-        # Time. A late event never makes a negative gap: it counts as if it came with the latest one.
+        # Time. A late event never makes a negative gap: it counts as simultaneous with the latest one.
         times_ms = torch.where(is_first, timestamp_ms, times_ms)
         start_ms, last_ms = torch.split(times_ms, 1)
         now_ms = torch.maximum(timestamp_ms, last_ms)
@@ -446,7 +446,7 @@ class Encoder(nn.Module):
         elapsed_s = spans_s[:1]
         log_spans = torch.log1p(spans_s)
         log_gap = log_spans[1:]
-        # Welford (1962): the difference of two nearly equal sums would leave a root of their rounding.
+        # Welford (1962), as the difference of two nearly equal sums would be mostly rounding error.
         gaps = events.clamp_min(1.0)
         off_mean = log_gap - log_gap_mean
         log_gap_mean = torch.addcdiv(log_gap_mean, off_mean, gaps)
@@ -464,7 +464,7 @@ class Encoder(nn.Module):
             indices = self._lookup(codes)
         type_index = indices[:1]
         type_slot = type_index.to(torch.float32).sub_(self.one)
-        # No event before the first: its run length of 0 makes nothing of having the type that `carry` begins with.
+        # Before the first event the run length is 0, so the first event's type may equal the initial `previous_type`.
         run_length = torch.addcmul(self.one, run_length, (type_slot == previous_type).to(torch.float32))
         is_type = type_index == self.type_indices
         counts = is_type.to(torch.float32).add_(counts)
@@ -496,7 +496,7 @@ class Encoder(nn.Module):
         price_sum, price_count = torch.split(price_sums, 1)
         price_mean = price_sum / price_count.clamp_min(1.0)
         price_max = torch.maximum(price_max, price)
-        # `fmin` passes over NaN. The first price is the least and its own predecessor; before it, both are 0.
+        # `fmin` ignores NaN. The first price is also the least and the previous one; before it, both are 0.
         price_min = torch.where(had_price, torch.fmin(price_min, sent[:1]), price)
         price_before = torch.where(had_price, price_previous, price)
         price_previous = torch.where(price_given, price, price_previous)
@@ -603,11 +603,11 @@ class Encoder(nn.Module):
             next slots, next counts, how often each was seen before [2, B], and whether it is new [2, B].
         """
         sought = torch.index_select(named, 0, self.slot_column)
-        # No identifier is 0 and meets the empty slots, whose count is 0.
+        # "No identifier" is 0 and equals the empty slots, whose count is 0.
         met = (slots == sought).to(torch.float32).mul_(slot_counts)
         times_seen = torch.mm(self.slot_sums, met)
         is_new = has_named - times_seen.clamp_max(1.0)
-        # The oldest entry makes room: slots are filled in a ring. Counted from 1, so that 0 is none of them.
+        # Slots are a ring: a new entry replaces the oldest. Places count from 1; 0 is no place.
         place = torch.addcmul(is_new, is_new, torch.remainder(distinct, self.ring_sizes))
         is_place = torch.index_select(place, 0, self.slot_column) == self.slot_number
         next_slots = torch.where(is_place, sought, slots)

@@ -30,8 +30,7 @@ from app.errors import (
     WillbuyError,
     to_problem,
 )
-from app.schemas.events import EVENT_EXAMPLE, BatchOut
-from app.scoring.event_body import EventBody
+from app.schemas.events import EVENT_EXAMPLE, BatchOut, EventBody
 from app.scoring.events import NDJSON, QueuedEvent, check_headers, parse_events
 from app.scoring.session_update import Score
 

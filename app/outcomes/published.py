@@ -1,27 +1,14 @@
-"""A closed session as the stream of outcomes tells it: JSON, described in docs/outcomes.md."""
+"""The JSON of a closed session in the stream of outcomes; docs/outcomes.md describes it."""
 
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import msgspec
+from msgspec.structs import asdict
 
+from app.store.history_codec import Entry
 from app.store.outcomes import ClosedSession
-from model.events import PropertyValue
 
 FORMAT: Final = 1
-
-
-class _Event(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One folded event; fields without a value are left out."""
-
-    event_name: str
-    timestamp_ms: int
-    item_id: str | None = None
-    item_category: str | None = None
-    price: float | None = None
-    quantity: float | None = None
-    properties: dict[str, PropertyValue] = {}
-    probability: float | None = None
-    model: str | None = None
 
 
 class _Session(msgspec.Struct, frozen=True):
@@ -32,7 +19,7 @@ class _Session(msgspec.Struct, frozen=True):
     outcome_ms: int | None
     closed_ms: int
     last_seen_ms: int
-    events: list[_Event]
+    events: list[dict[str, Any]]
 
 
 _encoder: Final = msgspec.json.Encoder()
@@ -40,24 +27,8 @@ _encoder: Final = msgspec.json.Encoder()
 
 def session_json(session: ClosedSession) -> bytes:
     """Return the JSON of a closed session."""
-    events = []
-    model = None
-    for entry in session.entries:
-        event = entry.event
-        events.append(
-            _Event(
-                event_name=event.event_name,
-                timestamp_ms=event.timestamp_ms,
-                item_id=event.item_id,
-                item_category=event.item_category,
-                price=event.price,
-                quantity=event.quantity,
-                properties=dict(event.properties),
-                probability=entry.probability,
-                model=None if entry.model == model else entry.model,
-            )
-        )
-        model = entry.model
+    models = [None, *(entry.model for entry in session.entries)]
+    events = [_event(entry, model) for entry, model in zip(session.entries, models, strict=False)]
     return _encoder.encode(
         _Session(
             format=FORMAT,
@@ -70,3 +41,10 @@ def session_json(session: ClosedSession) -> bytes:
             events=events,
         )
     )
+
+
+def _event(entry: Entry, model_before: str | None) -> dict[str, Any]:
+    """Return the fields of an event that have a value; the model only where the entry before has another."""
+    model = None if entry.model == model_before else entry.model
+    fields = {**asdict(entry.event), "probability": entry.probability, "model": model}
+    return {name: value for name, value in fields.items() if value is not None and value != {}}

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from msgspec.structs import replace
 
 from app.scoring.events import QueuedEvent
+from app.store.history_codec import properties_code
 from app.store.record_codec import VERSION_BYTES, Answer, Answers, Outcome, Record
-from app.store.shorthand import properties_code
 
 
 def with_fold(

@@ -9,7 +9,6 @@ from typing import Final
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
-from app.store import answers_codec as answers
 from app.store import history_codec as entries
 from app.store import keys
 from app.store import record_codec as records
@@ -39,8 +38,6 @@ def page() -> str:
             _described(keys),
             f"## A record {{#record}}\n\nCodec version {records.CODEC_VERSION}.\n",
             _described(records),
-            "## The answers in a record {#answers}\n",
-            _described(answers),
             "## The state in a record {#state}\n",
             _described(states),
             "## An entry of a history {#history}\n",

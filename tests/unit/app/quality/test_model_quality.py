@@ -13,7 +13,7 @@ from app.quality.counts import BINS, GROUPS, answers_by_model, bin_of, count_ans
 from app.quality.drift import drift_of, population_stability_index
 from app.quality.figures import quality_of
 from app.quality.window import BUCKETS, Window
-from app.store.history import Entry
+from app.store.history_codec import Entry
 from app.store.outcomes import ClosedSession, Counts, NoOutcomes
 from model.events import Event
 from model.summary import DataSummary, InputCounts

@@ -5,8 +5,7 @@ import pytest
 from app.errors import InvalidEventError, InvalidJsonError, UnsupportedEncodingError, UnsupportedMediaTypeError
 from app.monitoring.metrics import Metrics
 from app.schemas.events import EVENT_EXAMPLE, EventIn
-from app.scoring.event_body import received
-from app.scoring.events import EventValidator, check_headers, parse_event
+from app.scoring.events import EventValidator, check_headers, event_body, parse_event
 from app.settings import Settings
 
 NOW_MS = 1_795_392_000_000
@@ -141,7 +140,7 @@ def test_compressed_bodies_are_refused():
 def submitted(event, *, knows=True, metrics=None):
     settings = Settings(artifact="model.pt", max_event_age_s=100, max_event_ahead_s=10)
     return EventValidator(settings, metrics or Metrics()).submission(
-        received(EventIn(**event)), now_ms=NOW_MS, knows=lambda _name: knows
+        event_body(EventIn(**event)), now_ms=NOW_MS, knows=lambda _name: knows
     )
 
 
