@@ -168,12 +168,20 @@ _ORDER: Final = (
     "value[number]", "given[number]",
 )  # fmt: skip
 
-# Tensors by name: a block or a part that `_advance` forgets, or that no table has, is an error when it is scripted.
-# TorchScript turns them into plain lists, so they cost nothing.
-_Magnitudes = namedtuple("_Magnitudes", [block.name for block in MAGNITUDES])  # type: ignore[misc]  # noqa: PYI024  # from the table
-_Blocks = namedtuple("_Blocks", [block.name for block in BLOCKS])  # type: ignore[misc]  # noqa: PYI024  # same
-_Carry = namedtuple("_Carry", [part.name for part in CARRY])  # type: ignore[misc]  # noqa: PYI024  # same
-_Memory = namedtuple("_Memory", [part.name for part in MEMORY])  # type: ignore[misc]  # noqa: PYI024  # same
+
+def _tensors(name: str, fields: list[str]) -> Any:  # noqa: ANN401  # mypy knows no class whose fields it cannot read
+    """Return a class of named tensors.
+
+    A tensor that `_advance` forgets, or that no table has, is then an error when `_advance` is scripted. TorchScript
+    turns the tuples into plain lists, so the names cost nothing.
+    """
+    return namedtuple(name, fields)  # noqa: PYI024  # the fields are a table's
+
+
+_Magnitudes: Final = _tensors("_Magnitudes", [block.name for block in MAGNITUDES])
+_Blocks: Final = _tensors("_Blocks", [block.name for block in BLOCKS])
+_Carry: Final = _tensors("_Carry", [part.name for part in CARRY])
+_Memory: Final = _tensors("_Memory", [part.name for part in MEMORY])
 
 
 class Feature(NamedTuple):

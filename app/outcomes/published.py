@@ -3,12 +3,19 @@
 from typing import Any, Final, Literal
 
 import msgspec
-from msgspec.structs import asdict
+from msgspec.structs import astuple
 
-from app.store.history_codec import Entry
 from app.store.outcomes import ClosedSession
+from model.events import Event
 
 FORMAT: Final = 1
+
+
+class _ScoredEvent(Event, frozen=True, omit_defaults=True):
+    """A folded event and its score; the model only where the event before has another."""
+
+    probability: float | None = None
+    model: str | None = None
 
 
 class _Session(msgspec.Struct, frozen=True):
@@ -19,7 +26,7 @@ class _Session(msgspec.Struct, frozen=True):
     outcome_ms: int | None
     closed_ms: int
     last_seen_ms: int
-    events: list[dict[str, Any]]
+    events: list[_ScoredEvent]
 
 
 _encoder: Final = msgspec.json.Encoder()
@@ -27,8 +34,12 @@ _encoder: Final = msgspec.json.Encoder()
 
 def session_json(session: ClosedSession) -> bytes:
     """Return the JSON of a closed session."""
-    models = [None, *(entry.model for entry in session.entries)]
-    events = [_event(entry, model) for entry, model in zip(session.entries, models, strict=False)]
+    events = []
+    model = None
+    for entry in session.entries:
+        values: list[Any] = [*astuple(entry.event), entry.probability, None if entry.model == model else entry.model]
+        events.append(_ScoredEvent(*values))
+        model = entry.model
     return _encoder.encode(
         _Session(
             format=FORMAT,
@@ -41,10 +52,3 @@ def session_json(session: ClosedSession) -> bytes:
             events=events,
         )
     )
-
-
-def _event(entry: Entry, model_before: str | None) -> dict[str, Any]:
-    """Return the fields of an event that have a value; the model only where the entry before has another."""
-    model = None if entry.model == model_before else entry.model
-    fields = {**asdict(entry.event), "probability": entry.probability, "model": model}
-    return {name: value for name, value in fields.items() if value is not None and value != {}}

@@ -1,9 +1,9 @@
 """From the JSON of ended sessions to canonical events.
 
-What the service folded is kept as it was folded: in its order, and with the times that counted. An event that came late
-counts when serving as if it had come with the latest one before it, so that is the time written here; the encoder makes
-the same features of it, and sorting by time leaves the order alone. A purchase stands at least a millisecond after the
-last event, as everything at or after it is cut when sessions are prepared.
+Events keep the order in which the service folded them, and the times that the encoder used. The encoder treats a late
+event as simultaneous with the latest event before it, so that time is written here: features stay the same, and sorting
+by time keeps the order. A purchase gets a time at least a millisecond after the last event, because preparing sessions
+cuts everything at or after the purchase.
 """
 
 import json
@@ -14,17 +14,16 @@ from typing import Any, Final, NamedTuple
 import polars as pl
 
 from model.columns import category_text
-from model.events import PURCHASE
+from model.events import FIELD_NAMES, PURCHASE
 from training.collect.errors import CollectError
 from training.data.sources.conversion import EVENT_COLUMNS, PROPERTY_PREFIX, SOURCE_LINE
 
 FORMAT: Final = 1
 _COLUMNS: Final = tuple(name for name in EVENT_COLUMNS if name != SOURCE_LINE)
-_FACTS: Final = ("item_id", "item_category", "price", "quantity")
 
 
 class EntryId(NamedTuple):
-    """Where an entry stands: which shard's stream, and its id there."""
+    """The place of an entry: its shard's stream, and its id there."""
 
     shard: int
     entry: str
@@ -41,8 +40,8 @@ class Ended:
 
     Attributes:
         entry: where it was read.
-        session_id: one of its own: the shop's id and the time of the first event, as a shop may use an id again.
-        bought: whether it bought.
+        session_id: the shop's id and the time of the first event, as a shop may use an id again.
+        bought: whether the session ended in a purchase.
         closed_ms: when the service closed it.
         rows: its events as values of the event table's columns; properties under their own names.
     """
@@ -58,7 +57,7 @@ def ended_session(entry: EntryId, text: bytes) -> Ended:
     """Return the session of an entry.
 
     Raises:
-        CollectError: it is not JSON of the format that docs/outcomes.md describes.
+        CollectError: the text is not JSON of the format that docs/outcomes.md describes.
     """
     try:
         session = json.loads(text)
@@ -74,9 +73,9 @@ def ended_session(entry: EntryId, text: bytes) -> Ended:
         rows = []
         for event in session["events"]:
             latest_ms = max(latest_ms, event["timestamp_ms"])
-            facts = {name: event.get(name) for name in _FACTS}
+            fields = {name: event.get(name) for name in FIELD_NAMES}
             properties = {PROPERTY_PREFIX + name: value for name, value in event.get("properties", {}).items()}
-            rows.append(_row(session_id, latest_ms, event["event_name"], bought) | facts | properties)
+            rows.append(_row(session_id, latest_ms, event["event_name"], bought) | fields | properties)
         if bought:
             rows.append(_row(session_id, max(latest_ms + 1, session["outcome_ms"] or 0), PURCHASE, bought))
         return Ended(entry, session_id, bought, session["closed_ms"], rows)
@@ -102,7 +101,7 @@ def _row(session_id: str, timestamp_ms: int, event_name: str, bought: bool) -> d
 
 
 def _property(name: str, values: Sequence[Any]) -> pl.Series:
-    """Return a property's values: numbers where all of them are, else the texts that they are known by."""
+    """Return a property's values: numbers if all of them are numbers, else their `category_text`."""
     given = [value for value in values if value is not None]
     if all(isinstance(value, bool) for value in given):
         return pl.Series(name, values, dtype=pl.Boolean)

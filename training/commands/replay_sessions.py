@@ -17,7 +17,7 @@ import httpx
 import polars as pl
 from msgspec import structs
 
-from model.events import Event
+from model.events import FIELD_NAMES, Event
 from model.predictor import Predictor
 from training.data.prepared import PreparedDataset
 
@@ -67,11 +67,8 @@ def read_sessions(dataset: PreparedDataset, session_ids: Sequence[str]) -> dict[
             Event(
                 row["event_name"],
                 row["timestamp_ms"],
-                row["item_id"],
-                row["item_category"],
-                row["price"],
-                row["quantity"],
-                properties,
+                **{name: row.get(name) for name in FIELD_NAMES},
+                properties=properties,
             )
         )
     return sessions
@@ -90,10 +87,7 @@ def event_body(session_id: str, event_id: str, event: Event) -> dict[str, Any]:
         "session_id": session_id,
         "timestamp": event.timestamp_ms,
         "event_name": event.event_name,
-        "item_id": event.item_id,
-        "item_category": event.item_category,
-        "price": event.price,
-        "quantity": event.quantity,
+        **{name: getattr(event, name) for name in FIELD_NAMES},
         "properties": dict(event.properties),
     }
     return {key: value for key, value in body.items() if value is not None}

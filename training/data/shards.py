@@ -9,21 +9,13 @@ from typing import Final, Self
 import polars as pl
 
 from model.columns import PropertySpec
+from model.events import FIELD_NAMES
 from training.data.sessions import SessionCounts, Sessions
 from training.data.sources.canonical import CLOCK_KEY
 from training.data.sources.conversion import PROPERTY_PREFIX
 from training.data.sources.mapping import Clock, PropertyKind
 
-_COLUMNS: Final = (
-    "session_id",
-    "session_start_ms",
-    "timestamp_ms",
-    "event_name",
-    "item_id",
-    "item_category",
-    "price",
-    "quantity",
-)
+_COLUMNS: Final = ("session_id", "session_start_ms", "timestamp_ms", "event_name", *FIELD_NAMES)
 
 
 class RejectedRows:

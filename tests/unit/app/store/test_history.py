@@ -21,7 +21,7 @@ from app.store.history_codec import (
 )
 from app.store.interface import Commit
 from app.store.record_codec import Answers, Outcome, Record
-from model.events import GA4_EVENT_NAMES, Event, PropertyValue
+from model.events import FIELDS, GA4_EVENT_NAMES, Event, PropertyValue
 
 NOW_MS = 1_795_392_006_224
 ONE_MODEL, OTHER_MODEL = "9f86d081884c7d65", "0011223344556677"
@@ -319,3 +319,12 @@ def test_another_kind_is_named():
     unknown = 5 + len(NAMES)
     with pytest.raises(CorruptRecordError, match=f"kind {unknown}; this release reads kinds 1 to {unknown - 1}"):
         decode_name_and_score(msgspec.msgpack.encode([unknown, 1]))
+
+
+@pytest.mark.parametrize("field", FIELDS)
+@pytest.mark.parametrize("known", [{}, {"after_ms": NOW_MS, "repeats_properties": True}, {"model": OTHER_MODEL}])
+def test_every_field_of_the_table_is_stored(field, known):
+    value: Any = "x" if field.kind == "text" else 2.5
+    event = Event("view_item", NOW_MS, properties=FACTS, **{field.name: value})
+    before = [] if "model" in known or not known else [encode_event(FULL)]
+    assert decode_events([*before, encode_event(event, **known)])[-1] == event
