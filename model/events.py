@@ -108,7 +108,7 @@ class EventField(NamedTuple):
     is_input: bool = True
 
 
-# Beside name, time and properties, which every event has. In the order of `Event`; a new field goes to the end.
+# All fields of an event but its name, time and properties. A new one goes to the end, and to the end of `Event`.
 FIELDS: Final = (
     EventField("item_id", "text"),
     EventField("item_category", "text"),
