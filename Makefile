@@ -1,34 +1,37 @@
-# `make demo` and `make test` are all that a fresh clone needs; each sets up .venv first.
+# `make demo` and `make test` work in a fresh clone: each creates .venv first.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test faults fuzz check lint audit sbom docs bench image-test format lock clean
+.PHONY: help setup demo test faults fuzz check lint audit sbom docs reference bench image-test format lock clean
 
 help:  ## List the targets.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
 
-setup: $(VENV)/.installed  ## Make .venv with everything pinned by constraints.txt.
+setup: $(VENV)/.installed  ## Create .venv with the versions of constraints.txt.
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' \
-		|| { echo "Python 3.11, 3.12 or 3.13 is needed (TorchScript knows no later one): make PYTHON=python3.13 ..."; exit 1; }
+		|| { echo "Python 3.11, 3.12 or 3.13 is needed (TorchScript supports no later one): make PYTHON=python3.13 ..."; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[train,embedded,otel,dev]"
 	@touch $@
 
-demo: setup  ## Train on a synthetic shop, start Redis and the service, play shoppers at it. Ctrl-C stops.
+demo: setup  ## Train on a synthetic shop, start Redis and the service, simulate shoppers. Ctrl-C stops.
 	$(BIN)/willbuy demo
 
 test: setup  ## Run all tests.
-	$(BIN)/python -m pytest $(if $(COVERAGE),--cov --cov-report=term --cov-fail-under=$(COVERAGE))
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile --durations 30 $(if $(COVERAGE),--cov --cov-report=term --cov-fail-under=$(COVERAGE))
 
 faults: setup  ## Run the long fault schedules (docs/faults.md); takes ten minutes or more.
 	PYTHONPATH=tests $(BIN)/python -m faults
 
 docs: setup  ## Build the documentation into site/.
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+reference: setup  ## Write the reference pages in docs/reference from the code.
+	$(BIN)/python -m docs.generate
 
 bench: .bench/.installed  ## Measure the hot path against other servers; needs wrk, takes an hour.
 	.bench/bin/python -m benchmarks.hotpath all
@@ -38,7 +41,7 @@ bench: .bench/.installed  ## Measure the hot path against other servers; needs w
 	.bench/bin/python -m pip install --quiet --constraint constraints.txt --requirement benchmarks/requirements-peers.txt --editable ".[train,embedded,dev]"
 	@touch $@
 
-image-test: setup  ## Build the real image without Docker and try it (root on Debian; apt: buildah debootstrap).
+image-test: setup  ## Build and test the real image without Docker (root on Debian; apt: buildah debootstrap).
 	PYTHON=$(BIN)/python deploy/image-test/run.sh
 
 lint: setup  ## Check style, types and import rules.
@@ -47,29 +50,29 @@ lint: setup  ## Check style, types and import rules.
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-audit: setup  ## Look for known holes in what is installed, and for risky patterns in the code.
+audit: setup  ## Check for known vulnerabilities in the dependencies and for risky patterns in the code.
 	$(BIN)/bandit -q -c pyproject.toml -r app model training
 	$(BIN)/python .ci/audit.py
 
-sbom: setup  ## Write sbom.json, a list of all that is installed (CycloneDX).
+sbom: setup  ## Write sbom.json, a list of all installed packages (CycloneDX).
 	$(BIN)/cyclonedx-py environment $(BIN)/python --pyproject pyproject.toml --mc-type application --output-reproducible --of JSON -o sbom.json
 
-fuzz: setup  ## Thousands of generated requests and changed bytes.
+fuzz: setup  ## Run thousands of generated requests and mutated bytes.
 	WILLBUY_FUZZ_CASES=300 $(BIN)/python -m pytest tests/fuzz -s --timeout 3600
 
-check: lint audit  ## What CI runs: all checks, and all tests with the share of branches that they take.
+check: lint audit  ## Run what CI runs: all checks, and all tests with branch coverage.
 	$(MAKE) test COVERAGE=95
 
 format: setup  ## Format the code.
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-lock:  ## Write constraints.txt anew from the ranges in pyproject.toml, in an environment of its own.
+lock:  ## Write constraints.txt from the ranges in pyproject.toml, in a new environment.
 	rm -rf .lock && $(PYTHON) -m venv .lock
 	.lock/bin/python -m pip install --quiet --editable ".[train,embedded,otel,dev]"
-	@{ echo "# Exact versions of everything that .venv holds; 'make lock' writes this file from pyproject.toml."; \
+	@{ echo "# Exact versions of all packages in .venv; 'make lock' writes this file from pyproject.toml."; \
 		.lock/bin/python -m pip freeze --exclude-editable | sed -E 's/^(torch==[0-9.]+)\+.*/\1/'; } > constraints.txt
 	rm -rf .lock
 
-clean:  ## Remove the environment and everything that was built.
+clean:  ## Remove the environment and all build results.
 	rm -rf $(VENV) .bench build dist site artifacts .mypy_cache .ruff_cache .pytest_cache .hypothesis

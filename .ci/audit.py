@@ -1,7 +1,7 @@
-"""Ask for known holes in what constraints.txt pins; fails when there is one, and says so when nobody could be asked.
+"""Check the versions in constraints.txt for known vulnerabilities; status 1 if there is one.
 
-pip-audit ends with the same status for a hole and for an advisory service that is away, and CI may stand where there is
-none.
+Without an advisory service the program prints `NOT AUDITED` and succeeds. pip-audit itself ends with the same status
+for a vulnerability and for an advisory service that cannot be reached, as in an isolated CI.
 """
 
 import json
@@ -22,13 +22,13 @@ def main() -> int:
     try:
         packages = json.loads(found.stdout)["dependencies"]
     except (json.JSONDecodeError, KeyError, TypeError):
-        print(f"NOT AUDITED: {(found.stderr.strip().splitlines() or ['pip-audit said nothing'])[-1]}")
+        print(f"NOT AUDITED: {(found.stderr.strip().splitlines() or ['pip-audit printed nothing'])[-1]}")
         return 0
-    holes = [f"{one['name']} {one['version']}: {hole['id']}" for one in packages for hole in one.get("vulns", ())]
+    ids = [f"{one['name']} {one['version']}: {known['id']}" for one in packages for known in one.get("vulns", ())]
     unknown = sum("skip_reason" in one for one in packages)
-    print(f"{len(packages)} packages, {unknown} that the advisory service does not know, {len(holes)} known holes")
-    print(*holes, sep="\n", end="\n" if holes else "")
-    return 1 if holes else 0
+    print(f"{len(packages)} packages, {unknown} unknown to the advisory service, {len(ids)} vulnerabilities")
+    print(*ids, sep="\n", end="\n" if ids else "")
+    return 1 if ids else 0
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""The `willbuy` command: `serve` from here, and what the installed packages add as entry points.
+"""The `willbuy` command: `serve` and `key`, and the sub-commands that installed packages add.
 
-`app` knows nothing of `training`: sub-commands are found under the entry-point group `willbuy.commands`, so that the
-serving image, which carries no training package, has the same command.
+`app` does not import `training`. Further sub-commands come from the entry-point group `willbuy.commands`, so that the
+serving image, which has no training package, has the same command.
 """
 
 import os
@@ -33,7 +33,7 @@ cli = typer.Typer(
 )
 
 
-def _print_version(wanted: bool) -> None:  # typer calls it so
+def _print_version(wanted: bool) -> None:
     if wanted:
         typer.echo(f"willbuy {version('willbuy')}")
         raise typer.Exit
@@ -43,7 +43,7 @@ def _print_version(wanted: bool) -> None:  # typer calls it so
 def _main(
     _version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
-    ] = False,  # typer's way to say a flag
+    ] = False,
 ) -> None:
     pass
 
@@ -51,21 +51,20 @@ def _main(
 @cli.command(rich_help_panel="Serving")
 def serve(
     artifact: Annotated[
-        Path | None, typer.Option("--artifact", help="The model; otherwise WILLBUY_ARTIFACT.", show_default=False)
+        Path | None, typer.Option(help="The model; otherwise WILLBUY_ARTIFACT.", show_default=False)
     ] = None,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")] = 8000,
     redis_url: Annotated[
         str | None,
         typer.Option(
-            "--redis-url",
-            help="Redis or Valkey; otherwise WILLBUY_REDIS_URL, otherwise a server of its own that keeps nothing.",
+            help="Redis or Valkey; otherwise WILLBUY_REDIS_URL, otherwise an embedded server that keeps no data.",
             show_default=False,
         ),
     ] = None,
     open_access: Annotated[
         bool,
-        typer.Option("--open", help="Let in everybody without an API key, for trying out: WILLBUY_OPEN_ACCESS."),
+        typer.Option("--open", help="Accept requests without an API key, for trials: WILLBUY_OPEN_ACCESS."),
     ] = False,
     workers: Annotated[int, typer.Option(min=1, max=64, help="Worker processes.")] = 1,
 ) -> None:
@@ -73,7 +72,7 @@ def serve(
 
     Every other setting is an environment variable; docs/settings.md lists them.
     """
-    import uvicorn  # noqa: PLC0415  # `willbuy --help` need not wait for it
+    import uvicorn  # noqa: PLC0415  # `willbuy --help` starts faster without these
     from pydantic import ValidationError  # noqa: PLC0415  # same
 
     from app.auth.keys import AccessError  # noqa: PLC0415  # same
@@ -81,53 +80,56 @@ def serve(
     from app.monitoring.logging import server_log_config  # noqa: PLC0415  # same
     from app.monitoring.worker_metrics import metrics_of_workers  # noqa: PLC0415  # same
     from app.runtime.embedded_redis import EmbeddedServerError  # noqa: PLC0415  # same
-    from app.settings import Settings  # noqa: PLC0415  # same
+    from app.settings import Settings, faults_of  # noqa: PLC0415  # same
     from model.artifact import ArtifactError, read_manifest  # noqa: PLC0415  # same: torch
 
-    # Workers are processes of their own and read the environment, so options go there.
-    if artifact is not None:
-        os.environ["WILLBUY_ARTIFACT"] = str(artifact)
-    if redis_url is not None:
-        os.environ["WILLBUY_REDIS_URL"] = redis_url
-    if open_access:
-        os.environ["WILLBUY_OPEN_ACCESS"] = "true"
+    _set_environment(artifact=artifact, redis_url=redis_url, open_access=open_access)
     try:
         settings = Settings()
         manifest = read_manifest(settings.artifact, sha256=settings.artifact_sha256)
-        # Each worker looks again; here it is said once, and before anything is started.
+        # Each worker checks again; here an error shows once, and before anything is started.
         read_access(settings)
-        tell = _teller(settings)
-        with _redis(tell), metrics_of_workers() if workers > 1 else nullcontext():
-            tell("starting", f"willbuy {version('willbuy')}: model {manifest.fingerprint} of {manifest.created}")
-            tell("listening", f"listening on http://{host}:{port}; the API is described at /openapi.json")
+        announce = _announcer(settings)
+        with _redis(announce), metrics_of_workers() if workers > 1 else nullcontext():
+            announce("starting", f"willbuy {version('willbuy')}: model {manifest.fingerprint} of {manifest.created}")
+            announce("listening", f"listening on http://{host}:{port}; the API is described at /openapi.json")
             uvicorn.run(
                 "app.main:create_app",
                 factory=True,
                 host=host,
                 port=port,
                 workers=workers,
-                # Nothing here asks for a caller's address, and reading it costs every request.
+                # The service does not use the caller's address, and reading it costs time in every request.
                 proxy_headers=False,
-                # By its name, as workers are told of it too.
-                http="app.api.events_http:EventsHttp",
+                # By name: worker processes import it.
+                http="app.runtime.http_protocol:BoundedHttp",
                 # The service writes its own log, one line a request at most and no session ids in paths.
                 access_log=False,
                 log_config=server_log_config(settings.log_format),
                 timeout_graceful_shutdown=_GRACE_S,
             )
     except ValidationError as exc:
-        for error in exc.errors(include_input=False, include_url=False):
-            name = "_".join(str(part) for part in error["loc"]).upper()
-            _fail(f"WILLBUY_{name}: {error['msg']}" if name else str(error["msg"]))
+        for fault in faults_of(exc):
+            _fail(fault)
         raise typer.Exit(1) from None
     except (AccessError, ArtifactError, EmbeddedServerError) as exc:
         _fail(str(exc))
         raise typer.Exit(1) from None
 
 
-def _teller(settings: "Settings") -> Callable[[str, str], None]:
-    """Return what tells of the start: to people in words, to a log collector in lines like all others of the log."""
-    from app.monitoring.logging import build_logger  # noqa: PLC0415  # `willbuy --help` need not wait for it
+def _set_environment(**options: object) -> None:
+    """Put options that stand for settings of the same name into the environment, where worker processes read them.
+
+    An option that was not given changes nothing: its default is the variable's, and then the one of the setting.
+    """
+    for name, value in options.items():
+        if value:
+            os.environ[f"WILLBUY_{name.upper()}"] = str(value)
+
+
+def _announcer(settings: "Settings") -> Callable[[str, str], None]:
+    """Return what announces the steps of the start: as text on a console, as lines of the log elsewhere."""
+    from app.monitoring.logging import build_logger  # noqa: PLC0415  # `willbuy --help` starts faster without it
 
     if settings.log_format == "console" or _ERR.is_terminal:
         return lambda _event, text: _ERR.print(text, markup=False)
@@ -136,18 +138,18 @@ def _teller(settings: "Settings") -> Callable[[str, str], None]:
 
 
 @contextmanager
-def _redis(tell: Callable[[str, str], None]) -> Iterator[None]:
-    """Start an embedded server when no Redis was named, for as long as the service runs."""
-    from app.runtime.embedded_redis import EmbeddedRedis  # noqa: PLC0415  # `willbuy --help` need not wait for it
+def _redis(announce: Callable[[str, str], None]) -> Iterator[None]:
+    """Run an embedded server while the service runs, unless the environment names a Redis."""
+    from app.runtime.embedded_redis import EmbeddedRedis  # noqa: PLC0415  # `willbuy --help` starts faster without it
 
     if os.environ.get("WILLBUY_REDIS_URL"):
         yield
         return
     with EmbeddedRedis() as redis:
         os.environ["WILLBUY_REDIS_URL"] = redis.url
-        tell(
+        announce(
             "embedded_redis",
-            "no WILLBUY_REDIS_URL: started a Redis-compatible server of its own, which forgets everything at the end",
+            "no WILLBUY_REDIS_URL: started an embedded Redis-compatible server, whose data is lost at the end",
         )
         yield
 

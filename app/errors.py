@@ -1,6 +1,6 @@
-"""Everything the service refuses to do or cannot do, each with its HTTP status and a stable code.
+"""All errors that callers see, each with its HTTP status and a stable code.
 
-The tree follows the data's way; each error belongs to one arrow:
+By the part of the service that raises them:
 
     access  -> HeadTooLargeError, UnauthorizedError, ForbiddenError, RateLimitedError
     request -> InvalidJsonError, UnsupportedMediaTypeError, UnsupportedEncodingError, BodyTooLargeError,
@@ -12,7 +12,7 @@ The tree follows the data's way; each error belongs to one arrow:
     model   -> ReloadDisabledError, ReloadInProgressError, ArtifactRefusedError
     store   -> StoreUnavailableError, CorruptRecordError
 
-`to_problem` turns any of them into a body of RFC 9457 (https://www.rfc-editor.org/rfc/rfc9457).
+`to_problem` converts each into a body of RFC 9457 (https://www.rfc-editor.org/rfc/rfc9457).
 """
 
 import json
@@ -28,13 +28,13 @@ _OWN_FACTS: Final = "unknown field; the shop's own facts belong into `properties
 
 
 class WillbuyError(Exception):
-    """Something that a caller is told about.
+    """An error that the caller sees.
 
     Attributes:
         status: HTTP status of the answer.
         code: stable, machine-readable name; part of the interface, never renamed.
-        title: what this code means, the same for every occurrence.
-        retry_after_s: when set, the caller is told to try again after this many seconds.
+        title: meaning of the code, the same for every occurrence.
+        retry_after_s: value of the header `Retry-After`; None: no such header.
     """
 
     status: ClassVar[int] = 500
@@ -48,17 +48,17 @@ class WillbuyError(Exception):
 
     @property
     def members(self) -> Mapping[str, Any]:
-        """Further members of the problem body, beside those that every problem has."""
+        """Members of the problem body in addition to the common ones."""
         return {}
 
     @property
     def headers(self) -> Mapping[str, str]:
-        """Headers of the answer: `Retry-After` where trying again helps."""
+        """Headers of the answer: `Retry-After` if a retry can succeed."""
         return {} if self.retry_after_s is None else {"Retry-After": str(self.retry_after_s)}
 
 
 class HeadTooLargeError(WillbuyError):
-    """Target and headers have more bytes, or there are more headers, than the limit."""
+    """The request target and headers exceed the limit of bytes or of headers."""
 
     status = 431
     code = "head_too_large"
@@ -66,11 +66,11 @@ class HeadTooLargeError(WillbuyError):
 
 
 class UnauthorizedError(WillbuyError):
-    """The request came without an API key, or with one that is not known.
+    """The request has no API key, or an unknown one.
 
     Args:
-        detail: which of the two.
-        came_with_key: whether it came with one.
+        detail: explains which of the two.
+        came_with_key: whether the request has a key.
     """
 
     status = 401
@@ -106,7 +106,7 @@ class ForbiddenError(WillbuyError):
 
 
 class RateLimitedError(WillbuyError):
-    """The API key has sent as much as it may for now."""
+    """The API key has reached its rate limit."""
 
     status = 429
     code = "rate_limited"
@@ -115,7 +115,7 @@ class RateLimitedError(WillbuyError):
 
 
 class InvalidJsonError(WillbuyError):
-    """The body is not one JSON text."""
+    """The body is not a JSON text."""
 
     status = 400
     code = "invalid_json"
@@ -123,7 +123,7 @@ class InvalidJsonError(WillbuyError):
 
 
 class UnsupportedMediaTypeError(WillbuyError):
-    """The body is declared to be something other than JSON."""
+    """The declared media type of the body is not JSON."""
 
     status = 415
     code = "unsupported_media_type"
@@ -131,7 +131,7 @@ class UnsupportedMediaTypeError(WillbuyError):
 
 
 class UnsupportedEncodingError(WillbuyError):
-    """The body is compressed; a limit on its bytes would then say nothing about its size."""
+    """The body is compressed, so the limit of its bytes would not limit its size."""
 
     status = 415
     code = "unsupported_content_encoding"
@@ -155,7 +155,7 @@ class TooManyEventsError(WillbuyError):
 
 
 class TooManySessionEventsError(WillbuyError):
-    """One request has more events of a session than are remembered, so it could not be sent again safely."""
+    """One request has more events of a session than its record remembers, so a retry would not be safe."""
 
     status = 422
     code = "too_many_session_events"
@@ -171,7 +171,7 @@ class BodyTimeoutError(WillbuyError):
 
 
 class _FieldsError(WillbuyError):
-    """Some fields are not as they must be; `errors` names each."""
+    """Some fields are invalid; `errors` names each."""
 
     status = 422
 
@@ -185,21 +185,21 @@ class _FieldsError(WillbuyError):
 
 
 class InvalidEventError(_FieldsError):
-    """The event is JSON, but not an event."""
+    """The body is JSON, but not a valid event."""
 
     code = "invalid_event"
     title = "The event has fields that cannot be accepted"
 
 
 class InvalidRequestError(_FieldsError):
-    """A path or query parameter is not as it must be."""
+    """A path or query parameter is invalid."""
 
     code = "invalid_request"
     title = "The request has parameters that cannot be accepted"
 
 
 class OverloadedError(WillbuyError):
-    """More events wait than the queue may hold."""
+    """The queue of events is full."""
 
     status = 503
     code = "overloaded"
@@ -208,7 +208,7 @@ class OverloadedError(WillbuyError):
 
 
 class ShuttingDownError(WillbuyError):
-    """The service is draining and takes no new events."""
+    """The service is draining and accepts no new events."""
 
     status = 503
     code = "shutting_down"
@@ -226,7 +226,7 @@ class DeadlineExceededError(WillbuyError):
 
 
 class SessionNotFoundError(WillbuyError):
-    """No record of the session: it never was, it expired, or it was erased."""
+    """There is no record of the session: it never existed, has expired, or was erased."""
 
     status = 404
     code = "session_not_found"
@@ -234,7 +234,7 @@ class SessionNotFoundError(WillbuyError):
 
 
 class SessionFullError(WillbuyError):
-    """The session has as many events as one may have, so that a rebuild stays exact and bounded."""
+    """The session has the largest allowed number of events; the limit keeps rebuilds exact and bounded."""
 
     status = 409
     code = "session_full"
@@ -242,7 +242,7 @@ class SessionFullError(WillbuyError):
 
 
 class OutcomeConflictError(WillbuyError):
-    """The session was closed before, and with another outcome."""
+    """The session was closed before with another outcome."""
 
     status = 409
     code = "outcome_conflict"
@@ -250,7 +250,7 @@ class OutcomeConflictError(WillbuyError):
 
 
 class ConflictError(WillbuyError):
-    """Others kept committing to the session, for as many attempts as the setting allows."""
+    """Other replicas committed to the session in each of the allowed attempts."""
 
     status = 409
     code = "conflict"
@@ -266,7 +266,7 @@ class PredictionError(WillbuyError):
 
 
 class BoardBusyError(WillbuyError):
-    """Too many different questions about the sessions are being answered."""
+    """Too many different queries about the sessions are in progress."""
 
     status = 503
     code = "board_busy"
@@ -275,7 +275,7 @@ class BoardBusyError(WillbuyError):
 
 
 class TooManyStreamsError(WillbuyError):
-    """As many streams are open as one replica may have."""
+    """The replica has the largest allowed number of open streams."""
 
     status = 503
     code = "too_many_streams"
@@ -301,7 +301,7 @@ class ReloadInProgressError(WillbuyError):
 
 
 class ArtifactRefusedError(WillbuyError):
-    """The artifact cannot be used; the model that was loaded stays."""
+    """The artifact cannot be used; the loaded model stays."""
 
     status = 422
     code = "artifact_refused"
@@ -309,7 +309,7 @@ class ArtifactRefusedError(WillbuyError):
 
 
 class StoreError(WillbuyError):
-    """The store cannot give or take a session."""
+    """The store cannot read or write a session."""
 
 
 class StoreUnavailableError(StoreError):
@@ -322,14 +322,14 @@ class StoreUnavailableError(StoreError):
 
 
 class CorruptRecordError(StoreError):
-    """What the store holds for a session is not a record or history that this release can read."""
+    """The stored record or history of a session cannot be decoded by this release."""
 
     code = "record_corrupt"
     title = "The session's record cannot be read"
 
 
 def problem(status: int, code: str, title: str, detail: str, **members: Any) -> dict[str, Any]:  # noqa: ANN401 - JSON
-    """Return a problem body; `type` is a name, not an address, so that no service depends on a page being up."""
+    """Return a problem body; `type` is a URN, so that no client depends on a web page."""
     return {
         "type": f"urn:willbuy:problem:{code}",
         "title": title,
@@ -346,7 +346,7 @@ def to_problem(error: WillbuyError) -> dict[str, Any]:
 
 
 def problem_response(body: dict[str, Any], headers: dict[str, str] | None = None) -> Response:
-    """Return a problem as a response; ASCII only, so that it can name whatever the caller sent."""
+    """Return a problem as a response; ASCII only, so that it can quote any input of the caller."""
     content = json.dumps(body, ensure_ascii=True, allow_nan=False).encode()
     return Response(content, status_code=body["status"], headers=headers, media_type=PROBLEM_JSON)
 
@@ -357,7 +357,7 @@ def error_response(error: WillbuyError) -> Response:
 
 
 def field_errors(errors: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
-    """Return pydantic's errors as field, message and code; no input is echoed but names of fields, shortened."""
+    """Return pydantic's errors as field, message and code; of the input only shortened field names are echoed."""
     return [
         {
             "field": shortened(".".join(str(part) for part in error["loc"] if part != "[key]")) or "body",
@@ -369,5 +369,5 @@ def field_errors(errors: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
 
 
 def shortened(text: str) -> str:
-    """Return a text for an error message, cut to a bounded length."""
+    """Return a text cut to a bounded length, for an error message."""
     return text if len(text) <= _MAX_ECHO_CHARS else text[:_MAX_ECHO_CHARS] + "…"

@@ -1,1 +1,1 @@
-"""Measurements that are too long, or too dependent on the machine, for a test. Each says how it is run."""
+"""Measurements that take too long, or depend too much on the machine, for a test. Each module documents its command."""

@@ -1,7 +1,7 @@
-"""A service as a queue that is served in batches: fitted to what was measured, then simulated.
+"""A simulation of the service as a queue served in batches, with costs fitted to measurements.
 
-Events arrive; a batch is whatever waits when the last one ends, at most so many; it takes a + b n for n events. That is
-`app/scoring/batcher.py` with everything else that a request costs counted into b.
+A batch is all events that wait when the last batch ends, up to a limit. A batch of n events takes a + b n. This models
+`app/scoring/batcher.py`; b includes all other costs of a request.
 """
 
 import heapq
@@ -19,13 +19,13 @@ _SECOND_US: Final = 1e6
 
 @dataclass(frozen=True, slots=True)
 class BatchCost:
-    """What a batch of n events takes a service process: `fixed_us + event_us * n`."""
+    """Time that a service process needs for a batch of n events: `fixed_us + event_us * n`."""
 
     fixed_us: float
     event_us: float
 
     def us(self, events: int) -> float:
-        """Return microseconds of a batch."""
+        """Return the microseconds of a batch."""
         return self.fixed_us + self.event_us * events
 
     @property
@@ -36,12 +36,12 @@ class BatchCost:
 
 @dataclass(frozen=True, slots=True)
 class Simulated:
-    """What the simulated service did.
+    """Results of a simulation.
 
     Attributes:
-        events_per_s: answered.
-        batch_size: events in a batch, on average.
-        mean_ms, p50_ms, p99_ms: from arrival to the end of the batch.
+        events_per_s: answered events.
+        batch_size: mean number of events in a batch.
+        mean_ms, p50_ms, p99_ms: latency from arrival to the end of the batch.
     """
 
     events_per_s: float
@@ -52,9 +52,9 @@ class Simulated:
 
 
 def fit(runs: Sequence[tuple[float, float]]) -> BatchCost:
-    """Return the line through runs of (events in a batch, microseconds from one batch to the next), least squares.
+    """Return the least-squares line through runs of (events in a batch, microseconds from one batch to the next).
 
-    Relative errors are what is made least: else the largest batches alone would decide.
+    Minimises relative errors; absolute errors would give all the weight to the largest batches.
     """
     weights = [1 / cycle_us**2 for _, cycle_us in runs]
     total = sum(weights)
@@ -67,7 +67,7 @@ def fit(runs: Sequence[tuple[float, float]]) -> BatchCost:
 
 
 def simulate_pausing(cost: BatchCost, connections: int, pause_ms: float, seed: int = 0) -> Simulated:
-    """Return what a service does to connections that pause before each request, as wrk makes them pause."""
+    """Simulate connections that pause before each request, as wrk's do."""
     chance = random.Random(seed)  # noqa: S311  # a simulation, no secret
     arrivals = [(_pause_us(chance, pause_ms), one) for one in range(connections)]
     heapq.heapify(arrivals)
@@ -80,7 +80,7 @@ def simulate_pausing(cost: BatchCost, connections: int, pause_ms: float, seed: i
 
 
 def simulate_open(cost: BatchCost, events_per_s: float, seed: int = 0) -> Simulated:
-    """Return what a service does to events that come at random at a rate, whatever becomes of those before."""
+    """Simulate events that arrive at random at a rate, independent of the answers (open loop)."""
     chance = random.Random(seed)  # noqa: S311  # a simulation, no secret
     arrivals: list[tuple[float, int]] = []
     now_us = 0.0
@@ -91,7 +91,7 @@ def simulate_open(cost: BatchCost, events_per_s: float, seed: int = 0) -> Simula
 
 
 def _serve(cost: BatchCost, arrivals: list[tuple[float, int]], following: Callable[[float, int], None]) -> Simulated:
-    """Take arrivals off the heap, batch by batch; `following` is told when, and how many were answered."""
+    """Serve the arrivals batch by batch; calls `following` with the time and the number of answers of each batch."""
     now_us, batches = 0.0, 0
     latencies_us: list[float] = []
     while arrivals and len(latencies_us) < _SIMULATED_EVENTS:
@@ -114,5 +114,5 @@ def _serve(cost: BatchCost, arrivals: list[tuple[float, int]], following: Callab
 
 
 def _pause_us(chance: random.Random, pause_ms: float) -> float:
-    # wrk's timers have milliseconds.
+    # wrk's timers have a resolution of one millisecond.
     return 1000.0 * math.floor(chance.expovariate(1 / pause_ms) + 0.5)

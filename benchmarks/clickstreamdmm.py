@@ -2,18 +2,18 @@
 
     python -m benchmarks.clickstreamdmm SESSIONS --seeds 10 --out result.json
 
-SESSIONS is what `willbuy prepare` made of the log. Each seed splits anew (65 % training, 10 % validation, 10 %
-calibration, 15 % test), trains `willbuy train`'s default, searches LightGBM's parameters on the validation sessions,
-and predicts the test sessions with both. LightGBM sees all features and indices that the network sees, of the same
-training sessions, is stopped early by the same validation sessions and calibrated on the same calibration sessions.
+SESSIONS is the output of `willbuy prepare` for the log. Each seed makes a new split (65 % training, 10 % validation,
+10 % calibration, 15 % test), trains with the defaults of `willbuy train`, searches LightGBM's parameters on the
+validation sessions, and predicts the test sessions with both. LightGBM gets all features and indices of the network and
+the same training sessions. The same validation sessions stop it early, and the same calibration sessions calibrate it.
 
-Fixed before any of these test sessions was looked at:
+Criteria, fixed before any of these test sessions was used:
     * the log loss of all prefixes of the held-out sessions, willbuy's minus LightGBM's, has a 95 % interval below zero;
     * the AUC's difference has a lower bound above -0.003;
     * at none of the prefix lengths 1, 2, 3, 5, 8, 10, 15, 20 is the log loss worse with an interval above zero.
-Intervals resample sessions; a session that several seeds held out stays together, with all its predictions. The recipe
-was chosen on experiments with six of ten sessions (`explored`), so the other four of ten are what decides; all of them
-are reported beside. LightGBM is taken raw or calibrated, whichever is better on the sessions that decide.
+Intervals resample sessions; all predictions of a session stay together, also those of several seeds. The recipe was
+chosen in experiments with six of ten sessions (`explored`), so the criteria apply to the other four of ten. Results for
+all sessions are reported as well. LightGBM is raw or calibrated, whichever is better on the deciding sessions.
 """
 
 import hashlib
@@ -31,14 +31,13 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from training.config import FitSettings, TrainSettings
 from training.data.encoded import Encoded
 from training.data.prepared import read_prepared
 from training.data.training_set import load
+from training.evaluation.calibration import fit_calibration
 from training.evaluation.metrics import log_losses
-from training.fit.calibration import fit_calibration
-from training.fit.loop import FitSettings
 from training.fit.train import WILLBUY, train
-from training.settings import TrainSettings
 
 PREFIX_LENGTHS: Final = (1, 2, 3, 5, 8, 10, 15, 20)
 AUC_MARGIN: Final = -0.003
@@ -50,13 +49,13 @@ Floats = NDArray[np.float64]
 
 
 def explored(session_id: str) -> bool:
-    """Return whether a session was among those that the recipe was chosen on."""
+    """Return whether the session was used in the experiments that chose the recipe."""
     code = hashlib.blake2b(f"confirm:{session_id}".encode(), digest_size=8).digest()
     return int.from_bytes(code, "big") / 2**64 < EXPLORED_SHARE
 
 
 def tuned_lightgbm(parts: dict[str, Encoded], trials: int, seed: int) -> tuple[Floats, Floats, dict[str, Any]]:
-    """Return probabilities of the test events, raw and calibrated, and the parameters that a search found."""
+    """Return probabilities of the test events, raw and calibrated, and the parameters found by the search."""
     width = parts["train"].features.size(1)
     categorical = list(range(width, width + parts["train"].indices.size(1)))
     training = lightgbm.Dataset(
@@ -137,7 +136,7 @@ def _logit(probability: Floats) -> Floats:
 def difference(
     outcome: Floats, ours: Floats, theirs: Floats, session: NDArray[np.int64], resamples: int
 ) -> list[float]:
-    """Return the mean difference of the log losses, and the ends of its 95 % interval over sessions."""
+    """Return the mean difference of the log losses and its 95 % interval over sessions."""
     _, index = np.unique(session, return_inverse=True)
     gaps = np.bincount(index, log_losses(outcome, ours) - log_losses(outcome, theirs))
     counts = np.bincount(index).astype(np.float64)
@@ -149,7 +148,7 @@ def difference(
 def auc_difference(
     outcome: Floats, ours: Floats, theirs: Floats, session: NDArray[np.int64], resamples: int
 ) -> list[float]:
-    """Return the difference of the AUCs, and the ends of its 95 % interval over sessions.
+    """Return the difference of the AUCs and its 95 % interval over sessions.
 
     Probabilities are sorted into buckets of equal mass, in which a pair of outcomes counts half.
     """
@@ -216,7 +215,7 @@ def main(
     trials: Annotated[int, typer.Option(min=1, help="Sets of LightGBM parameters tried for each seed.")] = 25,
     resamples: Annotated[int, typer.Option(min=100)] = 1000,
 ) -> None:
-    """Train, predict what was held out, and judge by the rules above."""
+    """Train, predict the hold-out sessions, and apply the criteria above."""
     dataset = read_prepared(sessions)
     rows: list[dict[str, NDArray[Any]]] = []
     details: list[dict[str, Any]] = []

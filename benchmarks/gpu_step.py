@@ -1,15 +1,15 @@
-"""What a step costs by the size of its batch, on the CPU and, where torch sees one, on the GPU.
+"""Time of a step by batch size, on the CPU and, if torch sees one, on the GPU.
 
     python -m benchmarks.gpu_step                          # trains a small model first
     python -m benchmarks.gpu_step --artifact model.pt --out gpu_step.json
 
-A step is timed three times over: as the service calls it, `Predictor.advance`, from bytes to bytes; the network alone,
-on tensors that lie on the device already; and, on a GPU, what the copies to and from it take, by torch's profiler. What
-`advance` takes beyond the network is copies, packing of bytes and Python.
+Three times are measured: `Predictor.advance` as the service calls it, from bytes to bytes; the network alone, on
+tensors that are already on the device; and, on a GPU, the copies to and from it, by torch's profiler. The rest of
+`advance` is packing of bytes and Python.
 
-The floor is what no step can be quicker than: the bytes that must move, each once, at the bandwidth that this machine
-reaches in a plain copy. On a CPU these are states in and out and the weights; on a GPU, states and columns over the bus
-in pinned memory, and then weights and states in the device's memory.
+The floor is a lower bound of a step: the bytes that must move, each once, at the bandwidth of a plain copy on this
+machine. On a CPU these are the weights and the states in and out. On a GPU these are states and columns over the bus in
+pinned memory, then weights and states in the device's memory.
 """
 
 import statistics
@@ -57,7 +57,7 @@ _OUT: Final = Console()
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What a step of so many sessions costs.
+    """Times of a step of so many sessions.
 
     Attributes:
         device: `cpu` or `cuda`.
@@ -77,12 +77,12 @@ class Step:
 
     @property
     def events_per_s(self) -> float:
-        """Events a second, one batch after another."""
+        """Events a second if batches follow one another."""
         return self.batch / self.advance_us * _MICROSECONDS
 
 
 class Device:
-    """One device: the predictor on it, the bare network on it, and how quickly bytes move."""
+    """One device: predictor, bare network and bandwidth."""
 
     def __init__(self, artifact: Path, name: str, largest: int) -> None:
         self.name = name
@@ -101,7 +101,7 @@ class Device:
             self._bus_bytes_per_s = self._copy_rate(host, device), self._copy_rate(device, host)
 
     def step(self, events: list[Event]) -> Step:
-        """Return what the third event of so many sessions costs."""
+        """Return the times of the third event of so many sessions."""
         size = len(events)
         states: list[bytes | None] = [None] * size
         for _ in range(2):
@@ -152,7 +152,7 @@ class Device:
         return float(sum(copied)) / _LEAST_RUNS
 
     def _copy_rate(self, source: torch.device, target: torch.device) -> float:
-        """Return bytes a second of a plain copy; within one memory each byte counts twice, read and written."""
+        """Return the bytes a second of a plain copy; within one memory each byte counts twice, for read and write."""
         pinned = source != target
         there = torch.ones(_COPIED_BYTES, dtype=torch.uint8, device=source, pin_memory=pinned and source.type == "cpu")
         here = torch.empty(_COPIED_BYTES, dtype=torch.uint8, device=target, pin_memory=pinned and target.type == "cpu")
@@ -165,7 +165,7 @@ class Device:
 
 
 def measure(artifact: Path, largest: int, show: Callable[[str], None]) -> list[Step]:
-    """Return what a step costs on each device that there is, for every size up to the largest."""
+    """Return the times of a step on each available device, for every batch size up to the largest."""
     shown = chain.from_iterable(sessions(PRESETS["default"], seed=1))
     events = list(islice((event for event in shown if event.event_name != "purchase"), largest))
     found = []
@@ -180,7 +180,7 @@ def measure(artifact: Path, largest: int, show: Callable[[str], None]) -> list[S
 
 
 def table(steps: list[Step]) -> list[str]:
-    """Return the figures as Markdown, and from which size on the GPU is the quicker one."""
+    """Return the times as Markdown, and the batch size from which the GPU is faster."""
     heads = ("sessions", "device", "step µs", "network alone", "rest", "copies", "floor µs", "step / floor", "events/s")
     rows = [
         [
@@ -201,7 +201,7 @@ def table(steps: list[Step]) -> list[str]:
         name: {step.batch: step.advance_us for step in steps if step.device == name} for name in ("cpu", "cuda")
     }
     if not by_device["cuda"]:
-        lines += ["", "No GPU was at hand."]
+        lines += ["", "No GPU was measured."]
     else:
         quicker = [size for size, taken in by_device["cuda"].items() if taken < by_device["cpu"][size]]
         said = f"from {min(quicker):,} sessions a step on" if quicker else "at no size"

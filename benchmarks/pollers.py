@@ -1,13 +1,13 @@
-"""What dashboards cost the scoring: `python -m benchmarks.pollers` starts a server, the service, callers and pollers.
+"""CPU cost of dashboards: `python -m benchmarks.pollers` starts Redis, the service, callers and pollers.
 
-Callers post events at a steady rate, the same in all rounds. In half of the rounds, 200 dashboards poll
-`GET /v1/sessions?recent=16` and `GET /v1/stats` each second, each on a connection of its own, with `If-None-Match`.
-Service, callers and pollers are processes of their own; rounds of both kinds take turns, so that what else the machine
-does meets both.
+Callers post events at the same steady rate in all rounds. In half of the rounds, 200 dashboards poll
+`GET /v1/sessions?recent=16` and `GET /v1/stats` each second, each on a separate connection, with `If-None-Match`.
+Service, callers and pollers are separate processes. Rounds of both kinds alternate, so that other work on the machine
+affects both.
 
-The processor's time of the service is the measure. One process of it computes on one core, so what the pollers take of
-a core is what they take of its throughput. Answered events a second would say the same only where callers, pollers and
-server have cores of their own; with `--events-per-s 0` the callers post as much as is answered, to see that too.
+The measure is the service's CPU time. A service process uses one core, so a share of the core is the same share of the
+throughput. Answered events a second would be equivalent only if callers, pollers and Redis had separate cores. With
+`--events-per-s 0` the callers post as fast as they get answers, to measure that as well.
 """
 
 import asyncio
@@ -46,7 +46,7 @@ _START_TIMEOUT_S: Final = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Offered:
-    """What the callers post.
+    """The load of the callers.
 
     Attributes:
         callers: how many they are.
@@ -79,13 +79,14 @@ class Round:
 
 
 def write_model(path: Path, hidden_size: int) -> None:
-    """Write an artifact of random weights, of the size of a trained one."""
-    # Callers and pollers import this module too, and would wait for all of these.
+    """Write an artifact with random weights and the size of a trained one."""
+    # Imported here, because callers and pollers import this module too and do not need them.
     import torch  # noqa: PLC0415
 
     from model.artifact import save  # noqa: PLC0415
     from model.encoder import Encoder  # noqa: PLC0415
-    from model.network import NetworkSizes, SessionModel  # noqa: PLC0415
+    from model.network import SessionModel  # noqa: PLC0415
+    from model.sizes import NetworkSizes  # noqa: PLC0415
 
     torch.manual_seed(0)
     encoder = Encoder(list(_NAMES), ["shoes", "hats"], ["SKU-1", "SKU-2"], [], {}, calendar=False)
@@ -93,7 +94,7 @@ def write_model(path: Path, hidden_size: int) -> None:
 
 
 def free_port() -> int:
-    """Return a loopback port that nobody listens on."""
+    """Return a free loopback port."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port: int = listener.getsockname()[1]
@@ -101,7 +102,7 @@ def free_port() -> int:
 
 
 def start_service(port: int, artifact: Path, redis_url: str) -> "subprocess.Popen[bytes]":
-    """Start the service and return when it answers."""
+    """Start the service and return once it answers."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("WILLBUY_")}
     environment |= {"WILLBUY_ARTIFACT": str(artifact), "WILLBUY_REDIS_URL": redis_url, "WILLBUY_LOG_LEVEL": "warning"}
     environment["WILLBUY_OPEN_ACCESS"] = "true"
@@ -120,13 +121,13 @@ def start_service(port: int, artifact: Path, redis_url: str) -> "subprocess.Pope
 
 
 def processor_s(pid: int) -> float:
-    """Return the processor's time that a process has used, user and system."""
+    """Return the CPU time of a process, user and system."""
     fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / _TICKS_PER_S
 
 
 async def _answer(reader: asyncio.StreamReader) -> tuple[int, bytes]:
-    """Return status and entity tag of the next answer on a connection."""
+    """Return status and ETag of the next response on a connection."""
     head = (await reader.readuntil(b"\r\n\r\n")).lower()
     headers = dict(line.split(b": ", 1) for line in head.split(b"\r\n")[1:-2])
     await reader.readexactly(int(headers.get(b"content-length", b"0")))
@@ -172,14 +173,14 @@ async def _poll(port: int, offset_s: float, counts: list[int]) -> None:
 
 
 def callers(port: int, offered: Offered, ready: Barrier, stop: Flag, results: "Queue[list[int]]") -> None:
-    """Post events until told to stop, then tell how many were answered; a process of its own."""
+    """Post events until the stop event, then report the number of answers; runs in a separate process."""
     asyncio.run(
         _until_stopped(lambda counts, one: _call(port, one, offered, counts), offered.callers, ready, stop, results)
     )
 
 
 def pollers(port: int, number: int, ready: Barrier, stop: Flag, results: "Queue[list[int]]") -> None:
-    """Poll each second until told to stop, then tell how many polls were answered, and how many with 304."""
+    """Poll each second until the stop event, then report the number of answers and of answers with 304."""
     asyncio.run(_until_stopped(lambda counts, one: _poll(port, one / number, counts), number, ready, stop, results))
 
 
@@ -224,7 +225,7 @@ def measure(port: int, pids: tuple[int, int], offered: Offered, *, seconds: floa
 
 
 def report(console: Console, without: list[Round], with_them: list[Round]) -> None:
-    """Print medians of both kinds of rounds, and what the pollers cost."""
+    """Print the medians of both kinds of rounds and the cost of the pollers."""
     table = Table("medians of the rounds", "without", "with pollers")
 
     def row(name: str, value: Callable[[Round], float], form: str) -> None:
@@ -250,9 +251,9 @@ def main(
     sessions: Annotated[int, typer.Option(min=1, help="Sessions that the events are of.")] = 20_000,
     hidden_size: Annotated[int, typer.Option(min=1, help="Of the model.")] = 64,
 ) -> None:
-    """Measure what polling dashboards cost the scoring of one process of the service."""
+    """Measure the CPU cost of polling dashboards for one service process."""
     console = Console()
-    # So that the service ends with this program, however that is ended.
+    # So that the service ends with this program in every case.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     with tempfile.TemporaryDirectory() as directory, EmbeddedRedis() as server:
         artifact = Path(directory) / "model.pt"
@@ -265,7 +266,7 @@ def main(
             measure(port, pids, offered, seconds=seconds, number_of_pollers=number_of_pollers)
             measured: tuple[list[Round], list[Round]] = ([], [])
             for number in track(range(2 * rounds), "Measuring", console=console):
-                # a b b a: a machine that slows down slows both alike
+                # a b b a, so that a machine that slows down slows both kinds equally
                 kind = (number + number // 2) % 2
                 polling = number_of_pollers if kind else 0
                 measured[kind].append(measure(port, pids, offered, seconds=seconds, number_of_pollers=polling))

@@ -1,13 +1,13 @@
-"""From what one event was measured to cost, to how many machines carry a rate: the tables of docs/scaling.md.
+"""The tables of docs/scaling.md: from the measured cost of an event to the number of machines for a rate.
 
     python -m benchmarks.scaling
 
-Reads what `python -m benchmarks.hotpath all` and, where a GPU was at hand, `python -m benchmarks.gpu_step` left in
-benchmarks/results/hotpath.json. Nothing here is measured anew.
+Reads the results of `python -m benchmarks.hotpath all` and, if measured, of `python -m benchmarks.gpu_step` in
+benchmarks/results/hotpath.json. Measures nothing.
 
-The queue is simulated (`benchmarks.batch_queue`), with what a batch takes fitted to the runs of 1 to 64 connections.
-The simulation then plays the runs at 50 % and 80 % of the highest rate, 64 connections with the same random pauses, and
-its throughput, batches and latencies stand beside those that were measured.
+The queue is simulated (`benchmarks.batch_queue`) with the cost of a batch fitted to the runs with 1 to 64 connections.
+To check it, the runs at 50 % and 80 % of the highest rate are simulated with the same random pauses. The tables compare
+simulated throughput, batch sizes and latencies with the measured ones.
 """
 
 import math
@@ -38,7 +38,7 @@ _OUT: Final = Console()
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What is assumed beside what was measured.
+    """Assumptions in addition to the measurements.
 
     Attributes:
         load: share of a processor, of a service's or a Redis', that is used at the planned rate.
@@ -55,7 +55,7 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What an event costs, measured on a cluster, which is what more than one primary is.
+    """Cost of an event, measured on a cluster, because more than one primary needs a cluster.
 
     Attributes:
         single_us, batch_us: processor's time of the service, by the single route and in requests of 200.
@@ -79,7 +79,7 @@ class Cost:
     crowd: int
 
     def primaries(self, rate: float, redis_us: float, sessions: float, load: float) -> int:
-        """Return how many Redis primaries a rate keeps busy to that share.
+        """Return how many Redis primaries a rate needs at that share of CPU.
 
         A primary's searches grow with the logarithm of the sessions that it has, so between the two numbers that were
         measured, and beyond the larger, an event costs as much more as their logarithms say.
@@ -93,7 +93,7 @@ class Cost:
 
 
 def fit_table(cost: BatchCost, runs: Sequence[dict[str, Any]]) -> list[str]:
-    """Return measured and fitted time from batch to batch as Markdown."""
+    """Return the measured and the fitted time from batch to batch as Markdown."""
     rows = []
     for run in runs:
         size, cycle_us = _cycle(run)
@@ -128,7 +128,7 @@ def check_table(cost: BatchCost, runs: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def load_table(cost: BatchCost) -> list[str]:
-    """Return what a process does at several loads, simulated, as Markdown: why one does not plan for 95 %."""
+    """Return simulated latencies at several loads as Markdown; they show why 95 % is too much to plan for."""
     rows = []
     for load in _LOADS:
         simulated = simulate_open(cost, cost.highest_per_s * load)
@@ -138,7 +138,7 @@ def load_table(cost: BatchCost) -> list[str]:
 
 
 def machines_table(cost: Cost, plan: Plan, gpu_events_per_s: float | None) -> list[str]:
-    """Return what each rate needs as Markdown."""
+    """Return the machines for each rate as Markdown."""
     rows = []
     for rate in RATES:
         sessions = rate / plan.events_per_session * plan.session_s
@@ -168,7 +168,7 @@ def machines_table(cost: Cost, plan: Plan, gpu_events_per_s: float | None) -> li
 
 
 def cost_table(cost: Cost) -> list[str]:
-    """Return what was measured as Markdown."""
+    """Return the measured costs as Markdown."""
     rows = [
         ["service, single route", f"{cost.single_us:.0f} µs of a processor an event"],
         ["service, batch route", f"{cost.batch_us:.1f} µs of a processor an event"],
@@ -185,7 +185,7 @@ def cost_table(cost: Cost) -> list[str]:
 
 
 def read_cost() -> Cost:
-    """Return what an event costs by the results' file; raise `BenchmarkError` where a part was not measured."""
+    """Return the cost of an event from the results file; raise `BenchmarkError` if a part was not measured."""
     compared, memory, lives = read_section("compare"), read_section("memory"), read_section("flat")["live"]
     servers = compared["servers"]
     for name in ("willbuy-cluster", "willbuy-batch-cluster"):
@@ -217,12 +217,12 @@ def read_cost() -> Cost:
 
 
 def _cycle(run: dict[str, Any]) -> tuple[float, float]:
-    """Return events in a batch, and microseconds from one batch to the next, of a run at the highest rate."""
+    """Return the events in a batch and the microseconds from batch to batch of a run at the highest rate."""
     return run["batch_size"], run["batch_size"] / run["requests_per_s"] * _SECOND_US
 
 
 def _gpu_events_per_s() -> float | None:
-    """Return the most events a second that one GPU stepped; None where none was measured."""
+    """Return the highest measured events a second of one GPU; None without a measurement."""
     try:
         steps = read_section("gpu_step")["steps"]
     except BenchmarkError:
@@ -239,7 +239,7 @@ def main(
     primary_gib: Annotated[float, typer.Option(min=1, help="Memory of a Redis primary for sessions.")] = 32.0,
     document: Annotated[Path, typer.Option(help="Where the tables go.")] = DOCUMENT,
 ) -> None:
-    """Write the tables of docs/scaling.md from what was measured."""
+    """Print the tables of docs/scaling.md."""
     cost, runs = read_cost(), read_section("connections")["runs"]
     batch = fit([_cycle(run) for run in runs])
     plan = Plan(load, events_per_session, session_s, primary_gib * 2**30)

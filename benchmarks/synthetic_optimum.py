@@ -1,19 +1,18 @@
-"""How near `willbuy train` comes to the exact posterior of synthetic shops, the only ones where the best is known.
+"""Distance of `willbuy train` from the exact posterior of synthetic shops, for which the optimum is known.
 
     python -m benchmarks.synthetic_optimum --out result.json                        # three shops, 50,000 sessions each
     python -m benchmarks.synthetic_optimum --shape long-tail --sessions 5000 --out quick.json
 
-Each shop's log is drawn, prepared, split by time and trained on as `willbuy train` does it, temperature and bias
-fitted; the test sessions (15 %) are then judged by
+Each shop's log is drawn, prepared, split by time and trained on as by `willbuy train`, including temperature and bias.
+The test sessions (15 %) are judged by
 
-    * the excess log loss: what the log loss is expected to be above the posterior's, given all that is known of the
-      outcomes. That is the mean Kullback-Leibler divergence of the model's probabilities from the posterior over all
-      prefixes, and has no luck of the outcomes in it;
-    * the same as it was observed, from the outcomes that happened;
-    * the calibration error against the posterior: bins of equally many prefixes, mean posterior less mean probability;
-    * the calibration error against the outcomes, and beside it what the posterior itself has there: chance.
+    * the expected excess log loss over the posterior: the mean Kullback-Leibler divergence of the model's probabilities
+      from the posterior over all prefixes. It does not depend on the drawn outcomes;
+    * the observed excess log loss, from the drawn outcomes;
+    * the calibration error against the posterior: bins of equally many prefixes, mean posterior minus mean probability;
+    * the calibration error against the outcomes, and that of the posterior itself for comparison.
 
-Intervals resample sessions. Fixed before: an excess of at most 0.005 nats, a calibration error of at most 0.01.
+Intervals resample sessions. Criteria, fixed before: excess of at most 0.005 nats, calibration error of at most 0.01.
 """
 
 import json
@@ -28,25 +27,23 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from training.commands.console import errors_for_people, stage, tell
+from training.commands.console import errors_for_people, print_line, stage
+from training.config import FitSettings, TrainSettings, fractions_for
 from training.data.prepare import prepare
-from training.data.sessions import fractions_for
 from training.evaluation.metrics import (
     CALIBRATION_BINS,
-    PairedDifference,
     calibration_error,
     equal_mass_bins,
     log_losses,
 )
-from training.evaluation.metrics import paired_bootstrap as bootstrap
-from training.evaluation.reading import posterior_of
-from training.fit.loop import FitSettings
+from training.evaluation.posterior import posterior_of
+from training.evaluation.resampling import ClusterMean, Estimate, estimate, once, resample
 from training.fit.result import Predictions
 from training.fit.train import WILLBUY, train
-from training.settings import TrainSettings
 from training.synthetic import PRESETS, generate, write
 
 SHAPES: Final = ("low-base-rate", "long-sessions", "long-tail")
+RESAMPLES: Final = 2_000
 MOST_EXCESS: Final = 0.005
 MOST_CALIBRATION_ERROR: Final = 0.01
 
@@ -54,12 +51,12 @@ Floats = NDArray[np.float64]
 
 
 class AskedError(ValueError):
-    """What was asked for cannot be measured; the message says why."""
+    """The measurement is not possible; the message names the reason."""
 
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """How a model did on the test sessions of a shop.
+    """Results of a model on the test sessions of a shop.
 
     Attributes:
         shape: the shop's.
@@ -78,8 +75,8 @@ class Judgement:
     trained: int
     tested: int
     prefixes: int
-    excess: PairedDifference
-    observed_excess: PairedDifference
+    excess: Estimate
+    observed_excess: Estimate
     calibration_error: float
     observed_calibration_error: float
     chance_calibration_error: float
@@ -88,12 +85,12 @@ class Judgement:
 
     @property
     def near(self) -> bool:
-        """Whether the model is as near to the optimum as was asked."""
-        return self.excess.difference <= MOST_EXCESS and self.calibration_error <= MOST_CALIBRATION_ERROR
+        """Whether the model meets the criteria."""
+        return (self.excess.value or 0.0) <= MOST_EXCESS and self.calibration_error <= MOST_CALIBRATION_ERROR
 
 
 def expected_log_losses(posterior: Floats, probability: Floats) -> Floats:
-    """Return (N,) the log loss that each probability is expected to have, where purchases have these chances."""
+    """Return (N,) the expected log loss of each probability, given the chances of a purchase."""
     bought, left = log_losses(np.ones_like(posterior), probability), log_losses(np.zeros_like(posterior), probability)
     losses: Floats = posterior * bought + (1.0 - posterior) * left
     return losses
@@ -105,16 +102,21 @@ def error_against(posterior: Floats, probability: Floats) -> float:
     return float(np.abs(np.bincount(bin_of, posterior - probability)).sum() / len(posterior))
 
 
+def mean_over_sessions(session_index: NDArray[np.int64], values: Floats) -> Estimate:
+    """Return the mean of the prefixes' values with its 95 % interval, from resampled sessions."""
+    ids, session = np.unique(session_index, return_inverse=True)
+    statistic = ClusterMean(values, session, len(ids))
+    (drawn,) = resample([statistic], len(ids), resamples=RESAMPLES)
+    return estimate(float(once(statistic, len(ids))["mean"]), drawn["mean"])
+
+
 def judged(shape: str, sessions: int, trained: int, seconds: float, test: Predictions, posterior: Floats) -> Judgement:
-    """Return what became of a shop's test sessions."""
+    """Return the outcomes of a shop's test sessions."""
     said = test.probability[WILLBUY]
     excess = expected_log_losses(posterior, said) - expected_log_losses(posterior, posterior)
     observed = log_losses(test.outcome, said) - log_losses(test.outcome, posterior)
-    nothing = np.zeros_like(excess)
-    expected_interval = bootstrap(test.session_index, excess, nothing)
-    observed_interval = bootstrap(test.session_index, observed, nothing)
     errors = [calibration_error(test.outcome, probability) for probability in (said, posterior)]
-    if expected_interval is None or observed_interval is None or errors[0] is None or errors[1] is None:
+    if errors[0] is None or errors[1] is None:
         raise AskedError("sessions: the test part has none; more are needed")
     return Judgement(
         shape=shape,
@@ -122,8 +124,8 @@ def judged(shape: str, sessions: int, trained: int, seconds: float, test: Predic
         trained=trained,
         tested=len(np.unique(test.session_index)),
         prefixes=len(excess),
-        excess=expected_interval,
-        observed_excess=observed_interval,
+        excess=mean_over_sessions(test.session_index, excess),
+        observed_excess=mean_over_sessions(test.session_index, observed),
         calibration_error=error_against(posterior, said),
         observed_calibration_error=errors[0],
         chance_calibration_error=errors[1],
@@ -137,7 +139,7 @@ def judged(shape: str, sessions: int, trained: int, seconds: float, test: Predic
 
 
 def measure(shape: str, sessions: int, log_seed: int, settings: TrainSettings, folder: Path) -> Judgement:
-    """Draw a shop's log, train on it, and judge the test sessions.
+    """Draw a shop's log, train on it, and evaluate the test sessions.
 
     Raises:
         training.fit.train.TrainingError: too few sessions to train on.
@@ -155,7 +157,7 @@ def measure(shape: str, sessions: int, log_seed: int, settings: TrainSettings, f
 
 
 def shown(judgements: list[Judgement]) -> Table:
-    """Return the judgements as a table."""
+    """Return the results as a table."""
     table = Table(title="mean excess log loss over the exact posterior, test sessions", title_justify="left")
     table.add_column("shop")
     for heading in (
@@ -168,9 +170,9 @@ def shown(judgements: list[Judgement]) -> Table:
             one.shape,
             f"{one.trained:,}",
             f"{one.prefixes:,}",
-            f"{one.excess.difference:.4f}",
+            f"{one.excess.value:.4f}",
             f"{one.excess.low:.4f} to {one.excess.high:.4f}",
-            f"{one.observed_excess.difference:.4f}",
+            f"{one.observed_excess.value:.4f}",
             f"{one.observed_excess.low:.4f} to {one.observed_excess.high:.4f}",
             f"{one.calibration_error:.4f}",
             f"{one.observed_calibration_error:.4f}",
@@ -188,7 +190,7 @@ def main(
     log_seed: Annotated[int, typer.Option(min=0, help="Of the visitors.")] = 1,
     seed: Annotated[int, typer.Option(min=0, help="Of the training.")] = 0,
 ) -> None:
-    """Train on synthetic shops and say how far the models are from the optimum."""
+    """Train on synthetic shops and print the distance of the models from the optimum."""
     shapes = shape or list(SHAPES)
     unknown = [name for name in shapes if name not in PRESETS]
     if unknown:
@@ -196,7 +198,7 @@ def main(
     settings = TrainSettings(fit=FitSettings(seed=seed), lightgbm=False)
     judgements: list[Judgement] = []
     for name in shapes:
-        tell(f"{name}, {sessions:,} sessions", style="bold")
+        print_line(f"{name}, {sessions:,} sessions", style="bold")
         with tempfile.TemporaryDirectory(prefix="willbuy-") as folder:
             judgements.append(measure(name, sessions, log_seed, settings, Path(folder)))
         out.write_text(json.dumps([asdict(one) for one in judgements], indent=1), encoding="utf-8")

@@ -1,12 +1,11 @@
-"""How fast training is: against a bare LSTM of the same size, and by how many and how long sessions there are.
+"""Speed of training: compared with a bare LSTM of the same size, and by number and length of sessions.
 
     python -m benchmarks.training                  # CPU, one thread; a GPU where torch sees one
     python -m benchmarks.training --rounds 3 --sessions 2000 --growth 1000 2000
 
-The bare loop is `torch.nn.LSTM` and a linear head on batches of the same sessions, padded, with as many inputs and
-units as the network has, log loss, backward and AdamW: no encodings, no head on the inputs, no dropout. Both take
-turns, a round each, so that whatever else the machine does falls on both; on a CPU, the time that counts is the
-process's own.
+The bare loop is `torch.nn.LSTM` and a linear head on padded batches of the same sessions, with the network's numbers of
+inputs and units, log loss, backward and AdamW. It has no encodings, no head on the inputs and no dropout. Rounds of
+both alternate, so that other work on the machine affects both. On a CPU the process's CPU time is measured.
 """
 
 import argparse
@@ -24,14 +23,12 @@ from torch.nn import functional
 
 from model.network import SessionModel
 from training.commands.console import progress_bars
+from training.config import FitSettings, PretrainingSettings, TeacherSettings, TrainSettings
 from training.data.dataset import batches, padded
 from training.data.encoded import Encoded, scaling_of
 from training.data.prepare import prepare
 from training.data.training_set import load
-from training.fit.distillation import TeacherSettings
-from training.fit.loop import FitSettings, fit
-from training.fit.pretraining import PretrainingSettings
-from training.settings import TrainSettings
+from training.fit.loop import fit
 from training.synthetic import PRESETS, generate, write
 
 SETTINGS = TrainSettings(
@@ -55,11 +52,11 @@ class Shop:
 
 
 def shop(sessions: int, shape: str = "default") -> Shop:
-    """Return so many sessions of a shop, all of them for training."""
+    """Return so many training sessions of a shop."""
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "log.parquet"
         write(generate(PRESETS[shape], round(sessions / 0.94), seed=1), log)
-        # Nearly all of them for training; the other parts must hold a buyer each all the same.
+        # Nearly all sessions for training; each other part needs at least one that buys.
         settings = replace(SETTINGS, fractions=(0.94, 0.02, 0.02, 0.02))
         data = load(prepare(log, Path(folder) / "prepared", keep_open_sessions=True), settings)
     train = data.parts["train"].select(torch.arange(min(sessions, data.sessions["train"])))
@@ -69,7 +66,7 @@ def shop(sessions: int, shape: str = "default") -> Shop:
 
 def ours(given: Shop, device: str) -> Callable[[], None]:
     """Return one pass of `training.fit.loop.fit` over the sessions."""
-    # One session to validate on, as only the descent is to be measured.
+    # One validation session, because only the training steps are measured.
     one = given.data.select(torch.tensor([0]))
 
     def run() -> None:
@@ -79,7 +76,7 @@ def ours(given: Shop, device: str) -> Callable[[], None]:
 
 
 def bare(given: Shop, device: str, *, made_before: bool) -> Callable[[], None]:
-    """Return one pass of a bare LSTM over the same batches, made from rows of events in the loop or before it."""
+    """Return one pass of a bare LSTM over the same batches, made from rows of events in or before the loop."""
     sizes, data = given.model.sizes, given.data
     width = given.model.head.in_features - sizes.hidden_size
     lstm = torch.nn.LSTM(width, sizes.hidden_size, sizes.layers, batch_first=True).to(device)
@@ -119,7 +116,7 @@ def bare(given: Shop, device: str, *, made_before: bool) -> Callable[[], None]:
 
 
 def seconds(run: Callable[[], None], device: str) -> float:
-    """Return what a run takes: on a CPU the thread's own time, on a GPU the clock's."""
+    """Return the time of a run: CPU time of the thread on a CPU, wall time on a GPU."""
     if device == "cpu":
         started = time.thread_time()
         run()
@@ -164,7 +161,7 @@ def against_bare(sessions: int, rounds: int, device: str) -> Table:
 
 
 def growth(counts: list[int], device: str) -> Table:
-    """Measure what a pass costs by the number of sessions, and by their length."""
+    """Measure the time of a pass by number and by length of sessions."""
     table = Table(title="what a pass costs", title_justify="left")
     for heading in ("shop", "sessions", "events", "events a session", "seconds", "µs an event"):
         table.add_column(heading, justify="left" if heading == "shop" else "right")
@@ -192,7 +189,7 @@ def _ratio(ratios: list[float]) -> tuple[str, str]:
 
 
 def main() -> None:
-    """Measure, and print tables."""
+    """Measure and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sessions", type=int, default=5000, help="for the comparison")
     parser.add_argument("--rounds", type=int, default=7, help="of the comparison")

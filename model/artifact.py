@@ -1,10 +1,10 @@
-"""The one file that training writes and the service loads: TorchScript with a manifest inside.
+"""The artifact: the one file that training writes and the service loads, TorchScript with a manifest inside.
 
-This is the only module that scripts, saves or loads. TorchScript is deprecated in torch 2.13 and is what the project's
-user asked for; another format would stand beside it here and nowhere else.
+Only this module scripts, saves and loads models. TorchScript is deprecated in torch 2.13 and is a requirement of this
+project. Another format would be added here and nowhere else.
 
-Loading a TorchScript file runs what is in it: load only what you trust. The manifest is read, and the file's checksums,
-its format version and (where given) its SHA-256 are checked, before torch opens it.
+Loading a TorchScript file runs its code: load only files that you trust. Before torch opens a file, its manifest is
+read, and its checksums, its format version and (if given) its SHA-256 are checked.
 """
 
 import hashlib
@@ -57,13 +57,13 @@ __all__ = [
 ]
 
 _MANIFEST: Final = "manifest.json"
-# float32 sums in another order differ by about 1e-7 a step; anything past this is another computation.
+# float32 sums in another order differ by about 1e-7 a step; a larger difference means another computation.
 _SCRIPT_TOLERANCE: Final = 1e-5
 
 
 @contextmanager
 def _torchscript() -> Iterator[None]:
-    """Silence torch 2.13's deprecation of `torch.jit.script`, `save` and `load`, and nothing else."""
+    """Silence only torch 2.13's deprecation warnings for `torch.jit.script`, `save` and `load`."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", r"`torch\.jit\.\w+` is deprecated", DeprecationWarning)
         yield
@@ -79,7 +79,7 @@ def model_fingerprint(model: torch.nn.Module, configuration: Mapping[str, Any]) 
 
 
 def _configuration(manifest: Manifest) -> dict[str, Any]:
-    """Return the part of a manifest that the fingerprint covers: what changes an answer or a state's layout."""
+    """Return the part of a manifest that the fingerprint covers: all that affects an answer or a state's layout."""
     values = manifest.to_dict()
     about = {"fingerprint", "metrics", "data", "training", "model_card", "versions", "created"}
     return {key: value for key, value in values.items() if key not in about}
@@ -92,7 +92,7 @@ def manifest_of(
     data: Mapping[str, Any] | None = None,
     training: Mapping[str, Any] | None = None,
 ) -> Manifest:
-    """Return the manifest of a model; the arguments are told in the file and change nothing."""
+    """Return the manifest of a model; the keyword arguments are recorded in it and change no answer."""
     encoder = model.encoder
     manifest = Manifest(
         fingerprint="",
@@ -122,18 +122,18 @@ def manifest_of(
 def save(model: SessionModel, path: Path, manifest: Manifest | None = None) -> Manifest:
     """Script the model, check the script against the eager model, and write it with its manifest to `path`.
 
-    The file appears under its name only when it is whole.
+    The file gets its name only once it is complete.
 
     Args:
-        model: moved to the CPU and into evaluation mode.
-        path: where to write; its folder must exist.
-        manifest: what `manifest_of` gave for this very model; made when left out.
+        model: is moved to the CPU and set to evaluation mode.
+        path: the file to write; its folder must exist.
+        manifest: the result of `manifest_of` for this model; computed if omitted.
 
     Returns:
         The manifest as written.
 
     Raises:
-        ScriptMismatchError: the file read back computes something else than the eager model.
+        ScriptMismatchError: the written file computes different probabilities than the eager model.
     """
     model = model.cpu().eval()
     manifest = manifest or manifest_of(model)
@@ -144,7 +144,7 @@ def save(model: SessionModel, path: Path, manifest: Manifest | None = None) -> M
             torch.jit.save(torch.jit.script(model), temporary, _extra_files={_MANIFEST: json.dumps(manifest.to_dict())})
         scripted, written = load(Path(temporary))
         _check_script(model, scripted, written)
-        # mkstemp makes a private file; an artifact is read by the service's user.
+        # mkstemp creates a private file, but another user runs the service.
         Path(temporary).chmod(0o644)
         Path(temporary).replace(path)
     finally:
@@ -157,13 +157,13 @@ def load(path: Path, *, sha256: str | None = None) -> tuple[torch.jit.ScriptModu
 
     Args:
         path: the file.
-        sha256: hexadecimal digest that the file must have, checked before anything of it is run.
+        sha256: expected hexadecimal digest, checked before any code of the file runs.
 
     Returns:
         The scripted `SessionModel` on the CPU, in evaluation mode, and its manifest.
 
     Raises:
-        ArtifactError: a subclass says what is wrong.
+        ArtifactError: the file cannot be used; the subclass names the reason.
     """
     manifest = read_manifest(path, sha256=sha256)
     try:
@@ -183,10 +183,10 @@ def load(path: Path, *, sha256: str | None = None) -> tuple[torch.jit.ScriptModu
 
 
 def read_manifest(path: Path, *, sha256: str | None = None) -> Manifest:
-    """Return an artifact's manifest without running anything of the file.
+    """Return an artifact's manifest without running code of the file.
 
     Raises:
-        ArtifactError: a subclass says what is wrong.
+        ArtifactError: the file cannot be used; the subclass names the reason.
     """
     if not path.is_file():
         raise ArtifactMissingError(f"{path}: no such file; `willbuy train DATA --out {path}` writes one")
@@ -220,7 +220,7 @@ def read_manifest(path: Path, *, sha256: str | None = None) -> Manifest:
 
 
 def _check_script(eager: SessionModel, scripted: torch.jit.ScriptModule, manifest: Manifest) -> None:
-    """Run both over the same chained random steps, and the scripted sequence too; raise where they part."""
+    """Compare script and eager model, by steps and by sequence, on random sessions; raise if they differ."""
     sessions, length = 16, 12
     generator = torch.Generator().manual_seed(0)
 

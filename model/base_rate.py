@@ -1,4 +1,4 @@
-"""Prior correction: what a model says in a shop whose share of buyers differs from its training log's.
+"""Prior correction: probabilities for a shop whose share of buying sessions differs from the training log's.
 
 By Bayes' rule, for the prefix x = (x_1 ... x_n) of a session, p0 the share of sessions that buy in the log and p1 in
 the live shop:
@@ -6,26 +6,25 @@ the live shop:
     odds(buys | x; log)  = P(x | buys) / P(x | leaves) * p0 / (1 - p0)
     odds(buys | x; live) = P(x | buys) / P(x | leaves) * p1 / (1 - p1)
 
-The likelihood ratio is the same as long as buyers go on behaving like buyers and the others like the others: there are
-more of the ones and fewer of the others, and that is all that changed. "The session got as far as n events" is part of
-x, so this holds at every n, and
+The likelihood ratio stays the same as long as buyers and other visitors keep their behaviour and only their shares
+change. "The session has at least n events" is part of x, so this holds at every n, and
 
     logit(live) = logit(log) + logit(p1) - logit(p0)
 
 has the same constant at every prefix (Elman, 2001, "The Foundations of Cost-Sensitive Learning"; Saerens, Latinne &
-Decaestecker, 2002, "Adjusting the Outputs of a Classifier to New a Priori Probabilities"). Where behaviour itself
-changed, with a redesign or a sale, no constant helps: train on newer sessions.
+Decaestecker, 2002, "Adjusting the Outputs of a Classifier to New a Priori Probabilities"). If behaviour itself has
+changed, for example by a redesign or a sale, no constant corrects that: train on newer sessions.
 """
 
 import math
 
 
 def logit_shift(trained: float, live: float) -> float:
-    """Return what is added to the calibrated logit of every prefix.
+    """Return the constant to add to the calibrated logit of every prefix.
 
     Args:
-        trained: share of sessions that buy, where the model's probabilities were calibrated.
-        live: share of sessions that buy, where it is asked.
+        trained: share of buying sessions in the log on which the model was calibrated.
+        live: share of buying sessions in the live shop.
 
     Raises:
         ValueError: a share is not between 0 and 1, both excluded.

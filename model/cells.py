@@ -1,4 +1,4 @@
-"""What a network may remember with: LSTM, GRU, a plain recurrent net, or nothing.
+"""The kinds of recurrent cell: LSTM, GRU, a plain recurrent network, or no memory.
 
 Each is a fold with one set of weights for the step and for the sequence. With x the inputs and h the output:
 
@@ -16,10 +16,10 @@ Each is a fold with one set of weights for the step and for the sequence. With x
             n = tanh(W_n x_t + b_n + r * (U_n h_{t-1} + d_n))                 compute it
             h_t = (1 - z) * n + z * h_{t-1}
 
-    none    h_t is empty: the head sees the current inputs alone
+    none    h_t is empty: the head gets only the current inputs
 
-Weights are the modules' own parameters in torch's gate order rather than an `nn.LSTM`, whose flat copy of them keeps
-`torch.jit.freeze` from working.
+Weights are plain parameters in torch's gate order, not an `nn.LSTM`: its flat copy of the weights prevents
+`torch.jit.freeze`.
 
 Shape legend: B sessions, T events, E input size, H hidden size, L layers, S state width.
 """
@@ -31,9 +31,9 @@ import torch
 from torch import Tensor, nn
 
 DEFAULT_CELL: Final = "lstm"
-# Which of oneDNN's recurrent cells is the LSTM, as torch counts them.
+# Torch's number of the LSTM among oneDNN's recurrent cells.
 _LSTM_MODE: Final = 2
-# With fewer, its start takes longer than the products that it saves: 28 against 17 µs for one session.
+# For smaller batches oneDNN's overhead exceeds its gain: 28 instead of 17 µs for one session.
 _FEWEST_FOR_PACKED: Final = 4
 
 
@@ -41,8 +41,8 @@ class Cell(nn.Module):
     """Layers of one kind of cell.
 
     Attributes:
-        state_width: S, numbers of state a session.
-        output_size: H of the output; 0 where nothing is remembered.
+        state_width: S, number of state values of a session.
+        output_size: H of the output; 0 without memory.
     """
 
     def __init__(self, input_size: int, hidden_size: int, layers: int, *, gates: int, states: int) -> None:
@@ -58,13 +58,13 @@ class Cell(nn.Module):
             rows = gates * hidden_size
             for shape in ((rows, width), (rows, hidden_size), (rows,)):
                 self.weights.append(nn.Parameter(torch.empty(shape).uniform_(-bound, bound)))
-            # torch's kernels want two bias vectors; the textbook has one. The second stays zero but in a GRU.
+            # Torch's kernels take two bias vectors; the textbook has one. The second stays zero, except in a GRU.
             self.weights.append(nn.Parameter(torch.zeros(rows), requires_grad=False))
 
     def step(self, inputs: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
         """Advance by one event: inputs [B, E] and hidden [B, S] to output [B, H] and the next hidden [B, S].
 
-        The output is the last layer's h; hidden is the states of each layer in turn, zeros before the first event.
+        The output is the last layer's h. `hidden` has the states of the layers in order; zeros before the first event.
         """
         raise NotImplementedError
 
@@ -74,10 +74,10 @@ class Cell(nn.Module):
 
 
 class LSTM(Cell):
-    """Gates and a memory of its own: the state is h and c of each layer, S = 2 L H.
+    """Gates and a memory cell: the state is h and c of each layer, S = 2 L H.
 
     Attributes:
-        packed: two weights a layer as oneDNN lays them out; empty before `pack_for_cpu`.
+        packed: two weights for each layer in oneDNN's layout; empty before `pack_for_cpu`.
     """
 
     packed: list[Tensor]
@@ -89,14 +89,13 @@ class LSTM(Cell):
         self.packed = []
         self.mode = _LSTM_MODE
         self.fewest_for_packed = _FEWEST_FOR_PACKED
-        # A forget gate that starts open lets gradients reach far back from the first epoch on.
+        # The forget gate starts open, so that gradients reach far back from the first epoch on.
         with torch.no_grad():
             for layer in range(layers):
                 self.weights[4 * layer + 2][hidden_size : 2 * hidden_size] = 1.0
 
     @torch.jit.export
     def step(self, inputs: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
-        """See `Cell.step`."""
         states = torch.split(hidden, self.hidden_size, 1)
         following: list[Tensor] = []
         weights = [weight for weight in self.weights]  # noqa: C416  # TorchScript unrolls this, list() it cannot
@@ -104,7 +103,7 @@ class LSTM(Cell):
             w_ih, w_hh, b_ih, b_hh = weights[4 * layer : 4 * layer + 4]
             h, c = states[2 * layer], states[2 * layer + 1]
             if len(self.packed) > 0 and inputs.size(0) >= self.fewest_for_packed:
-                # `contiguous`, as it reads its arguments as if they were, whatever their strides say.
+                # `contiguous`, because the kernel ignores strides.
                 _, h, c, _ = torch.mkldnn_rnn_layer(
                     inputs.contiguous().unsqueeze(0), self.packed[2 * layer], self.packed[2 * layer + 1], b_ih, b_hh,
                     h.contiguous().unsqueeze(0), c.contiguous().unsqueeze(0),
@@ -119,22 +118,21 @@ class LSTM(Cell):
         return inputs, torch.cat(following, 1)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """See `Cell.forward`."""
         zeros = torch.zeros([self.layers, inputs.size(0), self.hidden_size], dtype=inputs.dtype, device=inputs.device)
         weights = [weight for weight in self.weights]  # noqa: C416  # as above
         return torch.lstm(inputs, [zeros, zeros], weights, True, self.layers, 0.0, self.training, False, True)[0]
 
 
 def pack_for_cpu(cell: nn.Module) -> None:
-    """Have an LSTM's `step` go through oneDNN's kernel, with its weights laid out for it once and for all.
+    """Make an LSTM's `step` use oneDNN's kernel, with the weights converted to oneDNN's layout once.
 
-    A step of 64 sessions with 128 units took 251 µs and takes 113: torch's products go through MKL, which leaves half
-    of what processors other than Intel's can do. Answers stay the same to float32's rounding. Afterwards the weights
+    A step of 64 sessions with 128 units takes 113 instead of 251 µs: torch's products use MKL, which reaches half of
+    the speed on processors of other makers than Intel. Answers are equal up to float32 rounding. Afterwards the weights
     must neither change nor move.
 
     Args:
-        cell: as it was scripted, on the CPU. Any other cell, one scripted by an older release, and all cells where
-            torch was built without oneDNN are left as they are.
+        cell: scripted, on the CPU. Unchanged if it is another kind of cell or was scripted by an older release, or if
+            torch was built without oneDNN.
     """
     if not torch.backends.mkldnn.is_available() or not hasattr(cell, "packed"):  # type: ignore[no-untyped-call]
         return
@@ -149,17 +147,16 @@ def pack_for_cpu(cell: nn.Module) -> None:
 
 
 class GRU(Cell):
-    """Gates without a memory apart: the state is h of each layer, S = L H."""
+    """Gates without a separate memory cell: the state is h of each layer, S = L H."""
 
     def __init__(self, input_size: int, hidden_size: int, layers: int) -> None:
         super().__init__(input_size, hidden_size, layers, gates=3, states=1)
-        # d_n stands inside the reset gate, so that it is no double of b_n; the other two thirds merely add to b.
+        # The reset gate multiplies d_n, so d_n is not redundant with b_n; the other two thirds only add to b.
         for layer in range(layers):
             self.weights[4 * layer + 3].requires_grad_(True)
 
     @torch.jit.export
     def step(self, inputs: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
-        """See `Cell.step`."""
         states = torch.split(hidden, self.hidden_size, 1)
         following: list[Tensor] = []
         weights = [weight for weight in self.weights]  # noqa: C416  # as in LSTM
@@ -170,7 +167,6 @@ class GRU(Cell):
         return inputs, torch.cat(following, 1)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """See `Cell.forward`."""
         zeros = torch.zeros([self.layers, inputs.size(0), self.hidden_size], dtype=inputs.dtype, device=inputs.device)
         weights = [weight for weight in self.weights]  # noqa: C416  # as in LSTM
         return torch.gru(inputs, zeros, weights, True, self.layers, 0.0, self.training, False, True)[0]
@@ -184,7 +180,6 @@ class RNN(Cell):
 
     @torch.jit.export
     def step(self, inputs: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
-        """See `Cell.step`."""
         states = torch.split(hidden, self.hidden_size, 1)
         following: list[Tensor] = []
         weights = [weight for weight in self.weights]  # noqa: C416  # as in LSTM
@@ -195,14 +190,13 @@ class RNN(Cell):
         return inputs, torch.cat(following, 1)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """See `Cell.forward`."""
         zeros = torch.zeros([self.layers, inputs.size(0), self.hidden_size], dtype=inputs.dtype, device=inputs.device)
         weights = [weight for weight in self.weights]  # noqa: C416  # as in LSTM
         return torch.rnn_tanh(inputs, zeros, weights, True, self.layers, 0.0, self.training, False, True)[0]
 
 
 class NoMemory(Cell):
-    """Nothing is remembered: output and state are empty, S = 0, and what is left is a feed-forward network."""
+    """No memory: output and state are empty, S = 0, and the network is feed-forward."""
 
     def __init__(self, input_size: int, hidden_size: int, layers: int) -> None:
         del layers
@@ -211,11 +205,9 @@ class NoMemory(Cell):
 
     @torch.jit.export
     def step(self, inputs: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
-        """See `Cell.step`."""
         return inputs[:, :0], hidden
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """See `Cell.forward`."""
         return inputs[..., :0]
 
 
@@ -225,4 +217,4 @@ CELLS: Final[dict[str, Callable[[int, int, int], Cell]]] = {
     "gru": GRU,
     "lstm": LSTM,
 }
-"""Each kind of cell by the name that `willbuy train --cell` takes; made with input size, hidden size and layers."""
+"""Constructor of each kind of cell, by its name in `willbuy train --cell`: input size, hidden size, layers."""

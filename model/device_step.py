@@ -1,8 +1,8 @@
-"""The network's step on a device that has a memory of its own: one copy there, one launch, one copy back.
+"""The network's step on a GPU: one copy to the device, one launch, one copy back.
 
-A step's inputs are six small tensors and its outputs four. Copied one by one each waits for the bus, and a step is some
-hundred small kernels, each launched for itself. So all inputs lie one after another in one buffer of pinned memory, the
-step between the two copies is one CUDA graph for each batch size, and the outputs come back as one buffer
+A step has six small tensors as inputs, four as outputs, and about a hundred small kernels. Separate copies would each
+wait for the bus, and each kernel would be launched separately. So all inputs are in one buffer of pinned memory, the
+step is one CUDA graph for each batch size, and the outputs return as one buffer
 (https://docs.pytorch.org/docs/stable/notes/cuda.html#cuda-graphs).
 """
 
@@ -17,22 +17,23 @@ from torch import Tensor
 
 Step = Callable[..., tuple[Tensor, ...]]
 
-# Where parts of a buffer begin: a multiple of what any type, and a GPU's widest load, asks for.
+# Alignment of the parts of a buffer: enough for every type and for a GPU's widest load.
 _ALIGNMENT_BYTES: Final = 256
-# Runs before a graph is captured: torch's executor specialises in the second run of a size and settles in the third.
+# Runs before a graph is captured: torch's executor specialises in the second run of a size and is stable after the
+# third.
 _WARM_UP_RUNS: Final = 4
 
 
 @dataclass(frozen=True, slots=True)
 class _Buffer:
-    """Tensors that lie one after another, so that they can be copied at once."""
+    """Tensors in one contiguous allocation, so that one copy transfers all of them."""
 
     whole: Tensor
     parts: tuple[Tensor, ...]
 
     @classmethod
     def like(cls, tensors: Sequence[Tensor], device: torch.device, *, pinned: bool = False) -> "_Buffer":
-        """Return a buffer with a part of the type and shape of each tensor."""
+        """Return a buffer that has, for each tensor, a part of the same type and shape."""
         sizes = [tensor.numel() * tensor.element_size() for tensor in tensors]
         aligned = [-(-size // _ALIGNMENT_BYTES) * _ALIGNMENT_BYTES for size in sizes]
         ends = list(accumulate(aligned, initial=0))
@@ -51,7 +52,7 @@ class _Buffer:
 
 @dataclass(frozen=True, slots=True)
 class _Prepared:
-    """What a batch size needs: buffers on both sides, and what runs the step from one to the other."""
+    """The resources of one batch size: buffers on host and device, and the function that runs the step."""
 
     inputs: _Buffer
     device_inputs: _Buffer
@@ -61,13 +62,13 @@ class _Prepared:
 
 
 class DeviceStep:
-    """Runs a step on a device, for any batch size; each is prepared when it comes first.
+    """Runs a step on a device, for any batch size; the first call of a batch size prepares its buffers.
 
-    Several threads may call it; they take turns, as the buffers are used again.
+    Thread-safe: calls take turns, because they share the buffers.
 
     Args:
-        step: what is run; takes and gives tensors on the device, whose types and shapes depend on the batch size alone.
-        device: of the step.
+        step: takes and returns tensors on the device; their types and shapes depend only on the batch size.
+        device: the device of the step.
     """
 
     def __init__(self, step: Step, device: torch.device) -> None:
@@ -78,7 +79,7 @@ class DeviceStep:
         self._lock = threading.Lock()
 
     def __call__(self, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """Return the outputs for inputs, both in the host's memory; to be called in inference mode."""
+        """Return the outputs for inputs, both in host memory; call in inference mode."""
         with self._lock:
             size = inputs[0].size(0)
             prepared = self._prepared.get(size)
@@ -112,8 +113,8 @@ class DeviceStep:
 
 
 def _captured(run: Callable[[], None], device: torch.device) -> Callable[[], None]:
-    """Return a CUDA graph of what is run; its tensors must stay where they are."""
-    # On a stream of its own, as capturing asks for.
+    """Return the replay of a CUDA graph of `run`; the tensors that `run` uses must not be reallocated."""
+    # Capturing requires a separate stream.
     stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]  # torch ships it untyped
     stream.wait_stream(torch.cuda.current_stream(device))
     with torch.cuda.stream(stream):

@@ -1,6 +1,6 @@
-"""What the service asks of a model; `model.predictor.Predictor` is one.
+"""The interface of a model as the service calls it; `model.predictor.Predictor` implements it.
 
-Protocols, so that tests can put a model in its place whose answers are known.
+Protocols, so that tests can use a model with known answers.
 """
 
 from collections.abc import Sequence
@@ -11,15 +11,15 @@ from model.summary import DataSummary, InputCounts
 
 
 class SessionScorer(Protocol):
-    """What the scorer asks."""
+    """The part that the scorer calls."""
 
     @property
     def fingerprint(self) -> str:
-        """Name of the model: 16 hex characters."""
+        """Identifies the model: 16 hexadecimal digits."""
         ...
 
     def reads(self, state: bytes) -> bool:
-        """Whether it takes the bytes for a state of its own; other models' states are told by their fingerprint."""
+        """Whether `advance` can decode the bytes. Another model's state may pass: compare fingerprints first."""
         ...
 
     def advance(self, events: Sequence[Event], states: Sequence[bytes | None]) -> tuple[list[float], list[bytes]]:
@@ -27,58 +27,58 @@ class SessionScorer(Protocol):
         ...
 
     def refold(self, histories: Sequence[Sequence[Event]]) -> list[tuple[float, bytes]]:
-        """Fold whole histories; last probability and state of each."""
+        """Fold whole histories; return the last probability and the state of each."""
         ...
 
     def traces(self, histories: Sequence[Sequence[Event]]) -> list[tuple[list[float], bytes]]:
-        """Like `refold`, with the probability after each event; may be called in a thread beside all others."""
+        """Like `refold`, with the probability after each event; thread-safe."""
         ...
 
 
 class ManifestLike(Protocol):
-    """What is told of an artifact."""
+    """The description of an artifact."""
 
     def to_dict(self) -> dict[str, Any]:
-        """Return it ready for JSON."""
+        """Return the description as JSON-ready values."""
         ...
 
 
 class Model(SessionScorer, Protocol):
-    """What the whole service asks."""
+    """All that the service calls."""
 
     @property
     def manifest(self) -> ManifestLike:
-        """What the artifact says of itself."""
+        """The artifact's manifest."""
         ...
 
     @property
     def device(self) -> str:
-        """Where it runs."""
+        """The device on which the model runs."""
         ...
 
     @property
     def device_reason(self) -> str:
-        """Why it runs there."""
+        """Why this device was chosen."""
         ...
 
     @property
     def state_size(self) -> int:
-        """Bytes of the longest state that there can be."""
+        """Length in bytes of the longest possible state."""
         ...
 
     @property
     def summary(self) -> DataSummary | None:
-        """What its training sessions looked like; None where the artifact does not say."""
+        """Distribution of the training sessions' inputs; None if the artifact has none."""
         ...
 
     def count_inputs(self, histories: Sequence[Sequence[Event]]) -> InputCounts | None:
-        """Count the inputs of sessions by the summary's bins; may be called in a thread beside all others."""
+        """Count the inputs of sessions in the summary's bins; thread-safe."""
         ...
 
     def knows(self, event_name: str) -> bool:
-        """Whether the vocabulary has a canonical event name."""
+        """Whether the vocabulary contains a canonical event name."""
         ...
 
     def warm_up(self) -> None:
-        """Make the first request as fast as the thousandth."""
+        """Run every batch size once, so that the first requests are as fast as later ones."""
         ...

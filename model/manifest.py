@@ -1,11 +1,11 @@
-"""What an artifact says of itself, and what can be wrong with one.
+"""An artifact's manifest, and the errors of artifacts.
 
 ArtifactError
 ├── ArtifactMissingError    no such file
 ├── ArtifactCorruptError    damaged, or another program's file
 ├── ArtifactVersionError    written in another format version
-├── ArtifactDigestError     not the file whose SHA-256 was asked for
-├── BaseRateUnknownError    asked to shift its base rate, and does not tell it
+├── ArtifactDigestError     its SHA-256 is not the expected one
+├── BaseRateUnknownError    its base rate is to be shifted and is not recorded
 └── ScriptMismatchError     the script differs from the eager model; nothing was written
 """
 
@@ -19,7 +19,7 @@ FORMAT_VERSION: Final = 1
 
 
 class ArtifactError(ValueError):
-    """An artifact that cannot be used; the message says why and what to do."""
+    """An artifact cannot be used; the message names the reason and the remedy."""
 
 
 class ArtifactMissingError(ArtifactError):
@@ -27,7 +27,7 @@ class ArtifactMissingError(ArtifactError):
 
 
 class ArtifactCorruptError(ArtifactError):
-    """The file is damaged or is no artifact at all."""
+    """The file is damaged or not an artifact."""
 
 
 class ArtifactVersionError(ArtifactError):
@@ -35,39 +35,39 @@ class ArtifactVersionError(ArtifactError):
 
 
 class ArtifactDigestError(ArtifactError):
-    """The file is not the one whose SHA-256 was asked for."""
+    """The SHA-256 of the file is not the expected one."""
 
 
 class BaseRateUnknownError(ArtifactError):
-    """The artifact does not tell the base rate that it was trained at, so it cannot be shifted to another."""
+    """The artifact does not record its training base rate, so it cannot be shifted to another."""
 
 
 class ScriptMismatchError(ArtifactError):
-    """The scripted model does not compute what the eager one does; nothing was written."""
+    """The scripted model computes different probabilities than the eager one; nothing was written."""
 
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """What an artifact says of itself.
+    """The description of a model inside its artifact.
 
     Attributes:
-        fingerprint: 16 hexadecimal digits over weights, buffers and configuration: equal if and only if the model is.
+        fingerprint: 16 hexadecimal digits over weights, buffers and configuration; equal if and only if the models are.
         event_names, items, item_categories: vocabularies in the encoder's order; index 0 is no value, 1 is other.
         properties: declared properties, in the order of their columns.
         property_values: vocabulary of each category property.
-        calendar: whether training had calendar time; without it, hour and weekday are not looked at.
+        calendar: whether training had calendar time; without it, hour and weekday are not inputs.
         sizes: the network's sizes (`model.network.NetworkSizes`).
         state: widths of the state's parts: hidden, carry, memory.
         features: names of the encoder's features, in order.
         calibration: temperature and bias on the logit.
-        metrics: quality on held-out sessions by prefix length, as `willbuy train` printed it.
-        data: what it was trained on, in counts; `base_rate` is the share of sessions that buy as its
-            probabilities have it.
-        training: the settings of the run.
-        model_card: what it is for, how good it is and what it is not, for people (`training.report.model_card`).
-        versions: of the project, torch and Python.
+        metrics: quality on hold-out sessions by prefix length, as printed by `willbuy train`.
+        data: counts of the training data; `base_rate` is the share of buying sessions that the probabilities are
+            calibrated to.
+        training: settings of the run.
+        model_card: purpose, quality and limits, for people (`training.report.model_card`).
+        versions: versions of the project, torch and Python.
         created: time of export, RFC 3339.
-        format_version: of this file.
+        format_version: version of the file format.
     """
 
     fingerprint: str
@@ -95,16 +95,16 @@ class Manifest:
 
     @property
     def base_rate(self) -> float | None:
-        """Share of sessions that buy, as the probabilities have it; None in an artifact that does not tell."""
-        told = self.data.get("base_rate")
-        return float(told) if isinstance(told, int | float) and 0.0 < told < 1.0 else None
+        """Share of buying sessions that the probabilities are calibrated to; None if it is not recorded."""
+        share = self.data.get("base_rate")
+        return float(share) if isinstance(share, int | float) and 0.0 < share < 1.0 else None
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Manifest":
-        """Return the manifest that `to_dict` gave.
+        """Return the manifest of a result of `to_dict`.
 
         Raises:
-            ArtifactCorruptError: a field is missing, unknown or not of its kind.
+            ArtifactCorruptError: a field is missing, unknown or of the wrong type.
         """
         try:
             specs = [PropertySpec(**spec) for spec in values["properties"]]

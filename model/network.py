@@ -1,10 +1,10 @@
 """The network: encoder, recurrent cell, head and calibration, as a fold over events.
 
-Two methods are the contract. `step` advances B sessions by one event each and is what the service runs; `forward` does
-the same for whole sequences at once and is what training and evaluation run. They agree to float32 rounding.
+Two methods are the contract. The service runs `step`, which advances B sessions by one event each. Training and
+evaluation run `forward`, which computes the same for whole sequences. They agree up to float32 rounding.
 
-By default the cell is an LSTM and it sees the encoder's running aggregates. Both can be taken away, one by one
-(`NetworkSizes.cell` and `.aggregates`), to see what each of them brings: docs/ladder.md.
+By default the cell is an LSTM, and the network gets the encoder's running aggregates. `NetworkSizes.cell` and
+`.aggregates` replace or remove them, so that the effect of each can be measured: docs/recipe.md.
 
 Shape legend: B sessions, T events, F features, I categorical indices, P quantile bins, E input size, H output size and
 S state width of the cell.
@@ -17,55 +17,22 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from model.cells import CELLS, DEFAULT_CELL
+from model.cells import CELLS
 from model.dropout import dropout
 from model.encoder import Encoder
+from model.sizes import NetworkSizes
 
-
-@dataclass(frozen=True, slots=True)
-class NetworkSizes:
-    """Sizes of the network's parts, and which parts it has.
-
-    Attributes:
-        hidden_size: units of each recurrent layer; a `feed-forward` network has none.
-        layers: recurrent layers.
-        head_size: units of the head's hidden layer, and of the layer on the quantile bins.
-        dropout: share of bins, recurrent outputs and head units dropped while training.
-        input_dropout: share of the inputs dropped while training.
-        embedding_size: upper bound of the width of a categorical column's embedding.
-        cell: `lstm`, `gru`, `rnn`, or `feed-forward` for no memory of the network's own.
-        aggregates: whether the network sees the encoder's running aggregates; without them, only what the current
-            event says by itself (`model.encoder.Encoder.features_of_the_event`).
-    """
-
-    hidden_size: int = 128
-    layers: int = 1
-    head_size: int = 64
-    dropout: float = 0.2
-    input_dropout: float = 0.1
-    embedding_size: int = 8
-    cell: str = DEFAULT_CELL
-    aggregates: bool = True
-
-    def __post_init__(self) -> None:
-        for name in ("hidden_size", "layers", "head_size", "embedding_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: expected a whole number from 1 up, not {getattr(self, name)}")
-        for name in ("dropout", "input_dropout"):
-            if not 0.0 <= getattr(self, name) < 1.0:
-                raise ValueError(f"{name}: expected a share from 0 up to, not including, 1, not {getattr(self, name)}")
-        if self.cell not in CELLS:
-            raise ValueError(f"cell: expected one of {', '.join(CELLS)}, not {self.cell!r}")
+__all__ = ["FeatureScaling", "NetworkSizes", "SessionModel"]
 
 
 @dataclass(frozen=True, slots=True)
 class FeatureScaling:
-    """How features become inputs, learned from the training sessions.
+    """Scaling and bins of features, computed from the training sessions.
 
     Attributes:
         mean, deviation: float32 [F].
         bin_feature: int64 [P], the feature of each bin.
-        bin_low, bin_width: float32 [P], where each bin begins and how wide it is; widths are above 0.
+        bin_low, bin_width: float32 [P], lower bound and width of each bin; widths are above 0.
     """
 
     mean: Tensor
@@ -76,7 +43,7 @@ class FeatureScaling:
 
     @classmethod
     def identity(cls, features: int) -> "FeatureScaling":
-        """Return the scaling that leaves F features as they are, with one bin from 0 to 1 each."""
+        """Return the scaling that does not change F features, with one bin from 0 to 1 for each."""
         return cls(
             torch.zeros(features),
             torch.ones(features),
@@ -104,10 +71,10 @@ class FeatureScaling:
 class SessionModel(nn.Module):
     """From raw event columns and a session's state to the probability that the session ends in a purchase.
 
-    The state is three tensors: ``hidden`` float32 [B, S], and the encoder's ``carry`` and ``memory``.
+    The state is three tensors: `hidden` float32 [B, S], and the encoder's `carry` and `memory`.
     """
 
-    # A constant, so that the script of a network with aggregates holds nothing of the choice.
+    # A constant, so that the script of a network with aggregates does not contain the other branch.
     aggregates: Final[bool]
     seen_features: Tensor
     feature_mean: Tensor
@@ -139,15 +106,15 @@ class SessionModel(nn.Module):
         self.embeddings = nn.ModuleList(map(nn.Embedding, encoder.index_sizes, widths))
         self.bins = nn.Linear(len(scaling.bin_feature), sizes.head_size)
         input_size = features + sum(widths) + sizes.head_size
-        # Called after the default cell whichever it is: weights keep one name from artifact to artifact.
+        # Named after the default cell for every kind, so that the names of weights are the same in all artifacts.
         self.lstm = CELLS[sizes.cell](input_size, sizes.hidden_size, sizes.layers)
-        # The head sees the inputs beside the cell's output: what a sum or a share says need not pass the gates.
+        # The head gets the inputs as well as the cell's output, so that sums and shares bypass the gates.
         self.head = nn.Linear(self.lstm.output_size + input_size, sizes.head_size)
         self.logit = nn.Linear(sizes.head_size, 1)
         self.dropout: float = sizes.dropout
         self.input_dropout: float = sizes.input_dropout
         self.hidden_width: int = self.lstm.state_width
-        # Platt scaling (Platt 1999) on logits; temperature is 1 / scale. Fitted after training, on sessions of its own.
+        # Platt scaling (Platt 1999) on logits; temperature is 1 / scale. Fitted after training, on separate sessions.
         self.register_buffer("temperature", torch.ones(()))
         self.register_buffer("bias", torch.zeros(()))
 
@@ -163,13 +130,13 @@ class SessionModel(nn.Module):
         return torch.cat([known, self.binned(features)], -1)
 
     def binned(self, features: Tensor) -> Tensor:
-        """Return units [..., head] on the features' position among the training sessions' quantiles.
+        """Return units [..., head] that encode the features' positions among the training sessions' quantiles.
 
         Piecewise-linear encoding (Gorishniy et al., 2022, "On Embeddings for Numerical Features in Tabular Deep
-        Learning"): how much of each bin lies below the value. It lets the network bend where the data does, as trees
-        do; docs/benchmarks.md has what it brought.
+        Learning"): the share of each bin that is below the value. It lets the network change its slope at quantiles, as
+        decision trees can; its effect is in docs/benchmarks.md.
         """
-        # In place: as wide as all other inputs together, this is where memory goes to and fro.
+        # In place, because this tensor is as wide as all other inputs together.
         below = torch.index_select(features, -1, self.bin_feature).sub_(self.bin_low)
         filled = below.div_(self.bin_width).clamp_(0.0, 1.0).sub_(0.5)
         units = functional.relu(self.bins(dropout(filled, self.dropout, self.training)))
@@ -183,7 +150,7 @@ class SessionModel(nn.Module):
         return logits.squeeze(-1)
 
     def sequence_logits(self, features: Tensor, indices: Tensor) -> Tensor:
-        """Return uncalibrated logits [B, T] for encoded sequences [B, T, F], [B, T, I]: what training descends on."""
+        """Return uncalibrated logits [B, T] of encoded sequences [B, T, F], [B, T, I]: input of the training loss."""
         inputs = self.inputs(features, indices)
         return self.raw_logit(self.lstm(inputs), inputs)
 

@@ -1,6 +1,6 @@
-"""The artifact behind two functions: events in, probabilities out, states as the bytes of `model.states`.
+"""Runs an artifact: events in, probabilities out, states as bytes (`model.states`).
 
-A live base rate changes what is said of a state and never the state: it may be set and changed at any time.
+A live base rate changes probabilities and never states, so it may be set and changed at any time.
 """
 
 import statistics
@@ -23,31 +23,31 @@ from model.summary import DataSummary, InputCounts, count_inputs
 
 __all__ = ["Predictor", "StateDtype", "load_predictor"]
 
-# Each batch size is padded up to one of a few, and each of those is run this often before the first request: torch's
-# executor specialises in the second run of a size and settles in the third.
+# Batches are padded to one of a few sizes. Each size is run this often before the first request, because torch's
+# executor specialises in the second run of a size and is stable after the third.
 _WARM_UP_RUNS: Final = 3
-# A shop's usual batch under load, and enough runs of it for a median.
+# A typical batch under load, and enough runs for a median.
 _COMPARED_SESSIONS: Final = 64
 _COMPARED_RUNS: Final = 11
-# From here up there is a size half-way to the double: a step of 48 sessions takes 0.40 ms, of 64 0.49.
+# From this size on there is one more size between each and its double: 48 sessions take 0.40 ms a step, 64 take 0.49.
 _FIRST_HALVED: Final = 16
 
 
 class Predictor:
     """Advances sessions by one event each.
 
-    Keeps nothing between calls, so several threads may call it: the service traces a session beside the live steps.
+    Stateless between calls and therefore thread-safe: the service traces sessions while it steps live ones.
 
     Args:
-        module: a scripted `model.network.SessionModel`, from now on this predictor's own.
+        module: a scripted `model.network.SessionModel`; the predictor modifies it.
         manifest: its manifest.
         device: `cpu` or `cuda`, where each batch size is one CUDA graph (`model.device_step`).
-        state_dtype: how the recurrent state is kept in a state's bytes.
-        max_batch_size: events that are stepped at once; more are split.
-        base_rate: share of sessions that buy where the model is asked; None for the share where it was trained.
+        state_dtype: type of the recurrent state inside a state's bytes.
+        max_batch_size: most events in one step; larger batches are split.
+        base_rate: share of buying sessions in the live shop; None for the share in the training log.
 
     Raises:
-        BaseRateUnknownError: `base_rate` is given, and the manifest does not tell the one it was trained at.
+        BaseRateUnknownError: `base_rate` is given, and the manifest does not record the training base rate.
         ValueError: an argument is out of its range.
     """
 
@@ -66,7 +66,7 @@ class Predictor:
         if state_dtype not in ("float16", "float32"):
             raise ValueError(f"state_dtype: expected float16 or float32, not {state_dtype!r}")
         if base_rate is not None:
-            # Counted from the manifest's bias, so that a module that was shifted before is not shifted twice.
+            # Relative to the manifest's bias, so that a module that was shifted before is not shifted twice.
             module.bias.fill_(manifest.calibration["bias"] + _shift(manifest, base_rate))
         self._module = module.to(device)
         self._device = torch.device(device)
@@ -77,8 +77,7 @@ class Predictor:
         self.state_dtype: StateDtype = state_dtype
         self.max_batch_size = max_batch_size
         self.device_reason = "as was asked for"
-        # No closure over this object: a cycle that was there when the service started is never collected
-        # (app.runtime.gc).
+        # No closure over this object: `gc.freeze` (app.runtime.gc) would keep a reference cycle for ever.
         self._device_step = None if self._device.type == "cpu" else DeviceStep(self._module.step, self._device)
         if self._device_step is None:
             pack_for_cpu(self._module.lstm)
@@ -92,15 +91,15 @@ class Predictor:
 
     @property
     def state_size(self) -> int:
-        """Bytes of the longest state that there can be; most are much shorter."""
+        """Length in bytes of the longest possible state; most are much shorter."""
         return self._states.largest_bytes
 
     def reads(self, state: bytes) -> bool:
-        """Return whether `advance` takes the bytes, which it does for a state that such a predictor has made."""
+        """Return whether `advance` can decode the bytes: a state of a predictor with the same layout."""
         return self._states.reads(state)
 
     def knows(self, event_name: str) -> bool:
-        """Return whether the artifact's vocabulary has the (canonical) name; others count as "other"."""
+        """Return whether the artifact's vocabulary contains the (canonical) name; others count as "other"."""
         return event_name in self._event_names
 
     def advance(self, events: Sequence[Event], states: Sequence[bytes | None]) -> tuple[list[float], list[bytes]]:
@@ -114,7 +113,7 @@ class Predictor:
             B probabilities that the session ends in a purchase, and B states after the event.
 
         Raises:
-            ValueError: lengths differ, or a state is not one that it `reads`.
+            ValueError: the lengths differ, or `reads` is False for a state.
         """
         if len(events) != len(states):
             raise ValueError(f"states: expected {len(events)}, one an event, not {len(states)}")
@@ -131,7 +130,7 @@ class Predictor:
         """Fold whole histories, each of at least one event, from the initial state.
 
         Returns:
-            For each history its last probability and its state: what `advance` would have left, event by event.
+            For each history its last probability and its state, equal to those of `advance` event by event.
         """
         traces = self.traces(histories)
         return [(trace[-1], state) for trace, state in traces]
@@ -153,9 +152,9 @@ class Predictor:
         return [(trace, state) for trace, state in zip(traces, states, strict=True) if state is not None]
 
     def count_inputs(self, histories: Sequence[Sequence[Event]]) -> InputCounts | None:
-        """Return how the sessions' features fall into the bins of the training data; None where that is not known.
+        """Return counts of the sessions' features in the bins of the training data; None without a summary.
 
-        Folds the sessions through the encoder alone, which takes a while: not between two requests.
+        Folds the sessions through the encoder only. Slow: call it in a thread.
         """
         if self.summary is None:
             return None
@@ -170,7 +169,7 @@ class Predictor:
     def score_sessions(self, sessions: Sequence[Sequence[Event]]) -> list[list[float]]:
         """Return the offline model's probability after each event of whole sessions.
 
-        Runs the sequence path in float32, without any stored state: what the service's answers are compared with.
+        Runs the sequence path in float32 without stored states: the reference for the service's answers.
         """
         order = sorted(range(len(sessions)), key=lambda index: len(sessions[index]))
         scores: list[list[float]] = [[] for _ in sessions]
@@ -189,7 +188,7 @@ class Predictor:
         return scores
 
     def warm_up(self) -> None:
-        """Run every padded batch size, so that no request pays for torch's first passes over one."""
+        """Run every padded batch size, so that no request pays for torch's first runs of a size."""
         event = Event(self.manifest.event_names[0], 0)
         for size in self._sizes:
             for _ in range(_WARM_UP_RUNS):
@@ -213,7 +212,7 @@ class Predictor:
                 probability, hidden, carry, memory = self._module.step(*inputs)
             else:
                 probability, hidden, carry, memory = self._device_step(inputs)
-            # Without the rows that only fill the size up.
+            # Without the padding rows.
             following = self._states.pack(hidden[:count], carry[:count], memory[:count])
             return probability[:count].tolist(), following
 
@@ -241,19 +240,19 @@ def load_predictor(
 
     Args:
         path: the artifact.
-        device: `cpu`, `cuda`, or `auto` for the one that steps 64 sessions in less time; `device_reason` of the
-            predictor says why it is that one.
-        state_dtype: `float16` halves what a session costs in Redis; `float32` answers to 1e-5 as offline.
-        max_batch_size: events that are stepped at once.
-        sha256: digest that the file must have.
-        threads: torch threads of this process, all of it; None leaves them. One a worker is right for a service:
-            workers with a full set each oversubscribe the cores.
-        base_rate: share of sessions that buy where the model is asked; None for the share where it was trained
+        device: `cpu`, `cuda`, or `auto` for the one that steps 64 sessions in less time; the predictor's
+            `device_reason` explains the choice.
+        state_dtype: `float16` halves a session's size in Redis; `float32` equals the offline model to 1e-5.
+        max_batch_size: most events in one step.
+        sha256: expected digest of the file.
+        threads: torch threads of the whole process; None leaves them unchanged. A service needs one for each worker:
+            more oversubscribe the cores.
+        base_rate: share of buying sessions in the live shop; None for the share in the training log
             (`model.base_rate`).
 
     Raises:
         model.artifact.ArtifactError: the file cannot be used.
-        ValueError: `device` is not one of the three, or is `cuda` where there is none; `base_rate` is no share.
+        ValueError: `device` is unknown, or `cuda` without a GPU; `base_rate` is not between 0 and 1.
     """
     if device not in ("auto", "cpu", "cuda"):
         raise ValueError(f"device: expected auto, cpu or cuda, not {device!r}")
@@ -279,16 +278,16 @@ def load_predictor(
         predictor = on("cpu")
         predictor.device_reason = "torch sees no GPU"
         return predictor
-    return _quicker(on("cpu"), lambda: on("cuda"))
+    return _faster(on("cpu"), lambda: on("cuda"))
 
 
-def _quicker(host: Predictor, on_gpu: Callable[[], Predictor]) -> Predictor:
-    """Return the predictor that steps in less time, and have it say so."""
+def _faster(host: Predictor, on_gpu: Callable[[], Predictor]) -> Predictor:
+    """Return the predictor that steps in less time; its `device_reason` has both times."""
     try:
         gpu = on_gpu()
         gpu_s = _step_s(gpu)
     except RuntimeError as exc:
-        # A driver that is too old, a memory that others have filled: nothing that a service on the CPU would mind.
+        # For example an old driver or full GPU memory. The CPU still works.
         host.device_reason = f"the GPU cannot be used: {str(exc).splitlines()[0]}"
         return host
     host_s = _step_s(host)

@@ -1,19 +1,19 @@
 """A session's state as bytes.
 
     bytes           what
-    1               format: 1 where hidden is float16, 2 where it is float32
-    2 or 4 x S      hidden: h and c of an LSTM, h of a GRU or a plain recurrent net, nothing of a feed-forward net
-    W / 8           mask: a bit for each word (2 bytes) of the counted part, 1 where it differs from that of the initial
-                    state; the first word has the highest bit
-    2 a word        those words, each XORed with the initial state's
+    1               format: 1 if hidden is float16, 2 if it is float32
+    2 or 4 x S      hidden: h and c of an LSTM, h of a GRU or a plain recurrent network, empty if feed-forward
+    W / 8           mask: a bit for each word (2 bytes) of the counted part, 1 if the word differs from the initial
+                    state's; the first word has the highest bit
+    2 for each word the changed words, each XORed with the initial state's
 
-The counted part, which is not kept whole, is `memory` times (2 x int64: the first event's, and how long after it the
-last came), the rest of `memory` (int32), `carry` (float32) and zeros up to a multiple of 8 words. Everything is little
-endian. In a session of ten events most words are still those of the initial state: empty slots, types that were not
-seen, the lower halves of small whole numbers. Bytes instead of words would take twice the time and, with their longer
-mask, more room.
+Of the counted part only changed words are stored. It consists of the times in `memory` (2 x int64: the first event's,
+and the last one's relative to it), the rest of `memory` (int32), `carry` (float32) and zeros up to a multiple of 8
+words. Everything is little endian. In a session of ten events most words still equal the initial state: empty slots,
+types that did not occur, the lower halves of small whole numbers. A mask of bytes instead of words would take twice the
+time and more space.
 
-Only `hidden` may be float16: what the encoder counts keeps its precision.
+Only `hidden` may be float16: the encoder's counts keep their precision.
 
 Shape legend: B sessions, S width of hidden, W words of the counted part.
 """
@@ -36,14 +36,14 @@ _FLOAT16_LARGEST: Final = 65504.0
 
 
 class StateCodec:
-    """States of one model to bytes and back, a batch at once.
+    """Encodes and decodes states of one model, a batch at a time.
 
     Args:
-        dtype: how hidden is kept.
+        dtype: type of hidden in the bytes.
         initial: the state before the first event, B = 1, on the CPU.
 
     Attributes:
-        largest_bytes: length of the longest state that there can be.
+        largest_bytes: length of the longest possible state.
     """
 
     def __init__(self, dtype: StateDtype, initial: State) -> None:
@@ -69,15 +69,15 @@ class StateCodec:
         self._initial = self.pack(hidden, carry, memory)[0]
 
     def reads(self, state: bytes) -> bool:
-        """Return whether the bytes are a state of this layout; another model's state may be of the same layout."""
+        """Return whether the bytes are a state of this layout; other models may have the same layout."""
         words = int.from_bytes(state[self._mask_at : self._words_at]).bit_count()
         return state[:1] == self._format and len(state) == self._words_at + _WORD_BYTES * words
 
     def pack(self, hidden: Tensor, carry: Tensor, memory: Tensor) -> list[bytes]:
-        """Return B states as bytes: `unpack`'s inverse but for float16's rounding."""
+        """Return B states as bytes; the inverse of `unpack` up to float16 rounding."""
         if self._dtype == "float16":
-            # |c| grows by at most one an event, so only sessions past 65,504 events could come here. By torch, as
-            # NumPy takes ten times as long over float16.
+            # |c| grows by at most 1 an event, so the clamp affects only sessions beyond 65,504 events. With torch,
+            # because NumPy's float16 conversion takes ten times as long.
             hidden = hidden.clamp(-_FLOAT16_LARGEST, _FLOAT16_LARGEST).to(torch.float16)
         words = self._counted(carry, memory)
         words ^= self._initial_words
@@ -91,7 +91,7 @@ class StateCodec:
             ],
             axis=1,
         ).tobytes()
-        # `take` and `place` need half as long as an index of booleans.
+        # `take` and `place` take half the time of a boolean index.
         all_changed = words.ravel().take(is_changed.ravel().nonzero()[0]).tobytes()
         states: list[bytes] = []
         fixed_at = changed_at = 0
@@ -102,7 +102,7 @@ class StateCodec:
         return states
 
     def unpack(self, states: Sequence[bytes | None], size: int) -> State:
-        """Return the states as tensors; None is the initial state, and so are those from `len(states)` to `size`.
+        """Return the states as tensors of `size` rows; None and the rows beyond `len(states)` are the initial state.
 
         Raises:
             ValueError: a state's bytes are not of this layout.
@@ -124,7 +124,7 @@ class StateCodec:
         np.place(words, np.unpackbits(mask, axis=1).view(np.bool_), changed)
         words ^= self._initial_words
         counted = words.view(self._counted_type)[:, 0]
-        # On their side, as the encoder takes them.
+        # As [quantity, batch], the encoder's layout.
         memory = np.concatenate([counted["times"].T, counted["slots"].T])
         memory[1] += memory[0]
         hidden = fixed[:, 1 : self._mask_at].copy().view(self._hidden_type)
@@ -140,7 +140,7 @@ class StateCodec:
         memory_rows = memory.numpy()
         times = counted["times"]
         times[:] = memory_rows[:, :_TIMES]
-        # Lossless whatever the times are: a difference that leaves 64 bits comes back round the other way.
+        # Lossless for all times: a difference that overflows 64 bits wraps around, and so does the sum.
         times[:, 1] -= times[:, 0]
         counted["slots"] = memory_rows[:, _TIMES:]
         counted["numbers"] = carry.numpy()

@@ -1,8 +1,8 @@
-"""What the inputs of the training sessions looked like, so that a service can tell when live ones look different.
+"""Distribution of the training sessions' inputs, with which the service detects drift of live inputs.
 
-Each feature of the encoder is cut into bins at the training prefixes' deciles, and the share of prefixes in each bin is
-kept in the manifest: numbers only, no item and no visitor. Calendar features are left out: a window of a day has other
-weekdays than a training log, always.
+Each feature of the encoder is cut into bins at the training prefixes' deciles. The manifest keeps the share of prefixes
+in each bin: only numbers, no item and no visitor. Calendar features are left out, because a window of one day always
+has other weekdays than a training log.
 
 Shape legend: N prefixes, F features, B sessions, T events.
 """
@@ -19,14 +19,14 @@ from model.events import Event
 
 _DECILES: Final = 10
 _CALENDAR: Final = frozenset({"hour_sin", "hour_cos", "weekday_sin", "weekday_cos"})
-# Prefixes that edges and shares are taken from, at most.
+# Most prefixes from which edges and shares are computed.
 _SAMPLE: Final = 200_000
-# Values closer than this are one value: the same feature computed in another batch differs in its last digits.
+# Values closer than this count as equal: a feature's last digits depend on the batch in which it is computed.
 _SAME: Final = 1e-4
-# How far beyond the smallest and the largest training value the outer bins begin, relative to the value from 1 up.
+# Distance of the outer bins from the smallest and the largest training value; relative for values above 1.
 _MARGIN: Final = 1e-3
 _DIGITS: Final = 7
-# Events that are folded at once, padding included; bounds the memory of `count_inputs`.
+# Most events folded at once, padding included; bounds the memory of `count_inputs`.
 _CELLS: Final = 16_384
 
 
@@ -36,12 +36,12 @@ class DataSummary:
 
     Attributes:
         sessions: training sessions.
-        prefixes: their prefixes, one an event.
-        unseen_name_share: share of events whose name is none of the vocabulary.
-        features: names of the features, in the order of the next two.
-        edges: upper bounds of each feature's bins but the last, ascending; a value on an edge is below it. The first
-            and the last bin lie outside of what training saw.
-        shares: share of prefixes in each bin: one more than edges.
+        prefixes: their prefixes, one for each event.
+        unseen_name_share: share of events whose name is not in the vocabulary.
+        features: names of the features, in the order of `edges` and `shares`.
+        edges: upper bounds of each feature's bins but the last, ascending; a value on an edge is in the lower bin. No
+            training value lies in the first or the last bin.
+        shares: share of prefixes in each bin, one more than edges.
     """
 
     sessions: int
@@ -52,7 +52,7 @@ class DataSummary:
     shares: tuple[tuple[float, ...], ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return it ready for JSON: what `from_dict` reads."""
+        """Return the summary as JSON-ready values, for `from_dict`."""
         return {
             "sessions": self.sessions,
             "prefixes": self.prefixes,
@@ -65,7 +65,7 @@ class DataSummary:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any] | None) -> "DataSummary | None":
-        """Return what `to_dict` gave; None where there is none, or none that can be used."""
+        """Return the summary of a result of `to_dict`; None if there is none or it cannot be used."""
         try:
             if values is None:
                 return None
@@ -92,8 +92,8 @@ class InputCounts:
 
     Attributes:
         events: events folded.
-        unseen_names: those whose name is none of the vocabulary.
-        bins: events by bin, for each feature of the summary.
+        unseen_names: events whose name is not in the vocabulary.
+        bins: number of events in each bin, for each feature of the summary.
     """
 
     events: int
@@ -105,11 +105,11 @@ def summarise(features: Tensor, name_index: Tensor, names: Sequence[str], *, ses
     """Return the summary of the training sessions' inputs.
 
     Args:
-        features: float32 [N, F] of every prefix of the training sessions; may be larger than memory, as only a sample
-            of it is read.
-        name_index: int64 [N], the encoder's index of each event's name; 1 is a name that the vocabulary lacks.
-        names: of the features.
-        sessions: training sessions.
+        features: float32 [N, F] of every prefix of the training sessions; may be larger than memory, because only a
+            sample is read.
+        name_index: int64 [N], the encoder's index of each event's name; 1 is a name outside the vocabulary.
+        names: names of the features.
+        sessions: number of training sessions.
     """
     total = len(features)
     rows = _rows(total)
@@ -138,14 +138,14 @@ def count_inputs(
     properties: Sequence[PropertySpec],
     summary: DataSummary,
 ) -> InputCounts:
-    """Fold sessions through an artifact's encoder and count their inputs by the summary's bins; takes a while.
+    """Fold sessions through an artifact's encoder and count their inputs in the summary's bins; slow.
 
     Args:
         encoder: on any device.
         histories: B sessions.
-        names: of its features.
-        properties: its declared properties.
-        summary: of what it was trained on.
+        names: names of the encoder's features.
+        properties: the encoder's declared properties.
+        summary: summary of the training sessions.
     """
     position_of = {name: position for position, name in enumerate(names)}
     device = encoder.vocabulary.device
@@ -172,7 +172,7 @@ def count_inputs(
 
 
 def _batches(histories: Sequence[list[Event]]) -> list[list[list[Event]]]:
-    """Cut sessions, the shortest first, into batches of a bounded number of events with padding."""
+    """Split sessions, the shortest first, into batches with a bounded number of events including padding."""
     batches: list[list[list[Event]]] = []
     for history in histories:
         if batches and (len(batches[-1]) + 1) * len(history) <= _CELLS:
@@ -183,7 +183,7 @@ def _batches(histories: Sequence[list[Event]]) -> list[list[list[Event]]]:
 
 
 def _rows(total: int) -> Tensor:
-    """Return the numbers of all rows, or of random ones where there are many."""
+    """Return the indices of all rows, or of a random sample if there are many."""
     if total <= _SAMPLE:
         return torch.arange(total)
     drawn = torch.randint(total, (_SAMPLE,), generator=torch.Generator().manual_seed(0))
@@ -192,7 +192,7 @@ def _rows(total: int) -> Tensor:
 
 
 def _edges(values: Tensor) -> tuple[float, ...]:
-    """Return the edges of a feature [N]: between distinct values, so that none lies on one, and two outer ones."""
+    """Return the edges of a feature [N]: two outer ones, and some between distinct values, so that none is a value."""
     if not len(values):
         return ()
     ordered = values.sort()[0]
@@ -200,7 +200,7 @@ def _edges(values: Tensor) -> tuple[float, ...]:
     edges = {smallest - _MARGIN * max(1.0, abs(smallest)), largest + _MARGIN * max(1.0, abs(largest))}
     for share in range(1, _DECILES):
         decile = ordered[round(share * (len(ordered) - 1) / _DECILES)]
-        # From here on values are others than the decile's.
+        # The first value that is distinct from the decile.
         above = int(torch.searchsorted(ordered, decile + _SAME, right=True))
         if above < len(ordered):
             edges.add(float(ordered[above - 1] + ordered[above]) / 2)
@@ -208,7 +208,7 @@ def _edges(values: Tensor) -> tuple[float, ...]:
 
 
 def _binned(values: Tensor, edges: Sequence[float]) -> list[int]:
-    """Return how many of the values [N] lie in each bin."""
+    """Return the number of values [N] in each bin."""
     bounds = torch.tensor(edges, dtype=torch.float64)
     counts: list[int] = torch.bincount(torch.bucketize(values, bounds), minlength=len(edges) + 1).tolist()
     return counts

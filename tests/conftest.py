@@ -70,12 +70,12 @@ def artifact(tmp_path_factory):
 
 @pytest.fixture
 def service(artifact, tmp_path):
-    """Start services: `service(redis_url=..., dedupe_window=2)`; each argument is a setting."""
+    """Start services: `service(redis_url=..., dedupe_window=2)`; each argument is a setting, but `tuned`."""
     services: list[Service] = []
 
-    def start(*, workers=1, **settings):
+    def start(*, workers=1, tuned=None, **settings):
         log = tmp_path / f"service-{len(services)}.log"
-        started = Service(log, {"artifact": artifact, "log_format": "console"} | settings, workers=workers)
+        started = Service(log, {"artifact": artifact, "log_format": "console"} | settings, workers=workers, tuned=tuned)
         services.append(started)
         started.start()
         return started

@@ -1,61 +1,316 @@
-"""A run's whole configuration as a TOML file: what `--config` reads, `--print-config` writes and every run leaves.
+"""Every settings dataclass of training; each default stands here and nowhere else.
 
-The file's top level and the tables `[fit]`, `[sizes]` and `[vocabulary]` are `training.settings.TrainSettings`; `[log]`
-says how a raw log is read and `[compute]` where to compute. A key that is left out has its default. Flags win over the
-file, the file over the defaults.
+A field made by `option` is also a command-line option: `training.commands.options` generates name, type, default and
+help text from it. `TrainSettings`, `LogSettings` and `ComputeSettings` are the file that `--config` reads
+(`training.config_file`). This module imports neither torch nor polars, so that `willbuy --help` answers at once.
 """
 
 import json
-import tomllib
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
-from difflib import get_close_matches
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Final, Literal, get_type_hints
+from typing import Any, Final, Literal
 
-import tomli_w
-from pydantic import TypeAdapter, ValidationError
-
-from training.data.prepare import DEFAULT_IDLE_TIMEOUT_S
-from training.data.sessions import DEFAULT_FRACTIONS, fractions_for
-from training.data.sources import AUTO
-from training.settings import TrainSettings
-
-_HEADER: Final = (
-    "# Settings of a willbuy training run; `willbuy train DATA --config THIS_FILE --out MODEL` repeats it.\n"
-)
-# In the words of TOML; pydantic speaks of objects and tuples.
-_EXPECTED: Final = {
-    "bool_type": "true or false",
-    "dataclass_type": "a table",
-    "float_type": "a number",
-    "int_type": "a whole number",
-    "string_type": "a text",
-    "tuple_type": "a list",
-}
+from model.sizes import CELL_KINDS, NetworkSizes
 
 Device = Literal["auto", "cpu", "cuda"]
+Part = Literal["train", "validation", "calibration", "test"]
 
+PARTS: Final[tuple[str, ...]] = ("train", "validation", "calibration", "test")
+DEFAULT_FRACTIONS: Final = (0.65, 0.1, 0.1, 0.15)
+"""Shares of the sessions by part, in the order of `PARTS`."""
 
-class ConfigError(ValueError):
-    """A configuration that cannot be used; the message names the field and what was expected."""
+IDLE_TIMEOUT_S: Final = 1800.0
+EVALUATE_RESAMPLES: Final = 500
+COMPARE_RESAMPLES: Final = 2_000
+# Sessions that suffice to choose an epoch, and to fit a calibration: a tenth of a large log would be more than needed.
+_ENOUGH_HELD_OUT: Final = 2_500
+_LEAST_SHARE: Final = 0.02
+
+DATA: Final = "Data"
+MODEL: Final = "Model"
+ASSUMPTIONS: Final = "Assumptions"
 
 
 @dataclass(frozen=True, slots=True)
-class LogSettings:
-    """How a raw log is read; prepared sessions have been read already.
+class Option:
+    """How a settings field appears on the command line.
+
+    Attributes:
+        help: help text.
+        flag: the option's name; derived from the field's name where empty.
+        low, high: bounds that the command line checks.
+        panel: heading in the help.
+        metavar: placeholder of the value.
+        kind: type on the command line where it differs from the field's.
+        envvar: environment variable that sets it.
+        shown: the default as the help shows it; False hides it.
+    """
+
+    help: str
+    flag: str = ""
+    low: float | None = None
+    high: float | None = None
+    panel: str | None = None
+    metavar: str | None = None
+    kind: Any = None
+    envvar: str | None = None
+    shown: bool | str = True
+
+
+def option(default: Any, help: str, **facts: Any) -> Any:  # noqa: A002, ANN401  # as `field`; `Option.help`
+    """Return a dataclass field that is also a command-line option; `facts` are attributes of `Option`."""
+    return field(default=default, metadata={"option": Option(help, **facts)})
+
+
+def _require(settings: object, expected: str, holds: Callable[[Any], bool], *names: str) -> None:
+    for name in names:
+        value = getattr(settings, name)
+        if not holds(value):
+            raise ValueError(f"{name}: expected {expected}, not {value}")
+
+
+def _require_positive(settings: object, *names: str) -> None:
+    _require(settings, "a whole number from 1 up", lambda value: value >= 1, *names)
+
+
+# --- the data
+
+
+@dataclass(frozen=True, slots=True)
+class LogFormat:
+    """The format of a raw log.
 
     Attributes:
         format: a known format, `auto` or `mapping`.
-        mapping: path of a TOML file that says which column is what.
+        mapping: TOML file that assigns columns to fields.
+    """
+
+    format: str = option(
+        "auto", "auto, rees46, diginetica, yoochoose, retailrocket, clickstreamdmm, canonical or mapping.", panel=DATA
+    )
+    mapping: Path | None = option(None, "TOML file that assigns columns to fields (docs/event-table.md).", panel=DATA)
+
+
+@dataclass(frozen=True, slots=True)
+class LogSettings(LogFormat):
+    """How a raw log is read; prepared sessions ignore it.
+
+    Attributes:
         idle_timeout_s: idle seconds that end a session.
         keep_open_sessions: keep sessions that the log's end cuts off.
     """
 
-    format: str = AUTO
-    mapping: str | None = None
-    idle_timeout_s: float = DEFAULT_IDLE_TIMEOUT_S
-    keep_open_sessions: bool = False
+    idle_timeout_s: float = option(IDLE_TIMEOUT_S, "Idle seconds that end a session.", panel=DATA)
+    keep_open_sessions: bool = option(default=False, help="Keep sessions that the log's end cuts off.", panel=DATA)
+
+
+@dataclass(frozen=True, slots=True)
+class ColumnOptions:
+    """A column mapping as command-line options, in place of a mapping file.
+
+    Attributes:
+        columns, events, properties: `name=value` pairs.
+        time_format: format of times.
+        separator: between fields.
+    """
+
+    columns: tuple[str, ...] = option((), "FIELD=COLUMN, repeatable: session_id=sid.", flag="--column", panel=DATA)
+    events: tuple[str, ...] = option((), "THEIRS=OURS, repeatable: cart=add_to_cart.", flag="--event", panel=DATA)
+    properties: tuple[str, ...] = option((), "NAME=COLUMN, repeatable: device=dev.", flag="--property", panel=DATA)
+    time_format: str | None = option(
+        None, "iso, epoch_s, epoch_ms, elapsed_s, elapsed_ms, or a strptime pattern.", panel=DATA
+    )
+    separator: str | None = option(None, "Character between fields of a CSV.", panel=DATA)
+
+
+@dataclass(frozen=True, slots=True)
+class SynthesizeSettings:
+    """The synthetic log of `willbuy synthesize`."""
+
+    sessions: int = option(20_000, "Number of sessions.", low=1)
+    shape: str = option("default", "default, low-base-rate, long-sessions or long-tail.")
+    seed: int = option(0, "Same seed, same log.", low=0)
+
+
+# --- training
+
+
+@dataclass(frozen=True, slots=True)
+class FitSettings:
+    """How a network is fitted.
+
+    Attributes:
+        epochs: most passes over the training sessions.
+        patience: epochs without a lower validation loss before the fit stops.
+        batch_sessions: sessions a step.
+        learning_rate: highest rate of AdamW; it warms up over the first epoch, then follows a cosine down.
+        weight_decay: decoupled weight decay of AdamW.
+        gradient_norm: longer gradients are clipped to this.
+        bucket_batches: see `training.data.dataset.batches`.
+        teacher_weight: weight of the loss against soft targets, where there are any; the rest is against outcomes.
+        mixed_precision: bfloat16 for dense layers on a GPU that supports it; a CPU always computes in float32.
+        seed: of weights, order and dropout. Same seed, same result on the same CPU build.
+    """
+
+    epochs: int = option(15, "Passes over the data at most.", low=1, panel=MODEL)
+    patience: int = option(5, "Epochs without a better validation loss.", low=1, panel=MODEL)
+    batch_sessions: int = option(128, "Sessions a step.", low=1, panel=MODEL)
+    learning_rate: float = option(1e-3, "Highest learning rate.", panel=MODEL)
+    weight_decay: float = option(1e-2, "AdamW's weight decay.", panel=MODEL)
+    gradient_norm: float = 1.0
+    bucket_batches: int = 4
+    teacher_weight: float = 0.9
+    mixed_precision: bool = True
+    seed: int = option(0, "Of weights, order, dropout, split and search.", low=0)
+
+    def __post_init__(self) -> None:
+        _require_positive(self, "epochs", "patience", "batch_sessions", "bucket_batches")
+        _require(self, "a number above 0", lambda value: value > 0, "learning_rate", "gradient_norm")
+        _require(self, "a number from 0 up", lambda value: value >= 0, "weight_decay")
+        _require(self, "a share from 0 to 1", lambda value: 0 <= value <= 1, "teacher_weight")
+
+
+@dataclass(frozen=True, slots=True)
+class PretrainingSettings:
+    """Pre-training on next-event prediction.
+
+    Attributes:
+        epochs: passes over the training sessions; 0 for no pre-training.
+        learning_rate: highest rate of AdamW.
+        weight_decay: decoupled weight decay of AdamW.
+    """
+
+    epochs: int = 10
+    learning_rate: float = 3e-3
+    weight_decay: float = 0.5
+
+    def __post_init__(self) -> None:
+        _require(self, "a whole number from 0 up", lambda value: value >= 0, "epochs")
+        _require(self, "a number above 0", lambda value: value > 0, "learning_rate")
+        _require(self, "a number from 0 up", lambda value: value >= 0, "weight_decay")
+
+
+@dataclass(frozen=True, slots=True)
+class TeacherSettings:
+    """Distillation: the teacher whose out-of-fold probabilities are the network's soft targets.
+
+    Attributes:
+        folds: folds of the sessions, at least 2; 0 for no teacher.
+        least_buyers: with fewer buyers among the training sessions there is no teacher.
+        sample_events: most events that the teacher is fitted on, drawn from all sessions. It predicts all events.
+    """
+
+    folds: int = 10
+    least_buyers: int = 200
+    sample_events: int = 500_000
+
+    def __post_init__(self) -> None:
+        _require(self, "0 or a whole number from 2 up", lambda value: value == 0 or value > 1, "folds")
+        _require_positive(self, "least_buyers", "sample_events")
+
+
+@dataclass(frozen=True, slots=True)
+class LeakSettings:
+    """Bounds of the leak check: an input that predicts the future better than this by itself is refused.
+
+    Attributes:
+        outcome_auc: highest AUC for the outcome, and for the end of the session.
+        future_correlation: highest rank correlation with the time or number of events still to come.
+        buyers_share: an event name is suspect where the lower end of the 95 % interval of its buyers' share reaches
+            this.
+        least_sessions: sessions of either outcome, or with the event name, that a figure needs.
+        most_sessions: most training sessions examined, drawn evenly.
+        allow_suspect: names of properties, fields and event names that are used although the check finds them.
+    """
+
+    outcome_auc: float = 0.95
+    future_correlation: float = 0.95
+    buyers_share: float = 0.98
+    least_sessions: int = 50
+    most_sessions: int = 50_000
+    allow_suspect: tuple[str, ...] = option(
+        (),
+        "Use this input though it seems to know the future (docs/leaks.md); repeatable.",
+        metavar="NAME",
+        panel=DATA,
+    )
+
+    def __post_init__(self) -> None:
+        names = ("outcome_auc", "future_correlation", "buyers_share")
+        _require(self, "a number above 0 and at most 1", lambda value: 0 < value <= 1, *names)
+        _require_positive(self, "least_sessions", "most_sessions")
+
+
+@dataclass(frozen=True, slots=True)
+class VocabularySettings:
+    """How many training sessions must contain a word for the model to know it, and how many words it knows at most.
+
+    Other words count as "other": a word seen in a handful of sessions would add noise.
+    """
+
+    event_names_at_least: int = 10
+    event_names_at_most: int = 64
+    categories_at_least: int = 50
+    categories_at_most: int = 256
+    items_at_least: int = 100
+    items_at_most: int = 1024
+    property_values_at_least: int = 20
+    property_values_at_most: int = 64
+
+
+SIZE_OPTIONS: Final[Mapping[str, Option]] = {
+    "cell": Option("Kind of recurrent cell (docs/recipe.md).", kind=Literal[CELL_KINDS], panel=MODEL),
+    "aggregates": Option("See running counts, sums and times beside the current event.", panel=MODEL),
+    "hidden_size": Option("Units of a recurrent layer.", low=1, panel=MODEL),
+    "layers": Option("Recurrent layers.", low=1, high=8, panel=MODEL),
+    "head_size": Option("Units of the head.", low=1, panel=MODEL),
+    "dropout": Option("Share of units dropped while training; of inputs, half of it.", low=0.0, high=0.95, panel=MODEL),
+}
+"""Options of `model.sizes.NetworkSizes`, which has no command-line facts of its own."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrainSettings:
+    """Everything that decides what a run computes.
+
+    Attributes:
+        fit: how the network is fitted.
+        pretraining: the pre-training before the fit.
+        teacher: the distillation.
+        sizes: the network's sizes.
+        vocabulary: the words that the network knows.
+        properties: names of the properties to use; None for all that the data has.
+        fractions: shares of the sessions by part; a run without a choice takes `fractions_for` its sessions.
+        split_seed: varies a split by session; a split by time does not depend on it.
+        quantile_bins: most bins of each feature's piecewise-linear encoding; 1 is as good as none.
+        lightgbm: whether to fit LightGBM for comparison.
+        sample_events: most events of a part that calibration, LightGBM and the report look at; a random sample of
+            sessions represents a larger part. The network is always fitted on all sessions.
+        leaks: bounds of the leak check.
+    """
+
+    fit: FitSettings = field(default_factory=FitSettings)
+    pretraining: PretrainingSettings = field(default_factory=PretrainingSettings)
+    teacher: TeacherSettings = field(default_factory=TeacherSettings)
+    sizes: NetworkSizes = field(default_factory=NetworkSizes, metadata={"options": SIZE_OPTIONS})
+    vocabulary: VocabularySettings = field(default_factory=VocabularySettings)
+    properties: tuple[str, ...] | None = option(
+        None,
+        "Names of the properties that the model uses, separated by commas; all, or none.",
+        kind=str,
+        shown="all",
+        panel=DATA,
+    )
+    fractions: tuple[float, ...] = DEFAULT_FRACTIONS
+    split_seed: int = 0
+    quantile_bins: int = option(12, "Quantile bins of each feature; 1 turns them off.", low=1, high=256, panel=MODEL)
+    lightgbm: bool = option(default=True, help="Fit LightGBM for comparison.")
+    sample_events: int = 2_000_000
+    leaks: LeakSettings = field(default_factory=LeakSettings)
+
+    def __post_init__(self) -> None:
+        _require_positive(self, "quantile_bins", "sample_events")
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,22 +322,21 @@ class ComputeSettings:
         threads: CPU threads; one is quickest for a small network.
     """
 
-    device: Device = "auto"
-    threads: int = 1
+    device: Device = option("auto", "auto takes a GPU where there is one.")
+    threads: int = option(1, "CPU threads; one is quickest for a small network.", low=1, high=256)
 
     def __post_init__(self) -> None:
-        if self.threads < 1:
-            raise ValueError(f"threads: expected a whole number from 1 up, not {self.threads}")
+        _require_positive(self, "threads")
 
 
 @dataclass(frozen=True, slots=True)
 class RunConfig:
-    """Everything that decides what `willbuy train` makes of its data.
+    """The complete configuration of a run.
 
     Attributes:
-        train: what is computed.
+        train: the computation.
         log: how a raw log is read.
-        compute: where.
+        compute: where to compute.
         chosen: dotted keys that file or flags set, as opposed to defaults.
     """
 
@@ -92,127 +346,299 @@ class RunConfig:
     chosen: frozenset[str] = frozenset()
 
     def for_sessions(self, sessions: int) -> "RunConfig":
-        """Return this configuration with the parts' shares for a log of so many sessions, unless others were chosen."""
+        """Return this configuration with the fractions for a log of that size, unless others were chosen."""
         if "fractions" in self.chosen or self.train.fractions != DEFAULT_FRACTIONS:
             return self
         return replace(self, train=replace(self.train, fractions=fractions_for(sessions)))
 
     def to_dict(self) -> dict[str, Any]:
-        """Return what the file holds: JSON-ready, without the keys that have no value."""
+        """Return the content of the TOML file: JSON-ready, without the keys that have no value."""
         document = {**asdict(self.train), "log": asdict(self.log), "compute": asdict(self.compute)}
-        plain: dict[str, Any] = json.loads(json.dumps(document))
+        plain: dict[str, Any] = json.loads(json.dumps(document, default=str))
         return _without_none(plain)
 
-    def to_toml(self) -> str:
-        """Return the file's text; `read_config` gives the same configuration back."""
-        return _HEADER + tomli_w.dumps(self.to_dict())
 
+@dataclass(frozen=True, slots=True)
+class StorageBudget:
+    """Where encoded sessions are kept.
 
-def read_config(
-    path: Path | None, flags: Mapping[str, Any] | None = None, assignments: Sequence[str] = ()
-) -> RunConfig:
-    """Return the configuration of file, assignments and flags; the later of these win, all over the defaults.
-
-    Args:
-        path: TOML file, if any.
-        flags: values by dotted key; None means the key's default, whatever the file says.
-        assignments: `KEY=VALUE` with a dotted key and a TOML value, a bare word counting as a text.
-
-    Raises:
-        ConfigError: the file is not readable, or a key is unknown or its value is not what was expected.
+    Attributes:
+        memory_mib: encoded sessions larger than this go into files.
+        scratch: folder of those files, which are unlinked once they are open and so vanish with the run. None for the
+            system's folder for temporary files.
     """
-    document = {} if path is None else _read(path)
-    if path is not None:
-        # By itself first, so that the message can tell the file from the flags.
-        try:
-            _checked(document)
-        except ConfigError as exc:
-            raise ConfigError(f"{path}: {exc}") from exc
-    given = dict(map(_assignment, assignments)) | dict(flags or {})
-    for key, value in given.items():
-        _put(document, key.split("."), value)
-    return _checked(document)
+
+    memory_mib: int = option(4096, "Encoded sessions larger than this are kept in files while it trains.", low=0)
+    scratch: Path | None = option(None, "Folder for those files, on a disk with room for them.", shown="beside --out")
+
+    def __post_init__(self) -> None:
+        _require(self, "a whole number from 0 up", lambda value: value >= 0, "memory_mib")
 
 
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(path.read_text("utf-8"))
-    except FileNotFoundError as exc:
-        raise ConfigError(f"{path}: no such file; `willbuy train --print-config` writes one to start from") from exc
-    except (OSError, ValueError) as exc:
-        raise ConfigError(f"{path}: not a readable TOML file: {exc}") from exc
+_POSTERIOR_HELP: Final = "Exact posterior of a synthetic log (NAME.posterior.parquet), shown as the optimum."
 
 
-def _assignment(text: str) -> tuple[str, Any]:
-    key, equals, value = text.partition("=")
-    if not (key.strip() and equals):
-        raise ConfigError(f"--set {text}: expected KEY=VALUE, as in fit.bucket_batches=8")
-    try:
-        return key.strip(), tomllib.loads(f"value = {value}")["value"]
-    except tomllib.TOMLDecodeError:
-        return key.strip(), value.strip()
+@dataclass(frozen=True, slots=True)
+class TrainOptions:
+    """Options of one `willbuy train` that its configuration file does not hold.
+
+    Attributes:
+        resume: continue from the checkpoint of an interrupted run.
+        search: settings to try before the training; None for no search.
+        start: artifact of an earlier model to continue from.
+        posterior: exact posterior of a synthetic log.
+        storage: where encoded sessions are kept.
+    """
+
+    resume: bool = option(default=False, help="Continue from the last checkpoint of this run.")
+    search: int | None = option(None, "Try this many settings first, and train with the best.", low=1)
+    start: Path | None = option(None, "Artifact of an earlier model to continue from, on newer data.", flag="--from")
+    posterior: Path | None = option(None, _POSTERIOR_HELP, panel=DATA)
+    storage: StorageBudget = field(default_factory=StorageBudget)
 
 
-def _put(document: dict[str, Any], path: list[str], value: Any) -> None:  # noqa: ANN401  # whatever a flag holds
-    *tables, last = path
-    for name in tables:
-        document = document.setdefault(name, {})
-        if not isinstance(document, dict):
-            raise ConfigError(f"{'.'.join(path)}: {name} is no table")
-    if value is None:
-        document.pop(last, None)
-    else:
-        document[last] = value
+@dataclass(frozen=True, slots=True)
+class LadderOptions:
+    """Options of `willbuy ladder` beside its configuration file.
+
+    Attributes:
+        only: names of the rungs to train; none for all.
+        seed: of weights, order, dropout and split; None for the configuration's.
+        resume: keep the models that are there.
+        posterior: exact posterior of a synthetic log.
+    """
+
+    only: tuple[str, ...] = option((), "Only these, repeatable: lstm, gru-no-aggregates.", metavar="RUNG")
+    seed: int | None = option(None, "Of weights, order, dropout and split.", low=0)
+    resume: bool = option(default=False, help="Keep the models that are there, and train the others.")
+    posterior: Path | None = option(None, "Exact posterior of a synthetic log.")
 
 
-def _checked(document: Mapping[str, Any]) -> RunConfig:
-    rest = dict(document)
-    parts: dict[str, Any] = {
-        name: _validated(kind, rest.pop(name, {}), f"{name}.")
-        for name, kind in (("log", LogSettings), ("compute", ComputeSettings))
-    }
-    return RunConfig(_validated(TrainSettings, rest, ""), **parts, chosen=frozenset(_leaves(document)))
+# --- evaluation
 
 
-def _validated(kind: type[Any], document: Any, prefix: str) -> Any:  # noqa: ANN401  # any of the dataclasses
-    if isinstance(document, dict):
-        _refuse_unknown(kind, document, prefix)
-    try:
-        # As JSON, because strict Python values would have tuples where TOML has lists.
-        return TypeAdapter(kind).validate_json(json.dumps(document, default=str), strict=True)
-    except ValidationError as exc:
-        raise ConfigError("; ".join(_said(error, prefix) for error in exc.errors())) from exc
+@dataclass(frozen=True, slots=True)
+class SelectionSettings:
+    """Which sessions an evaluation uses.
+
+    Attributes:
+        baselines: whether to fit baselines.
+        all_sessions: also evaluate on sessions that a model was trained on.
+        most_sessions: most sessions to evaluate on; a random sample represents more.
+        most_fitted: most sessions to fit baselines on; a quarter as many to choose their settings by.
+        seed: of the samples.
+    """
+
+    baselines: bool = option(default=True, help="Fit baselines for comparison.")
+    all_sessions: bool = option(
+        default=False, help="Evaluate on sessions that a model was trained on, too.", panel=DATA
+    )
+    most_sessions: int = option(
+        20_000, "Most sessions to evaluate on; a random sample represents more.", flag="--sessions", low=1, panel=DATA
+    )
+    most_fitted: int = option(
+        20_000, "Sessions to fit the baselines on at most.", flag="--baseline-sessions", low=100, panel=DATA
+    )
+    seed: int = 0
 
 
-def _said(error: Any, prefix: str) -> str:  # noqa: ANN401  # pydantic's ErrorDetails
-    where = prefix + "".join(f"{part}." for part in error["loc"])
-    if error["type"] == "value_error":
-        # Raised by a dataclass that looks at its own fields: it names the field itself.
-        return f"{where}{error['ctx']['error']}"
-    message = str(error["msg"]).removeprefix("Input should be ")
-    return f"{where[:-1] or 'the file'}: expected {_EXPECTED.get(error['type'], message)}, not {error['input']!r}"
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """The assumed effect of acting on an alarm, in the shop's own money.
+
+    Attributes:
+        margin: earned by a purchase.
+        cost: of one contact.
+        uplift: additional purchases that contacts cause, as a share of the purchases that the contacted sessions make
+            anyway. An assumption: a log without contacts cannot measure it.
+    """
+
+    margin: float = option(30.0, "Earned by a purchase.", panel=ASSUMPTIONS)
+    cost: float = option(0.3, "Of contacting a session.", panel=ASSUMPTIONS)
+    uplift: float = option(
+        0.1, "Assumed additional purchases by contacts, as a share of those without.", panel=ASSUMPTIONS
+    )
+
+    def __post_init__(self) -> None:
+        names = [each.name for each in fields(self)]
+        _require(self, "a number from 0 up", lambda value: 0 <= value < float("inf"), *names)
 
 
-def _refuse_unknown(kind: type[Any], document: Mapping[str, Any], prefix: str) -> None:
-    hints = get_type_hints(kind)
-    names = [each.name for each in fields(kind)]
-    # At the top level the other tables are at home too.
-    known = names if prefix else [*names, "log", "compute"]
-    for key, value in document.items():
-        if key not in names:
-            close = get_close_matches(key, known, 1)
-            hint = f"did you mean {prefix}{close[0]}?" if close else f"expected one of {', '.join(known)}"
-            raise ConfigError(f"{prefix}{key}: unknown; {hint}")
-        if is_dataclass(hints[key]) and isinstance(value, dict):
-            _refuse_unknown(hints[key], value, f"{prefix}{key}.")
+@dataclass(frozen=True, slots=True)
+class Assumptions:
+    """The assumptions of a report, which no log contains.
+
+    Attributes:
+        offer: what a contact earns and costs.
+        precision: share of alarmed sessions that shall buy, for the first table of earliness.
+        alarm_share: share of the sessions that shall be alarmed, for the second.
+    """
+
+    offer: Offer = field(default_factory=Offer)
+    precision: float = option(0.5, "Share of the alarmed sessions that shall buy.", panel=ASSUMPTIONS)
+    alarm_share: float = option(0.1, "Share of the sessions that shall be alarmed.", panel=ASSUMPTIONS)
+
+    def __post_init__(self) -> None:
+        names = ("precision", "alarm_share")
+        _require(self, "a share above 0 and below 1", lambda value: 0.0 < value < 1.0, *names)
 
 
-def _leaves(document: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
-    for key, value in document.items():
-        if isinstance(value, Mapping):
-            yield from _leaves(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}"
+@dataclass(frozen=True, slots=True)
+class EvaluateSettings:
+    """Options of `willbuy evaluate`.
+
+    Attributes:
+        out: HTML file to write, with a JSON file of the same content; None for one beside the artifact.
+        log: format of a raw log.
+        beside: `NAME=ARTIFACT` of other models to evaluate as well.
+        baseline_data: prepared sessions to fit the baselines on.
+        posterior: exact posterior of a synthetic log.
+        selection: which sessions, and whether baselines.
+        assumptions: of earliness and profit.
+        base_rate: share of sessions that buy, where it is known to differ from the training's.
+        resamples: of the bootstrap.
+        seed: of samples, baselines and bootstrap.
+        threads: of torch, LightGBM and linear algebra.
+    """
+
+    out: Path | None = option(
+        None, "HTML file to write, with a JSON file of the same content beside it.", shown="beside ARTIFACT"
+    )
+    log: LogFormat = field(default_factory=LogFormat)
+    beside: tuple[str, ...] = option((), "Another model to evaluate as well; repeatable.", metavar="NAME=ARTIFACT")
+    baseline_data: Path | None = option(None, "Prepared sessions to fit the baselines on.", panel=DATA)
+    posterior: Path | None = option(None, _POSTERIOR_HELP, panel=DATA)
+    selection: SelectionSettings = field(default_factory=SelectionSettings)
+    assumptions: Assumptions = field(default_factory=Assumptions)
+    base_rate: float | None = option(None, "Share of sessions that buy, where it differs from the training's.")
+    resamples: int = option(EVALUATE_RESAMPLES, "Bootstrap resamples of the sessions.", flag="--bootstrap", low=20)
+    seed: int = option(0, "Of samples, baselines and bootstrap.", low=0)
+    threads: int = option(1, "CPU threads.", low=1, high=256)
+
+
+@dataclass(frozen=True, slots=True)
+class CompareSettings:
+    """Options of `willbuy compare`.
+
+    Attributes:
+        log: format of a raw log.
+        gate: whether the exit status depends on the verdict.
+        tolerance: with `gate`, upper bound in nats that the interval of B's log loss minus A's must stay below.
+        all_sessions: compare on sessions that a model was trained on, too.
+        most_sessions: most sessions to compare on; a random sample represents more.
+        resamples: of the bootstrap.
+        seed: of sample and bootstrap.
+        as_json: print JSON and nothing else.
+    """
+
+    log: LogFormat = field(default_factory=LogFormat)
+    gate: bool = option(default=False, help="Exit with status 3 unless B is not worse.")
+    tolerance: float | None = option(
+        None, "With --gate: the interval must show that B is worse by less than this, in nats.", low=0.0
+    )
+    all_sessions: bool = option(default=False, help="Compare on sessions that a model was trained on, too.")
+    most_sessions: int = option(
+        20_000, "Most sessions to compare on; a random sample represents more.", flag="--sessions", low=1
+    )
+    resamples: int = option(COMPARE_RESAMPLES, "Bootstrap resamples of the sessions.", flag="--bootstrap", low=100)
+    seed: int = option(0, "Of sample and bootstrap.", low=0)
+    as_json: bool = option(default=False, help="Print JSON and nothing else.", flag="--json")
+
+
+# --- commands for a running service
+
+
+@dataclass(frozen=True, slots=True)
+class ReplaySettings:
+    """Options of `willbuy replay`.
+
+    Attributes:
+        url: the service.
+        sessions: most sessions to replay.
+        part: part of the split to replay.
+        concurrency: sessions replayed at the same time.
+        tolerance: largest difference allowed; None for the one of the service's state type.
+        base_rate: base rate that the service shifts to; None for the one it reports.
+        api_key: key with the scopes `events:write` and `sessions:read`.
+    """
+
+    url: str = option("http://127.0.0.1:8000", "The service.")
+    sessions: int = option(500, "Most sessions to replay.", low=1)
+    part: Part = option("test", "Part of the split to replay; training has not seen the test part.")
+    concurrency: int = option(8, "Sessions replayed at the same time.", low=1, high=1024)
+    tolerance: float | None = option(None, "Largest difference; by default 2e-3 with float16 state, 1e-5 with float32.")
+    base_rate: float | None = option(
+        None, "Base rate that the answers are shifted to; by default the one that the service reports."
+    )
+    api_key: str | None = option(
+        None,
+        "Key of the service, with the scopes events:write and sessions:read.",
+        envvar="WILLBUY_API_KEY",
+        shown=False,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class CollectSettings:
+    """Options of `willbuy collect`.
+
+    Attributes:
+        redis_url: the service's Redis.
+        redis_ca_file: certificate authorities that TLS to Redis trusts; None for the system's.
+        follow: run until interrupted, instead of ending with the last entry.
+        every_s: with `follow`, least seconds between two files.
+        sessions_a_file: about the most sessions of one file.
+        group: consumer group.
+        consumer: name within the group.
+    """
+
+    redis_url: str = option("redis://127.0.0.1:6379/0", "The service's Redis.", envvar="WILLBUY_REDIS_URL")
+    redis_ca_file: Path | None = option(
+        None, "Certificate authorities of rediss:// URLs, in PEM.", envvar="WILLBUY_REDIS_CA_FILE"
+    )
+    follow: bool = option(
+        default=False, help="Wait for new sessions until Ctrl-C, or end with the last one.", flag="--follow/--once"
+    )
+    every_s: float = option(60.0, "With --follow: least seconds between two files.", low=1.0)
+    sessions_a_file: int = option(10_000, "About the most sessions of one file.", flag="--sessions-per-file", low=1)
+    group: str = option("willbuy", "Consumer group; another group gets every session once more.")
+    consumer: str = option("collect", "Name within the group; one for each folder.")
+
+
+@dataclass(frozen=True, slots=True)
+class DemoSettings:
+    """Options of `willbuy demo`.
+
+    Attributes:
+        sessions: past sessions to train on.
+        seconds: how long shoppers play; None for until Ctrl-C.
+        shoppers: sessions at the same time.
+        speed: how much faster than real time they act.
+        port: of the service; 0 takes a free one.
+        folder: for log, artifact and report.
+        url: a running service to play at, instead of training and starting one.
+        api_key: key of the service at `url`.
+    """
+
+    sessions: int = option(15_000, "Past sessions to train on.", low=500)
+    seconds: float | None = option(None, "Stop after so long; by default at Ctrl-C.", low=1.0)
+    shoppers: int = option(12, "Shoppers in the shop at the same time.", low=1, high=500)
+    speed: float = option(20.0, "How much faster than real time they act.", low=1.0)
+    port: int = option(0, "Port of the service; 0 takes a free one.", low=0, high=65535)
+    folder: Path = option(Path("artifacts/demo"), "Folder for log, artifact and report.")
+    url: str | None = option(None, "Play at this service, and train and start nothing.", shown=False)
+    api_key: str | None = option(None, "Key of the service at --url.", envvar="WILLBUY_API_KEY", shown=False)
+
+
+def fractions_for(sessions: int) -> tuple[float, ...]:
+    """Return the shares of `PARTS` in a log of so many sessions, where no others were chosen.
+
+    Validation and calibration are a tenth each up to 2,500 sessions, from there on 2,500 or a fiftieth, whichever is
+    more. The training part takes the rest; the test part does not change.
+    """
+    share = max(_LEAST_SHARE, _ENOUGH_HELD_OUT / max(sessions, 1))
+    *_, most, test = DEFAULT_FRACTIONS
+    return DEFAULT_FRACTIONS if share >= most else (1.0 - 2 * share - test, share, share, test)
 
 
 def _without_none(document: dict[str, Any]) -> dict[str, Any]:

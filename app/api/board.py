@@ -1,22 +1,30 @@
-"""`GET /v1/sessions`: the live board."""
+"""`GET /v1/sessions`, the live board, and `GET /v1/stats`: the routes and the layer before them share a TTL cache."""
 
 import asyncio
+from collections.abc import Callable
+from typing import Final
 
 from fastapi import APIRouter, Request, Response
+from starlette.types import ASGIApp, Receive, Scope, Send
 
+from app.api.middleware import KnownRoute
 from app.api.parameters import documented_query
 from app.api.responses import documented
-from app.api.services import services_of
-from app.board.content import ContentResponse
+from app.api.services import Services, services_of
+from app.board.content import Content, ContentResponse
 from app.board.query import BoardParameters, parse_query
 from app.errors import BoardBusyError, DeadlineExceededError, InvalidRequestError, StoreUnavailableError
-from app.schemas.board import BoardOut
+from app.runtime.single_flight import Key, SingleFlightCache
+from app.schemas.board import BoardOut, StatsOut
+
+_BOARD_PATH: Final = "/v1/sessions"
+_STATS_PATH: Final = "/v1/stats"
 
 router = APIRouter(tags=["board"])
 
 
 @router.get(
-    "/v1/sessions",
+    _BOARD_PATH,
     summary="The live board",
     response_model=BoardOut,
     responses={
@@ -29,17 +37,70 @@ async def list_sessions(request: Request) -> Response:
     """Answer with live sessions, by probability or last seen, page by page.
 
     A session that does not change is on exactly one page, whatever the others do meanwhile. A page may have fewer than
-    `limit` sessions although more follow; `next_cursor` says whether there are more. Those who ask the same within a
-    moment share one answer. Send its `ETag` back as `If-None-Match`: nothing is sent again unless it has changed.
+    `limit` sessions although more follow; `next_cursor` says whether there are more. Equal requests within half a
+    second share one answer. Send its `ETag` back as `If-None-Match`: an unchanged answer is not sent again.
     """
     services = services_of(request)
-    query = parse_query(request.scope["query_string"])
-    content = services.dashboards.board.kept(query)
+    return await _answer(services, services.board, parse_query(request.scope["query_string"]))
+
+
+@router.get(
+    _STATS_PATH,
+    summary="How the service is doing",
+    response_model=StatsOut,
+    responses=documented(DeadlineExceededError, StoreUnavailableError),
+)
+async def get_stats(request: Request) -> Response:
+    """Answer with sessions, rates, latency, spread of scores, outcomes and model quality, for all replicas together.
+
+    The answer is read at most once a second; numbers of other replicas may be a second older.
+    """
+    services = services_of(request)
+    return await _answer(services, services.stats, None)
+
+
+async def _answer(services: Services, cache: SingleFlightCache[Key, Content], key: Key) -> Response:
+    content = cache.kept(key)
     if content is None:
         timeout_s = services.settings.request_timeout_s
         try:
             async with asyncio.timeout(timeout_s):
-                content = await services.dashboards.board.content(query)
+                content = await cache.get(key)
         except TimeoutError as exc:
             raise DeadlineExceededError(f"No answer within {timeout_s:g} s.") from exc
     return ContentResponse(content)
+
+
+class CachedAnswers:
+    """ASGI middleware: answers polls from the cache before the routing, which costs several times the answer.
+
+    Every dashboard polls the same once a second. A request whose answer is not in the cache takes its route. Must be
+    inside the layers that check the key and the limits.
+
+    Args:
+        app: answers the other requests.
+        services: returns the parts that have the caches, once the service runs.
+    """
+
+    def __init__(self, app: ASGIApp, *, services: Callable[[], Services]) -> None:
+        self._app = app
+        self._services = services
+        self._routes = {path: KnownRoute(path) for path in (_BOARD_PATH, _STATS_PATH)}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one ASGI connection."""
+        if scope["type"] == "http" and scope["method"] == "GET" and (route := self._routes.get(scope["path"])):
+            content = self._kept(route.path, scope["query_string"])
+            if content is not None:
+                scope["route"] = route
+                await ContentResponse(content)(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
+
+    def _kept(self, path: str, query_string: bytes) -> Content | None:
+        if path == _STATS_PATH:
+            return self._services().stats.kept(None)
+        try:
+            return self._services().board.kept(parse_query(query_string))
+        except InvalidRequestError:
+            return None  # the route answers with the problem

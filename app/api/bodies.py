@@ -1,18 +1,27 @@
-"""How the bodies of events come in and the answers to them go out; shared by the routes for one and for many."""
-
-import asyncio
-from dataclasses import dataclass
-from typing import Any
+"""Reads the bodies of events and encodes the answers to them; shared by the calls for one event and for many."""
 
 import msgspec
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive
 
 from app.errors import BodyTimeoutError
-from app.runtime.deadlines import Deadlines
+from app.runtime.deadlines import Deadlines, Timeout
 from app.scoring.session_update import Score
 
 _encode = msgspec.json.Encoder().encode
+
+
+async def read_body(receive: Receive) -> bytes:
+    """Return the body of a request; raise `starlette.requests.ClientDisconnect` when its sender has left."""
+    message = await receive()
+    parts: list[bytes] = []
+    while message["type"] == "http.request":
+        body: bytes = message.get("body", b"")
+        if not message.get("more_body", False):
+            return b"".join((*parts, body)) if parts else body
+        parts.append(body)
+        message = await receive()
+    raise ClientDisconnect
 
 
 async def read_body_in_time(receive: Receive, timeout_s: float, deadlines: Deadlines) -> tuple[bytes, float]:
@@ -20,52 +29,22 @@ async def read_body_in_time(receive: Receive, timeout_s: float, deadlines: Deadl
 
     Raises:
         BodyTimeoutError: the body was not there by then.
-        starlette.requests.ClientDisconnect: its sender has gone.
+        starlette.requests.ClientDisconnect: its sender has left.
     """
-    deadline = asyncio.get_running_loop().time() + timeout_s
-    reading = _Reading(asyncio.current_task())
-    deadlines.add(reading, deadline)
     try:
-        return await _read_body(receive), deadline
-    except asyncio.CancelledError as exc:
-        if not reading.was_ended():
-            raise
-        raise BodyTimeoutError(f"The body did not arrive within {timeout_s:g} s.") from exc
-    finally:
-        reading.is_over = True
+        with Timeout(deadlines, timeout_s) as timeout:
+            return await read_body(receive), timeout.at
+    except TimeoutError as exc:
+        raise body_timeout(timeout_s) from exc
 
 
-@dataclass(slots=True)
-class _Reading:
-    """The wait for a body, as `Deadlines` ends it; the way of `asyncio.timeout`, which has a timer for each."""
-
-    task: "asyncio.Task[Any] | None"
-    is_over: bool = False
-    is_ended: bool = False
-
-    def end(self) -> None:
-        if self.task is not None:
-            self.is_ended = True
-            self.task.cancel()
-
-    def was_ended(self) -> bool:
-        """Return whether the task's cancellation was this, and nobody else's; then it is taken back."""
-        return self.is_ended and self.task is not None and not self.task.uncancel()
-
-
-async def _read_body(receive: Receive) -> bytes:
-    parts = []
-    while True:
-        message = await receive()
-        if message["type"] != "http.request":
-            raise ClientDisconnect
-        parts.append(message.get("body", b""))
-        if not message.get("more_body", False):
-            return b"".join(parts)
+def body_timeout(timeout_s: float) -> BodyTimeoutError:
+    """Return the error of a body that did not arrive in time."""
+    return BodyTimeoutError(f"The body did not arrive within {timeout_s:g} s.")
 
 
 def too_late(timeout_s: float) -> str:
-    """Return what a caller is told whose answer was not ready in time."""
+    """Return the detail of the problem when an answer was not ready in time."""
     return f"No answer within {timeout_s:g} s; send the event again with the same event_id."
 
 

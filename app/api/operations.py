@@ -82,9 +82,9 @@ async def reload_model(request: Request) -> dict[str, str]:
     refused, and the loaded one stays. Only this worker process reloads; the file watch reaches all of them.
     """
     services = services_of(request)
-    if services.settings.open_access and not services.settings.allow_reload:
-        # With keys, the scope `model:admin` says who may.
-        raise ReloadDisabledError("Anybody may call it: set WILLBUY_ALLOW_RELOAD=true where only operators can.")
+    if services.settings.open_access:
+        # With keys, only a key with the scope `model:admin` gets here.
+        raise ReloadDisabledError("Access is open, so everybody could call this. Use API keys, or watch the file.")
     services.logger.info("reload_requested", key=holder_of(request.scope))
     result = await services.models.reload()
     return {"result": result, "fingerprint": services.model.fingerprint}

@@ -77,7 +77,6 @@ async def post_outcome(
                 session_id,
                 _OUTCOMES[said.outcome],
                 outcome_ms=outcome_ms,
-                attempts=services.settings.commit_attempts,
                 metrics=services.metrics,
             )
     except TimeoutError as exc:

@@ -1,4 +1,4 @@
-"""The parts that routes call, as one object: built in `app.main`, read from `request.app.state.services`."""
+"""The parts that routes call, as one object: built in `app.wiring`, read from `request.app.state.services`."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -6,13 +6,14 @@ from dataclasses import dataclass
 from fastapi import Request
 from structlog.typing import FilteringBoundLogger
 
-from app.board.dashboards import Dashboards
-from app.monitoring.health import HealthMonitor, Readiness
+from app.board.content import Content
+from app.board.query import BoardQuery
+from app.board.streams import Streams
+from app.monitoring.health import Readiness
 from app.monitoring.metrics import Metrics
-from app.outcomes.sweeper import SessionSweeper
-from app.quality.model_quality import ModelQuality
 from app.runtime.deadlines import Deadlines
 from app.runtime.drain import Drain
+from app.runtime.single_flight import SingleFlightCache
 from app.scoring.batcher import Batcher
 from app.scoring.events import EventValidator, QueuedEvent
 from app.scoring.model_holder import ModelHolder
@@ -33,20 +34,19 @@ class Services:
     models: ModelHolder
     drain: Drain
     readiness: Readiness
-    health: HealthMonitor
     store: StateStore
     intake: EventValidator
     batcher: Batcher[QueuedEvent, Score]
     tracer: Tracer
-    sweeper: SessionSweeper
-    quality: ModelQuality
-    dashboards: Dashboards
+    board: SingleFlightCache[BoardQuery, Content]
+    stats: SingleFlightCache[None, Content]
+    streams: Streams
     deadlines: Deadlines
     now_ms: Callable[[], int]
 
     @property
     def model(self) -> Model:
-        """The model in use now; another one may be a moment later, so ask once for what belongs together."""
+        """The model in use now. A reload may replace it, so read this once for values that belong together."""
         return self.models.current
 
 

@@ -1,4 +1,4 @@
-"""`GET /v1/stream`: the board and the numbers as server-sent events, for those who would rather not poll."""
+"""`GET /v1/stream`: the board and the statistics as server-sent events."""
 
 import asyncio
 from typing import Final
@@ -21,7 +21,7 @@ _HEADERS: Final = [
     # nginx would hold events back until its buffer is full
     (b"x-accel-buffering", b"no"),
 ]
-# One who takes nothing for so long has gone without a word.
+# A caller that reads nothing for so long is gone.
 _SEND_TIMEOUT_S: Final = 30.0
 
 
@@ -41,13 +41,11 @@ _SEND_TIMEOUT_S: Final = 30.0
 )
 async def get_stream(request: Request) -> Response:
     """Answer with a stream that begins with what is there and goes on until the caller leaves or the replica stops."""
-    return EventStream(
-        services_of(request).dashboards.streams, parse_query(request.scope["query_string"], with_cursor=False)
-    )
+    return EventStream(services_of(request).streams, parse_query(request.scope["query_string"], with_cursor=False))
 
 
 class EventStream(Response):
-    """Sends what a listener hears; its place is free again however it ends."""
+    """Sends the events of a listener, and frees its place at the end."""
 
     def __init__(self, streams: Streams, query: BoardQuery) -> None:
         self._streams = streams

@@ -1,1 +1,1 @@
-"""Who may ask for what: API keys, their scopes, and how often each may ask. `docs/security.md` says how it is run."""
+"""Access control: API keys, their scopes, and their rate limits (docs/security.md)."""

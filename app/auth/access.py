@@ -1,4 +1,4 @@
-"""Whether the holder of a request may do what it asks."""
+"""The accepted API keys, and the check of a request's key against them."""
 
 import asyncio
 import hmac
@@ -13,14 +13,14 @@ _BEARER: Final = b"bearer "
 
 
 class Access:
-    """The keys that are good now.
+    """The accepted keys.
 
     Args:
-        keys: them; None lets everybody do everything.
+        keys: the keys; None: open access, everybody may do everything.
 
     Attributes:
-        is_open: whether everybody may do everything.
-        changed: set when other keys are good; another event is here by then.
+        is_open: whether access is open.
+        changed: an event that the next `replace` sets; each `replace` puts a new event here.
     """
 
     def __init__(self, keys: Sequence[ApiKey] | None) -> None:
@@ -30,7 +30,7 @@ class Access:
         self.replace(keys or ())
 
     def replace(self, keys: Sequence[ApiKey]) -> bool:
-        """Let these keys be good from now on, and no others; return whether they differ from those before."""
+        """Accept these keys from now on, and no others; return whether they differ from the keys before."""
         before = self._keys
         self._keys = tuple((key.digest, frozenset(key.scopes), key) for key in keys)
         self.changed.set()
@@ -38,13 +38,13 @@ class Access:
         return self._keys != before
 
     def knows(self, key: ApiKey) -> bool:
-        """Return whether this very key is still good, and for the same."""
+        """Return whether this key is still accepted, with the same scopes and limit."""
         return any(known == key for _, _, known in self._keys)
 
     def holder(self, headers: Iterable[tuple[bytes, bytes]]) -> ApiKey:
-        """Return the key that a request came with, whatever it allows; raise `UnauthorizedError` without a good one.
+        """Return the key of a request, whatever its scopes; raise `UnauthorizedError` without an accepted one.
 
-        Every key is compared, whichever it is, and each in a time that does not depend on how much of it is right
+        The request's key is compared with every accepted key, each in constant time
         (https://docs.python.org/3/library/hmac.html#hmac.compare_digest).
 
         Args:
@@ -54,7 +54,7 @@ class Access:
         return key
 
     def check(self, headers: Iterable[tuple[bytes, bytes]], needed: Scope) -> ApiKey:
-        """Return the key that a request came with, as `holder` does; raise `ForbiddenError` unless it has the scope."""
+        """Return the key of a request, as `holder` does; raise `ForbiddenError` unless it has the scope."""
         scopes, key = self._find(headers)
         if needed not in scopes:
             raise ForbiddenError(f"This needs a key with the scope `{needed}`.", needed)
@@ -72,7 +72,7 @@ class Access:
 
 
 def _sent_key(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
-    """Return the key of `Authorization: Bearer KEY`, else of `X-API-Key`; other authorization is passed over."""
+    """Return the key of `Authorization: Bearer KEY`, else of `X-API-Key`; other schemes are ignored."""
     other: bytes | None = None
     for name, value in headers:
         if name == b"authorization" and value[: len(_BEARER)].lower() == _BEARER:

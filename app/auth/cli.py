@@ -19,27 +19,27 @@ cli = typer.Typer(name="key", no_args_is_help=True, help="Make API keys (docs/se
 
 @cli.callback()
 def _key() -> None:
-    # With one command alone, typer would leave its name out.
+    # Typer drops the name of a single command unless there is a callback.
     pass
 
 
 @cli.command()
 def new(
-    name: Annotated[str, typer.Option("--name", help="Whom it is for; it stands in the log.")],
+    name: Annotated[str, typer.Option("--name", help="Name of the key's user, for the log.")],
     scopes: Annotated[
         list[Scope],
-        typer.Option("--scope", help="What it allows; may be given several times.", case_sensitive=True),
+        typer.Option("--scope", help="A permission; may be given several times.", case_sensitive=True),
     ],
     events_per_s: Annotated[
         float | None,
-        typer.Option(help="Most events and other requests a second, on average over ten seconds.", show_default=False),
+        typer.Option(help="Rate limit: events and other requests a second, over ten seconds.", show_default=False),
     ] = None,
     file: Annotated[
         Path | None,
-        typer.Option("--file", help="Add the entry to this file, and print the key alone.", show_default=False),
+        typer.Option("--file", help="Add the entry to this file, and print only the key.", show_default=False),
     ] = None,
 ) -> None:
-    """Print a new key, once, and the entry that lets it in.
+    """Print a new key, and its entry for the key file.
 
     The entry has only the key's hash; the key itself is stored nowhere.
     """
@@ -55,7 +55,7 @@ def new(
     if file is not None:
         typer.echo(key)
         return
-    typer.echo(f"The key, which is shown this once and goes to its user:\n\n{key}\n")
+    typer.echo(f"The key, which is shown only once; give it to its user:\n\n{key}\n")
     typer.echo(f"Its entry in the file that WILLBUY_API_KEYS_FILE names:\n\n{_toml(entry)}", nl=False)
 
 
@@ -76,7 +76,7 @@ def _toml(entry: ApiKey) -> str:
 
 
 def _add(file: Path, entry: ApiKey) -> None:
-    """Add an entry to a file, in one step: the service may be reading it."""
+    """Add an entry to a file, atomically: the service may be reading the file."""
     target = file.resolve()
     try:
         before = ""

@@ -1,17 +1,16 @@
-"""API keys: how one is made, what is kept of it, and how a list of them is read.
+"""API keys: how to make one, its stored entry, and the file of entries.
 
-A key is 256 random bits, so what is kept is its plain SHA-256: there is nothing to guess that a slow, salted hash
-would make slower, and the check runs for every event. The key itself is nowhere but with its user.
+A key is 256 random bits, and its entry has the plain SHA-256. A slow, salted hash protects passwords that can be
+guessed. A random key cannot be guessed, and the check runs for every event. The key itself is stored nowhere.
 
-    [[keys]]                          # in the file; `WILLBUY_API_KEYS` has the same entries as a JSON list
-    name = "shop"                     # in the log, and whose rate limit it is; several keys may share one
+    [[keys]]
+    name = "shop"                     # in the log, and for the rate limit; several keys may share one
     scopes = ["events:write"]
     sha256 = "64 hexadecimal digits"
     events_per_s = 500                # optional
 """
 
 import hashlib
-import json
 import secrets
 import tomllib
 from collections.abc import Sequence
@@ -23,7 +22,7 @@ import msgspec
 from app.auth.scopes import Scope
 
 MOST_KEYS: Final = 64
-# Tells people and secret scanners what it is.
+# Recognised by people and secret scanners.
 _PREFIX: Final = "wb_"
 _RANDOM_BYTES: Final = 32
 
@@ -33,17 +32,17 @@ _Rate = Annotated[float, msgspec.Meta(gt=0, le=1_000_000)]
 
 
 class AccessError(ValueError):
-    """Who may ask cannot be told from the settings; the message is one line that says why."""
+    """The settings do not name the accepted keys; the message is one line that says why."""
 
 
 class ApiKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What is kept of a key.
+    """The stored entry of a key.
 
     Attributes:
-        name: whom it belongs to.
-        scopes: what it allows.
+        name: of its user.
+        scopes: its permissions.
         sha256: SHA-256 of the key, in hexadecimal.
-        events_per_s: how many events and other requests a second it may send; None: as the setting says.
+        events_per_s: its rate limit, in events and other requests a second; None: the limit of the settings.
     """
 
     name: KeyName
@@ -58,12 +57,12 @@ class ApiKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def new_key() -> str:
-    """Return a key that nobody has."""
+    """Return a new random key."""
     return _PREFIX + secrets.token_urlsafe(_RANDOM_BYTES)
 
 
 def digest_of(key: bytes) -> bytes:
-    """Return what is kept of a key."""
+    """Return the SHA-256 of a key."""
     return hashlib.sha256(key).digest()
 
 
@@ -75,7 +74,7 @@ def read_keys(path: Path) -> tuple[ApiKey, ...]:
         raise AccessError(f"{path}: {exc.strerror}") from exc
     except UnicodeDecodeError as exc:
         raise AccessError(f"{path}: expected UTF-8") from exc
-    except tomllib.TOMLDecodeError as exc:
+    except (tomllib.TOMLDecodeError, RecursionError) as exc:
         raise AccessError(f"{path}: expected TOML: {exc}") from exc
     strangers = sorted(set(table) - {"keys"})
     if strangers or "keys" not in table:
@@ -83,20 +82,10 @@ def read_keys(path: Path) -> tuple[ApiKey, ...]:
     return _checked(table["keys"], where=str(path))
 
 
-def parse_keys(text: str) -> tuple[ApiKey, ...]:
-    """Return the keys of `WILLBUY_API_KEYS`; raise `AccessError` when it is no JSON list of entries or has none."""
-    where = "WILLBUY_API_KEYS"
-    try:
-        entries = json.loads(text)
-    except (ValueError, RecursionError) as exc:
-        raise AccessError(f"{where}: expected a JSON list of keys") from exc
-    return _checked(entries, where=where)
-
-
 def all_different(keys: Sequence[ApiKey]) -> tuple[ApiKey, ...]:
     """Return the keys; raise `AccessError` when there are too many, or one is there twice."""
     if len(keys) > MOST_KEYS:
-        # Each request is compared with all of them.
+        # Each request is compared with all keys.
         raise AccessError(f"{len(keys)} API keys: expected at most {MOST_KEYS}")
     digests: set[str] = set()
     for key in keys:
@@ -110,7 +99,7 @@ def _checked(entries: Any, *, where: str) -> tuple[ApiKey, ...]:  # noqa: ANN401
     try:
         keys = msgspec.convert(entries, list[ApiKey])
     except msgspec.ValidationError as exc:
-        # Its messages name the place and what was expected, and never repeat what was there but unknown names.
+        # The messages name the place and the expected type. They repeat unknown field names, and no values.
         raise AccessError(f"{where}: {exc}; scopes are {', '.join(Scope)}") from exc
     if not keys:
         raise AccessError(f"{where}: expected at least one key")

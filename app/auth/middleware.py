@@ -1,4 +1,4 @@
-"""The door: every request passes here before its body is read, its route is found, or a kept answer is given."""
+"""Checks the key of every request before its body is read, its route is found, or a cached answer is given."""
 
 import asyncio
 from typing import Final
@@ -13,19 +13,19 @@ from app.errors import UnauthorizedError, WillbuyError, error_response, problem,
 from app.monitoring.metrics import Metrics
 
 KEY_NAME: Final = "willbuy.key"
-"""Where the scope of a request has the name of the key that it came with."""
+"""Entry of the ASGI scope with the name of the request's key."""
 
 _BATCH_PATH: Final = "/v1/events/batch"
 _STREAM_PATH: Final = "/v1/stream"
 
 
 class AccessControl:
-    """ASGI middleware: lets a request through when its key allows it; with open access, every request.
+    """ASGI middleware: passes on requests whose key has the needed scope; with open access, all requests.
 
     Args:
-        app: what serves those that are let through.
-        access: the keys.
-        rules: what each call needs. What it does not know is 404 or 405 for whoever has a key, and 401 for others.
+        app: serves the accepted requests.
+        access: the accepted keys.
+        rules: the scope that each call needs. An unknown call is 404 or 405 with an accepted key, and 401 without.
         rate: counts the requests of keys that have a limit.
         metrics: where refusals are counted.
     """
@@ -42,7 +42,7 @@ class AccessControl:
         if scope["type"] != "http" or self._access.is_open:
             await self._app(scope, receive, send)
             return
-        path = _path(scope)
+        path = route_path(scope)
         methods = self._rules.methods(path)
         method = scope["method"]
         if methods is None or method not in methods:
@@ -68,7 +68,7 @@ class AccessControl:
         await self._app(scope, receive, send)
 
     async def _refuse_unknown(self, methods: Methods | None, scope: Scope, receive: Receive, send: Send) -> None:
-        """Say that there is no such thing, to whoever has a key."""
+        """Answer 404 or 405 to a request with an accepted key, and 401 to others."""
         try:
             self._access.holder(scope["headers"])
         except UnauthorizedError as exc:
@@ -85,20 +85,20 @@ class AccessControl:
 
 
 def holder_of(scope: Scope) -> str | None:
-    """Return the name of the key that a request came with; None with open access."""
+    """Return the name of a request's key; None with open access."""
     name: str | None = scope.get(KEY_NAME)
     return name
 
 
-def _path(scope: Scope) -> str:
-    """Return the path as routes have it: without the prefix that a proxy adds, as Starlette takes it away."""
+def route_path(scope: Scope) -> str:
+    """Return the path as routes have it: without the prefix that a proxy adds, which Starlette removes likewise."""
     path: str = scope["path"]
     prefix: str = scope.get("root_path", "")
     return path[len(prefix) :] if prefix and path.startswith(f"{prefix}/") else path
 
 
 def _until_revoked(access: Access, key: ApiKey, receive: Receive) -> Receive:
-    """Return `receive`, by which the caller has left as soon as the key is good no more: a stream would never end."""
+    """Return a `receive` that reports a disconnect once the key is revoked, so that its stream ends."""
 
     async def receive_until_revoked() -> Message:
         message = asyncio.ensure_future(receive())

@@ -1,27 +1,30 @@
-"""From the settings to the door and what stands behind it."""
+"""Access control as the settings ask for: the API keys, their file, the rate limit, and the layers around the app."""
 
+import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from typing import Final
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any, Final
 
 from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 from structlog.typing import FilteringBoundLogger
 
 from app.auth.access import Access
-from app.auth.head_limit import HeadLimit
-from app.auth.key_file import KeyFile
-from app.auth.keys import AccessError, ApiKey, all_different, parse_keys, read_keys
+from app.auth.keys import AccessError, read_keys
 from app.auth.middleware import AccessControl
-from app.auth.rate_limit import WINDOW_S, RateLimit, new_breaker
-from app.auth.rate_storage import open_storage
+from app.auth.rate_limit import RateLimit
 from app.auth.scopes import Rules
 from app.monitoring.metrics import Metrics
+from app.runtime.file_watch import FileWatch, Stamp
 from app.settings import Settings
+
+# A change is in use after two checks, so within a second.
+KEYS_CHECKED_EVERY_S: Final = 0.5
 
 _NO_KEYS: Final = (
     "there are no API keys: name a file of them in WILLBUY_API_KEYS_FILE (`willbuy key new` makes keys), "
-    "or set WILLBUY_OPEN_ACCESS=true (`willbuy serve --open`) to let in whoever reaches the service"
+    "or set WILLBUY_OPEN_ACCESS=true (`willbuy serve --open`) to accept requests without a key"
 )
 
 _CORS_METHODS: Final = ("GET", "POST", "DELETE")
@@ -30,75 +33,77 @@ _CORS_ANSWER_HEADERS: Final = ("ETag", "Retry-After", "X-Request-ID")
 
 
 def read_access(settings: Settings) -> Access:
-    """Return who may ask; raise `AccessError` when the settings do not say it, or say two things."""
-    keys = (*_settings_keys(settings), *_file_keys(settings))
+    """Return the accepted keys; raise `AccessError` unless there are either keys or open access."""
+    keys = () if settings.api_keys_file is None else read_keys(settings.api_keys_file)
     if settings.open_access:
         if keys:
-            raise AccessError("WILLBUY_OPEN_ACCESS=true lets in everybody: take it away, or the API keys")
+            raise AccessError("WILLBUY_OPEN_ACCESS=true lets in everybody: remove it, or remove the API keys")
         return Access(None)
     if not keys:
         raise AccessError(_NO_KEYS)
-    return Access(all_different(keys))
+    return Access(keys)
 
 
 @asynccontextmanager
-async def watch_keys(
+async def following_keys(
     settings: Settings, access: Access, rate: RateLimit, logger: FilteringBoundLogger
 ) -> AsyncIterator[None]:
-    """Follow the keys' file, where there is one, for as long as the service runs; at the end close what was opened."""
-    file = None
-    if settings.api_keys_file is not None:
-        file = KeyFile(settings.api_keys_file, _settings_keys(settings), access, logger)
-        file.start()
-    try:
+    """Read the key file again when it changes, for as long as the context lasts; then close the rate limit.
+
+    A file that cannot be used is an error in the log and changes nothing: a typing error must not lock the shop out.
+    """
+    async with AsyncExitStack() as closing:
+        closing.push_async_callback(rate.close)
+        if settings.api_keys_file is not None:
+            watch = _key_watch(settings.api_keys_file, access, logger)
+            watch.start()
+            closing.push_async_callback(watch.close)
         yield
-    finally:
-        if file is not None:
-            await file.close()
-        await rate.close()
-
-
-def open_rate_limit(settings: Settings, metrics: Metrics, *, window_s: int = WINDOW_S) -> RateLimit:
-    """Return what counts the requests of keys that have a limit, as an average over `window_s`."""
-    return RateLimit(
-        lambda: open_storage(settings),
-        events_per_s=settings.key_events_per_s,
-        timeout_s=settings.redis_timeout_s,
-        breaker=new_breaker(failures_to_open=settings.redis_failures_to_open, open_s=settings.redis_open_s),
-        metrics=metrics,
-        window_s=window_s,
-    )
 
 
 def install_auth(
     app: FastAPI, settings: Settings, access: Access, rules: Rules, rate: RateLimit, metrics: Metrics
 ) -> None:
-    """Put what every request passes first around what the app has so far."""
+    """Add the check of keys and scopes, and outside of it CORS, to the middleware that the app has so far."""
     app.add_middleware(AccessControl, access=access, rules=rules, rate=rate, metrics=metrics)
-    if settings.cors_origins:
-        # Before the keys: a browser asks without one whether it may send one.
-        app.add_middleware(
-            CORSMiddleware,
-            allow_origins=settings.cors_origins,
-            allow_methods=_CORS_METHODS,
-            allow_headers=_CORS_REQUEST_HEADERS,
-            expose_headers=_CORS_ANSWER_HEADERS,
-        )
-    app.add_middleware(HeadLimit, max_head_bytes=settings.max_head_bytes, metrics=metrics)
+    if (cors := cors_options(settings)) is not None:
+        # Outside of the check: a browser's preflight request carries no key.
+        app.add_middleware(CORSMiddleware, **cors)
+
+
+def cors_options(settings: Settings) -> dict[str, Any] | None:
+    """Return the arguments of Starlette's `CORSMiddleware`; None when the settings allow no origin."""
+    if not settings.cors_origins:
+        return None
+    return {
+        "allow_origins": settings.cors_origins,
+        "allow_methods": _CORS_METHODS,
+        "allow_headers": _CORS_REQUEST_HEADERS,
+        "expose_headers": _CORS_ANSWER_HEADERS,
+    }
 
 
 def log_open_access(access: Access, logger: FilteringBoundLogger) -> None:
-    """Say in the log, loudly, that everybody may do everything."""
+    """Log a warning when access is open."""
     if access.is_open:
         logger.warning(
             "open_access",
-            detail="Whoever reaches this service may read and write every session: WILLBUY_OPEN_ACCESS is on.",
+            detail="Everybody who reaches this service may read and write every session: WILLBUY_OPEN_ACCESS is on.",
         )
 
 
-def _settings_keys(settings: Settings) -> tuple[ApiKey, ...]:
-    return () if settings.api_keys is None else parse_keys(settings.api_keys.get_secret_value())
+def _key_watch(path: Path, access: Access, logger: FilteringBoundLogger) -> FileWatch:
+    async def read_again(_stamp: Stamp | None) -> None:
+        try:
+            # In a thread: the file may be on a network file system that hangs.
+            keys = await asyncio.to_thread(read_keys, path)
+        except AccessError as exc:
+            logger.error("api_keys_refused", reason=str(exc))  # noqa: TRY400 - a bad file needs no traceback
+            return
+        if access.replace(keys):
+            logger.info("api_keys_read", names=sorted({key.name for key in keys}), count=len(keys))
 
-
-def _file_keys(settings: Settings) -> tuple[ApiKey, ...]:
-    return () if settings.api_keys_file is None else read_keys(settings.api_keys_file)
+    # Without a known stamp: the file may have changed since the service read it.
+    return FileWatch(
+        path, read_again, every_s=KEYS_CHECKED_EVERY_S, name="key-file", logger=logger, failed="api_keys_watch_failed"
+    )

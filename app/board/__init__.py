@@ -1,1 +1,1 @@
-"""The live board, the numbers beside it, and the stream of both: read only, and shared by all who look."""
+"""The live board, the statistics, and the stream of both: read only; one reading serves all pollers of a replica."""

@@ -1,4 +1,4 @@
-"""An answer that is serialised once and sent to many, with the tag that tells whether it has changed."""
+"""An answer that is serialised once and sent to many callers, with its entity tag."""
 
 from hashlib import blake2b
 from typing import Final, NamedTuple
@@ -9,7 +9,7 @@ from starlette.types import Receive, Scope, Send
 
 _TAG_BYTES: Final = 12
 _JSON: Final = (b"content-type", b"application/json")
-# To be kept by browsers only, and to be asked for each time: with the tag, that costs next to nothing.
+# Only browsers may cache, and they validate each time: with the tag, an unchanged answer has no body.
 _CACHE_CONTROL: Final = (b"cache-control", b"private, no-cache")
 
 
@@ -21,13 +21,13 @@ class Content(NamedTuple):
 
 
 def content_of(answer: BaseModel, *, leave_out_unset: bool = False) -> Content:
-    """Return an answer as JSON; the tag is a hash of it, so equal answers have equal tags on every replica."""
+    """Return an answer as JSON; the tag is its hash, so equal answers have equal tags on every replica."""
     body = answer.model_dump_json(exclude_unset=leave_out_unset, by_alias=True).encode()
     return Content(body, b'"' + blake2b(body, digest_size=_TAG_BYTES).hexdigest().encode() + b'"')
 
 
 class ContentResponse(Response):
-    """Sends content, or 304 without it to whom has it already (RFC 9110, section 13.1.2)."""
+    """Sends content, or 304 without a body when `If-None-Match` has its tag (RFC 9110, section 13.1.2)."""
 
     def __init__(self, content: Content) -> None:
         self._content = content

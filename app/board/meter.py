@@ -1,4 +1,4 @@
-"""What one replica reports of itself: its counters, their rates, and the times of its answers."""
+"""The report of one replica: its counters, their rates, and the latency of its answers."""
 
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -22,7 +22,7 @@ _TOTALS: Final = (
 
 
 class Report(msgspec.Struct, frozen=True):
-    """How a replica is doing; what all replicas are asked for and any of them adds up.
+    """State of one replica; any replica adds up the reports of all.
 
     Attributes:
         totals: counts since its start, by the names of `app.schemas.board.TotalsOut`.
@@ -54,13 +54,13 @@ class _Reading(NamedTuple):
 
 
 class Meter:
-    """Reads a replica's metrics from time to time and tells how they change.
+    """Reads this replica's metrics at an interval, and reports rates and latency over sliding windows.
 
     Args:
-        metrics: what is read.
-        queue_length: returns how many events wait.
-        queue_capacity: how many may.
-        clock_s: a clock that never goes back, in seconds.
+        metrics: the replica's metrics.
+        queue_length: returns how many events wait for a batch.
+        queue_capacity: how many may wait.
+        clock_s: monotonic clock, in seconds.
     """
 
     def __init__(
@@ -79,31 +79,31 @@ class Meter:
         self._readings: deque[_Reading] = deque([self._read()])
 
     def tick(self) -> None:
-        """Take a reading; the more regularly, the truer are the windows."""
+        """Take a reading; regular readings keep the windows exact."""
         self._readings.append(self._read())
-        # The first one kept is at least as old as the longest window, once there is one that old.
+        # The oldest reading that is kept begins the longest window.
         while len(self._readings) > 1 and self._readings[1].at_s <= self._readings[-1].at_s - LATENCY_WINDOW_S:
             self._readings.popleft()
 
     def report(self) -> Report:
-        """Return how the replica is doing now."""
-        now, long_ago = self._read(), self._readings[0]
-        lately = next((one for one in self._readings if one.at_s >= now.at_s - RATES_WINDOW_S), now)
-        elapsed_s = now.at_s - lately.at_s or 1.0
+        """Return the replica's state now."""
+        now, oldest = self._read(), self._readings[0]
+        recent = next((one for one in self._readings if one.at_s >= now.at_s - RATES_WINDOW_S), now)
+        elapsed_s = now.at_s - recent.at_s or 1.0
         length = self._queue_length()
-        folded = now.totals["events_folded"] - lately.totals["events_folded"]
+        folded = now.totals["events_folded"] - recent.totals["events_folded"]
         return Report(
             totals=now.totals,
             events_per_s=folded / elapsed_s,
-            batches_per_s=(now.batches - lately.batches) / elapsed_s,
-            requests_per_s=(now.requests - lately.requests) / elapsed_s,
+            batches_per_s=(now.batches - recent.batches) / elapsed_s,
+            requests_per_s=(now.requests - recent.requests) / elapsed_s,
             latency_le_s=self._latency_le_s,
             latency_counts=[
-                count - before for count, before in zip(now.latency_counts, long_ago.latency_counts, strict=True)
+                count - before for count, before in zip(now.latency_counts, oldest.latency_counts, strict=True)
             ],
             queue_length=length,
             queue_capacity=self._queue_capacity,
-            overloaded=length >= self._queue_capacity or now.refused > lately.refused,
+            overloaded=length >= self._queue_capacity or now.refused > recent.refused,
         )
 
     def _read(self) -> _Reading:
@@ -126,10 +126,10 @@ class Meter:
 
 
 def quantile_ms(le_s: list[float], counts: list[int], share: float) -> float | None:
-    """Return the latency below which a share of requests lies, straight lines drawn within classes; None without any.
+    """Return a quantile of the latency, interpolated within its class; None without requests.
 
     Args:
-        le_s: upper bounds of the classes in seconds, the last of them infinite; it answers with its lower bound.
+        le_s: upper bounds of the classes in seconds. The last is infinite; a quantile in it is its lower bound.
         counts: requests of each class.
         share: between 0 and 1.
     """

@@ -1,13 +1,22 @@
-"""What a caller asks of the board: the query string, checked."""
+"""Queries of the board: the checked query string, and the cursor of a page.
 
+A cursor is the end of a page, which the caller sends back for the next one. It is URL-safe Base64 of: version byte,
+score as float64 little endian, session id in UTF-8, and eight bytes of BLAKE2b over these and the page's selection. The
+hash detects a cursor that was changed, cut, or sent with another order or other filters. It is no signature: a caller
+may read any position anyway.
+"""
+
+import binascii
+import struct
+from base64 import urlsafe_b64decode, urlsafe_b64encode
 from dataclasses import dataclass, field
 from functools import lru_cache
+from hashlib import blake2b
 from typing import Annotated, Final, Self
 from urllib.parse import parse_qsl
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, WithJsonSchema, model_validator
 
-from app.board.cursor import InvalidCursorError, decode_cursor
 from app.errors import InvalidRequestError, field_errors
 from app.schemas.events import timestamp_ms
 from app.store.board import Order, Position, Selection
@@ -15,10 +24,17 @@ from app.store.record_codec import Outcome, Record
 
 LARGEST_LIMIT: Final = 200
 LARGEST_RECENT: Final = 32
-# A cursor of the longest session id, and then some.
+# Longer than the cursor of the longest session id.
 _LONGEST_CURSOR: Final = 2048
 _MOST_PARAMETERS: Final = 16
 _MOST_DIGITS: Final = 16
+_CURSOR_VERSION: Final = 1
+_CURSOR_HEAD: Final = struct.Struct("<Bd")
+_CHECK_BYTES: Final = 8
+
+
+class InvalidCursorError(ValueError):
+    """The text is no cursor of this selection."""
 
 
 def _since(value: object) -> object:
@@ -64,11 +80,11 @@ class BoardQuery:
     """One page of the board.
 
     Attributes:
-        selection: what the sorted sets can tell.
-        min_events: fewest events of a session; its record tells.
+        selection: order and filters that the sorted sets answer.
+        min_events: fewest events of a session; needs its record.
         limit: most sessions.
-        recent: last probabilities of each.
-        after: where the page before ended; None: from the top.
+        recent: number of last probabilities of each session.
+        after: end of the previous page; None: from the top.
     """
 
     selection: Selection = field(default_factory=Selection)
@@ -78,7 +94,7 @@ class BoardQuery:
     after: Position | None = None
 
     def admits(self, record: Record) -> bool:
-        """Return whether a session, as its record is now, belongs to what was asked for."""
+        """Return whether a session matches the query by its current record."""
         selection = self.selection
         if record.events < self.min_events:
             return False
@@ -89,10 +105,10 @@ class BoardQuery:
         return selection.min_probability <= record.probability <= selection.max_probability
 
 
-# Who polls sends the same string each time.
+# A poller sends the same string each time.
 @lru_cache(maxsize=256)
 def parse_query(query_string: bytes, *, with_cursor: bool = True) -> BoardQuery:
-    """Return what a query string asks for.
+    """Return the query of a query string.
 
     Raises:
         InvalidRequestError: a parameter is unknown, given twice, or not as it must be.
@@ -128,3 +144,33 @@ def parse_query(query_string: bytes, *, with_cursor: bool = True) -> BoardQuery:
 
 def _invalid(field: str, message: str, code: str) -> InvalidRequestError:
     return InvalidRequestError(f"{field}: {message}", [{"field": field, "message": message, "code": code}])
+
+
+def encode_cursor(position: Position, selection: Selection, min_events: int) -> str:
+    """Return the cursor of the page after a position."""
+    payload = _CURSOR_HEAD.pack(_CURSOR_VERSION, position.score) + position.session_id.encode()
+    return urlsafe_b64encode(payload + _check(payload, selection, min_events)).rstrip(b"=").decode()
+
+
+def decode_cursor(cursor: str, selection: Selection, min_events: int) -> Position:
+    """Return the position of a cursor; raise `InvalidCursorError` if it is not one of this selection."""
+    try:
+        data = urlsafe_b64decode(cursor.encode("ascii") + b"=" * (-len(cursor) % 4))
+    except (UnicodeEncodeError, binascii.Error) as exc:
+        raise InvalidCursorError from exc
+    payload, check = data[:-_CHECK_BYTES], data[-_CHECK_BYTES:]
+    if len(payload) <= _CURSOR_HEAD.size or check != _check(payload, selection, min_events):
+        raise InvalidCursorError
+    # Base64 has several texts for one value, and takes characters that it ignores.
+    if urlsafe_b64encode(data).rstrip(b"=").decode() != cursor:
+        raise InvalidCursorError
+    _version, score = _CURSOR_HEAD.unpack_from(payload)
+    return Position(score, payload[_CURSOR_HEAD.size :].decode())
+
+
+def _check(payload: bytes, selection: Selection, min_events: int) -> bytes:
+    bound = (
+        f"{selection.order} {selection.min_probability!r} {selection.max_probability!r} "
+        f"{selection.seen_since_ms} {min_events} "
+    )
+    return blake2b(bound.encode() + payload, digest_size=_CHECK_BYTES, person=b"willbuy-cursor").digest()

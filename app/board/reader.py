@@ -1,26 +1,31 @@
-"""Pages of the board out of 256 sorted sets, exact, with bounded work, while entries move.
+"""Pages of the board out of 256 sorted sets: exact, with bounded work, while entries move.
 
-A page asks every shard for the few entries that it is likely to need, merges them, and asks again only those shards
-that may have more that belongs on the page. A shard's *horizon* is the last entry that it was asked about: above it
-nothing was left out. What lies at or above the highest horizon is therefore complete, and a page has nothing else. So
-an entry that does not move is on exactly one page, whatever the others do; one that moves may be on two, or on none.
+A page reads a few entries from every shard, merges them, and reads more only from shards that may have further entries
+of the page. A shard's *horizon* is the last entry that was read from it: above the horizon nothing was left out. So the
+merged list is complete down to the highest horizon, and a page shows only that part. An entry that does not move is on
+exactly one page, whatever the others do; an entry that moves may be on two pages, or on none.
 
-The work of a page is bounded three times: entries looked at in a round, rounds, and rows read to find those with
-enough events. A page that comes to a bound is short, even empty, and its cursor goes on from there.
+Three bounds limit the work of a page: entries read in a round, rounds, and rows read to find those with enough events.
+A page that reaches a bound is short or even empty, and its cursor continues from there.
 """
 
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from math import ceil, sqrt
 from typing import Final
 
-from app.board.query import BoardQuery
-from app.store.board import ALL_SHARDS, BoardStore, Position, Row, Selection
+from app.board.content import Content, content_of
+from app.board.query import BoardQuery, encode_cursor
+from app.schemas.board import BoardOut, BoardSessionOut
+from app.store.board import ALL_SHARDS, BoardStore, Order, Position, Row, Selection
 
-# Of all shards together, in each round.
-_MOST_LOOKED_AT: Final = 4096
+# Entries of all shards together, in each round.
+_MOST_ENTRIES: Final = 4096
 _MOST_ROUNDS: Final = 3
-# How often rows are read when those before had too few events.
+# How often further rows are read because the query left out too many.
 _MOST_STRETCHES: Final = 4
+_PROBABILITY_DIGITS: Final = 6
+_RECENT_DIGITS: Final = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,9 +33,9 @@ class Page:
     """Part of the board.
 
     Attributes:
-        rows: the sessions and their rows, in the order in which they stood on the board.
-        following: where the next page begins; None: there is nothing further.
-        live: live sessions, whatever was asked for.
+        rows: the sessions and their rows, in the order of the sorted sets.
+        following: begin of the next page; None: this is the last one.
+        live: all live sessions, whatever the query.
     """
 
     rows: list[tuple[str, Row]]
@@ -45,8 +50,13 @@ class _Stretch:
     live: int
 
 
+async def read_board(store: BoardStore, query: BoardQuery) -> Content:
+    """Return the answer to a query; raise `StoreError` when any part of the board cannot be read."""
+    return content_of(board_out(await read_page(store, query), query), leave_out_unset=True)
+
+
 async def read_page(store: BoardStore, query: BoardQuery) -> Page:
-    """Return one page of the board; raise `StoreError` when any part of it cannot be read."""
+    """Return one page; raise `StoreError` when any part of the board cannot be read."""
     found: dict[str, tuple[Position, Row]] = {}
     after, live = query.after, 0
     for stretch_number in range(_MOST_STRETCHES):
@@ -73,11 +83,11 @@ async def _stretch(store: BoardStore, selection: Selection, after: Position | No
     pending: dict[int, Position | None] = dict.fromkeys(ALL_SHARDS, after)
     count, live = _likely(limit), 0
     for round_number in range(_MOST_ROUNDS):
-        look_at = _MOST_LOOKED_AT // len(pending)
+        look_at = _MOST_ENTRIES // len(pending)
         slices = await store.read(selection, pending, count=min(count, look_at), look_at=look_at)
         for shard, slice_ in slices.items():
             for position in slice_.entries:
-                # One that sank between two rounds comes twice.
+                # An entry that sank between two rounds comes twice.
                 found.setdefault(position.session_id, position)
             horizons.pop(shard, None)
             if slice_.horizon is not None:
@@ -101,6 +111,43 @@ async def _stretch(store: BoardStore, selection: Selection, after: Position | No
 
 
 def _likely(limit: int) -> int:
-    """Return how many of the first `limit` sessions a shard hardly ever exceeds, as ids are spread at random."""
+    """Return a bound that a shard's share of the first `limit` sessions rarely exceeds: mean plus three deviations."""
     expected = limit / len(ALL_SHARDS)
     return ceil(expected + 3 * sqrt(expected)) + 1
+
+
+def board_out(page: Page, query: BoardQuery) -> BoardOut:
+    """Return the body of a page: rows with their current records, sorted by the values that they show."""
+    by_probability = query.selection.order is Order.PROBABILITY
+    rows = sorted(page.rows, key=lambda row: (_shown(row[1], by_probability=by_probability), row[0]), reverse=True)
+    following = page.following
+    return BoardOut(
+        sessions=[_session(session_id, row, query.recent) for session_id, row in rows],
+        next_cursor=None if following is None else encode_cursor(following, query.selection, query.min_events),
+        live_sessions=page.live,
+    )
+
+
+def _shown(row: Row, *, by_probability: bool) -> float:
+    return (row.record.probability or 0.0) if by_probability else row.record.last_seen_ms
+
+
+def _session(session_id: str, row: Row, recent: int) -> BoardSessionOut:
+    record = row.record
+    session = BoardSessionOut(
+        session_id=session_id,
+        probability=None if record.probability is None else round(record.probability, _PROBABILITY_DIGITS),
+        events=record.events,
+        first_seen=_time(record.first_seen_ms),
+        last_seen=_time(record.last_seen_ms),
+        model=record.model,
+        outcome=record.outcome.word,
+        last_event=row.last_event,
+    )
+    if recent:
+        session.recent_probabilities = [round(probability, _RECENT_DIGITS) for probability in row.recent_probabilities]
+    return session
+
+
+def _time(timestamp_ms: int) -> datetime:
+    return datetime.fromtimestamp(timestamp_ms / 1000, tz=UTC)

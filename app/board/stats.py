@@ -1,8 +1,8 @@
-"""`GET /v1/stats`: every replica puts down how it is doing, and whichever is asked adds all of that up."""
+"""`GET /v1/stats`: every replica reports its state once a second, and any replica adds up the reports of all."""
 
-import asyncio
 import contextlib
 import secrets
+from asyncio import gather
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable
 from datetime import UTC, datetime
@@ -14,30 +14,32 @@ from structlog.typing import FilteringBoundLogger
 from app.board.content import Content, content_of
 from app.board.meter import RATES_WINDOW_S, Meter, Report, quantile_ms
 from app.errors import StoreError
-from app.runtime.single_flight import SingleFlightCache
+from app.runtime.periodic import PeriodicTask
 from app.schemas.board import LatencyOut, OutcomesOut, QueueOut, RatesOut, ScoresOut, StatsOut, TotalsOut
-from app.schemas.quality import TrustOut
+from app.schemas.quality import ModelQualityOut
 from app.store.interface import StateStore
 
 _CLASSES: Final = 20
 SCORE_EDGES: Final = tuple(number / _CLASSES for number in range(_CLASSES + 1))
 _NAME_BYTES: Final = 8
+# Rates are over ten seconds, so a second is fine enough; a report is one small write.
+STATS_INTERVAL_S: Final = 1.0
 
 _encoder: Final = msgspec.msgpack.Encoder()
 _decoder: Final = msgspec.msgpack.Decoder(Report)
 
 
 class Stats:
-    """Reports of this replica, and answers for all of them.
+    """Reports of this replica, and answers for all replicas.
 
     Args:
-        store: where the reports are put down, and the sessions counted.
+        store: where the reports are, and the sessions to count.
         meter: reads this replica's metrics.
-        interval_s: how often it reports, and the age up to which an answer is given again.
         model: returns the fingerprint of the model in use.
-        outcomes: returns what became of sessions, see `app.schemas.board`.
-        trust: returns how the model did on them.
-        logger: where a failure that is a defect is told.
+        outcomes: returns the counts of ended sessions, see `app.schemas.board`.
+        quality: returns the figures of model quality.
+        logger: where defects are logged.
+        interval_s: interval of the reports.
     """
 
     def __init__(
@@ -45,65 +47,45 @@ class Stats:
         store: StateStore,
         meter: Meter,
         *,
-        interval_s: float,
         model: Callable[[], str],
         outcomes: Callable[[], Awaitable[OutcomesOut]],
-        trust: Callable[[], Awaitable[TrustOut]],
+        quality: Callable[[], Awaitable[ModelQualityOut]],
         logger: FilteringBoundLogger,
+        interval_s: float = STATS_INTERVAL_S,
     ) -> None:
         self._store = store
         self._meter = meter
-        self._interval_s = interval_s
         self._model = model
         self._outcomes = outcomes
-        self._trust = trust
-        self._logger = logger
+        self._quality = quality
         self._name = secrets.token_hex(_NAME_BYTES)
-        self._contents: SingleFlightCache[None, Content] = SingleFlightCache(self._read, kept_s=interval_s)
-        self._reporting: asyncio.Task[None] | None = None
-        self._is_closed = False
+        self._task = PeriodicTask(
+            self._report, name="replica-report", every_s=interval_s, logger=logger, failed="report_failed"
+        )
 
     def start(self) -> None:
-        """Begin to report; call inside the event loop."""
-        self._reporting = asyncio.create_task(self._report_for_ever())
-
-    def kept(self) -> Content | None:
-        """Return the answer if there is one that is young enough, without a wait."""
-        return self._contents.kept(None)
-
-    async def content(self) -> Content:
-        """Return the answer; raise `StoreError` when it cannot be put together."""
-        return await self._contents.get(None)
+        """Begin to report; call once, inside the event loop."""
+        self._task.start()
 
     async def close(self) -> None:
-        """Stop reporting, and take this replica out."""
-        # Beside the cancellation, which a driver that is cleaning up may swallow.
-        self._is_closed = True
-        await self._contents.close()
-        if self._reporting is None:
-            return
-        self._reporting.cancel()
-        await asyncio.gather(self._reporting, return_exceptions=True)
+        """Stop reporting, and remove this replica's report."""
+        await self._task.close()
         with contextlib.suppress(StoreError):
             await self._store.replicas.report(self._name, b"")
 
-    async def _report_for_ever(self) -> None:
-        while not self._is_closed:
-            self._meter.tick()
-            try:
-                await self._store.replicas.report(self._name, _encoder.encode(self._meter.report()))
-            except StoreError:
-                pass  # whoever asks finds out; readiness and the breakers' metric tell operators
-            except Exception:
-                self._logger.exception("report_failed")
-            await asyncio.sleep(self._interval_s)
+    async def _report(self) -> None:
+        self._meter.tick()
+        # Readiness and the breaker's metric show that Redis is away.
+        with contextlib.suppress(StoreError):
+            await self._store.replicas.report(self._name, _encoder.encode(self._meter.report()))
 
-    async def _read(self, _key: None) -> Content:
-        spread, reports, outcomes, trust = await asyncio.gather(
+    async def read(self) -> Content:
+        """Return the answer; raise `StoreError` when a part of it cannot be read."""
+        spread, reports, outcomes, quality = await gather(
             self._store.board.spread(SCORE_EDGES[1:-1]),
             self._store.replicas.reports(),
             self._outcomes(),
-            self._trust(),
+            self._quality(),
         )
         others = [report for name, report in reports.items() if name != self._name]
         known = [self._meter.report(), *_decoded(others)]
@@ -124,7 +106,7 @@ class Stats:
                     overloaded=any(report.overloaded for report in known),
                 ),
                 model=self._model(),
-                trust=trust,
+                trust=quality,
             )
         )
 
@@ -132,7 +114,7 @@ class Stats:
 def _decoded(reports: Iterable[bytes]) -> list[Report]:
     known = []
     for report in reports:
-        # A replica of another release may report other things; it is counted, and its numbers are not.
+        # A replica of another release may report other fields: it counts as a replica, and its numbers are left out.
         with contextlib.suppress(msgspec.DecodeError):
             known.append(_decoder.decode(report))
     return known

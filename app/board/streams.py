@@ -1,8 +1,8 @@
-"""Server-sent events: what changes on the board and in the numbers, worked out once however many listen.
+"""Server-sent events: changes of the board and of the statistics, read once for all listeners.
 
-A *channel* asks one question again and again while somebody listens to it; a *listener* hears several channels. What a
-listener has not taken when something newer comes is replaced by it: a slow one misses what is outdated, and costs no
-memory.
+A *channel* reads one answer at an interval while it has listeners; a *listener* is an open stream and joins several
+channels. A newer event replaces an older one that the listener has not taken: a slow listener skips outdated events and
+needs no more memory.
 
 The format is that of https://html.spec.whatwg.org/multipage/server-sent-events.html.
 """
@@ -18,34 +18,37 @@ from structlog.typing import FilteringBoundLogger
 from app.board.content import Content
 from app.board.query import BoardQuery
 from app.errors import ShuttingDownError, TooManyStreamsError, WillbuyError, to_problem
+from app.runtime.periodic import PeriodicTask
 
 HEARTBEAT_S: Final = 15.0
-# How soon a browser comes again when its stream has ended.
+# How soon a browser reconnects after the end of its stream.
 _PREAMBLE: Final = b"retry: 2000\n\n"
 _HEARTBEAT: Final = b": still here\n\n"
 _PROBLEM: Final = "problem"
+# A page that redraws more often than once a second is hard to read.
+STREAM_INTERVAL_S: Final = 1.0
 
 
 class Listener:
     """One open stream."""
 
     def __init__(self) -> None:
-        self._mail: dict[str, bytes] = {}
+        self._pending: dict[str, bytes] = {}
         self._arrived = asyncio.Event()
         self._is_closed = False
 
-    def hear(self, event: str, data: bytes) -> None:
-        """Put down an event; one of the same name that was not taken is outdated."""
-        self._mail[event] = data
+    def put(self, event: str, data: bytes) -> None:
+        """Keep an event for sending, in place of an older one of the same name."""
+        self._pending[event] = data
         self._arrived.set()
 
     def close(self) -> None:
-        """Let the stream end."""
+        """End the stream."""
         self._is_closed = True
         self._arrived.set()
 
     async def frames(self, *, heartbeat_s: float = HEARTBEAT_S) -> AsyncIterator[bytes]:
-        """Yield the bytes of the stream, and something at least every `heartbeat_s` seconds, until it is closed."""
+        """Yield the bytes of the stream until it is closed; a comment after `heartbeat_s` seconds without an event."""
         yield _PREAMBLE
         while not self._is_closed:
             try:
@@ -55,42 +58,63 @@ class Listener:
                 yield _HEARTBEAT
                 continue
             self._arrived.clear()
-            mail, self._mail = self._mail, {}
-            if mail:
-                yield b"".join(b"event: %b\ndata: %b\n\n" % (name.encode(), data) for name, data in mail.items())
+            pending, self._pending = self._pending, {}
+            if pending:
+                yield b"".join(b"event: %b\ndata: %b\n\n" % (name.encode(), data) for name, data in pending.items())
 
 
 class _Channel:
-    """Asks one question every `interval_s` seconds, and tells its listeners when the answer is another one."""
+    """Reads one answer at an interval, and gives it to its listeners when it has changed."""
 
-    def __init__(self, event: str, ask: Callable[[], Awaitable[Content]], *, interval_s: float) -> None:
+    def __init__(
+        self,
+        event: str,
+        read: Callable[[], Awaitable[Content]],
+        *,
+        interval_s: float,
+        logger: FilteringBoundLogger,
+    ) -> None:
         self.listeners: set[Listener] = set()
         self._event = event
-        self._ask = ask
-        self._interval_s = interval_s
+        self._read = read
         self._latest: tuple[str, bytes] | None = None
         self._tag = b""
+        self._task = PeriodicTask(
+            self._update,
+            name=f"stream-{event}",
+            every_s=interval_s,
+            logger=logger,
+            failed="stream_failed",
+            on_failure=self._end_streams,
+        )
+        self._task.start()
 
     def join(self, listener: Listener) -> None:
         self.listeners.add(listener)
         if self._latest is not None:
-            listener.hear(*self._latest)
+            listener.put(*self._latest)
 
-    async def run(self) -> None:
-        while True:
-            try:
-                content = await self._ask()
-                self._tell(self._event, content.body, content.tag)
-            except WillbuyError as exc:
-                self._tell(_PROBLEM, json.dumps(to_problem(exc)).encode(), exc.code.encode())
-            await asyncio.sleep(self._interval_s)
+    def stop(self) -> None:
+        self._task.stop()
 
-    def _tell(self, event: str, data: bytes, tag: bytes) -> None:
+    async def _update(self) -> None:
+        try:
+            content = await self._read()
+            self._publish(self._event, content.body, content.tag)
+        except WillbuyError as exc:
+            self._publish(_PROBLEM, json.dumps(to_problem(exc)).encode(), exc.code.encode())
+
+    def _publish(self, event: str, data: bytes, tag: bytes) -> None:
         if tag == self._tag:
             return
         self._tag, self._latest = tag, (event, data)
         for listener in self.listeners:
-            listener.hear(event, data)
+            listener.put(event, data)
+
+    def _end_streams(self, _failure: Exception) -> None:
+        """End the streams of a channel that has a defect; their callers reconnect."""
+        for listener in self.listeners:
+            listener.close()
 
 
 class Streams:
@@ -98,10 +122,10 @@ class Streams:
 
     Args:
         board: answers a query of the board.
-        stats: answers with the numbers.
-        interval_s: how often they are asked.
+        stats: answers with the statistics.
         most_streams: how many may be open.
-        logger: where a defect of a channel is told.
+        logger: where a defect of a channel is logged.
+        interval_s: interval of the readings.
     """
 
     def __init__(
@@ -109,16 +133,16 @@ class Streams:
         *,
         board: Callable[[BoardQuery], Awaitable[Content]],
         stats: Callable[[], Awaitable[Content]],
-        interval_s: float,
         most_streams: int,
         logger: FilteringBoundLogger,
+        interval_s: float = STREAM_INTERVAL_S,
     ) -> None:
         self._board = board
         self._stats = stats
         self._interval_s = interval_s
         self._most_streams = most_streams
         self._logger = logger
-        self._channels: dict[BoardQuery | None, tuple[_Channel, asyncio.Task[None]]] = {}
+        self._channels: dict[BoardQuery | None, _Channel] = {}
         self._listeners: set[Listener] = set()
         self._is_closed = False
 
@@ -129,7 +153,7 @@ class Streams:
 
     @contextmanager
     def listening(self, query: BoardQuery) -> Iterator[Listener]:
-        """Open a stream of a query's answers and of the numbers, for as long as the context lasts.
+        """Open a stream of a query's answers and of the statistics, for as long as the context lasts.
 
         Raises:
             ShuttingDownError: the replica is about to stop.
@@ -161,26 +185,13 @@ class Streams:
 
     def _channel(self, key: BoardQuery | None) -> _Channel:
         if key not in self._channels:
-            event, ask = ("stats", self._stats) if key is None else ("board", lambda: self._board(key))
-            channel = _Channel(event, ask, interval_s=self._interval_s)
-            task = asyncio.create_task(channel.run())
-            task.add_done_callback(self._ended)
-            self._channels[key] = (channel, task)
-        return self._channels[key][0]
+            event, read = ("stats", self._stats) if key is None else ("board", lambda: self._board(key))
+            self._channels[key] = _Channel(event, read, interval_s=self._interval_s, logger=self._logger)
+        return self._channels[key]
 
     def _leave(self, key: BoardQuery | None, listener: Listener) -> None:
-        channel, task = self._channels[key]
+        channel = self._channels[key]
         channel.listeners.discard(listener)
         if not channel.listeners:
             del self._channels[key]
-            task.cancel()
-
-    def _ended(self, task: "asyncio.Task[None]") -> None:
-        """Tell of a channel that broke, and end the streams, whose callers then come again."""
-        if task.cancelled() or (failure := task.exception()) is None:
-            return
-        self._logger.error("stream_failed", exc_info=failure)
-        for channel, ended in self._channels.values():
-            if ended is task:
-                for listener in channel.listeners:
-                    listener.close()
+            channel.stop()

@@ -1,7 +1,7 @@
 """The service's calls as requests and answers, written once for the sync and the async client.
 
-A method here is a generator: it yields what to send and how long to wait (`app.client.retries`), is told what came, and
-returns the typed answer. It touches neither network nor clock.
+A method here is a generator: it yields requests and waits (`app.client.retries`), receives their results, and returns
+the typed answer. It uses neither network nor clock.
 """
 
 import json
@@ -41,7 +41,7 @@ _Body = TypeVar("_Body", bound=BaseModel)
 
 
 class ModelOut(BaseModel):
-    """Which model the service runs, and its manifest."""
+    """The model in use, and its manifest."""
 
     model_config = ConfigDict(protected_namespaces=())
 
@@ -61,7 +61,7 @@ class Limits(TypedDict, total=False):
 
 
 class BoardQuery(TypedDict, total=False):
-    """Which sessions of the board, see `GET /v1/sessions`; what is None counts as not given."""
+    """Parameters of `GET /v1/sessions`; None counts as not given."""
 
     order: Literal["probability", "last_seen"]
     limit: int
@@ -78,11 +78,11 @@ class Calls:
     """The service's calls.
 
     Attributes:
-        retries: how long each is tried; of a batch, each request.
+        retries: limits of a call; of a batch, of each request.
         batch_events: most events of one request.
-        batch_bytes: most bytes of its body.
-        session_events: most events of one session in it: as many as the service remembers, so that sending them again
-            is safe.
+        batch_bytes: largest body of one request.
+        session_events: most events of one session in a request. The service stores the answers of so many, so sending
+            them again is safe.
     """
 
     retries: Retries = field(default_factory=Retries)
@@ -96,7 +96,7 @@ class Calls:
                 raise ValueError(f"{name}: expected a whole number from 1 up, not {getattr(self, name)}")
 
     def within(self, limits: Limits) -> "Calls":
-        """Return the same with other limits."""
+        """Return the calls with other limits."""
         return replace(self, retries=replace(self.retries, **limits)) if limits else self
 
     def send(self, event: Event) -> Exchange[ScoreOut]:
@@ -112,7 +112,7 @@ class Calls:
             raise
 
     def send_batch(self, events: Sequence[Event]) -> Exchange[list[SentEvent]]:
-        """Send many events, in order, in as many requests as it takes."""
+        """Send many events, in order, in as many requests as needed."""
         bodies = [with_event_id(event) for event in events]
         results: list[SentEvent] = []
         for count, lines in self._requests(bodies):
@@ -138,17 +138,17 @@ class Calls:
         return _body((yield from exchange(Request("GET", "/v1/sessions", given), self.retries)), BoardOut)
 
     def stats(self) -> Exchange[StatsOut]:
-        """Read how the service is doing."""
+        """Read the statistics of the service."""
         return _body((yield from exchange(Request("GET", "/v1/stats"), self.retries)), StatsOut)
 
     def model(self) -> Exchange[ModelOut]:
-        """Read which model is loaded."""
+        """Read the model in use."""
         return _body((yield from exchange(Request("GET", "/v1/model"), self.retries)), ModelOut)
 
     def outcome(
         self, session_id: str, outcome: Literal["purchase", "none"], timestamp: Timestamp | None
     ) -> Exchange[SessionOut]:
-        """Say what became of a session."""
+        """Record the outcome of a session."""
         body = {"outcome": outcome} if timestamp is None else {"outcome": outcome, "timestamp": timestamp}
         path = f"{session_path(session_id)}/outcome"
         answer = yield from exchange(Request("POST", path, content=_json(body), content_type=_JSON), self.retries)
@@ -161,7 +161,7 @@ class Calls:
             raise _refusal(answer)
 
     def _requests(self, bodies: Sequence[Mapping[str, Any]]) -> Iterator[tuple[int, list[bytes]]]:
-        """Yield the events in order as lines of JSON, as many at a time as a request may hold."""
+        """Yield the events in order as lines of JSON, split into requests within the limits."""
         lines: list[bytes] = []
         size, of_session = 0, Counter[Any]()
         for body in bodies:
@@ -178,7 +178,7 @@ class Calls:
             yield len(lines), lines
 
     def _batch(self, lines: list[bytes]) -> Exchange[list[ItemOut]]:
-        """Send one request, and those of its events again that the service could not take."""
+        """Send one request, and send again those of its events that the service could not take."""
         give_up_at = self.retries.clock() + self.retries.deadline_s
         items: list[ItemOut | None] = [None] * len(lines)
         waiting, attempts = list(range(len(lines))), 0
@@ -187,12 +187,12 @@ class Calls:
             request = Request("POST", "/v1/events/batch", content=content, content_type=_NDJSON)
             answer = yield from exchange(request, self.retries, give_up_at)
             attempts += 1
-            told = _body(answer, BatchOut).results
-            if len(told) != len(waiting):
-                raise UnexpectedAnswerError(f"{len(told)} results for {len(waiting)} events", answer.status)
-            for position, item in zip(waiting, told, strict=True):
+            results = _body(answer, BatchOut).results
+            if len(results) != len(waiting):
+                raise UnexpectedAnswerError(f"{len(results)} results for {len(waiting)} events", answer.status)
+            for position, item in zip(waiting, results, strict=True):
                 items[position] = item
-            waiting = [at for at, item in zip(waiting, told, strict=True) if item.status in RETRIED_STATUSES]
+            waiting = [at for at, item in zip(waiting, results, strict=True) if item.status in RETRIED_STATUSES]
             wait_s = self.retries.wait_s(attempts)
             if not waiting or self.retries.clock() + wait_s >= give_up_at:
                 return [item for item in items if item is not None]
@@ -200,16 +200,16 @@ class Calls:
 
 
 def with_event_id(event: Event) -> dict[str, Any]:
-    """Return the event as it is sent, with an id of its own where it has none."""
+    """Return the event as a mapping, with a new id if it has none."""
     body = event.model_dump(exclude_none=True) if isinstance(event, EventIn) else dict(event)
     return {**body, "event_id": body.get("event_id") or str(uuid4())}
 
 
 def session_path(session_id: str) -> str:
-    """Return the path of a session, with every character of its id escaped that a path could take for its own."""
+    """Return the path of a session, with each character of its id escaped that has a meaning in paths."""
     if not session_id:
         raise ValueError("session_id: expected at least one character")
-    # Dots are no danger but in `.` and `..`, which are resolved on the way.
+    # Clients and proxies resolve the ids `.` and `..` as path segments.
     return f"/v1/sessions/{quote(session_id, safe='').replace('.', '%2E')}"
 
 
@@ -244,7 +244,7 @@ def _refusal(answer: Answer) -> ClientError:
     try:
         problem = Problem.model_validate_json(answer.content)
     except ValidationError:
-        # Something between here and the service.
+        # A proxy answered, not the service.
         title = f"HTTP status {answer.status}"
         problem = Problem(
             type="about:blank", title=title, status=answer.status, detail=_excerpt(answer), code=f"http_{answer.status}"

@@ -4,20 +4,29 @@
         score = willbuy.send({"session_id": "s-81", "event_name": "view_item", "item_id": "SKU-1"})
         print(score.probability)
 
-Calls are tried again where that may help, with the same event id, so that an event counts once (`app.client.retries`).
-Answers are the models of `app.schemas.events` and `app.schemas.board`, errors those of `app.client.errors`.
+A call is retried after a failure that may pass, with the same event id, so that an event counts once
+(`app.client.retries`). Answers are models of `app.schemas`, errors those of `app.client.errors`.
 """
 
 import asyncio
 import time
 from collections.abc import Sequence
 from types import TracebackType
-from typing import Literal, Self, TypeVar, Unpack, overload
+from typing import Any, Literal, Self, TypedDict, TypeVar, Unpack, overload
 
 import httpx
 
-from app.client.address import Options, ServiceAddress
-from app.client.calls import BoardQuery, Event, Limits, ModelOut, Timestamp
+from app.client.calls import (
+    DEFAULT_BATCH_BYTES,
+    DEFAULT_BATCH_EVENTS,
+    DEFAULT_SESSION_EVENTS,
+    BoardQuery,
+    Calls,
+    Event,
+    Limits,
+    ModelOut,
+    Timestamp,
+)
 from app.client.errors import (
     ClientError,
     IncompleteBatchError,
@@ -27,7 +36,7 @@ from app.client.errors import (
     UnavailableError,
     UnexpectedAnswerError,
 )
-from app.client.retries import Answer, Attempt, Exchange
+from app.client.retries import DEFAULT_DEADLINE_S, DEFAULT_TIMEOUT_S, Answer, Attempt, Exchange, Retries
 from app.schemas.board import BoardOut, StatsOut
 from app.schemas.events import ScoreOut, SessionOut, TracedSessionOut
 
@@ -47,21 +56,73 @@ __all__ = [
 _Result = TypeVar("_Result")
 
 
-class Client(ServiceAddress):
+class Options(TypedDict, total=False):
+    """Options of both clients, see `Client`."""
+
+    api_key: str | None
+    timeout_s: float
+    deadline_s: float
+    batch_events: int
+    batch_bytes: int
+    session_events: int
+
+
+class _ServiceAddress:
+    """The service's URL, key and limits, in common for the sync and the async client."""
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        api_key: str | None = None,
+        timeout_s: float = DEFAULT_TIMEOUT_S,
+        deadline_s: float = DEFAULT_DEADLINE_S,
+        batch_events: int = DEFAULT_BATCH_EVENTS,
+        batch_bytes: int = DEFAULT_BATCH_BYTES,
+        session_events: int = DEFAULT_SESSION_EVENTS,
+    ) -> None:
+        if not url.startswith(("http://", "https://")):
+            raise ValueError(f"url: expected http:// or https://, not {url!r}")
+        if api_key is not None and not (api_key.isascii() and api_key.isprintable()):
+            raise ValueError("api_key: expected printable ASCII characters")
+        self._url = url.rstrip("/")
+        self._headers = {} if api_key is None else {"authorization": f"Bearer {api_key}"}
+        self._calls = Calls(Retries(timeout_s, deadline_s), batch_events, batch_bytes, session_events)
+
+    def _arguments(self, attempt: Attempt) -> dict[str, Any]:
+        """Return what httpx's `stream` needs for an attempt."""
+        request = attempt.request
+        typed = {} if request.content_type is None else {"content-type": request.content_type}
+        return {
+            "method": request.method,
+            "url": self._url + request.path,
+            "params": request.params or None,
+            "content": request.content,
+            "headers": {"accept": "application/json", **self._headers, **typed},
+            "timeout": attempt.timeout_s,
+            "follow_redirects": False,
+        }
+
+    def _in_time(self, attempt: Attempt) -> None:
+        """Raise after the deadline: each part of a slow answer may be in time when the whole is not."""
+        if self._calls.retries.clock() >= attempt.give_up_at:
+            raise httpx.ReadTimeout("the answer was not complete in time")
+
+
+class Client(_ServiceAddress):
     """The service's client. Threads may share one.
 
-    Events are mappings as `POST /v1/events` takes them, with a `datetime` for a time where that is handier, or
-    `app.schemas.events.EventIn`. Every method takes `timeout_s` and `deadline_s` for this one call, and raises
-    `ClientError`.
+    Events are mappings as `POST /v1/events` takes them, or `app.schemas.events.EventIn`; a time may be a `datetime`.
+    Every method takes `timeout_s` and `deadline_s` for this one call, and raises `ClientError`.
 
     Args:
-        url: of the service, with a path where it stands behind one.
+        url: of the service, with its path prefix if it has one.
         api_key: sent as `Authorization: Bearer`.
         timeout_s: longest wait for a connection, for sending, and for each part of an answer.
-        deadline_s: for how long a call is tried; of a batch, each request.
-        batch_events, batch_bytes: largest request of a batch; not above what the service takes.
-        session_events: most events of one session in it; not above the service's dedupe window.
-        http: an httpx client of one's own, for certificates, proxies or limits; it is not closed.
+        deadline_s: how long a call is retried; of a batch, each request.
+        batch_events, batch_bytes: largest request of a batch, at most the service's limits.
+        session_events: most events of one session in a request, at most the service's dedupe window.
+        http: the caller's own httpx client, for certificates, proxies or limits; `close` leaves it open.
     """
 
     def __init__(self, url: str, *, http: httpx.Client | None = None, **options: Unpack[Options]) -> None:
@@ -83,17 +144,17 @@ class Client(ServiceAddress):
             self._http.close()
 
     def send(self, event: Event, **limits: Unpack[Limits]) -> ScoreOut:
-        """Send one event, with an id of its own where it has none, and return its session's score."""
+        """Send one event, with a new id if it has none, and return its session's score."""
         return self._run(self._calls.within(limits).send(event))
 
     def send_batch(self, events: Sequence[Event], **limits: Unpack[Limits]) -> list[SentEvent]:
-        """Send many events in order, in as many requests as it takes, and return what became of each.
+        """Send many events in order, in as many requests as needed, and return one result for each.
 
-        An event that the service refused is a result with a `problem`. One that it could not take is sent once more;
-        it then counts after those of its session that were taken.
+        An event that the service refuses is a result with a `problem`. An event that the service cannot take now is
+        sent again; it then counts after the events of its session that were taken.
 
         Raises:
-            IncompleteBatchError: a request brought no answer; it has the results so far, and the events without one.
+            IncompleteBatchError: a request had no answer. The error has the results so far, and the other events.
         """
         return self._run(self._calls.within(limits).send_batch(events))
 
@@ -102,15 +163,15 @@ class Client(ServiceAddress):
     @overload
     def session(self, session_id: str, *, trace: bool = False, **limits: Unpack[Limits]) -> SessionOut: ...
     def session(self, session_id: str, *, trace: bool = False, **limits: Unpack[Limits]) -> SessionOut:
-        """Return a session as it stands; with `trace`, the probability after each of its events too."""
+        """Return a session; with `trace`, also the probability after each of its events."""
         return self._run(self._calls.within(limits).session(session_id, trace=trace))
 
     def sessions(self, *, limits: Limits | None = None, **query: Unpack[BoardQuery]) -> BoardOut:
-        """Return a page of the live board; `cursor=page.next_cursor` is the next one."""
+        """Return a page of the live board; `cursor=page.next_cursor` returns the next one."""
         return self._run(self._calls.within(limits or {}).sessions(query))
 
     def stats(self, **limits: Unpack[Limits]) -> StatsOut:
-        """Return how the service is doing."""
+        """Return the statistics of the service."""
         return self._run(self._calls.within(limits).stats())
 
     def outcome(
@@ -120,7 +181,7 @@ class Client(ServiceAddress):
         timestamp: Timestamp | None = None,
         **limits: Unpack[Limits],
     ) -> SessionOut:
-        """Say what became of a session, where no `purchase` event does, and return it as it stands."""
+        """Record the outcome of a session, where no `purchase` event does, and return the session."""
         return self._run(self._calls.within(limits).outcome(session_id, outcome, timestamp))
 
     def delete(self, session_id: str, **limits: Unpack[Limits]) -> None:
@@ -128,7 +189,7 @@ class Client(ServiceAddress):
         self._run(self._calls.within(limits).delete(session_id))
 
     def model(self, **limits: Unpack[Limits]) -> ModelOut:
-        """Return which model the service runs."""
+        """Return the model in use."""
         return self._run(self._calls.within(limits).model())
 
     def _run(self, exchange: Exchange[_Result]) -> _Result:
@@ -157,7 +218,7 @@ class Client(ServiceAddress):
         return Answer(response.status_code, response.headers, bytes(content))
 
 
-class AsyncClient(ServiceAddress):
+class AsyncClient(_ServiceAddress):
     """The service's client for asyncio: `Client`, with `await`. Tasks of one event loop may share one."""
 
     def __init__(self, url: str, *, http: httpx.AsyncClient | None = None, **options: Unpack[Options]) -> None:
@@ -179,11 +240,9 @@ class AsyncClient(ServiceAddress):
             await self._http.aclose()
 
     async def send(self, event: Event, **limits: Unpack[Limits]) -> ScoreOut:
-        """See `Client.send`."""
         return await self._run(self._calls.within(limits).send(event))
 
     async def send_batch(self, events: Sequence[Event], **limits: Unpack[Limits]) -> list[SentEvent]:
-        """See `Client.send_batch`."""
         return await self._run(self._calls.within(limits).send_batch(events))
 
     @overload
@@ -191,15 +250,12 @@ class AsyncClient(ServiceAddress):
     @overload
     async def session(self, session_id: str, *, trace: bool = False, **limits: Unpack[Limits]) -> SessionOut: ...
     async def session(self, session_id: str, *, trace: bool = False, **limits: Unpack[Limits]) -> SessionOut:
-        """See `Client.session`."""
         return await self._run(self._calls.within(limits).session(session_id, trace=trace))
 
     async def sessions(self, *, limits: Limits | None = None, **query: Unpack[BoardQuery]) -> BoardOut:
-        """See `Client.sessions`."""
         return await self._run(self._calls.within(limits or {}).sessions(query))
 
     async def stats(self, **limits: Unpack[Limits]) -> StatsOut:
-        """See `Client.stats`."""
         return await self._run(self._calls.within(limits).stats())
 
     async def outcome(
@@ -209,15 +265,12 @@ class AsyncClient(ServiceAddress):
         timestamp: Timestamp | None = None,
         **limits: Unpack[Limits],
     ) -> SessionOut:
-        """See `Client.outcome`."""
         return await self._run(self._calls.within(limits).outcome(session_id, outcome, timestamp))
 
     async def delete(self, session_id: str, **limits: Unpack[Limits]) -> None:
-        """See `Client.delete`."""
         await self._run(self._calls.within(limits).delete(session_id))
 
     async def model(self, **limits: Unpack[Limits]) -> ModelOut:
-        """See `Client.model`."""
         return await self._run(self._calls.within(limits).model())
 
     async def _run(self, exchange: Exchange[_Result]) -> _Result:

@@ -1,13 +1,13 @@
-"""What a call to the service can come to other than an answer.
+"""Errors of a call to the service.
 
     ClientError
-      NoAnswerError          no answer came back, as often as it was tried
-      UnexpectedAnswerError  something answered, and not as willbuy does
-      ProblemError           the service said no, and why: `code` is the stable name
-        UnavailableError     it could not answer now (429, 502, 503, 504), as often as it was tried
-      IncompleteBatchError   a batch broke off; it knows what was answered and what was not
+      NoAnswerError          no attempt had an answer
+      UnexpectedAnswerError  the answer is not one of a willbuy service
+      ProblemError           the service refused the request; `code` is the stable name of the reason
+        UnavailableError     the service could not answer in any attempt (429, 502, 503, 504)
+      IncompleteBatchError   a batch ended early; the error has the results and the unanswered events
 
-After `NoAnswerError` and `UnavailableError` nobody knows whether the event was counted: send it again with the same
+After `NoAnswerError` and `UnavailableError` it is unknown whether the event was counted. Send it again with the same
 `event_id`, and it counts once.
 """
 
@@ -19,21 +19,21 @@ from app.schemas.events import FieldError, Problem, ScoreOut
 
 
 class ClientError(Exception):
-    """A call that brought no answer.
+    """A call without the expected answer.
 
     Attributes:
-        event_id: id of the event that was sent, also where the client made it; None for other calls.
+        event_id: id of the event that was sent, even if the client made it; None for other calls.
     """
 
     event_id: str | None = None
 
 
 class NoAnswerError(ClientError):
-    """No answer came back; the cause is the last attempt's."""
+    """No attempt had an answer; the cause is the last attempt's."""
 
 
 class UnexpectedAnswerError(ClientError):
-    """Something answered that is no willbuy service, or one of another kind.
+    """The answer is not one of a willbuy service, or of one of another version.
 
     Attributes:
         status: HTTP status of the answer.
@@ -49,11 +49,11 @@ class ProblemError(ClientError):
 
     Attributes:
         status: HTTP status.
-        code: stable name of the error; `http_<status>` where something before the service answered.
+        code: stable name of the error; `http_<status>` where a proxy answered.
         title: what the code means.
-        detail: what was wrong this time.
-        errors: the fields at fault, where there are some.
-        retry_after_s: after how many seconds to try again, where the answer says so.
+        detail: the fault of this request.
+        errors: the invalid fields, if any.
+        retry_after_s: wait before the next attempt, in seconds, if the answer has one.
     """
 
     def __init__(self, problem: Problem, retry_after_s: float | None = None) -> None:
@@ -67,17 +67,17 @@ class ProblemError(ClientError):
 
 
 class UnavailableError(ProblemError):
-    """The service could not answer in time; the request was as it should be."""
+    """The service could not answer now; the request is valid."""
 
 
 @dataclass(frozen=True, slots=True)
 class SentEvent:
-    """What became of one event of a batch.
+    """Result of one event of a batch.
 
     Attributes:
-        event_id: its id, also where the client made it.
+        event_id: its id, even if the client made it.
         score: the answer, unless there was a problem.
-        problem: what was wrong, unless there was an answer.
+        problem: the problem, unless there was an answer.
     """
 
     event_id: str
@@ -86,11 +86,11 @@ class SentEvent:
 
 
 class IncompleteBatchError(ClientError):
-    """A request of a batch brought no answer, and those after it were not sent; the cause says why.
+    """A request of a batch had no answer, and the later requests were not sent; the cause says why.
 
     Attributes:
-        results: what became of the events before, in order.
-        unanswered: the events after them, each with its `event_id`: to be sent again as they are.
+        results: results of the events before, in order.
+        unanswered: the other events, each with its `event_id`; send them again unchanged.
     """
 
     def __init__(

@@ -1,12 +1,12 @@
-"""When a call is tried again, and after how long: nothing here waits, sends or looks at a real clock by itself.
+"""Retries: which failures are retried, and after which wait; without network, sleep or clock of its own.
 
-Every call of the client may be sent twice: events carry an id, reading changes nothing, and an erasure or an outcome
-said again is the same. So whatever may pass is tried again: broken connections, time-outs, and the statuses 429, 502,
-503 and 504. Any other answer stands.
+Every call of the client is idempotent: events carry an id, reads change nothing, and a repeated erasure or outcome has
+no further effect. So failures that may pass are retried: broken connections, time-outs, and the statuses 429, 502, 503
+and 504. Any other answer is final.
 
-The waits grow twofold up to a bound and are drawn from zero up to that ("full jitter",
-https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/), so that callers who failed together do not
-come back together. `Retry-After` (RFC 9110, 10.2.3) is waited for on top.
+The upper bound of the wait doubles with each attempt, up to a limit. The wait is drawn between zero and that bound
+("full jitter", https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/), so that callers that failed
+together do not retry together. `Retry-After` (RFC 9110, 10.2.3) is added.
 """
 
 import random
@@ -30,7 +30,7 @@ _MOST_DOUBLINGS: Final = 30
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What to send: `path` is percent-encoded, `content` has the media type `content_type`."""
+    """A request: `path` is percent-encoded, `content` has the media type `content_type`."""
 
     method: str
     path: str
@@ -41,7 +41,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What came back, read to its end."""
+    """A complete answer."""
 
     status: int
     headers: httpx.Headers
@@ -50,7 +50,7 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """Send this, wait at most `timeout_s` for each step of it, and give up at `give_up_at` by the clock."""
+    """Send this, wait at most `timeout_s` for each step, and give up at `give_up_at` of the clock."""
 
     request: Request
     timeout_s: float
@@ -66,20 +66,20 @@ class Pause:
 
 Result = TypeVar("Result")
 Exchange = Generator[Attempt | Pause, Answer | httpx.HTTPError | None, Result]
-"""A call as steps to take: an `Attempt` is answered with what came of it, a `Pause` with None."""
+"""A call as steps: the caller sends back the result of an `Attempt`, and None after a `Pause`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Retries:
-    """How long to try.
+    """Limits of the retries of a call.
 
     Attributes:
         timeout_s: longest wait for a connection, for sending, and for each part of an answer.
-        deadline_s: from the first attempt on, after how long nothing is tried any more.
-        first_wait_s: upper bound of the wait after the first attempt; it doubles with each.
-        longest_wait_s: where it stops growing.
-        clock: seconds that only grow.
-        draw: a random number between two.
+        deadline_s: time from the first attempt after which there is no other attempt.
+        first_wait_s: upper bound of the wait after the first attempt; it doubles with each attempt.
+        longest_wait_s: largest upper bound.
+        clock: monotonic clock, in seconds.
+        draw: returns a random number between two bounds.
     """
 
     timeout_s: float = DEFAULT_TIMEOUT_S
@@ -95,21 +95,21 @@ class Retries:
                 raise ValueError(f"{name}: expected a number of seconds above 0, not {getattr(self, name)}")
 
     def wait_s(self, attempts: int, retry_after_s: float | None = None) -> float:
-        """Return how long to wait after so many attempts."""
+        """Return the wait after so many attempts."""
         bound_s = min(self.longest_wait_s, self.first_wait_s * 2 ** min(attempts - 1, _MOST_DOUBLINGS))
         return self.draw(0.0, bound_s) + (retry_after_s or 0.0)
 
 
 def exchange(request: Request, retries: Retries, deadline: float | None = None) -> Exchange[Answer]:
-    """Try until there is an answer that stands, or until the deadline; then return the last answer.
+    """Send until there is a final answer, or until the deadline; then return the last answer.
 
     Args:
-        request: what to send.
-        retries: how long to try.
-        deadline: by the clock, where several requests share one.
+        request: the request.
+        retries: its limits.
+        deadline: of the clock, where several requests share one.
 
     Raises:
-        NoAnswerError: the last attempt brought none, or the failure is none that passes.
+        NoAnswerError: the last attempt had no answer, or the failure is not one to retry.
     """
     give_up_at = retries.clock() + retries.deadline_s if deadline is None else deadline
     attempts = 0
@@ -130,7 +130,7 @@ def exchange(request: Request, retries: Retries, deadline: float | None = None) 
 
 
 def retry_after_s(answer: Answer) -> float | None:
-    """Return how long an answer asks to wait: given in seconds or as a date; None where it says nothing usable."""
+    """Return the wait of `Retry-After`, which is in seconds or a date; None without a valid one."""
     value = answer.headers.get("retry-after", "").strip()
     if value.isascii() and value.isdigit():
         return float(value)

@@ -1,4 +1,4 @@
-"""Health of one replica: what `/readyz` answers, and the gauges that a background loop keeps current."""
+"""Health of one replica: the checks behind `/readyz`, and the gauges that a background loop keeps current."""
 
 import asyncio
 import contextlib
@@ -9,9 +9,10 @@ from structlog.typing import FilteringBoundLogger
 
 from app.errors import ShuttingDownError, StoreError
 from app.monitoring.metrics import Metrics
+from app.runtime.periodic import PeriodicTask
 
 _EVERY_S: Final = 1.0
-# In turns: each worker of each replica asks Redis, and none of this changes within seconds.
+# Each worker of each replica asks Redis, so not every turn does: neither value changes within seconds.
 _READY_EVERY: Final = 5
 _SESSIONS_EVERY: Final = 15
 
@@ -25,7 +26,7 @@ class ProbedStore(Protocol):
 
 
 class Readiness:
-    """Looks at everything that events need.
+    """Checks everything that events need.
 
     Args:
         store: where sessions are.
@@ -41,7 +42,7 @@ class Readiness:
         self._is_draining = is_draining
 
     async def checks(self) -> dict[str, str]:
-        """Return what was looked at, each with `ok` or what is wrong; takes as long as Redis does, bounded."""
+        """Return each check by name, with `ok` or the reason why it fails; waits for Redis, within its time-out."""
         checks = {"redis": "ok", "model": "ok" if self._takes_events() else "not taking events"}
         try:
             await self._store.ping()
@@ -53,18 +54,18 @@ class Readiness:
 
 
 def failing(checks: dict[str, str]) -> list[str]:
-    """Return the names of those that are not `ok`."""
+    """Return the names of the checks that are not `ok`."""
     return [name for name, state in checks.items() if state != "ok"]
 
 
 class HealthMonitor:
-    """Keeps the gauges true: what is watched, the event loop's delay, readiness, and live sessions.
+    """Keeps gauges current: the watched ones, the event loop's delay, readiness, and live sessions.
 
     Args:
         live_sessions: counts the live sessions in the store.
         readiness: whether events can be answered.
-        metrics: where it is shown.
-        logger: where defects are told.
+        metrics: where the gauges are.
+        logger: where defects are logged.
     """
 
     def __init__(
@@ -78,41 +79,36 @@ class HealthMonitor:
         self._live_sessions = live_sessions
         self._readiness = readiness
         self._metrics = metrics
-        self._logger = logger
-        self._runner: asyncio.Task[None] | None = None
-        self._is_closed = False
+        self._turn = 0
+        self._due_s: float | None = None
+        self._task = PeriodicTask(
+            self._run_once, name="health", every_s=_EVERY_S, logger=logger, failed="vitals_failed"
+        )
 
     def start(self) -> None:
-        """Begin to look; call once, inside the event loop."""
-        self._runner = asyncio.create_task(self._run(), name="vitals")
+        """Begin; call once, inside the event loop."""
+        self._task.start()
 
     async def close(self) -> None:
-        """Stop; the replica is shown as not ready from now on."""
-        # Beside the cancellation, which a driver that is cleaning up may swallow.
-        self._is_closed = True
-        if self._runner is not None:
-            self._runner.cancel()
-            await asyncio.gather(self._runner, return_exceptions=True)
+        """Stop; the replica shows as not ready from now on."""
+        await self._task.close()
         self._metrics.ready.set(0)
 
-    async def look(self, turn: int = 0) -> None:
-        """Bring the gauges of a turn up to date; all of them with turn 0. What cannot be read stays as it was."""
+    async def update(self, turn: int = 0) -> None:
+        """Update the gauges of a turn; turn 0 updates all. A gauge whose value cannot be read keeps the last one."""
         self._metrics.sample()
         if turn % _READY_EVERY == 0:
             self._metrics.ready.set(not failing(await self._readiness.checks()))
         if turn % _SESSIONS_EVERY == 0:
-            with contextlib.suppress(StoreError):  # readiness tells
+            with contextlib.suppress(StoreError):  # readiness shows that Redis is away
                 self._metrics.live_sessions.set(await self._live_sessions())
 
-    async def _run(self) -> None:
+    async def _run_once(self) -> None:
         loop = asyncio.get_running_loop()
-        turn = 0
-        while not self._is_closed:
-            try:
-                await self.look(turn)
-            except Exception:
-                self._logger.exception("vitals_failed")
-            turn += 1
-            due_s = loop.time() + _EVERY_S
-            await asyncio.sleep(_EVERY_S)
-            self._metrics.loop_delay_seconds.observe(max(0.0, loop.time() - due_s))
+        if self._due_s is not None:
+            self._metrics.loop_delay_seconds.observe(max(0.0, loop.time() - self._due_s))
+        turn, self._turn = self._turn, self._turn + 1
+        try:
+            await self.update(turn)
+        finally:
+            self._due_s = loop.time() + _EVERY_S

@@ -1,11 +1,14 @@
 """The service's own log: one event a line on standard error, for people or for machines.
 
-What the server and other libraries write through `logging` takes the same form, see `server_log_config`.
+Lines that the server and other libraries write through `logging` take the same form (`server_log_config`). Session ids
+are hidden: they name visitors, and logs are kept longer and read by more people than sessions.
 """
 
+import hashlib
 import logging
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, MutableMapping, Sequence
 from contextvars import ContextVar
 from typing import Any, Final, Literal, TextIO
 
@@ -15,7 +18,11 @@ from structlog.typing import EventDict, FilteringBoundLogger, Processor, Wrapped
 LogFormat = Literal["console", "json"]
 
 REQUEST_ID: Final[ContextVar[bytes | None]] = ContextVar("request_id", default=None)
-"""Name of the request that is being served, as its header has it; every line that is written meanwhile carries it."""
+"""Request id of the current request, as in its header; every log line of the request carries it."""
+
+_SHORT: Final = 4
+_HASH_BYTES: Final = 6
+_SESSION_PATH: Final = re.compile(r"(/v1/sessions/)(.+?)(/outcome)?$", re.DOTALL)
 
 
 def build_logger(
@@ -23,7 +30,7 @@ def build_logger(
 ) -> FilteringBoundLogger:
     """Return a logger that writes to `stream` (standard error when None); configures nothing global.
 
-    `fields` add to each line what is known elsewhere.
+    The processors of `fields` add fields to each line.
     """
     stream = stream or sys.stderr
     level = logging.getLevelNamesMapping()[log_level.upper()]
@@ -35,10 +42,31 @@ def build_logger(
     return logger
 
 
-def server_log_config(log_format: LogFormat) -> dict[str, Any]:
-    """Return what uvicorn takes as `log_config`: its own lines, and other libraries' warnings, in the service's form.
+def hide_session_ids(form: Literal["full", "short", "hash"]) -> Processor:
+    """Return a processor that rewrites the ids in `session_id` and in a request's `path`.
 
-    The server tells of each process that starts, ends or dies; a person at a console sees only what goes wrong.
+    `hash` is the id's BLAKE2b of six bytes in hexadecimal. It is the same each time, so that a search for an id's hash
+    finds all lines of the session:
+
+        python -c 'import hashlib, sys; print(hashlib.blake2b(sys.argv[1].encode(), digest_size=6).hexdigest())' ID
+    """
+    forms: dict[str, Callable[[str], str]] = {"full": str, "short": _shortened, "hash": _hashed}
+    hidden = forms[form]
+
+    def hide(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:  # noqa: ANN401 - structlog's
+        if isinstance(session_id := event.get("session_id"), str):
+            event["session_id"] = hidden(session_id)
+        if isinstance(path := event.get("path"), str):
+            event["path"] = _SESSION_PATH.sub(lambda found: found[1] + hidden(found[2]) + (found[3] or ""), path)
+        return event
+
+    return hide
+
+
+def server_log_config(log_format: LogFormat) -> dict[str, Any]:
+    """Return uvicorn's `log_config`: its own lines, and other libraries' warnings, in the service's form.
+
+    In JSON, the server logs each process that starts, ends or dies; on a console, only warnings and errors.
     """
     level = "INFO" if log_format == "json" else "WARNING"
     return {
@@ -52,7 +80,7 @@ def server_log_config(log_format: LogFormat) -> dict[str, Any]:
 
 
 def server_formatter(log_format: LogFormat) -> logging.Formatter:
-    """Return the formatter of `server_log_config`, and send Python's warnings its way; called in each process."""
+    """Return the formatter of `server_log_config`, and route Python's warnings to the log; called in each process."""
     logging.captureWarnings(capture=True)
     return structlog.stdlib.ProcessorFormatter(
         foreign_pre_chain=[*_common(), structlog.stdlib.add_logger_name],
@@ -84,3 +112,11 @@ def _add_request_id(_logger: WrappedLogger, _method: str, event: EventDict) -> E
     if request_id is not None:
         event.setdefault("request_id", request_id.decode("latin-1"))
     return event
+
+
+def _shortened(session_id: str) -> str:
+    return session_id if len(session_id) <= _SHORT else session_id[:_SHORT] + "…"
+
+
+def _hashed(session_id: str) -> str:
+    return hashlib.blake2b(session_id.encode("utf-8", "surrogatepass"), digest_size=_HASH_BYTES).hexdigest()

@@ -1,8 +1,7 @@
-"""What the service counts and times, in Prometheus' terms. `docs/metrics.md` explains each.
+"""The Prometheus metrics of the service; `docs/metrics.md` explains each.
 
-Every app has a registry of its own, so that many can live in one process. Where workers share a directory
-(`app.monitoring.worker_metrics`), whichever of them is asked answers for all; a gauge's mode says how theirs are put
-together.
+Every app has its own registry, so that one process can have several. Where workers share a directory
+(`app.monitoring.worker_metrics`), any worker answers for all; a gauge's mode says how the workers' values are combined.
 """
 
 from collections.abc import Callable
@@ -19,7 +18,7 @@ _SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
 
 
 class Metrics:
-    """One app's metrics; attributes are named as the metrics are, without prefix and unit suffixes."""
+    """One app's metrics; each attribute has the metric's name without prefix and unit suffix."""
 
     content_type = CONTENT_TYPE_LATEST
 
@@ -41,11 +40,11 @@ class Metrics:
 
         self.requests = counter("requests", "Requests answered", "method", "route", "status")
         self.request_seconds = histogram("request_seconds", "Request to answer", _SECONDS, "route")
-        self.errors = counter("errors", "Problems given to callers, by code", "code")
-        self.rate_limit_failures = counter("rate_limit_failures", "Requests that could not be counted, and were let in")
+        self.errors = counter("errors", "Problems answered to callers, by code", "code")
+        self.rate_limit_failures = counter("rate_limit_failures", "Requests accepted without a count")
 
         self.ready = gauge("ready", "Whether events can be answered", of_workers="livemin")
-        self.loop_delay_seconds = histogram("loop_delay_seconds", "How late the event loop comes to a timer", _SECONDS)
+        self.loop_delay_seconds = histogram("loop_delay_seconds", "Delay of a timer of the event loop", _SECONDS)
         self.queue_length = gauge("queue_length", "Events waiting for a batch", of_workers="livesum")
         self.queue_capacity = gauge("queue_capacity", "Events that may wait for a batch", of_workers="livesum")
         self.batch_size = histogram("batch_size", "Sessions in a batch", _SIZES)
@@ -54,46 +53,46 @@ class Metrics:
         self.store_seconds = histogram("store_seconds", "One round trip to the store", _SECONDS, "operation")
 
         self.store_breakers_open = gauge(
-            "store_breakers_open", "Redis servers that are not asked for now", of_workers="livesum"
+            "store_breakers_open", "Redis servers with an open circuit breaker", of_workers="livesum"
         )
-        self.live_sessions = gauge("live_sessions", "Sessions that have not idled out", of_workers="mostrecent")
+        self.live_sessions = gauge("live_sessions", "Sessions that have not ended", of_workers="mostrecent")
 
         self.events_folded = counter("events_folded", "Events folded into sessions")
-        self.sessions_started = counter("sessions_started", "Sessions whose first event came")
+        self.sessions_started = counter("sessions_started", "Sessions with their first event")
         self.purchases = counter("purchases", "Sessions closed by a purchase")
         self.duplicates = counter("duplicates", "Events answered from a session's last answers")
-        self.conflicts = counter("conflicts", "Commits refused because another came first")
-        self.rebuilds = counter("rebuilds", "Sessions whose state was folded again from history")
-        self.rebuilt_events = counter("rebuilt_events", "Events that were folded again from history")
-        self.rebuilds_postponed = counter("rebuilds_postponed", "Sessions put off to a later batch, to bound rebuilds")
-        self.rebuild_seconds = histogram("rebuild_seconds", "Folding histories again, a batch", _SECONDS)
-        self.abandoned_events = counter("abandoned_events", "Events not folded, as their callers had gone")
+        self.conflicts = counter("conflicts", "Commits refused because another commit came first")
+        self.rebuilds = counter("rebuilds", "Sessions whose state was rebuilt from history")
+        self.rebuilt_events = counter("rebuilt_events", "Events folded again by rebuilds")
+        self.rebuilds_postponed = counter("rebuilds_postponed", "Sessions deferred to a later batch, to bound rebuilds")
+        self.rebuild_seconds = histogram("rebuild_seconds", "Rebuilds of one batch", _SECONDS)
+        self.abandoned_events = counter("abandoned_events", "Events dropped because their callers had disconnected")
         self.streams_open = gauge("streams_open", "Open streams of server-sent events", of_workers="livesum")
         self.sessions_deleted = counter("sessions_deleted", "Requests to erase a session")
         self.late_events = counter("late_events", "Events older than one folded before")
-        self.future_events = counter("future_events", "Events ahead of the server's clock, taken as now")
-        self.unseen_names = counter("unseen_names", "Events whose name the model does not know")
+        self.future_events = counter("future_events", "Events ahead of the server's clock, counted as happening now")
+        self.unseen_names = counter("unseen_names", "Events with a name outside the model's vocabulary")
         self.closed_session_events = counter("closed_session_events", "Events after their session's purchase")
 
-        self.outcomes = counter("outcomes", "Ended sessions taken on", "outcome", "closed_by")
-        self.outcomes_lost = counter("outcomes_lost", "Ended sessions whose outcome was not written down")
-        self.closer_failures = counter("closer_failures", "Turns of the closer that failed")
+        self.outcomes = counter("outcomes", "Ended sessions published", "outcome", "closed_by")
+        self.outcomes_lost = counter("outcomes_lost", "Ended sessions whose outcome was lost")
+        self.closer_failures = counter("closer_failures", "Failed sweeps for ended sessions")
 
         def figure(name: str, text: str, *labels: str) -> Gauge:
-            # Every worker reads the same counts, so the latest reading is everybody's.
+            # Every worker reads the same counts, so the latest value is right for all.
             return gauge(name, text, *labels, of_workers="mostrecent")
 
-        self.trust_sessions = figure("trust_sessions", "Ended sessions that the figures rest on", "events")
-        self.trust_figure = figure("trust_figure", "How the model does on ended sessions", "figure", "events")
-        self.drift_sessions = figure("drift_sessions", "Ended sessions whose inputs were looked at")
+        self.trust_sessions = figure("trust_sessions", "Ended sessions behind the figures", "events")
+        self.trust_figure = figure("trust_figure", "Model quality on ended sessions", "figure", "events")
+        self.drift_sessions = figure("drift_sessions", "Ended sessions whose inputs were counted")
         self.drift_max_psi = figure("drift_max_psi", "Largest population stability index of all features")
         self.drift_unseen_name_share = figure("drift_unseen_name_share", "Share of events with an unknown name")
-        self.drift_failures = counter("drift_failures", "Times that inputs could not be looked at")
+        self.drift_failures = counter("drift_failures", "Failures to count inputs")
 
         self.model_info = gauge("model_info", "The model in use; always 1", "fingerprint", of_workers="livemax")
         self.model_reloads = counter("model_reloads", "Attempts to load another artifact", "result")
         for result in ("swapped", "unchanged", "refused"):
-            # From zero: the first of a series that begins at one is no increase to Prometheus.
+            # From zero: a series that begins at one shows no increase in Prometheus.
             self.model_reloads.labels(result)
 
         def summary(name: str, text: str, *labels: str) -> Summary:
@@ -104,21 +103,21 @@ class Metrics:
         self.shadow_probability = summary("shadow_probability", "Of sessions that both scored", "model")
         self.shadow_log_loss = summary("shadow_log_loss", "Of sessions that ended", "model")
         self.shadow_outcomes = counter("shadow_outcomes", "Sessions that both scored and that ended", "outcome")
-        self.shadow_dropped = counter("shadow_dropped", "Comparisons given up for lack of room")
+        self.shadow_dropped = counter("shadow_dropped", "Comparisons dropped because the queue was full")
         self.shadow_failures = counter("shadow_failures", "Comparisons that failed")
 
     def watch(self, gauge: Gauge, read: Callable[[], float]) -> None:
-        """Make a gauge show what `read` returns; it is called in any thread."""
+        """Set a gauge from `read`, which is called in any thread."""
         self._watched.append((gauge, read))
 
     def sample(self) -> None:
-        """Bring the gauges that are watched up to date; the other workers see them as they were at the last time."""
+        """Update the watched gauges; other workers see the values of the last call."""
         for gauge, read in self._watched:
             gauge.set(read())
 
     def retire(self, info: Gauge, *labels: str) -> None:
-        """Take away a series of a gauge that is always 1."""
-        # The file of a worker keeps each series for good; a zero is left out of the answer.
+        """Remove a series of a gauge that is always 1."""
+        # A worker's file keeps each series; the answer leaves out zeros.
         info.labels(*labels).set(0)
         if self._shared is None:
             info.remove(*labels)

@@ -1,8 +1,8 @@
 """One answer to `GET /metrics` for all worker processes of a service, by prometheus-client's multiprocess mode.
 
-Each worker keeps its values in files that it maps into memory, in a directory that all of them share; whichever is
-asked reads everybody's. The library looks for `PROMETHEUS_MULTIPROC_DIR` when it is imported, so the directory has to
-stand in the environment before the workers start. Without it a process counts for itself alone.
+Each worker keeps its values in memory-mapped files, in a directory that all workers share; any worker reads the files
+of all. The library reads `PROMETHEUS_MULTIPROC_DIR` when it is imported, so the variable must be set before the workers
+start. Without it, a process counts for itself.
 
 See https://prometheus.github.io/client_python/multiprocess/
 """
@@ -19,22 +19,21 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
 _VARIABLE: Final = "PROMETHEUS_MULTIPROC_DIR"
-# In memory where there is such a place: the kernel writes pages of a file on a disk back now and then, and an increment
-# would wait for that.
+# In memory where possible: on a disk, an increment may wait while the kernel writes the page back.
 _IN_MEMORY: Final = Path("/dev/shm")  # noqa: S108 - mkdtemp makes a directory in it for this user alone  # nosec B108
 
 
 @contextmanager
 def metrics_of_workers() -> Iterator[None]:
-    """Give the worker processes that start within this block a directory of their own, and remove it at the end.
+    """Set a new metrics directory for the worker processes that start within this block, and remove it at the end.
 
-    A directory that the environment names already is left as it is: it is the operator's, and has to be empty.
+    A directory that the environment already names belongs to the operator: it must be empty and is not removed.
     """
     if _VARIABLE in os.environ:
         yield
         return
     parent = _IN_MEMORY if os.access(_IN_MEMORY, os.W_OK) else None
-    # A worker that had to be killed may still write when it is removed.
+    # A killed worker may still write while the directory is removed.
     with tempfile.TemporaryDirectory(prefix="willbuy-metrics-", dir=parent, ignore_cleanup_errors=True) as directory:
         os.environ[_VARIABLE] = directory
         try:
@@ -44,10 +43,10 @@ def metrics_of_workers() -> Iterator[None]:
 
 
 def shared_directory() -> Path | None:
-    """Return the directory that this process shares with other workers; None where it counts for itself.
+    """Return the directory that this process shares with other workers; None if it counts for itself.
 
     Raises:
-        ValueError: the environment names something that is no directory.
+        ValueError: the environment names a path that is not a directory.
     """
     named = os.environ.get(_VARIABLE)
     if named is None:
@@ -60,7 +59,7 @@ def shared_directory() -> Path | None:
 def merged_exposition(directory: Path) -> bytes:
     """Return the metrics of all workers in Prometheus' text format.
 
-    Counters of workers that have ended stay, or they would fall; their gauges go.
+    Counters of ended workers stay, because a counter must not decrease; their gauges are removed.
     """
     for pid in {int(file.stem.rpartition("_")[2]) for file in directory.glob("gauge_live*_*.db")}:
         if not _is_running(pid):
@@ -72,7 +71,7 @@ def merged_exposition(directory: Path) -> bytes:
 
 
 class _WithoutRetired:
-    """Leaves out the series of `_info` gauges that are no longer 1 (see `Metrics.retire`)."""
+    """Collector without the series of `_info` gauges that are no longer 1 (`Metrics.retire`)."""
 
     def __init__(self, collector: MultiProcessCollector) -> None:
         self._collector = collector

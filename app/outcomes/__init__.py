@@ -1,4 +1,4 @@
-"""What became of sessions: closing those that idle out, and telling of every one that is closed.
+"""Outcomes of sessions: idle sessions are closed, closed sessions are published.
 
-Commits of a purchase close their session themselves; see `app.store.outcomes` for the way from there.
+The commit of a purchase closes its session by itself (`app.store.outcomes`).
 """

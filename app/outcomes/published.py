@@ -1,4 +1,4 @@
-"""The JSON of a closed session in the stream of outcomes; docs/outcomes.md describes it."""
+"""A closed session as JSON for the stream of outcomes, described in docs/outcomes.md."""
 
 from typing import Any, Final, Literal
 

@@ -1,4 +1,4 @@
-"""What the shop itself says of a session's end, by a call instead of an event."""
+"""Outcomes that the shop records with a call instead of a `purchase` event."""
 
 import os
 
@@ -6,27 +6,33 @@ from msgspec.structs import replace
 
 from app.errors import ConflictError, OutcomeConflictError, SessionNotFoundError
 from app.monitoring.metrics import Metrics
-from app.store.interface import Commit, StateStore
+from app.store.interface import COMMIT_ATTEMPTS, Commit, StateStore
 from app.store.record_codec import VERSION_BYTES, Outcome, Record
 
 
 async def record_outcome(
-    store: StateStore, session_id: str, outcome: Outcome, *, outcome_ms: int, attempts: int, metrics: Metrics
+    store: StateStore,
+    session_id: str,
+    outcome: Outcome,
+    *,
+    outcome_ms: int,
+    metrics: Metrics,
+    attempts: int = COMMIT_ATTEMPTS,
 ) -> Record:
-    """Close a session with an outcome, once, and return it as it stands; saying the same again changes nothing.
+    """Close a session with an outcome, and return its record; the same outcome again changes nothing.
 
     Args:
         store: where the session is.
         session_id: the session.
-        outcome: what became of it; not `OPEN`.
-        outcome_ms: when.
-        attempts: how often to try while events come in at the same time.
+        outcome: its outcome; not `OPEN`.
+        outcome_ms: time of the outcome.
+        attempts: how often to commit while events are committed at the same time.
         metrics: where purchases are counted.
 
     Raises:
-        SessionNotFoundError: there is no such session, or no longer.
-        OutcomeConflictError: it was closed with the other outcome.
-        ConflictError: others committed to it in each attempt.
+        SessionNotFoundError: the session does not exist.
+        OutcomeConflictError: the session was closed with the other outcome.
+        ConflictError: other commits to the session came first in each attempt.
         StoreError: the store is gone, or the record cannot be read.
     """
     for _ in range(attempts):
@@ -40,20 +46,20 @@ async def record_outcome(
         is_new = record.outcome is Outcome.OPEN
         if not is_new and not store.confirms_by_writing:
             return record
-        # What was said before is written again where replicas have to confirm it.
-        said = with_outcome(record, outcome, outcome_ms=outcome_ms) if is_new else record
-        commit = Commit(session_id, record.version, said, closed_by="api" if is_new else None)
+        # A stored outcome is written again where Redis replicas have to confirm it.
+        closed = with_outcome(record, outcome, outcome_ms=outcome_ms) if is_new else record
+        commit = Commit(session_id, record.version, closed, closed_by="api" if is_new else None)
         (stored,) = await store.commit([commit])
         if isinstance(stored, Exception):
             raise stored
         if stored:
             if is_new and outcome is Outcome.PURCHASE:
                 metrics.purchases.inc()
-            return said
+            return closed
         metrics.conflicts.inc()
     raise ConflictError(f"Others committed to this session in each of {attempts} attempts; send it again.")
 
 
 def with_outcome(record: Record, outcome: Outcome, *, outcome_ms: int) -> Record:
-    """Return the record of an open session once the shop has said what became of it."""
+    """Return an open session's record with an outcome."""
     return replace(record, version=os.urandom(VERSION_BYTES), outcome=outcome, outcome_ms=outcome_ms)

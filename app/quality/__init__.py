@@ -1,1 +1,1 @@
-"""How far the model can be trusted today: its answers against what became of the sessions, and its inputs' drift."""
+"""Model quality of what was served: calibration, AUC and drift over ended sessions."""

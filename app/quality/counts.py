@@ -1,9 +1,9 @@
-"""From closed sessions to integers that can be added up in any order, on any replica, in a bounded number of fields.
+"""From closed sessions to integer counts: additive in any order, on any replica, in a bounded number of fields.
 
-Fields of the answers' counts, of one model in one time bucket (groups are those of `GROUPS`, numbered):
+Fields of the answers' counts, of one model in one time bucket (group is a number of `GROUPS`):
 
     s<group>             sessions with an answer in the group; `s` alone: sessions with any
-    b<group>             those of them that bought; `b` alone likewise
+    b<group>             the buyers among them; `b` alone likewise
     l<group>             sum of the log losses, in billionths of a nat
     n<group>:<bin>:<o>   answers in a score bin with outcome o, 1 for a purchase
     p<group>:<bin>       sum of those answers' probabilities, in billionths
@@ -11,9 +11,9 @@ Fields of the answers' counts, of one model in one time bucket (groups are those
 Fields of the inputs' counts: `sessions`, `events`, `unseen` (names that the vocabulary lacks), and `<feature>:<bin>`,
 both numbered as in the artifact's data summary.
 
-Score bins are equally wide on the logit, 0.1 from -10 to 10: purchases are rare, and equal widths on the probability
-would put most answers into one bin. Answers of one bin count as ties in the AUC; their mean is exact, as are log loss
-and calibration within the bins.
+Score bins are equally wide on the logit, 0.1 each from -10 to 10. Purchases are rare, so bins of equal width on the
+probability would put most answers into one bin. Answers of one bin are ties in the AUC. Their mean, the log loss and
+the calibration error of the bins are exact.
 """
 
 from collections import Counter
@@ -41,7 +41,7 @@ class Cell(NamedTuple):
 
 
 def group_of(prefix_length: int) -> int:
-    """Return the group of an answer after so many events."""
+    """Return the group of an answer, by its number of events."""
     return next(number for number, (_, last) in enumerate(GROUPS) if last is None or prefix_length <= last)
 
 
@@ -53,7 +53,7 @@ def bin_of(probability: float) -> int:
 
 
 def answers_by_model(session: ClosedSession) -> dict[str, list[tuple[int, float]]]:
-    """Return the answers that are known, as prefix length and probability, by the model that gave them."""
+    """Return the known answers by model, each as prefix length and probability."""
     answers: dict[str, list[tuple[int, float]]] = {}
     for prefix_length, entry in enumerate(session.entries, start=1):
         if entry.probability is not None and entry.model is not None:
@@ -62,7 +62,7 @@ def answers_by_model(session: ClosedSession) -> dict[str, list[tuple[int, float]
 
 
 def count_answers(answers: Sequence[tuple[int, float]], *, bought: bool) -> Counter[str]:
-    """Return what one session's answers by one model add to its counts.
+    """Return the counts of one session's answers by one model.
 
     Args:
         answers: prefix length and probability of each; at least one.
@@ -82,7 +82,7 @@ def count_answers(answers: Sequence[tuple[int, float]], *, bought: bool) -> Coun
 
 
 def count_inputs(inputs: InputCounts, *, sessions: int) -> Counter[str]:
-    """Return what the inputs of so many sessions add to the counts of the model that looked at them."""
+    """Return the counts of the inputs of `sessions` sessions."""
     counts = Counter({"sessions": sessions, "events": inputs.events, "unseen": inputs.unseen_names})
     for feature, bins in enumerate(inputs.bins):
         for number, events in enumerate(bins):
@@ -92,7 +92,7 @@ def count_inputs(inputs: InputCounts, *, sessions: int) -> Counter[str]:
 
 
 def cells_of(counts: Mapping[str, int]) -> dict[Cell, tuple[int, int, int]]:
-    """Return for each score bin of each group: answers without and with a purchase, and billionths said in sum."""
+    """Return by score bin: answers without and with a purchase, and the sum of their probabilities in billionths."""
     cells: dict[Cell, list[int]] = {}
     for name, number in counts.items():
         group, _, rest = name[1:].partition(":")
@@ -101,4 +101,4 @@ def cells_of(counts: Mapping[str, int]) -> dict[Cell, tuple[int, int, int]]:
         score, _, outcome = rest.partition(":")
         place = 2 if name[0] == "p" else int(outcome)
         cells.setdefault(Cell(int(group), int(score)), [0, 0, 0])[place] += number
-    return {cell: (none, purchase, said) for cell, (none, purchase, said) in cells.items()}
+    return {cell: (none, purchase, summed) for cell, (none, purchase, summed) in cells.items()}

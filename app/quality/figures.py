@@ -1,21 +1,35 @@
-"""From counts of answers to figures; see `app.quality.counts` for what is counted.
+"""From counts (`app.quality.counts`) to the figures of model quality and drift.
 
-Figures of fewer than `FEWEST_SESSIONS` sessions are None, an AUC also of fewer than `FEWEST_EITHER` buyers or others:
-answers within a session go together, so sessions count and not answers.
+Figures of fewer than `FEWEST_SESSIONS` sessions are None, and so is an AUC of fewer than `FEWEST_EITHER` buyers or
+others: answers within a session depend on each other, so the bound is on sessions.
+
+Drift is the population stability index of each feature, of live sessions against training sessions:
+
+    PSI = sum over bins of (live share - training share) * ln(live share / training share)
+
+(Siddiqi, 2006, "Credit Risk Scorecards"; it is Jeffreys' divergence of the two histograms.) Usual reading: below 0.1 no
+shift, above 0.25 a large one. A share of zero counts as one in ten thousand; otherwise one session could make the index
+infinite. Without a shift, the index of k bins is about (k - 1) / n for n independent observations. Events of one
+session are not independent, so drift needs `FEWEST_DRIFT_SESSIONS` sessions.
 """
 
-from collections.abc import Iterable, Mapping
-from itertools import accumulate
+from collections.abc import Iterable, Mapping, Sequence
+from math import log
 from typing import Final
 
 from app.quality.counts import BILLION, GROUPS, cells_of
-from app.schemas.quality import AnswersOut, PrefixAnswersOut, ReliabilityOut
+from app.schemas.quality import AnswersOut, DriftOut, FeatureDriftOut, PrefixAnswersOut, ReliabilityOut
+from model.auc import auc_of_groups
+from model.summary import DataSummary
 
 FEWEST_SESSIONS: Final = 30
 FEWEST_EITHER: Final = 5
 _RELIABILITY_BINS: Final = 10
+FEWEST_DRIFT_SESSIONS: Final = 100
+_MOST_FEATURES: Final = 20
+_SMALLEST_SHARE: Final = 1e-4
 
-# Answers without and with a purchase, and billionths said in sum; of one score bin, or of several.
+# Answers without and with a purchase, and the sum of their probabilities in billionths; of one score bin or several.
 _Bin = tuple[int, int, int]
 
 
@@ -41,17 +55,46 @@ def quality_of(counts: Mapping[str, int]) -> tuple[AnswersOut, list[PrefixAnswer
     enough = overall.sessions >= FEWEST_SESSIONS
     reliability = [
         ReliabilityOut(
-            mean_probability=said / BILLION / (none + purchase),
+            mean_probability=summed / BILLION / (none + purchase),
             purchase_rate=purchase / (none + purchase),
             predictions=none + purchase,
         )
-        for none, purchase, said in (_equal_bins(pooled) if enough else [])
+        for none, purchase, summed in (_equal_bins(pooled) if enough else [])
     ]
     return overall, groups, reliability
 
 
+def drift_of(counts: Mapping[str, int], summary: DataSummary) -> DriftOut:
+    """Return how the counted inputs differ from the training sessions'."""
+    sessions, events = counts.get("sessions", 0), counts.get("events", 0)
+    enough = sessions >= FEWEST_DRIFT_SESSIONS and events > 0
+    indices = []
+    if enough:
+        for number, (name, trained) in enumerate(zip(summary.features, summary.shares, strict=True)):
+            live = [counts.get(f"{number}:{place}", 0) for place in range(len(trained))]
+            indices.append(FeatureDriftOut(name=name, psi=population_stability_index(live, trained)))
+        indices.sort(key=lambda feature: (-feature.psi, feature.name))
+    return DriftOut(
+        sessions=sessions,
+        unseen_name_share=counts.get("unseen", 0) / events if enough else None,
+        trained_unseen_name_share=summary.unseen_name_share,
+        features=indices[:_MOST_FEATURES],
+        max_psi=indices[0].psi if indices else None,
+    )
+
+
+def population_stability_index(live: Sequence[int], trained: Sequence[float]) -> float:
+    """Return the index of live counts against training shares, bin by bin."""
+    total = sum(live)
+    index = 0.0
+    for count, share in zip(live, trained, strict=True):
+        now, then = max(count / total, _SMALLEST_SHARE), max(share, _SMALLEST_SHARE)
+        index += (now - then) * log(now / then)
+    return index
+
+
 def _figures(bins: Mapping[int, _Bin], loss: int, sessions: int, buyers: int) -> AnswersOut:
-    none, purchase, said = _sum(bins.values())
+    none, purchase, summed = _sum(bins.values())
     predictions = none + purchase
     enough = sessions >= FEWEST_SESSIONS
     enough_of_both = enough and min(buyers, sessions - buyers) >= FEWEST_EITHER
@@ -60,33 +103,28 @@ def _figures(bins: Mapping[int, _Bin], loss: int, sessions: int, buyers: int) ->
         buyers=buyers,
         predictions=predictions,
         base_rate=purchase / predictions if predictions else None,
-        mean_probability=said / BILLION / predictions if predictions else None,
+        mean_probability=summed / BILLION / predictions if predictions else None,
         log_loss=loss / BILLION / predictions if enough and predictions else None,
-        auc=_auc(bins) if enough_of_both else None,
+        auc=_auc(bins) if enough_of_both and none and purchase else None,
         calibration_error=_calibration_error(bins) if enough and predictions else None,
     )
 
 
-def _auc(bins: Mapping[int, _Bin]) -> float | None:
-    """Return the area under the ROC curve (Hanley & McNeil, 1982), answers of one bin being ties."""
-    none, purchase, _ = _sum(bins.values())
-    if not none or not purchase:
-        return None
-    ordered = [bins[number] for number in sorted(bins)]
-    below = accumulate((bin_[0] for bin_ in ordered), initial=0)
-    pairs = sum(bin_[1] * (before + bin_[0] / 2) for bin_, before in zip(ordered, below, strict=False))
-    return pairs / (none * purchase)
+def _auc(bins: Mapping[int, _Bin]) -> float:
+    """Return the AUC, answers of one bin being ties."""
+    none, purchase, _ = zip(*(bins[number] for number in sorted(bins)), strict=True)
+    return float(auc_of_groups(purchase, none))
 
 
 def _calibration_error(bins: Mapping[int, _Bin]) -> float:
     """Return the expected calibration error over bins of about equally many answers (Nixon et al., 2019)."""
     merged = _equal_bins(bins)
     total = sum(none + purchase for none, purchase, _ in merged)
-    return sum(abs(purchase - said / BILLION) for _, purchase, said in merged) / total
+    return sum(abs(purchase - summed / BILLION) for _, purchase, summed in merged) / total
 
 
 def _equal_bins(bins: Mapping[int, _Bin]) -> list[_Bin]:
-    """Return neighbouring score bins put together into at most ten of about equally many answers."""
+    """Return at most ten bins of about equally many answers, merged from neighbouring score bins."""
     none, purchase, _ = _sum(bins.values())
     wanted = (none + purchase) / _RELIABILITY_BINS
     merged: list[_Bin] = []
@@ -103,7 +141,7 @@ def _equal_bins(bins: Mapping[int, _Bin]) -> list[_Bin]:
 
 
 def _sum(bins: Iterable[_Bin]) -> _Bin:
-    none = purchase = said = 0
+    none = purchase = summed = 0
     for bin_ in bins:
-        none, purchase, said = none + bin_[0], purchase + bin_[1], said + bin_[2]
-    return none, purchase, said
+        none, purchase, summed = none + bin_[0], purchase + bin_[1], summed + bin_[2]
+    return none, purchase, summed

@@ -1,7 +1,7 @@
-"""Counts closed sessions for the model's figures, and answers what they come to.
+"""Counts closed sessions, and answers with the figures of model quality over them.
 
-A session is counted by the replica that took it on, right after; if that replica dies in between, the session is
-missing from the figures and from nothing else. The counts lie in Redis, so every replica answers the same.
+The replica that publishes a session counts it right after. If the replica dies in between, the session is missing from
+the figures and from nothing else. The counts are in Redis, so every replica answers the same.
 """
 
 import asyncio
@@ -16,31 +16,34 @@ from structlog.typing import FilteringBoundLogger
 from app.errors import StoreError
 from app.monitoring.metrics import Metrics
 from app.quality.counts import answers_by_model, count_answers, count_inputs
-from app.quality.drift import drift_of
-from app.quality.figures import quality_of
+from app.quality.figures import drift_of, quality_of
 from app.quality.window import Window
-from app.schemas.quality import AnswersOut, TrustOut
+from app.runtime.periodic import PeriodicTask
+from app.runtime.single_flight import SingleFlightCache
+from app.schemas.board import OutcomesOut
+from app.schemas.quality import AnswersOut, ModelQualityOut
 from app.store.outcomes import ClosedSession, Counts, CountsOf, OutcomeStore
 from model.interface import Model
 
-# For how long an answer is given again.
-_FRESH_S: Final = 5.0
-_SHOW_EVERY_S: Final = 15.0
-# Stands where a model's fingerprint stands: sessions whoever answered them.
+_COUNTS_KEPT_S: Final = 5.0
+_GAUGES_EVERY_S: Final = 15.0
+# A sample shows drift; encoding every event a second time would take processor time from scoring.
+DRIFT_EVENTS_PER_S: Final = 200.0
+# Pseudo-fingerprint for counts over all models.
 _ALL_MODELS: Final = "all"
 
 
 class ModelQuality:
-    """The live model's figures.
+    """Model quality of the live model.
 
     Args:
         store: where counts are.
         model: returns the model in use.
-        window_s: how far back the figures go.
-        drift_events_per_s: events whose inputs are looked at, at most, on average; sessions beyond are not.
+        window_s: length of the sliding window of the figures.
         now_ms: the clock.
-        metrics: where the figures are shown.
-        logger: where failures are told.
+        metrics: where the gauges are.
+        logger: where failures are logged.
+        drift_events_per_s: bound on the events whose inputs are counted, on average; further sessions are left out.
     """
 
     def __init__(
@@ -49,10 +52,10 @@ class ModelQuality:
         model: Callable[[], Model],
         *,
         window_s: int,
-        drift_events_per_s: float,
         now_ms: Callable[[], int],
         metrics: Metrics,
         logger: FilteringBoundLogger,
+        drift_events_per_s: float = DRIFT_EVENTS_PER_S,
     ) -> None:
         self._window = Window(store, window_s=window_s)
         self._model = model
@@ -60,107 +63,91 @@ class ModelQuality:
         self._now_ms = now_ms
         self._metrics = metrics
         self._logger = logger
-        self._reading = asyncio.Lock()
-        self._answer: tuple[str, float, TrustOut] | None = None
-        self._ended: tuple[float, tuple[int, int]] | None = None
-        self._shower: asyncio.Task[None] | None = None
-        self._is_closed = False
+        self._counts: SingleFlightCache[str, Counts] = SingleFlightCache(
+            lambda fingerprint: self._window.read(fingerprint, self._now_ms()), kept_s=_COUNTS_KEPT_S
+        )
+        self._task = PeriodicTask(
+            self._show_if_possible, name="model-quality", every_s=_GAUGES_EVERY_S, logger=logger, failed="trust_failed"
+        )
 
     def start(self) -> None:
-        """Begin to show the figures; call once, inside the event loop."""
-        self._shower = asyncio.create_task(self._show_forever(), name="trust")
+        """Begin to update the gauges; call once, inside the event loop."""
+        self._task.start()
 
     async def close(self) -> None:
-        """Stop to show them."""
-        # Beside the cancellation, which a driver that is cleaning up may swallow.
-        self._is_closed = True
-        if self._shower is not None:
-            self._shower.cancel()
-            await asyncio.gather(self._shower, return_exceptions=True)
+        """Stop updating the gauges, and cancel readings."""
+        await self._task.close()
+        await self._counts.close()
 
     async def count(self, sessions: Sequence[ClosedSession]) -> None:
-        """Add sessions that this replica has taken on; raise `StoreUnavailableError` when the store is gone."""
-        trust: dict[CountsOf, Counter[str]] = {}
+        """Add sessions that this replica has published; raise `StoreUnavailableError` when the store is gone."""
+        answers: dict[CountsOf, Counter[str]] = {}
         for session in sessions:
             bucket = self._window.bucket_of(session.closed_ms)
             ended = Counter({"s": 1, "b": int(session.bought)})
-            trust.setdefault((_ALL_MODELS, bucket), Counter()).update(ended)
-            for model, answers in answers_by_model(session).items():
-                trust.setdefault((model, bucket), Counter()).update(count_answers(answers, bought=session.bought))
-        drift = await self._inputs([session for session in sessions if self._budget.take(len(session.entries))])
-        keys = {*trust, *drift}
+            answers.setdefault((_ALL_MODELS, bucket), Counter()).update(ended)
+            for model, of_model in answers_by_model(session).items():
+                counts = count_answers(of_model, bought=session.bought)
+                answers.setdefault((model, bucket), Counter()).update(counts)
+        inputs = await self._inputs([session for session in sessions if self._budget.take(len(session.entries))])
+        keys = {*answers, *inputs}
         if keys:
-            counts = {key: Counts(trust.get(key, {}), drift.get(key, {})) for key in keys}
-            await self._window.add(uuid4().hex, counts)
+            added = {key: Counts(answers.get(key, {}), inputs.get(key, {})) for key in keys}
+            await self._window.add(uuid4().hex, added)
 
-    async def summary(self) -> TrustOut:
+    async def summary(self) -> ModelQualityOut:
         """Return the figures of the model in use; raise `StoreUnavailableError` when the store is gone."""
         model = self._model()
-        async with self._reading:
-            # Whoever waited for another's reading takes its answer.
-            if self._answer is not None:
-                fingerprint, read_s, answer = self._answer
-                if fingerprint == model.fingerprint and time.monotonic() - read_s < _FRESH_S:
-                    return answer
-            counts = await self._window.read(model.fingerprint, self._now_ms())
-            overall, by_prefix_length, reliability = quality_of(counts.trust)
-            answer = TrustOut(
-                window_s=self._window.window_s,
-                sessions=overall.sessions,
-                buyers=overall.buyers,
-                predictions=overall.predictions,
-                by_prefix_length=by_prefix_length,
-                overall=overall,
-                reliability=reliability,
-                drift=None if model.summary is None else drift_of(counts.drift, model.summary),
-            )
-            self._answer = (model.fingerprint, time.monotonic(), answer)
-            return answer
+        counts = await self._counts.get(model.fingerprint)
+        overall, by_prefix_length, reliability = quality_of(counts.answers)
+        return ModelQualityOut(
+            window_s=self._window.window_s,
+            sessions=overall.sessions,
+            buyers=overall.buyers,
+            predictions=overall.predictions,
+            by_prefix_length=by_prefix_length,
+            overall=overall,
+            reliability=reliability,
+            drift=None if model.summary is None else drift_of(counts.inputs, model.summary),
+        )
 
-    async def outcomes(self) -> tuple[int, int]:
-        """Return how many sessions of the window bought and how many did not, whichever model answered them.
+    async def outcomes(self) -> OutcomesOut:
+        """Return how many sessions of the window bought and how many did not, over all models.
 
         Raises:
             StoreUnavailableError: the store is gone.
         """
-        async with self._reading:
-            if self._ended is None or time.monotonic() - self._ended[0] >= _FRESH_S:
-                counts = (await self._window.read(_ALL_MODELS, self._now_ms())).trust
-                buyers = counts.get("b", 0)
-                self._ended = (time.monotonic(), (buyers, counts.get("s", 0) - buyers))
-            return self._ended[1]
+        counts = (await self._counts.get(_ALL_MODELS)).answers
+        buyers = counts.get("b", 0)
+        return OutcomesOut(purchase=buyers, none=counts.get("s", 0) - buyers, window_s=self._window.window_s)
 
     async def show(self) -> None:
-        """Bring the gauges up to date; raise `StoreUnavailableError` when the store is gone."""
-        answer = await self.summary()
+        """Update the gauges; raise `StoreUnavailableError` when the store is gone."""
+        quality = await self.summary()
         metrics = self._metrics
-        groups = [("all", answer.overall)]
+        groups = [("all", quality.overall)]
         groups += [
-            (f"{group.from_}-{'' if group.to is None else group.to}", group) for group in answer.by_prefix_length
+            (f"{group.from_}-{'' if group.to is None else group.to}", group) for group in quality.by_prefix_length
         ]
         for name, group in groups:
             metrics.trust_sessions.labels(name).set(group.sessions)
             for figure, value in _figures(group).items():
                 metrics.trust_figure.labels(figure, name).set(float("nan") if value is None else value)
-        drift = answer.drift
+        drift = quality.drift
         metrics.drift_sessions.set(0 if drift is None else drift.sessions)
         metrics.drift_max_psi.set(float("nan") if drift is None or drift.max_psi is None else drift.max_psi)
         unseen = None if drift is None else drift.unseen_name_share
         metrics.drift_unseen_name_share.set(float("nan") if unseen is None else unseen)
 
-    async def _show_forever(self) -> None:
-        while not self._is_closed:
-            try:
-                await self.show()
-            except StoreError:
-                # They stay as they are; that Redis is away shows elsewhere.
-                pass
-            except Exception:
-                self._logger.exception("trust_failed")
-            await asyncio.sleep(_SHOW_EVERY_S)
+    async def _show_if_possible(self) -> None:
+        try:
+            await self.show()
+        except StoreError:
+            # The gauges keep their values; readiness shows that Redis is away.
+            return
 
     async def _inputs(self, sessions: Sequence[ClosedSession]) -> dict[CountsOf, Counter[str]]:
-        """Return what the inputs of sessions add to the counts of the model in use."""
+        """Return the counts of the sessions' inputs, by the model in use."""
         model = self._model()
         by_bucket: dict[int, list[ClosedSession]] = {}
         for session in sessions if model.summary is not None else ():
@@ -172,7 +159,7 @@ class ModelQuality:
             try:
                 inputs = await asyncio.to_thread(model.count_inputs, histories)
             except Exception:
-                # Whatever a model does not like about a session, the other figures do not suffer from it.
+                # The other figures do not depend on what the model makes of a session.
                 self._metrics.drift_failures.inc()
                 self._logger.exception("drift_failed", sessions=len(some))
                 continue
@@ -182,7 +169,7 @@ class ModelQuality:
 
 
 class _Budget:
-    """Lets through so many events a second on average, a minute's worth at once."""
+    """Token bucket: so many events a second on average, a minute's worth at once."""
 
     def __init__(self, events_per_s: float) -> None:
         self._events_per_s = events_per_s

@@ -1,4 +1,4 @@
-"""A sliding window over counts: time cut into buckets, of which the last few are added up."""
+"""A sliding window over counts: time is cut into buckets, and the last 24 are added up."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -8,8 +8,8 @@ from app.store.outcomes import Counts, CountsOf, OutcomeStore
 
 # The window slides by a 24th of its length.
 BUCKETS: Final = 24
-# So long after its end nothing is added to a bucket any more: sessions are taken on within seconds of their end. One
-# that comes later still, after Redis was away, is seen by replicas that start later.
+# A bucket is settled this long after its end: sessions are published within seconds of their end. A session that is
+# published later, after an outage of Redis, only shows at replicas that start later.
 _SETTLED_AFTER_MS: Final = 300_000
 
 
@@ -17,7 +17,7 @@ class Window:
     """Counts of the last `window_s` seconds.
 
     Args:
-        store: where they are.
+        store: where the counts are.
         window_s: length of the window.
     """
 
@@ -29,11 +29,11 @@ class Window:
 
     @property
     def lifetime_s(self) -> int:
-        """For how long a bucket is needed after something was last added to it."""
+        """How long a bucket is needed after the last addition, in seconds."""
         return self.window_s + 2 * self._bucket_ms // 1000 + 1
 
     def bucket_of(self, timestamp_ms: int) -> int:
-        """Return the number of the bucket that a time lies in."""
+        """Return the number of the bucket of a time."""
         return timestamp_ms // self._bucket_ms
 
     async def add(self, token: str, counts: Mapping[CountsOf, Counts]) -> None:
@@ -43,7 +43,7 @@ class Window:
     async def read(self, model: str, now_ms: int) -> Counts:
         """Return a model's counts of the window that ends now; raise `StoreUnavailableError` when the store is gone.
 
-        Buckets that are not added to any more are read once.
+        Settled buckets are read once.
         """
         last = self.bucket_of(now_ms)
         keys = [(model, bucket) for bucket in range(last - BUCKETS + 1, last + 1)]
@@ -57,9 +57,9 @@ class Window:
 
 
 def _sum(counts: Sequence[Counts]) -> Counts:
-    trust: Counter[str] = Counter()
-    drift: Counter[str] = Counter()
+    answers: Counter[str] = Counter()
+    inputs: Counter[str] = Counter()
     for some in counts:
-        trust.update(some.trust)
-        drift.update(some.drift)
-    return Counts(trust, drift)
+        answers.update(some.answers)
+        inputs.update(some.inputs)
+    return Counts(answers, inputs)

@@ -1,11 +1,11 @@
-"""From SIGTERM to the end: first the balancer is told, then new events are refused, then what was accepted is finished.
+"""Draining: from SIGTERM to the end of the process.
 
-    SIGTERM          `/readyz` answers 503, and every answer asks its caller to connect anew, which leads elsewhere
-    + drain_delay_s  new events are refused, accepted ones finish, and the server begins to stop
+    SIGTERM          `/readyz` answers 503, and answers have `Connection: close`, so that callers reconnect elsewhere
+    + drain_delay_s  new events are refused, accepted events are finished, and the server starts to stop
 
-A server that stops at once closes its socket while balancers still send it requests (uvicorn #2414). The server's own
-handler of the signal is called at the end of the delay, as SIGINT: told of SIGTERM, uvicorn raises it again when it
-has finished, and the process would end as if killed instead of with status 0.
+A server that stops at once closes its socket while balancers still send requests (uvicorn #2414). At the end of the
+delay the server's own signal handler is called with SIGINT. With SIGTERM, uvicorn would raise the signal again when it
+has finished, and the process would end with a signal instead of status 0.
 """
 
 import asyncio
@@ -19,11 +19,11 @@ from structlog.typing import FilteringBoundLogger
 
 
 class Drain:
-    """Takes over SIGTERM from the server that runs the app.
+    """Handles SIGTERM in place of the server that runs the app.
 
     Args:
         delay_s: seconds between the signal and the server's stop.
-        logger: where it is told.
+        logger: gets the start of the drain.
     """
 
     def __init__(self, *, delay_s: float, logger: FilteringBoundLogger) -> None:
@@ -35,10 +35,10 @@ class Drain:
         self.draining = False
 
     def install(self, refuse: Callable[[], None]) -> None:
-        """Take over the signal, where there is a server that handles it; call inside the event loop.
+        """Replace the server's signal handler, if there is one; call inside the event loop.
 
         Args:
-            refuse: called once when new events are to be refused.
+            refuse: called once, when new events are to be refused.
         """
         self._refuse = refuse
         if threading.current_thread() is not threading.main_thread():
@@ -55,7 +55,7 @@ class Drain:
         signal.signal(signal.SIGTERM, on_signal)
 
     def uninstall(self) -> None:
-        """Give the signal back."""
+        """Restore the server's signal handler."""
         if self._timer is not None:
             self._timer.cancel()
         if self._previous is not None:
@@ -64,7 +64,7 @@ class Drain:
 
     def _begin(self, loop: asyncio.AbstractEventLoop, frame: FrameType | None) -> None:
         if self.draining:
-            # Asked twice: somebody is in a hurry.
+            # A second signal ends the delay.
             self._stop(frame)
             return
         self.draining = True

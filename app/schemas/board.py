@@ -5,7 +5,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from app.schemas.quality import TrustOut
+from app.schemas.quality import ModelQualityOut
 
 _DOCUMENTED = ConfigDict(use_attribute_docstrings=True, protected_namespaces=())
 
@@ -96,16 +96,16 @@ class TotalsOut(BaseModel):
 
 
 class OutcomesOut(BaseModel):
-    """What became of the sessions that ended."""
+    """Outcomes of the sessions that ended within the window."""
 
     model_config = _DOCUMENTED
 
     purchase: int
-    """Those that bought."""
+    """Sessions that bought."""
     none: int
-    """Those that did not."""
+    """Sessions that did not."""
     window_s: float
-    """In the last so many seconds."""
+    """Length of the window in seconds."""
 
 
 class QueueOut(BaseModel):
@@ -114,26 +114,26 @@ class QueueOut(BaseModel):
     model_config = _DOCUMENTED
 
     length: int
-    """How many wait."""
+    """Events that wait."""
     capacity: int
-    """How many may."""
+    """Events that may wait."""
     overloaded: bool
     """Whether a replica's queue is full, or events were refused for that within the rates' window."""
 
 
 class StatsOut(BaseModel):
-    """How the service is doing, all replicas together."""
+    """Statistics of the service, all replicas together."""
 
     model_config = _DOCUMENTED
 
     as_of: datetime
-    """When this was put together."""
+    """Time of the answer."""
     replicas: int
     """Processes that have reported within the last seconds."""
     live_sessions: int
-    """Sessions that have not ended, those that have bought included."""
+    """Sessions that have not ended, including those that have bought."""
     open_sessions: int
-    """Those that may still buy."""
+    """Live sessions without a purchase."""
     rates: RatesOut
     latency_ms: LatencyOut
     scores: ScoresOut
@@ -142,5 +142,5 @@ class StatsOut(BaseModel):
     queue: QueueOut
     model: str
     """Fingerprint of the model in use on the replica that answers."""
-    trust: TrustOut | None
-    """How far the probabilities held, on sessions that have ended."""
+    trust: ModelQualityOut | None
+    """Model quality on ended sessions."""

@@ -1,6 +1,6 @@
-"""What the service says of how far its model can be trusted today; part of `GET /v1/stats`.
+"""Bodies of model quality: calibration, AUC and drift over ended sessions; part of `GET /v1/stats`.
 
-Each figure stands beside the number of sessions it rests on, and is null where those are too few to say anything.
+Each figure comes with its number of sessions, and is null for too few sessions.
 """
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -9,30 +9,30 @@ _CONFIG = ConfigDict(use_attribute_docstrings=True, protected_namespaces=())
 
 
 class AnswersOut(BaseModel):
-    """Answers to events of sessions that have ended, against what became of the sessions."""
+    """Answers to events of ended sessions, compared with the outcomes of the sessions."""
 
     model_config = _CONFIG
 
     sessions: int
     """Ended sessions with such an answer."""
     buyers: int
-    """Those of them that bought."""
+    """The buyers among them."""
     predictions: int
     """Answers, one an event."""
     base_rate: float | None
-    """Share of the answers whose session bought: what a calibrated model says on average."""
+    """Share of the answers whose session bought: the mean probability of a calibrated model."""
     mean_probability: float | None
-    """What the model said on average."""
+    """Mean probability of the answers."""
     log_loss: float | None
-    """Mean negative logarithm of the probability given to what happened, in nats."""
+    """Mean negative logarithm of the probability of the actual outcome, in nats."""
     auc: float | None
     """Chance that an answer in a session that bought was higher than one in a session that did not, ties half."""
     calibration_error: float | None
-    """Mean distance between what was said and what happened, over ten bins of equally many answers."""
+    """Mean difference between mean probability and purchase rate, over ten bins of equally many answers."""
 
 
 class PrefixAnswersOut(AnswersOut):
-    """Answers after so many events of a session."""
+    """Answers by the number of the session's events."""
 
     model_config = ConfigDict(populate_by_name=True)
 
@@ -43,20 +43,20 @@ class PrefixAnswersOut(AnswersOut):
 
 
 class ReliabilityOut(BaseModel):
-    """Answers that were about equally high."""
+    """One bin of answers with similar probabilities."""
 
     model_config = _CONFIG
 
     mean_probability: float
-    """What the model said on average."""
+    """Mean probability of the answers."""
     purchase_rate: float
     """Share of them whose session bought."""
     predictions: int
-    """How many there were."""
+    """Number of answers."""
 
 
 class FeatureDriftOut(BaseModel):
-    """One input of the model, then and now."""
+    """One feature, live against training."""
 
     model_config = _CONFIG
 
@@ -67,24 +67,24 @@ class FeatureDriftOut(BaseModel):
 
 
 class DriftOut(BaseModel):
-    """Whether today's sessions look like those that the model was trained on."""
+    """Drift of the inputs: live sessions against the training sessions."""
 
     model_config = _CONFIG
 
     sessions: int
-    """Ended sessions that were looked at."""
+    """Ended sessions whose inputs were counted."""
     unseen_name_share: float | None
-    """Share of their events whose name the model does not know."""
+    """Share of their events whose name is not in the model's vocabulary."""
     trained_unseen_name_share: float | None
     """The same share of the training sessions."""
     features: list[FeatureDriftOut]
-    """The features that differ most, the most different first."""
+    """The features with the largest indices, in descending order."""
     max_psi: float | None
     """The largest index of all features."""
 
 
-class TrustOut(BaseModel):
-    """How the model that is in use did on the sessions that ended within the window."""
+class ModelQualityOut(BaseModel):
+    """Quality of the model in use on the sessions that ended within the window."""
 
     model_config = _CONFIG
 
@@ -93,14 +93,14 @@ class TrustOut(BaseModel):
     sessions: int
     """Ended sessions with an answer of this model."""
     buyers: int
-    """Those of them that bought."""
+    """The buyers among them."""
     predictions: int
     """Answers, one an event."""
     by_prefix_length: list[PrefixAnswersOut]
-    """By how many events had come."""
+    """Answers by the number of events before."""
     overall: AnswersOut
     """All answers."""
     reliability: list[ReliabilityOut]
-    """What was said against what happened, at most ten bins of equally many answers, lowest first."""
+    """Mean probability and purchase rate of at most ten bins of equally many answers, in ascending order."""
     drift: DriftOut | None
-    """The inputs; null where the artifact does not say what it was trained on."""
+    """Drift of the inputs; null for an artifact without a summary of its training data."""

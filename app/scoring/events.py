@@ -13,6 +13,7 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 from msgspec import UNSET
+from opentelemetry.trace import Span
 from pydantic import ValidationError
 from pydantic_core import PydanticCustomError
 
@@ -27,6 +28,7 @@ from app.errors import (
     field_errors,
     shortened,
 )
+from app.monitoring import tracing
 from app.monitoring.metrics import Metrics
 from app.schemas.events import EventBody, EventIn, OutcomeIn, timestamp_ms
 from app.settings import Settings
@@ -49,6 +51,7 @@ class QueuedEvent(msgspec.Struct, frozen=True):
         has_event_id: whether the caller gave an id.
         received_ms: the server's clock on arrival.
         warnings: what was accepted though it looks wrong.
+        span: span of the request; None when the request is not sampled.
     """
 
     session_id: str
@@ -57,6 +60,7 @@ class QueuedEvent(msgspec.Struct, frozen=True):
     has_event_id: bool
     received_ms: int
     warnings: tuple[str, ...] = ()
+    span: Span | None = None
 
     @property
     def is_purchase(self) -> bool:
@@ -310,6 +314,7 @@ class EventValidator:
             has_event_id=bool(event_id),
             received_ms=now_ms,
             warnings=tuple(warnings),
+            span=tracing.current_span(),
         )
 
     def outcome_ms(self, body: OutcomeIn, *, now_ms: int) -> int:

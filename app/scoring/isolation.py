@@ -1,4 +1,4 @@
-"""A call on many inputs at once that one bad input does not spoil for the others."""
+"""A call on many inputs at once in which one bad input does not fail the others."""
 
 from collections.abc import Callable, Sequence
 from typing import TypeVar
@@ -14,10 +14,10 @@ Output = TypeVar("Output")
 def map_isolated(
     call: Callable[[Sequence[Input]], Sequence[Output]], inputs: Sequence[Input], logger: FilteringBoundLogger
 ) -> list[Output | Exception]:
-    """Return one output or `PredictionError` an input.
+    """Return one output or `PredictionError` for each input.
 
-    Calls once for all; only if that fails, once for each, so that just those fail which are bad. `call` must have no
-    effects, as an input may be given to it twice.
+    Calls once with all inputs. If that fails, calls once for each input, so that only the bad ones fail. `call` must
+    have no side effects, because it may get an input twice.
     """
     try:
         return list(call(inputs)) if inputs else []
@@ -27,7 +27,7 @@ def map_isolated(
     for one in inputs:
         try:
             outputs += call([one])
-        except Exception as exc:  # noqa: BLE001 - whatever it is, it is this input's error and no other's
+        except Exception as exc:  # noqa: BLE001 - any error belongs to this input only
             error = PredictionError("The model failed on this event; it was not folded.")
             error.__cause__ = exc
             outputs.append(error)

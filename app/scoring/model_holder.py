@@ -1,8 +1,8 @@
-"""The model in use, and how another takes its place while requests are answered.
+"""The model in use, its artifact, and its replacement while requests are answered.
 
-A candidate is loaded and warmed up in a thread. Only then is it put in place, between two batches: the batch that runs
-keeps the model it began with, the next one takes the new one, and the old one is freed with its last batch. What cannot
-be loaded changes nothing.
+A candidate is loaded and warmed up in a thread. Only then it replaces the model, between two batches: the running batch
+keeps the model it began with, the next one takes the new one, and the old one is freed with its last batch. An artifact
+that cannot be loaded changes nothing.
 """
 
 import asyncio
@@ -14,17 +14,55 @@ from structlog.typing import FilteringBoundLogger
 
 from app.errors import ArtifactRefusedError, ReloadInProgressError, WillbuyError
 from app.monitoring.metrics import Metrics
+from app.runtime.file_watch import FileWatch, Stamp
+from app.settings import Settings
+from model.artifact import read_manifest
 from model.interface import Model
+from model.predictor import load_predictor
 
-# Modification time in ns, size in bytes, inode: another file under the name differs in one of them.
-Stamp = tuple[int, int, int]
+
+class ArtifactFile:
+    """An artifact's path, and how it is loaded.
+
+    Args:
+        path: the file.
+        sha256: digest that the file must have, if any.
+        settings: device, state type and batch size of the model.
+    """
+
+    def __init__(self, path: Path, sha256: str | None, settings: Settings) -> None:
+        self.path = path
+        self._sha256 = sha256
+        self._settings = settings
+
+    def load(self) -> Model:
+        """Return the model; raise `ValueError` when the artifact cannot be used. Blocks."""
+        return load_predictor(
+            self.path,
+            device=self._settings.device,
+            state_dtype=self._settings.state_dtype,
+            max_batch_size=self._settings.max_batch_size,
+            sha256=self._sha256,
+            base_rate=self._settings.base_rate,
+            # One a worker: several workers with a full set each would oversubscribe the cores.
+            threads=1,
+        )
+
+    def load_unless(self, fingerprint: str) -> Model | None:
+        """Return the model, warmed up; None when it has this fingerprint. Raises like `load`."""
+        # Reading the manifest runs nothing of the file and is cheap, so the same artifact is not loaded twice.
+        if read_manifest(self.path, sha256=self._sha256).fingerprint == fingerprint:
+            return None
+        model = self.load()
+        model.warm_up()
+        return model
 
 
 class LoadUnless(Protocol):
-    """Loads what the artifact's path holds now; it blocks, and is called in a thread."""
+    """Loads the artifact that is at the path now; blocks, so it is called in a thread."""
 
     def __call__(self, fingerprint: str) -> Model | None:
-        """Return the model, warmed up, or None when it is the one of this fingerprint.
+        """Return the model, warmed up, or None when it has this fingerprint.
 
         Raises:
             ValueError: the artifact cannot be used; the message says why.
@@ -40,8 +78,9 @@ class ModelHolder:
         path: the artifact's file, for the watch.
         stamp: of the file when `model` was loaded from it.
         load_unless: loads another one.
-        metrics: where reloads are counted and the model is named.
-        logger: where they are told.
+        metrics: where reloads and the model's fingerprint show.
+        logger: where reloads are logged.
+        watch_every_s: interval at which the file is checked, once `start_watch` was called.
     """
 
     def __init__(
@@ -53,15 +92,22 @@ class ModelHolder:
         load_unless: LoadUnless,
         metrics: Metrics,
         logger: FilteringBoundLogger,
+        watch_every_s: float = 1.0,
     ) -> None:
         self._model = model
-        self._path = path
-        self._stamp = stamp
         self._load_unless = load_unless
         self._metrics = metrics
         self._logger = logger
         self._reloading = False
-        self._watch: asyncio.Task[None] | None = None
+        self._watch = FileWatch(
+            path,
+            self._reload_changed,
+            every_s=watch_every_s,
+            name="artifact-watch",
+            logger=logger,
+            failed="artifact_watch_failed",
+            known=stamp,
+        )
         self.loaded_at = datetime.now(UTC)
         metrics.model_info.labels(model.fingerprint).set(1)
 
@@ -71,7 +117,7 @@ class ModelHolder:
         return self._model
 
     async def reload(self) -> Literal["swapped", "unchanged"]:
-        """Put the model that the file holds now in place of the current one.
+        """Replace the current model by the artifact that the file holds now.
 
         Raises:
             ReloadInProgressError: another reload has not ended yet.
@@ -80,13 +126,13 @@ class ModelHolder:
         if self._reloading:
             raise ReloadInProgressError("Another reload has not ended yet; ask again when it has.")
         self._reloading = True
-        # Before it is read: whatever is written to it from now on makes another stamp.
-        self._stamp = await asyncio.to_thread(stamp_of, self._path)
         try:
+            # Before the file is read: a later write makes another stamp.
+            await self._watch.mark_known()
             model = await asyncio.to_thread(self._load_unless, self._model.fingerprint)
         except Exception as exc:
             self._metrics.model_reloads.labels("refused").inc()
-            # Only errors that are known to be about the file are told to callers.
+            # Callers only get messages of errors that are known to be about the file.
             reason = str(exc) if isinstance(exc, ValueError) else "it could not be loaded; the log says why"
             self._logger.error("model_refused", reason=reason, cause=repr(exc), model=self._model.fingerprint)  # noqa: TRY400 - a bad file needs no traceback
             raise ArtifactRefusedError(f"Model {self._model.fingerprint} stays: {reason}.") from exc
@@ -95,20 +141,18 @@ class ModelHolder:
         if model is None:
             self._metrics.model_reloads.labels("unchanged").inc()
             return "unchanged"
-        self._put_in_place(model)
+        self._swap(model)
         return "swapped"
 
-    def start_watch(self, every_s: float) -> None:
-        """Look at the file every so often, and reload when another one stands there."""
-        self._watch = asyncio.create_task(self._watch_file(every_s), name="artifact-watch")
+    def start_watch(self) -> None:
+        """Check the file at the interval, and reload when it has changed; call once, inside the event loop."""
+        self._watch.start()
 
     async def close(self) -> None:
         """End the watch."""
-        if self._watch is not None:
-            self._watch.cancel()
-            await asyncio.gather(self._watch, return_exceptions=True)
+        await self._watch.close()
 
-    def _put_in_place(self, model: Model) -> None:
+    def _swap(self, model: Model) -> None:
         old, self._model = self._model, model
         self.loaded_at = datetime.now(UTC)
         self._metrics.model_reloads.labels("swapped").inc()
@@ -116,26 +160,11 @@ class ModelHolder:
         self._metrics.model_info.labels(model.fingerprint).set(1)
         self._logger.info("model_swapped", old=old.fingerprint, model=model.fingerprint)
 
-    async def _watch_file(self, every_s: float) -> None:
-        last = self._stamp
-        while True:
-            await asyncio.sleep(every_s)
-            stamp = await asyncio.to_thread(stamp_of, self._path)
-            # A file that has changed since the last look may still be written to: it has to stand still for one look.
-            is_settled, last = stamp == last, stamp
-            if stamp is None or stamp == self._stamp or not is_settled:
-                continue
-            try:
-                await self.reload()
-            except WillbuyError:
-                # Told and counted; tried again when the file changes.
-                continue
-
-
-def stamp_of(path: Path) -> Stamp | None:
-    """Return what tells a file from another under its name; None when there is none. Follows links."""
-    try:
-        found = path.stat()
-    except OSError:
-        return None
-    return found.st_mtime_ns, found.st_size, found.st_ino
+    async def _reload_changed(self, stamp: Stamp | None) -> None:
+        if stamp is None:
+            return
+        try:
+            await self.reload()
+        except WillbuyError:
+            # Already logged and counted; the watch tries again when the file changes.
+            return

@@ -1,25 +1,28 @@
-"""What a batch is made of: submissions, and runs of submissions of one session, which are committed together.
+"""What the events of one batch do to one session's record: pure functions and the structs that carry them.
 
-msgspec's structs, as every event makes some of them: making one takes less than half of a dataclass' time.
+msgspec structs, because every event creates some of them and a dataclass takes twice as long to create.
 """
 
-from collections.abc import Iterable
+import os
+from collections.abc import Collection, Iterable, Iterator
 from enum import Enum, auto
 from typing import Final
 
 import msgspec
+from msgspec.structs import replace
 
 from app.scoring.batcher import Requeue
 from app.scoring.events import QueuedEvent
+from app.store.history_codec import properties_code
 from app.store.interface import Commit
-from app.store.record_codec import Answer, Outcome, Record
+from app.store.record_codec import VERSION_BYTES, Answer, Answers, Outcome, Record
 from model.events import Event
 
 LATE: Final = "timestamp: earlier than an event before it; no time is counted between them"
 
 
 class Score(msgspec.Struct, frozen=True):
-    """The answer to one submission."""
+    """The answer to one event."""
 
     session_id: str
     answer: Answer
@@ -28,20 +31,20 @@ class Score(msgspec.Struct, frozen=True):
 
 
 class Disposition(Enum):
-    """What a submission does to its session's record."""
+    """What an event does to its session's record."""
 
     NONE = auto()
-    """Nothing, and its answer is an error, or was given before to a caller without an event id."""
+    """Nothing: the answer is an error, or the stored answer of an earlier attempt without an event id."""
     DUPLICATE = auto()
-    """Nothing, and its answer is the one that its event id was given before."""
+    """Nothing: the answer is the stored one of the same event id."""
     FOLD = auto()
     LATE_FOLD = auto()
-    """It is folded after an event that happened later."""
+    """A fold after an event with a later timestamp."""
     PURCHASE = auto()
     AFTER_PURCHASE = auto()
 
 
-# By name: a member looked up in its class takes 57 ns, a global 6, and every event needs some.
+# Module constants: a member lookup through its class takes 57 ns, a global 6, and every event needs some.
 _NONE: Final = Disposition.NONE
 _LATE_FOLD: Final = Disposition.LATE_FOLD
 _OPEN: Final = Outcome.OPEN
@@ -49,118 +52,209 @@ _WITHOUT_CHANGE: Final = frozenset({Disposition.NONE, Disposition.DUPLICATE})
 
 
 class PendingEvent(msgspec.Struct):
-    """One submission within a batch.
+    """One event of a batch that has no answer yet.
 
     Attributes:
-        submission: the submission.
-        place: its place in the batch.
-        effect: what it does in this attempt.
-        proposed: what it is answered if this attempt's commit goes through.
-        result: what it is answered; None as long as it is undecided.
+        queued: the event.
+        index: its index in the batch.
+        disposition: what the event does in this attempt.
+        proposed: the answer if this attempt's commit succeeds.
+        result: the final answer; None while undecided.
     """
 
-    submission: QueuedEvent
-    place: int
-    effect: Disposition = _NONE
+    queued: QueuedEvent
+    index: int
+    disposition: Disposition = _NONE
     proposed: Score | Exception | None = None
     result: Score | Exception | Requeue | None = None
 
 
 class SessionUpdate(msgspec.Struct):
-    """The submissions of one session in a batch, in order, and what becomes of the session.
+    """The events of one session in a batch, in order, and the session's record as they change it.
 
     Attributes:
         session_id: the session.
-        tasks: those whose callers still wait.
-        read: the record as it was read; None when there was none.
-        current: the record after the tasks so far.
+        pending: the events whose callers still wait.
+        loaded: the record as loaded; None when there was none.
+        current: the record after the events so far.
         is_changed: whether there is anything to store.
-        appended: events that were folded so far.
-        probabilities: what each of those is answered.
-        conflicts: how many attempts failed since others committed to the session.
-        unfoldable: why nothing can be folded in this attempt.
-        is_stopped: whether this attempt is over for the run, be it decided or not.
-        is_decided: whether each task has its result.
+        appended: events folded so far.
+        probabilities: the answer to each of those.
+        conflicts: number of attempts that failed because another replica committed to the session.
+        rebuild_error: why the state cannot be rebuilt; no event can be folded in this attempt.
+        is_stopped: whether the current attempt has ended for this session, decided or not.
+        is_decided: whether each event has its result.
     """
 
     session_id: str
-    tasks: list[PendingEvent]
-    read: Record | None = None
+    pending: list[PendingEvent]
+    loaded: Record | None = None
     current: Record | None = None
     is_changed: bool = False
     appended: list[Event] = []
     probabilities: list[float] = []
     conflicts: int = 0
-    unfoldable: Exception | None = None
+    rebuild_error: Exception | None = None
     is_stopped: bool = False
     is_decided: bool = False
 
-    def begin_again(self) -> None:
-        """Forget what an attempt found; the next one begins with what is stored then."""
-        self.read = self.current = None
+    def reset(self) -> None:
+        """Discard the results of an attempt; the next attempt loads the record again."""
+        self.loaded = self.current = None
         self.is_changed = False
         self.appended, self.probabilities = [], []
-        self.unfoldable = None
+        self.rebuild_error = None
         self.is_stopped = False
-        for task in self.tasks:
-            task.effect, task.proposed = _NONE, None
+        for pending in self.pending:
+            pending.disposition, pending.proposed = _NONE, None
 
-    def change(self, task: PendingEvent, effect: Disposition, record: Record, answer: Answer) -> None:
-        """Take the record after a task, and set what the task does and is answered, if the commit goes through."""
-        submission = task.submission
-        warnings = (*submission.warnings, LATE) if effect is _LATE_FOLD else submission.warnings
+    def apply(self, pending: PendingEvent, disposition: Disposition, record: Record, answer: Answer) -> None:
+        """Set the record after an event, and the event's disposition and proposed answer."""
+        queued = pending.queued
+        warnings = (*queued.warnings, LATE) if disposition is _LATE_FOLD else queued.warnings
         self.current = record
         self.is_changed = True
-        task.effect = effect
-        task.proposed = Score(submission.session_id, answer, warnings=warnings)
+        pending.disposition = disposition
+        pending.proposed = Score(queued.session_id, answer, warnings=warnings)
 
     @property
-    def repeats_answers(self) -> bool:
-        """Whether an answer that was stored before is given again to who asks with its event id."""
-        return any(task.effect is Disposition.DUPLICATE for task in self.tasks)
+    def has_duplicates(self) -> bool:
+        """Whether an event gets the stored answer of its event id."""
+        return any(pending.disposition is Disposition.DUPLICATE for pending in self.pending)
 
     def fail(self, error: Exception | Requeue) -> None:
-        """Give an error to every task, as nothing of the run is stored."""
+        """Answer every event with `error`; nothing of the session is stored."""
         self.is_stopped = self.is_decided = True
-        for task in self.tasks:
-            task.result = error
+        for pending in self.pending:
+            pending.result = error
 
-    def drop(self, places: Iterable[int], error: Exception) -> bool:
-        """Give `error` to the tasks of these places and take them out; return whether the rest stands as it is."""
-        gone = set(places)
-        dropped = [task for task in self.tasks if task.place in gone]
-        self.tasks = [task for task in self.tasks if task.place not in gone]
-        for task in dropped:
-            task.result = error
-        self.is_decided = not self.tasks
-        return all(task.effect in _WITHOUT_CHANGE for task in dropped)
+    def drop(self, indices: Collection[int], error: Exception) -> bool:
+        """Answer the events of these indices with `error` and remove them; return whether the record still holds.
+
+        The record no longer holds if one of the removed events had changed it: then the attempt starts again.
+        """
+        dropped = [pending for pending in self.pending if pending.index in indices]
+        self.pending = [pending for pending in self.pending if pending.index not in indices]
+        for pending in dropped:
+            pending.result = error
+        self.is_decided = not self.pending
+        return all(pending.disposition in _WITHOUT_CHANGE for pending in dropped)
 
     def commit(self) -> Commit:
-        """Return what to store: the session after the run, or as it was read, if the run changed nothing."""
-        read, current = self.read, self.current
+        """Return the commit of the current record; of the loaded one if the events changed nothing."""
+        loaded, current = self.loaded, self.current
         if current is None:
-            raise RuntimeError("a run without a record was committed")
+            raise RuntimeError("an update without a record was committed")
         is_closed = current.outcome is not _OPEN
         return Commit(
             session_id=self.session_id,
-            expected=None if read is None else read.version,
+            expected=None if loaded is None else loaded.version,
             record=current,
             appended=self.appended,
             probabilities=self.probabilities,
-            # The history's last event names its model, or the one before it.
-            model=None if read is not None and read.events and read.model == current.model else current.model,
-            closed_by="event" if is_closed and (read is None or read.outcome is _OPEN) else None,
-            previous=read,
+            # A history entry without a model has the model of the entry before it.
+            model=None if loaded is not None and loaded.events and loaded.model == current.model else current.model,
+            closed_by="event" if is_closed and (loaded is None or loaded.outcome is _OPEN) else None,
+            previous=loaded,
         )
 
 
-def updates_by_session(tasks: Iterable[PendingEvent]) -> list[SessionUpdate]:
-    """Return the tasks by session, each session's in their order."""
-    runs: dict[str, SessionUpdate] = {}
-    for task in tasks:
-        session_id = task.submission.session_id
-        if (run := runs.get(session_id)) is None:
-            runs[session_id] = SessionUpdate(session_id, [task])
+def updates_by_session(events: Iterable[PendingEvent]) -> list[SessionUpdate]:
+    """Return one update a session, with its events in their order."""
+    updates: dict[str, SessionUpdate] = {}
+    for pending in events:
+        session_id = pending.queued.session_id
+        if (update := updates.get(session_id)) is None:
+            updates[session_id] = SessionUpdate(session_id, [pending])
         else:
-            run.tasks.append(task)
-    return list(runs.values())
+            update.pending.append(pending)
+    return list(updates.values())
+
+
+def with_fold(
+    record: Record | None,
+    queued: QueuedEvent,
+    *,
+    version: bytes,
+    model: str,
+    probability: float,
+    state: bytes,
+    window: int,
+) -> tuple[Record, Answer]:
+    """Return the record after a folded event, and the event's answer.
+
+    Args:
+        record: the record before the event; None when the event starts the session.
+        queued: the event.
+        version: the new record's version; random and never used before.
+        model: fingerprint of the model that folded the event.
+        probability: the model's probability after the event.
+        state: the model's state after the event.
+        window: number of answers that the record keeps.
+    """
+    previous = record or _blank(queued, model)
+    answer = Answer(probability, previous.events + 1, model, Outcome.OPEN, folded=True)
+    following = replace(
+        previous,
+        version=version,
+        model=model,
+        probability=probability,
+        events=previous.events + 1,
+        last_seen_ms=max(previous.last_seen_ms, queued.received_ms),
+        last_event_ms=max(previous.last_event_ms, queued.event.timestamp_ms),
+        answers=previous.answers.with_answer(queued.code, answer, window),
+        state=state,
+        properties_code=properties_code(queued.event.properties),
+    )
+    return following, answer
+
+
+def without_fold(
+    record: Record | None, queued: QueuedEvent, *, version: bytes, model: str, window: int
+) -> tuple[Record, Answer]:
+    """Return the record after a purchase, or after any event of a closed session, and the event's answer.
+
+    Such an event is never an input of the model. The record is stored nevertheless, so that its lifetime starts again:
+    a visitor who browses after buying stays in the closed session. The first outcome of a session stays: a purchase
+    after the shop has reported that there is none does not change the outcome.
+    """
+    previous = record or _blank(queued, model)
+    outcome = Outcome.PURCHASE if previous.outcome is Outcome.OPEN else previous.outcome
+    answer = Answer(previous.probability, previous.events, previous.model, outcome, folded=False)
+    following = replace(
+        previous,
+        version=version,
+        last_seen_ms=max(previous.last_seen_ms, queued.received_ms),
+        outcome=outcome,
+        outcome_ms=queued.event.timestamp_ms if previous.outcome is Outcome.OPEN else previous.outcome_ms,
+        answers=previous.answers.with_answer(queued.code, answer, window),
+    )
+    return following, answer
+
+
+def random_versions(count: int) -> Iterator[bytes]:
+    """Yield random record versions without end.
+
+    Draws `count` versions with each `os.urandom`, because the system call is most of the cost.
+    """
+    while True:
+        drawn = os.urandom(VERSION_BYTES * count)
+        for start in range(0, len(drawn), VERSION_BYTES):
+            yield drawn[start : start + VERSION_BYTES]
+
+
+def _blank(queued: QueuedEvent, model: str) -> Record:
+    """Return the record of a session before its first event."""
+    return Record(
+        version=bytes(VERSION_BYTES),
+        model=model,
+        probability=None,
+        events=0,
+        first_seen_ms=queued.received_ms,
+        last_seen_ms=queued.received_ms,
+        last_event_ms=0,
+        outcome=Outcome.OPEN,
+        outcome_ms=0,
+        answers=Answers(),
+        state=b"",
+    )

@@ -1,12 +1,14 @@
-"""A candidate model scores some sessions beside the live one, and nobody but the metrics hears of it.
+"""A candidate model scores some sessions in the background; its results appear only in the metrics.
 
-Which sessions is decided by a hash of their ids, so every replica chooses the same ones. After the live model's commit
-a session is put into a bounded line; in the background its history is folded through the candidate, and the result is
-set beside the probability in its record. Several events of a session that come quickly are compared once. No state of
-the candidate is stored: the history has all of it. What finds no place in line is dropped and counted.
+A hash of the session id selects the sessions, so that every replica selects the same ones. After the live model's
+commit, a selected session enters a bounded queue. In the background its history is folded through the candidate, and
+the result is compared with the probability in its record. Several events of a session in quick succession are compared
+once. No state of the candidate is stored, because a history is enough to compute it. Sessions that do not fit into the
+queue are dropped and counted.
 
-Outcomes: a purchase is known at once. A session without one ends when its record is gone after the idle time; as its
-last comparison was remembered, its loss is then known too. Sessions that went on at another replica are counted there.
+Outcomes: a purchase is known at once. A session without a purchase has ended when its record has expired after the idle
+time. Its last comparison was remembered, so that its loss is known then. A replica counts only sessions whose last
+event it served.
 """
 
 import asyncio
@@ -20,6 +22,7 @@ from typing import Final
 from structlog.typing import FilteringBoundLogger
 
 from app.monitoring.metrics import Metrics
+from app.runtime.periodic import PeriodicTask
 from app.scoring.events import QueuedEvent
 from app.scoring.isolation import map_isolated
 from app.scoring.session_update import Score
@@ -27,17 +30,17 @@ from app.store.interface import StateStore
 from app.store.record_codec import Outcome
 from model.interface import SessionScorer
 
-_AT_ONCE: Final = 32
-_LONGEST_LINE: Final = 1024
-_MOST_REMEMBERED: Final = 10_000
-_LOOK_S: Final = 1.0
-# A record may outlive its idle time by the journey of its last commit.
+_BATCH_SIZE: Final = 32
+_MAX_QUEUE: Final = 1024
+_MAX_REMEMBERED: Final = 10_000
+_INTERVAL_S: Final = 1.0
+# A record may expire later than the idle time, by the latency of its last commit.
 _MARGIN_MS: Final = 2000
 _SMALLEST_PROBABILITY: Final = 1e-6
 
 
 @dataclass(frozen=True, slots=True)
-class _Pair:
+class _Comparison:
     live: float
     candidate: float
     due_ms: int
@@ -47,14 +50,14 @@ class Shadow:
     """Compares a candidate with the live model.
 
     Args:
-        store: where sessions are; only read.
-        model: the candidate; used in threads, by nobody else.
-        live: the live model's fingerprint now.
-        share: of all sessions, from 0 to 1.
+        store: the sessions' records and histories; only read.
+        model: the candidate; used in threads, and only here.
+        live: returns the live model's fingerprint.
+        share: share of all sessions that is compared, from 0 to 1.
         session_idle_s: idle time after which a session ends.
         now_ms: the clock.
-        metrics: what hears of it.
-        logger: where failures are told.
+        metrics: gets the comparisons.
+        logger: gets failures.
     """
 
     def __init__(
@@ -77,62 +80,56 @@ class Shadow:
         self._now_ms = now_ms
         self._metrics = metrics
         self._logger = logger
-        # Sessions to compare, each with whether it was closed by a purchase.
-        self._line: OrderedDict[str, bool] = OrderedDict()
-        self._remembered: OrderedDict[str, _Pair] = OrderedDict()
-        self._wake = asyncio.Event()
-        self._runner: asyncio.Task[None] | None = None
+        # Sessions to compare, by id; the value says whether a purchase has closed the session.
+        self._queue: OrderedDict[str, bool] = OrderedDict()
+        self._remembered: OrderedDict[str, _Comparison] = OrderedDict()
+        self._task = PeriodicTask(
+            self._compare_queue,
+            name="shadow",
+            every_s=_INTERVAL_S,
+            logger=logger,
+            failed="shadow_failed",
+            # A failing candidate must not affect the service.
+            on_failure=lambda _failure: metrics.shadow_failures.inc(),
+            pause_first=True,
+        )
         metrics.shadow_info.labels(model.fingerprint).set(1)
 
     def start(self) -> None:
-        """Begin to compare; call once, inside the event loop."""
-        self._runner = asyncio.create_task(self._run(), name="shadow")
+        """Start to compare; call once, inside the event loop."""
+        self._task.start()
 
     async def close(self) -> None:
-        """Stop, without finishing the line."""
-        if self._runner is not None:
-            self._runner.cancel()
-            await asyncio.gather(self._runner, return_exceptions=True)
+        """Stop without comparing the sessions in the queue."""
+        await self._task.close()
 
-    def observe(self, submissions: Sequence[QueuedEvent], results: Sequence[object]) -> None:
-        """Take note of a batch that the live model has answered; quick, and never raises."""
-        for submission, result in zip(submissions, results, strict=False):
-            if isinstance(result, Score) and not result.duplicate and self._is_sampled(submission.session_id):
+    def observe(self, events: Sequence[QueuedEvent], results: Sequence[object]) -> None:
+        """Enqueue the selected sessions of a batch that the live model has answered; never waits or raises."""
+        for queued, result in zip(events, results, strict=False):
+            if isinstance(result, Score) and not result.duplicate and self._is_sampled(queued.session_id):
                 answer = result.answer
-                if answer.folded or submission.is_purchase:
-                    self._put_into_line(submission.session_id, bought=answer.outcome is Outcome.PURCHASE)
+                if answer.folded or queued.is_purchase:
+                    self._enqueue(queued.session_id, bought=answer.outcome is Outcome.PURCHASE)
 
     def _is_sampled(self, session_id: str) -> bool:
         digest = blake2b(session_id.encode(), digest_size=8, person=b"shadow").digest()
         return int.from_bytes(digest, "little") < self._threshold
 
-    def _put_into_line(self, session_id: str, *, bought: bool) -> None:
-        if session_id not in self._line and len(self._line) >= _LONGEST_LINE:
+    def _enqueue(self, session_id: str, *, bought: bool) -> None:
+        if session_id not in self._queue and len(self._queue) >= _MAX_QUEUE:
             self._metrics.shadow_dropped.inc()
             return
-        self._line[session_id] = bought or self._line.get(session_id, False)
-        self._wake.set()
+        self._queue[session_id] = bought or self._queue.get(session_id, False)
+        self._task.wake()
 
-    async def _run(self) -> None:
-        while True:
-            try:
-                async with asyncio.timeout(_LOOK_S):
-                    await self._wake.wait()
-            except TimeoutError:
-                pass
-            self._wake.clear()
-            try:
-                while self._line:
-                    taken = [self._line.popitem(last=False) for _ in range(min(_AT_ONCE, len(self._line)))]
-                    await self._compare(dict(taken))
-                await self._settle()
-            except Exception:
-                # A failing candidate costs nothing but its own numbers.
-                self._metrics.shadow_failures.inc()
-                self._logger.exception("shadow_failed")
+    async def _compare_queue(self) -> None:
+        while self._queue:
+            taken = [self._queue.popitem(last=False) for _ in range(min(_BATCH_SIZE, len(self._queue)))]
+            await self._compare(dict(taken))
+        await self.count_ended()
 
     async def _compare(self, sessions: dict[str, bool]) -> None:
-        """Fold the sessions' histories through the candidate, and set the results beside their records."""
+        """Fold the sessions' histories through the candidate and compare the results with their records."""
         session_ids = list(sessions)
         records = await self._store.load(session_ids)
         histories = await self._store.load_histories(session_ids)
@@ -143,7 +140,8 @@ class Shadow:
             and not isinstance(record, Exception)
             and not isinstance(history, Exception)
             and record.probability is not None
-            # Another event came between the two reads, or another model wrote the record: it will be back in line.
+            # Else another event came between the two reads, or another model wrote the record; the next event enqueues
+            # the session again.
             and len(history) == record.events
             and record.model == self._live()
         ]
@@ -154,9 +152,11 @@ class Shadow:
             if isinstance(result, Exception):
                 self._metrics.shadow_failures.inc()
                 continue
-            self._count(session_id, _Pair(live, result[0], self._now_ms() + self._idle_ms), bought=sessions[session_id])
+            self._count(
+                session_id, _Comparison(live, result[0], self._now_ms() + self._idle_ms), bought=sessions[session_id]
+            )
 
-    def _count(self, session_id: str, pair: _Pair, *, bought: bool) -> None:
+    def _count(self, session_id: str, pair: _Comparison, *, bought: bool) -> None:
         self._metrics.shadow_difference.observe(abs(pair.candidate - pair.live))
         self._metrics.shadow_probability.labels("live").observe(pair.live)
         self._metrics.shadow_probability.labels("candidate").observe(pair.candidate)
@@ -165,14 +165,14 @@ class Shadow:
             self._count_outcome(pair, bought=True)
             return
         self._remembered[session_id] = pair
-        if len(self._remembered) > _MOST_REMEMBERED:
+        if len(self._remembered) > _MAX_REMEMBERED:
             self._remembered.popitem(last=False)
             self._metrics.shadow_dropped.inc()
 
-    async def _settle(self) -> None:
-        """Count the sessions that ended without a purchase, some at a time."""
-        due: list[tuple[str, _Pair]] = []
-        while self._remembered and len(due) < _AT_ONCE:
+    async def count_ended(self) -> None:
+        """Count sessions that ended without a purchase; at most one batch at a time."""
+        due: list[tuple[str, _Comparison]] = []
+        while self._remembered and len(due) < _BATCH_SIZE:
             session_id, pair = next(iter(self._remembered.items()))
             if pair.due_ms > self._now_ms():
                 break
@@ -184,7 +184,7 @@ class Shadow:
             if record is None:
                 self._count_outcome(pair, bought=False)
 
-    def _count_outcome(self, pair: _Pair, *, bought: bool) -> None:
+    def _count_outcome(self, pair: _Comparison, *, bought: bool) -> None:
         self._metrics.shadow_outcomes.labels("purchase" if bought else "none").inc()
         for name, probability in (("live", pair.live), ("candidate", pair.candidate)):
             likelihood = probability if bought else 1.0 - probability

@@ -1,4 +1,4 @@
-"""The probability after each event of a session, computed again from its history by the current model."""
+"""Computes the probability after each event of a session, from its history and by the current model."""
 
 import asyncio
 from collections.abc import Sequence
@@ -15,13 +15,13 @@ class Tracer:
     """Traces histories in threads, a bounded number at a time.
 
     Args:
-        most_at_once: traces that run at a time; further ones wait. Each competes with the events for the processor.
+        max_concurrent: traces that run at the same time; further ones wait. Each competes with the events for the CPU.
         timeout_s: longest wait for a turn.
-        logger: where failures are told.
+        logger: gets failures.
     """
 
-    def __init__(self, *, most_at_once: int, timeout_s: float, logger: FilteringBoundLogger) -> None:
-        self._turns = asyncio.Semaphore(most_at_once)
+    def __init__(self, *, max_concurrent: int, timeout_s: float, logger: FilteringBoundLogger) -> None:
+        self._slots = asyncio.Semaphore(max_concurrent)
         self._timeout_s = timeout_s
         self._logger = logger
 
@@ -29,20 +29,20 @@ class Tracer:
         """Return the model's probability after each event of a session.
 
         Raises:
-            DeadlineExceededError: too many others were before it.
+            DeadlineExceededError: no slot became free in time.
             PredictionError: the model fails on the history.
         """
         if not history:
             return []
         try:
             async with asyncio.timeout(self._timeout_s):
-                await self._turns.acquire()
+                await self._slots.acquire()
         except TimeoutError as exc:
             raise DeadlineExceededError("Too many traces are being computed; ask again.") from exc
         try:
             (traced,) = await asyncio.to_thread(map_isolated, model.traces, [history], self._logger)
         finally:
-            self._turns.release()
+            self._slots.release()
         if isinstance(traced, Exception):
             raise PredictionError("The model fails on this session's history.") from traced
         return traced[0]

@@ -1,7 +1,7 @@
-"""Reading the live board: what of a shard's two sorted sets comes next, rows, and counts. Nothing here writes.
+"""Reads the live board: the next entries of each shard's two sorted sets, rows, and counts.
 
-All 256 shards are asked in one round trip a server, and each looks at a bounded number of entries, however many
-sessions live. `app.board.reader` makes pages of it.
+One round trip to each server reads all 256 shards. Each shard examines a bounded number of entries, however many
+sessions are live. `app.board.reader` merges the shards into pages.
 """
 
 from collections import defaultdict
@@ -15,34 +15,34 @@ from app.store.history_codec import decode_name_and_score
 from app.store.keys import SHARDS, board_key, history_key, record_key, seen_key, shard_of
 from app.store.record_codec import Record, decode_record
 from app.store.redis.scripts import ScriptRunner, load_script, unavailable
-from app.store.redis.server import Reply, Word
+from app.store.redis.server import Reply, RespArg
 
 ALL_SHARDS: Final = range(SHARDS)
 
 
 class Order(StrEnum):
-    """What the board is sorted by, highest first."""
+    """The sort key of the board; the highest value comes first."""
 
     PROBABILITY = "probability"
     LAST_SEEN = "last_seen"
 
 
 class Position(NamedTuple):
-    """A place on the board; positions compare as the board is sorted, later entries being smaller."""
+    """A position on the board; positions compare in the order of the board, later ones are smaller."""
 
     score: float
-    """The probability, or the time of the last commit by Redis' clock, in ms."""
+    """The probability, or the time of the last commit, Redis' clock, in ms."""
     session_id: str
 
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """Which entries, in which order: what the sorted sets can tell.
+    """A query of the sorted sets: which entries, in which order.
 
     Attributes:
-        order: what they are sorted by; by probability there are only open sessions.
-        min_probability, max_probability: bounds, both included; by last seen, not of sessions that have bought.
-        seen_since_ms: earliest time of the last commit, by Redis' clock.
+        order: the sort key; by probability there are only open sessions.
+        min_probability, max_probability: bounds, both inclusive; by last seen, only of open sessions.
+        seen_since_ms: earliest time of the last commit, Redis' clock.
     """
 
     order: Order = Order.PROBABILITY
@@ -53,12 +53,12 @@ class Selection:
 
 @dataclass(frozen=True, slots=True)
 class Slice:
-    """What one shard had.
+    """The result of one shard.
 
     Attributes:
         entries: highest first.
-        horizon: down to here, inclusive, nothing was left out; None: there is nothing further at all.
-        live: live sessions of the shard, whatever was selected.
+        horizon: the entries are complete down to this position, inclusive; None: no entries follow.
+        live: number of live sessions of the shard, without selection.
     """
 
     entries: list[Position]
@@ -72,8 +72,8 @@ class Row:
 
     Attributes:
         record: its record.
-        last_event: name of the last event that was folded; None when nothing was.
-        recent_probabilities: the last ones as served, oldest first; shorter than asked where they are not known.
+        last_event: name of the last folded event; None if there is none.
+        recent_probabilities: the last served probabilities, oldest first; unknown ones are left out.
     """
 
     record: Record
@@ -83,7 +83,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """Live and open sessions, and the open ones by class of probability; sums of all shards."""
+    """Number of live sessions, of open ones, and of open ones in each class of probability; sums of all shards."""
 
     live: int
     open: int
@@ -91,36 +91,36 @@ class Spread:
 
 
 class BoardStore(Protocol):
-    """The board of all sessions, read only. What cannot be read raises `StoreError`."""
+    """The board of all sessions, read only. Failed calls raise `StoreError`."""
 
     async def read(
         self, selection: Selection, after: Mapping[int, Position | None], *, count: int, look_at: int
     ) -> dict[int, Slice]:
-        """Return what comes next in each of the shards named.
+        """Return the next entries of each of the given shards.
 
         Args:
-            selection: which entries.
-            after: by shard, the position after which to go on; None: from the top.
-            count: most entries of a shard.
-            look_at: most entries of a shard that are looked at, fitting or not.
+            selection: the query.
+            after: by shard, the position after which to start; None: start at the top.
+            count: most entries of a shard to return.
+            look_at: most entries of a shard to examine.
         """
         ...
 
     async def rows(self, session_ids: Sequence[str], *, recent: int) -> list[Row | None]:
-        """Return each session with its last `recent` probabilities; None where it is gone or cannot be read."""
+        """Return each session with its last `recent` probabilities; None if it has ended or cannot be decoded."""
         ...
 
     async def spread(self, edges: Sequence[float]) -> Spread:
-        """Return counts, the open sessions by class; an edge between two classes belongs to the upper one."""
+        """Return counts, with the open sessions by class; an edge between two classes belongs to the upper one."""
         ...
 
 
 class RedisBoard:
-    """The board on Redis (see `BoardStore`).
+    """Implements `BoardStore` on Redis.
 
     Args:
-        scripts: runs scripts there.
-        session_idle_s: idle time after which a session has ended and is shown no more.
+        scripts: runs the Lua scripts.
+        session_idle_s: idle time after which a session has ended and is no longer shown.
     """
 
     def __init__(self, scripts: ScriptRunner, *, session_idle_s: int) -> None:
@@ -133,8 +133,7 @@ class RedisBoard:
     async def read(
         self, selection: Selection, after: Mapping[int, Position | None], *, count: int, look_at: int
     ) -> dict[int, Slice]:
-        """See `BoardStore.read`."""
-        common: list[Word] = [
+        common: list[RespArg] = [
             *(self._idle_ms, selection.order, repr(selection.min_probability), repr(selection.max_probability)),
             *(selection.seen_since_ms, count, look_at),
         ]
@@ -144,20 +143,19 @@ class RedisBoard:
         slices: dict[int, Slice] = {}
         for group, reply in zip(groups, replies, strict=True):
             if isinstance(reply, Exception):
-                # A board without the sessions of one node would look whole and not be it.
+                # A board without the sessions of one node would look complete.
                 raise unavailable(reply)
             slices.update(zip(group, map(_slice, reply), strict=True))
         return slices
 
     async def rows(self, session_ids: Sequence[str], *, recent: int) -> list[Row | None]:
-        """See `BoardStore.rows`."""
         shards: dict[int, list[int]] = defaultdict(list)
         for place, session_id in enumerate(session_ids):
             shards[shard_of(session_id)].append(place)
-        calls: list[tuple[int, list[Word]]] = []
+        calls: list[tuple[int, list[RespArg]]] = []
         groups = [[place for shard in group for place in shards[shard]] for group in self._groups(list(shards))]
         for group in groups:
-            keys: list[Word] = [2 * len(group)]
+            keys: list[RespArg] = [2 * len(group)]
             for place in group:
                 keys += (record_key(session_ids[place]), history_key(session_ids[place]))
             calls.append((shard_of(session_ids[group[0]]), [*keys, max(1, recent)]))
@@ -171,7 +169,6 @@ class RedisBoard:
         return rows
 
     async def spread(self, edges: Sequence[float]) -> Spread:
-        """See `BoardStore.spread`."""
         calls = [(group[0], [*_keys(group), self._idle_ms, *map(repr, edges)]) for group in self._groups(ALL_SHARDS)]
         replies = await self._scripts.run("spread", self._spread_script, calls)
         for reply in replies:
@@ -181,16 +178,16 @@ class RedisBoard:
         return Spread(live, open_, counts)
 
     def _groups(self, shards: Sequence[int]) -> list[Sequence[int]]:
-        """Return the shards in groups that one script call may touch."""
-        size = self._scripts.shards_a_script
+        """Return the shards in groups of one script call each."""
+        size = self._scripts.max_shards_per_script
         return [shards[start : start + size] for start in range(0, len(shards), size)]
 
 
 def row_of(record: Record, last_entries: Sequence[bytes], recent: int) -> Row:
-    """Return a row of a record and the end of its history, oldest entry first.
+    """Return a row from a record and the end of its history, oldest entry first.
 
     Raises:
-        CorruptRecordError: an entry cannot be read.
+        CorruptRecordError: an entry cannot be decoded.
     """
     # Every entry has its name and score, so the end of the history is enough.
     entries = [decode_name_and_score(entry) for entry in last_entries]
@@ -198,17 +195,17 @@ def row_of(record: Record, last_entries: Sequence[bytes], recent: int) -> Row:
     return Row(record, entries[-1][0] if entries else None, known[-recent:] if recent else [])
 
 
-def _keys(shards: Sequence[int]) -> list[Word]:
-    """Return the keys of shards as a script takes them: their number, then two for each shard."""
-    keys: list[Word] = [2 * len(shards)]
+def _keys(shards: Sequence[int]) -> list[RespArg]:
+    """Return the keys of shards as arguments of a script: their number, then two for each shard."""
+    keys: list[RespArg] = [2 * len(shards)]
     for shard in shards:
         keys += (board_key(shard), seen_key(shard))
     return keys
 
 
-def _from(after: Mapping[int, Position | None], shards: Sequence[int]) -> list[Word]:
-    """Return where each shard is to go on, two words each."""
-    words: list[Word] = []
+def _from(after: Mapping[int, Position | None], shards: Sequence[int]) -> list[RespArg]:
+    """Return the start position of each shard as arguments of a script, two for each."""
+    words: list[RespArg] = []
     for shard in shards:
         position = after[shard]
         words += ("", "") if position is None else (repr(position.score), position.session_id)
@@ -229,5 +226,5 @@ def _row(reply: Reply, recent: int) -> Row | None:
     try:
         return None if value is None else row_of(decode_record(value), entries, recent)
     except CorruptRecordError:
-        # Its own page says what is wrong; the board goes on without it.
+        # The session's own route reports the error; the board leaves the session out.
         return None

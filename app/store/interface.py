@@ -1,8 +1,8 @@
-"""What the scorer asks of a store, whatever it is made of."""
+"""The interface of a store of sessions: what scorer, sweeper and routes call."""
 
 from collections.abc import Sequence
 from itertools import zip_longest
-from typing import Literal, Protocol
+from typing import Final, Literal, Protocol
 
 import msgspec
 
@@ -14,6 +14,10 @@ from app.store.record_codec import Record
 from app.store.replicas import ReplicaStore
 from model.events import Event
 
+# Attempts of a commit while other replicas commit to the same session. With n replicas, each attempt succeeds for one
+# of them, so eight are enough unless many senders share a session. After that the caller has to retry.
+COMMIT_ATTEMPTS: Final = 8
+
 
 class Commit(msgspec.Struct, frozen=True):
     """One session's new record and the events that led to it.
@@ -21,14 +25,14 @@ class Commit(msgspec.Struct, frozen=True):
     Attributes:
         session_id: the session.
         expected: version of the record that was read; None when there was none.
-        record: what to store; its version is new, unless the record is only written again to be confirmed.
+        record: the new record. Its version is new, unless the record is only written again for confirmation.
         appended: events to append to the history, oldest first; may be empty.
-        probabilities: what each of them was answered; empty: not known.
-        model: fingerprint of the model that answered, where it is not the one of the history's last event.
-        closed_by: who closes the session with this commit: a purchase event, or the shop by a call; None: nobody, or
-            it was closed before.
-        previous: the record as it was read, so that its history can be continued; None when there was none, or it is
-            not known: then the first of the entries stands alone.
+        probabilities: the answer to each of them; empty: not known.
+        model: fingerprint of the model that answered, if it differs from the model of the history's last event.
+        closed_by: what closes the session with this commit: a purchase event or a call of the shop. None: the session
+            stays open, or was closed before.
+        previous: the record that was read, whose history the entries continue. None: there was none, or it is not
+            known; then the first entry is encoded without reference to the history.
     """
 
     session_id: str
@@ -41,16 +45,16 @@ class Commit(msgspec.Struct, frozen=True):
     previous: Record | None = None
 
     def entries(self) -> list[bytes]:
-        """Return the bytes of what is to be appended to the history."""
+        """Return the encoded history entries of the appended events."""
         previous, after_ms, code = self.previous, None, 0
         if previous is not None and previous.events:
             after_ms, code = previous.last_event_ms, previous.properties_code
-        # What is not known of a history cannot be continued, nor can what is put behind it.
+        # Entries are encoded relative to the entry before them; without `previous` that one is unknown.
         is_known = previous is not None or self.expected is None
         entries: list[bytes] = []
         last = len(self.appended) - 1
         for place, (event, probability) in enumerate(zip_longest(self.appended, self.probabilities)):
-            # The record has the code of the last one.
+            # The record already has the code of the last event.
             own_code = self.record.properties_code if place == last else properties_code(event.properties)
             entries.append(
                 encode_event(
@@ -67,7 +71,7 @@ class Commit(msgspec.Struct, frozen=True):
 
 
 def whole_history(record: Record, history: list[Event]) -> list[Event]:
-    """Return the history if it is as long as the record says; raise `CorruptRecordError` if not."""
+    """Return the history if its length matches the record; raise `CorruptRecordError` otherwise."""
     if len(history) != record.events:
         raise CorruptRecordError(f"The record counts {record.events} events and the history has {len(history)}.")
     return history
@@ -76,14 +80,14 @@ def whole_history(record: Record, history: list[Event]) -> list[Event]:
 class StateStore(Protocol):
     """Sessions under compare-and-set.
 
-    A call about many sessions answers for each of them, in the order asked: a session that cannot be read or written
-    is an error in its place, not an exception for all. A store that is gone altogether gives every one of them
+    A call with several sessions returns one result for each, in order. A session that cannot be read or written has an
+    error as its result; the others are not affected. If the store is unavailable, every result is a
     `StoreUnavailableError`.
     """
 
     @property
     def confirms_by_writing(self) -> bool:
-        """Whether what was read may not be acknowledged before it was written again, see `RedisStore`."""
+        """Whether a stored answer has to be written again before it is acknowledged; see `RedisStore`."""
         ...
 
     @property
@@ -93,7 +97,7 @@ class StateStore(Protocol):
 
     @property
     def outcomes(self) -> OutcomeStore:
-        """The sessions that ended, and what is counted of them."""
+        """The sessions that ended, and the counts of their outcomes."""
         ...
 
     @property
@@ -108,36 +112,36 @@ class StateStore(Protocol):
     async def load_histories(self, session_ids: Sequence[str]) -> list[list[Event] | StoreError]:
         """Return each session's events in the order they were folded; empty where there is none.
 
-        One that idled out may have its events until it is closed, though its record is gone.
+        A session whose idle time has passed has no record, but keeps its events until it is closed.
         """
         ...
 
     async def load_session(self, session_id: str) -> tuple[Record, list[Event]] | None:
-        """Return a session's record and its history of the same moment; None where there is no session.
+        """Return a session's record and history, read atomically; None if there is no session.
 
         Raises:
-            CorruptRecordError: they cannot be read, or the history is not as long as the record says.
-            StoreUnavailableError: the store is gone.
+            CorruptRecordError: they cannot be decoded, or the length of the history does not match the record.
+            StoreUnavailableError: the store is unavailable.
         """
         ...
 
     async def commit(self, commits: Sequence[Commit]) -> list[bool | StoreError]:
-        """Store each record if its session is still as expected, and say for each whether it was.
+        """Store each record if its session still has the expected version; return for each whether it was stored.
 
-        Atomic for a session: record, history and live board change together or not at all, and with them the stream
-        of closed sessions, where a session is closed. The session's lifetime starts again. The same commit may be sent
-        twice: the second changes nothing and answers True while its record stands.
+        Atomic for each session: record, history and live board change together or not at all, and so does the stream of
+        closed sessions if the session is closed. The session's lifetime starts again. A commit may be sent twice: the
+        second changes nothing, and returns True as long as its record is the current one.
         """
         ...
 
     async def delete(self, session_id: str) -> None:
-        """Erase everything of a session, if there is anything; raise `StoreUnavailableError` if that is not sure."""
+        """Erase all data of a session, if any; raise `StoreUnavailableError` if that may not have happened."""
         ...
 
     async def ping(self) -> None:
-        """Return when the store answers; raise `StoreUnavailableError` when it does not."""
+        """Return if the store answers; raise `StoreUnavailableError` otherwise."""
         ...
 
     async def close(self) -> None:
-        """Give back connections."""
+        """Close all connections."""
         ...

@@ -1,35 +1,40 @@
-"""Where a session lives in Redis.
+"""The keys of a session in Redis.
 
     wb:{<shard>}:s:<session id>   string       its record
     wb:{<shard>}:h:<session id>   list         its history
     wb:{<shard>}:board            sorted set   open sessions of the shard by probability
-    wb:{<shard>}:seen             sorted set   all sessions of the shard by the time of their last commit, in ms
-    wb:{<shard>}:closed           stream       sessions that were closed, as they lay in Redis; a replica takes them on
-    wb:{<shard>}:outcomes         stream       the same sessions as JSON, for whoever collects them
-    wb:{<shard>}:closer           string       which replica closes the shard's sessions for now
+    wb:{<shard>}:seen             sorted set   all sessions of the shard by time of last commit, in ms
+    wb:{<shard>}:closed           stream       closed sessions in their stored form, until a replica publishes them
+    wb:{<shard>}:outcomes         stream       closed sessions as JSON, for collectors
+    wb:{<shard>}:closer           string       the replica that sweeps the shard now
     wb:{00}:trust:<model>:<n>     hash         counts of a model's answers and their outcomes, in time bucket n
-    wb:{00}:drift:<model>:<n>     hash         counts of the inputs of closed sessions as the model sees them, likewise
-    wb:{00}:counted:<token>       string       which counts were added already
+    wb:{00}:drift:<model>:<n>     hash         counts of a model's inputs in closed sessions, in time bucket n
+    wb:{00}:counted:<token>       string       marks counts that were added already
+    wb:rate:{<shard>}:<limit>:<name>  hash     requests of API keys in a sliding window, see `rate_limit.lua`
 
-The shard stands in braces, which makes it a Redis Cluster hash tag: all keys of a shard are in one slot, so one script
-may touch them together.
+The braces make the shard a Redis Cluster hash tag: all keys of a shard are in one slot, so one script may use them
+together.
 
-A commit writes the first four, a delete erases the session from all of them and from the streams, each atomically. A
-purchase takes the session off the board and leaves it in `seen`. The times in `seen` are of Redis' clock, which also
-ends the sessions: a session is over once its time in `seen` and the idle time have passed. Its record is then gone, so
-that its next event starts a new session. The history of a session that was open stays for a grace time, which is what
-the closer needs to write it to `closed` (`app.outcomes`); then, or when the id is used again, it goes. Until the closer
-comes, an ended session stands in the two sorted sets, so a reader of the board must look at `seen`. Everything expires:
-if no replica lived for the whole grace time, what ended meanwhile is gone without its outcome. Nothing ever scans.
+A commit writes the first four keys. A delete erases the session from these and from the streams. Both are atomic. A
+purchase removes the session from the board and leaves it in `seen`.
+
+The times in `seen` are of Redis' clock, which also ends sessions: a session has ended when the idle time has passed
+since its time in `seen`. Then its record has expired, and the next event starts a new session. The history of an open
+session stays for a grace time longer, in which the sweeper writes the session to `closed` (`app.outcomes`). The history
+goes with that, with a reuse of the id, or with the end of the grace time.
+
+An ended session stays in the two sorted sets until it is swept, so a reader of the board must check `seen`. Everything
+expires: if no replica runs for the whole grace time, the outcomes of the sessions that ended meanwhile are lost. No
+operation scans the keyspace.
 """
 
 from collections.abc import Sequence
 from typing import Final
 from zlib import crc32
 
-# Fixed for all time: another number would put live sessions where nobody looks for them.
+# Must never change: with another number, live sessions would not be found.
 SHARDS = 256
-# Counts over all shards have to be somewhere; any shard would do.
+# The shard of counts over all shards; the choice is arbitrary.
 COUNTS_SHARD = 0
 _PREFIXES: Final = tuple(f"wb:{{{shard:02x}}}:" for shard in range(SHARDS))
 _OF_SHARD: Final = tuple((f"{prefix}board", f"{prefix}seen", f"{prefix}closed") for prefix in _PREFIXES)
@@ -51,7 +56,7 @@ def history_key(session_id: str) -> str:
 
 
 def record_keys(shards: Sequence[int], session_ids: Sequence[str]) -> list[str]:
-    """Return the keys of sessions' records, given the shard of each: whoever needs that too works it out once."""
+    """Return the keys of sessions' records, given the shard of each, so that a caller computes the shards once."""
     return [f"{_PREFIXES[shard]}s:{session_id}" for shard, session_id in zip(shards, session_ids, strict=True)]
 
 
@@ -72,7 +77,7 @@ def seen_key(shard: int) -> str:
 
 
 def closed_key(shard: int) -> str:
-    """Return the key of a shard's closed sessions that no replica has taken on yet, a stream."""
+    """Return the key of a shard's closed sessions that are not published yet, a stream."""
     return f"{_PREFIXES[shard]}closed"
 
 
@@ -82,7 +87,7 @@ def outcomes_key(shard: int) -> str:
 
 
 def closer_key(shard: int) -> str:
-    """Return the key of the replica that closes a shard's sessions for now, a string."""
+    """Return the key of the replica that sweeps a shard now, a string."""
     return f"{_PREFIXES[shard]}closer"
 
 
@@ -97,5 +102,10 @@ def drift_key(model: str, bucket: int) -> str:
 
 
 def counted_key(token: str) -> str:
-    """Return the key that says that some counts were added already, a string."""
+    """Return the key that marks counts as added, a string."""
     return f"{_PREFIXES[COUNTS_SHARD]}counted:{token}"
+
+
+def rate_key(name: str, limit: int) -> str:
+    """Return the key of the requests of API keys of a name, given their limit per window; a hash."""
+    return f"wb:rate:{{{shard_of(name):02x}}}:{limit}:{name}"

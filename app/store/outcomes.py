@@ -1,9 +1,9 @@
-"""Sessions that ended, on their way from the live keys to whoever wants to know what became of them.
+"""Sessions that ended: from the live keys through the stream `closed` to the stream `outcomes`.
 
     record and history --(purchase: commit.lua; idle: close.lua)--> closed --(publish.lua)--> outcomes
 
-Each arrow is one script in one shard: a session leaves one place and arrives in the next in the same moment, once,
-however many replicas try. Between the two the entries of the history become JSON, which no script can do.
+Each arrow is one script in one shard, which moves a session atomically and once, even if several replicas try. Between
+the two scripts a replica converts the history entries to JSON, because a script cannot decode them.
 """
 
 import asyncio
@@ -30,26 +30,26 @@ from app.store.keys import (
     trust_key,
 )
 from app.store.redis.scripts import ScriptRunner, load_script, unavailable
-from app.store.redis.server import Word
+from app.store.redis.server import RespArg
 
-# Closed sessions of a shard that may wait for a replica to take them on. One that lives takes them within seconds.
+# Most closed sessions of a shard that wait to be published. A running replica publishes them within seconds.
 BACKLOG: Final = 4096
-# Of one shard, in one call: a call's reply stays below some MB however long the sessions are.
+# Most entries of one shard in one call, so that a reply has at most a few MB even with long sessions.
 _IDS_AT_ONCE: Final = 64
 _CLOSED_AT_ONCE: Final = 16
-# Shards that are asked together: one server does nothing else meanwhile.
+# Shards in one round trip; a server does nothing else meanwhile.
 _SHARDS_AT_ONCE: Final = 32
-# Longer than a call may be on its way, its repetition included.
+# Longer than any call takes, including its retry.
 _MARKER_MS: Final = 600_000
 
 
 @dataclass(frozen=True, slots=True)
 class OutcomeLimits:
-    """How many closed sessions are kept.
+    """Limits of closed sessions.
 
     Attributes:
-        most: sessions over all shards, about; 0: none are written for collectors.
-        kept_s: for how long one stays.
+        most: most sessions over all shards, approximate; 0: none are written for collectors.
+        kept_s: lifetime of one.
     """
 
     most: int = 50_000
@@ -57,27 +57,27 @@ class OutcomeLimits:
 
     @property
     def most_a_shard(self) -> int:
-        """Entries of one shard's stream."""
+        """Most entries of one shard's stream."""
         return -(-self.most // SHARDS)
 
     @property
     def kept_ms(self) -> int:
-        """The same lifetime in milliseconds."""
+        """The lifetime in milliseconds."""
         return self.kept_s * 1000
 
 
 @dataclass(frozen=True, slots=True)
 class ClosedSession:
-    """A session that ended, as it lay in Redis.
+    """A session that ended, in its stored form.
 
     Attributes:
-        entry: id of its entry in `closed`; begins with the time in ms, by Redis' clock, when it was closed.
+        entry: id of its entry in `closed`; starts with the time in ms, Redis' clock, when it was closed.
         session_id: the session.
         bought: whether it bought.
-        closed_by: `event` (a purchase), `api` (the shop said so) or `idle`.
-        outcome_ms: time of the purchase, or when the shop said that there is none; 0: it idled out.
-        last_seen_ms: time of its last commit, by Redis' clock.
-        entries: its folded events, oldest first, each with what it was answered and by which model.
+        closed_by: `event` (a purchase), `api` (a call of the shop) or `idle`.
+        outcome_ms: time of the purchase, or of the shop's call; 0: closed by idle time.
+        last_seen_ms: time of the last commit, Redis' clock.
+        entries: the folded events, oldest first, each with its probability and its model.
     """
 
     entry: str
@@ -90,17 +90,17 @@ class ClosedSession:
 
     @property
     def closed_ms(self) -> int:
-        """When it was closed, by Redis' clock."""
+        """Time when the session was closed, Redis' clock."""
         return int(self.entry.partition("-")[0])
 
 
 class Written(NamedTuple):
-    """A closed session as it is to be published.
+    """A closed session in its published form.
 
     Attributes:
         entry: id of its entry in `closed`.
         session_id: the session.
-        json: what to write; empty: it cannot be read, and is only taken away.
+        json: the session as JSON; empty: the entry is unreadable and is only removed.
     """
 
     entry: str
@@ -109,7 +109,7 @@ class Written(NamedTuple):
 
 
 class Unreadable(NamedTuple):
-    """An entry of `closed` that this release cannot read."""
+    """An entry of `closed` that this release cannot decode."""
 
     entry: str
     session_id: str
@@ -117,12 +117,12 @@ class Unreadable(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Due:
-    """What there is to do in one shard.
+    """The sweeper's work in one shard.
 
     Attributes:
         idle: sessions whose idle time has passed.
-        closed: sessions that were closed.
-        is_more: whether there was more of either than one call tells.
+        closed: closed sessions that are not published yet.
+        is_more: whether there is more of either than one call returns.
     """
 
     idle: Sequence[str] = ()
@@ -132,7 +132,7 @@ class Due:
 
 @dataclass(slots=True)
 class ClosedCount:
-    """What became of sessions whose idle time had passed: closed as not bought, or open and forgotten before that."""
+    """Numbers of idle sessions: closed as not bought, and lost because their history had expired."""
 
     closed: int = 0
     lost: int = 0
@@ -140,15 +140,15 @@ class ClosedCount:
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """What is to be added to the counts of one model in one time bucket; integers by field.
+    """Counts of one model in one time bucket: integers by field.
 
     Attributes:
-        trust: of its answers.
-        drift: of its inputs.
+        answers: counts of its answers; stored under `trust_key`.
+        inputs: counts of its inputs; stored under `drift_key`.
     """
 
-    trust: Mapping[str, int] = field(default_factory=dict)
-    drift: Mapping[str, int] = field(default_factory=dict)
+    answers: Mapping[str, int] = field(default_factory=dict)
+    inputs: Mapping[str, int] = field(default_factory=dict)
 
 
 # A model's fingerprint, and the number of a time bucket.
@@ -156,64 +156,39 @@ CountsOf = tuple[str, int]
 
 
 class OutcomeStore(Protocol):
-    """The way of closed sessions; all calls raise `StoreUnavailableError` when the store is gone."""
+    """The closed sessions and their counts; all calls raise `StoreUnavailableError` if the store is unavailable."""
 
     async def due(self, replica: str, *, lease_s: float) -> dict[int, Due]:
-        """Return what there is to do, by shard; only for shards that no other replica looks after."""
+        """Return the sweeper's work by shard, without the shards that another replica owns."""
         ...
 
     async def close_idle(self, idle: Mapping[int, Sequence[str]]) -> ClosedCount:
-        """Close those of these sessions whose idle time has passed, by shard."""
+        """Close the given sessions, by shard, if their idle time has passed."""
         ...
 
     async def publish(self, sessions: Mapping[int, Sequence[Written]]) -> dict[int, list[bool]]:
-        """Move closed sessions to the outcomes, by shard, and say of each whether this call did it.
+        """Move closed sessions to `outcomes`, by shard; return for each whether this call moved it.
 
-        A shard that could not be reached is left out; its sessions are moved, once, by this call or a later one.
+        An unreachable shard is left out of the result; its sessions are moved once, by this call or a later one.
         """
         ...
 
     async def count(self, token: str, counts: Mapping[CountsOf, Counts], *, lifetime_s: int) -> None:
-        """Add counts, once for a token."""
+        """Add counts, once for each token."""
         ...
 
     async def counts(self, keys: Sequence[CountsOf]) -> list[Counts]:
-        """Return what was counted."""
+        """Return the counts of each key."""
         ...
-
-
-class NoOutcomes:
-    """An `OutcomeStore` in which nothing ever ends, beside stores that keep no outcomes."""
-
-    async def due(self, replica: str, *, lease_s: float) -> dict[int, Due]:
-        """See `OutcomeStore.due`."""
-        del replica, lease_s
-        return {}
-
-    async def close_idle(self, idle: Mapping[int, Sequence[str]]) -> ClosedCount:
-        """See `OutcomeStore.close_idle`."""
-        del idle
-        return ClosedCount()
-
-    async def publish(self, sessions: Mapping[int, Sequence[Written]]) -> dict[int, list[bool]]:
-        """See `OutcomeStore.publish`."""
-        return {shard: [False] * len(some) for shard, some in sessions.items()}
-
-    async def count(self, token: str, counts: Mapping[CountsOf, Counts], *, lifetime_s: int) -> None:
-        """See `OutcomeStore.count`."""
-
-    async def counts(self, keys: Sequence[CountsOf]) -> list[Counts]:
-        """See `OutcomeStore.counts`."""
-        return [Counts()] * len(keys)
 
 
 class RedisOutcomes:
-    """See `OutcomeStore`.
+    """Implements `OutcomeStore` on Redis.
 
     Args:
-        scripts: runs scripts.
+        scripts: runs the Lua scripts.
         session_idle_s: idle time after which a session ends.
-        limits: how many closed sessions are kept.
+        limits: limits of closed sessions.
     """
 
     def __init__(self, scripts: ScriptRunner, *, session_idle_s: int, limits: OutcomeLimits) -> None:
@@ -227,8 +202,7 @@ class RedisOutcomes:
         self._counts_script = load_script("counts.lua")
 
     async def due(self, replica: str, *, lease_s: float) -> dict[int, Due]:
-        """See `OutcomeStore.due`."""
-        arguments: list[Word] = [replica, int(lease_s * 1000), self._idle_ms, _IDS_AT_ONCE, _CLOSED_AT_ONCE]
+        arguments: list[RespArg] = [replica, int(lease_s * 1000), self._idle_ms, _IDS_AT_ONCE, _CLOSED_AT_ONCE]
         found: dict[int, Due] = {}
         failure: Exception | None = None
         for first in range(0, SHARDS, _SHARDS_AT_ONCE):
@@ -242,17 +216,16 @@ class RedisOutcomes:
                     failure = reply
                 elif reply[0] or reply[1]:
                     found[shard] = _due(*reply)
-                    # Reading long histories takes a while; events go first.
+                    # Decoding long histories takes long; let the event loop serve events.
                     await asyncio.sleep(0)
         if failure is not None and not found:
             raise unavailable(failure)
         return found
 
     async def close_idle(self, idle: Mapping[int, Sequence[str]]) -> ClosedCount:
-        """See `OutcomeStore.close_idle`."""
-        calls: list[tuple[int, list[Word]]] = []
+        calls: list[tuple[int, list[RespArg]]] = []
         for shard, session_ids in idle.items():
-            keys: list[Word] = [board_key(shard), seen_key(shard), closed_key(shard)]
+            keys: list[RespArg] = [board_key(shard), seen_key(shard), closed_key(shard)]
             for session_id in session_ids:
                 keys += (record_key(session_id), history_key(session_id))
             calls.append((shard, [len(keys), *keys, self._idle_ms, BACKLOG, self._limits.kept_ms, *session_ids]))
@@ -265,10 +238,9 @@ class RedisOutcomes:
         return count
 
     async def publish(self, sessions: Mapping[int, Sequence[Written]]) -> dict[int, list[bool]]:
-        """See `OutcomeStore.publish`."""
-        calls: list[tuple[int, list[Word]]] = []
+        calls: list[tuple[int, list[RespArg]]] = []
         for shard, some in sessions.items():
-            keys: list[Word] = [2, closed_key(shard), outcomes_key(shard)]
+            keys: list[RespArg] = [2, closed_key(shard), outcomes_key(shard)]
             words = [word for written in some for word in written]
             calls.append((shard, [*keys, self._limits.most_a_shard, self._limits.kept_ms, *words]))
         moved: dict[int, list[bool]] = {}
@@ -281,11 +253,10 @@ class RedisOutcomes:
         return moved
 
     async def count(self, token: str, counts: Mapping[CountsOf, Counts], *, lifetime_s: int) -> None:
-        """See `OutcomeStore.count`."""
-        keys: list[Word] = [counted_key(token)]
-        arguments: list[Word] = [_MARKER_MS, lifetime_s * 1000]
+        keys: list[RespArg] = [counted_key(token)]
+        arguments: list[RespArg] = [_MARKER_MS, lifetime_s * 1000]
         for (model, bucket), added in counts.items():
-            for key, fields in ((trust_key(model, bucket), added.trust), (drift_key(model, bucket), added.drift)):
+            for key, fields in ((trust_key(model, bucket), added.answers), (drift_key(model, bucket), added.inputs)):
                 if fields:
                     keys.append(key)
                     arguments.append(len(fields))
@@ -299,8 +270,7 @@ class RedisOutcomes:
             raise unavailable(reply)
 
     async def counts(self, keys: Sequence[CountsOf]) -> list[Counts]:
-        """See `OutcomeStore.counts`."""
-        calls: list[tuple[int, list[Word]]] = [(COUNTS_SHARD, [2, trust_key(*key), drift_key(*key)]) for key in keys]
+        calls: list[tuple[int, list[RespArg]]] = [(COUNTS_SHARD, [2, trust_key(*key), drift_key(*key)]) for key in keys]
         found = []
         for reply in await self._scripts.run("counts", self._counts_script, calls):
             if isinstance(reply, Exception):
@@ -322,7 +292,7 @@ def _due(ids: Sequence[bytes], entries: Sequence[Any]) -> Due:
 
 
 class _Facts(msgspec.Struct, frozen=True):
-    """What `closed` says of a session's end; `commit.lua` and `close.lua` write it."""
+    """The field `facts` of an entry of `closed`, written by `commit.lua` and `close.lua`."""
 
     outcome: str
     closed_by: str

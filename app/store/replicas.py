@@ -1,40 +1,40 @@
-"""Where the replicas put down how they are doing, so that any of them can answer for all.
+"""The reports of all replicas, so that each replica can answer for all.
 
-    wb:{00}:replicas  sorted set   names of the replicas by the time of their last report, Redis' clock, in ms
+    wb:{00}:replicas  sorted set   names of the replicas by time of last report, Redis' clock, in ms
     wb:{00}:reports   hash         the last report of each
 
-Both vanish when nobody reports any more. A report counts for a few seconds; later reports take it out.
+Both expire when no replica reports. A report is valid for a few seconds; later reports remove expired ones.
 """
 
 from typing import Final, Protocol
 
 from app.store.redis.scripts import ScriptRunner, load_script, unavailable
-from app.store.redis.server import Word
+from app.store.redis.server import RespArg
 
 _SHARD: Final = 0
-_KEYS: Final[tuple[Word, ...]] = (2, "wb:{00}:replicas", "wb:{00}:reports")
-# So many processes of one shop would be a mistake; the answer to it stays bounded.
+_KEYS: Final[tuple[RespArg, ...]] = (2, "wb:{00}:replicas", "wb:{00}:reports")
+# Bounds the answer; no shop needs so many processes.
 _MOST_REPLICAS: Final = 1024
 
 
 class ReplicaStore(Protocol):
-    """The reports of all replicas. What cannot be read or written raises `StoreError`."""
+    """The reports of all replicas. Failed calls raise `StoreError`."""
 
     async def report(self, name: str, report: bytes) -> None:
-        """Put down a replica's report in place of its last one; an empty one takes the replica out."""
+        """Replace a replica's report; an empty report removes the replica."""
         ...
 
     async def reports(self) -> dict[str, bytes]:
-        """Return the last report of each replica that is alive, by name."""
+        """Return the last report of each live replica, by name."""
         ...
 
 
 class RedisReplicas:
-    """Reports on Redis (see `ReplicaStore`).
+    """Implements `ReplicaStore` on Redis.
 
     Args:
-        scripts: runs scripts there.
-        ttl_s: for how long a report counts.
+        scripts: runs the Lua scripts.
+        ttl_s: lifetime of a report.
     """
 
     def __init__(self, scripts: ScriptRunner, *, ttl_s: float) -> None:
@@ -44,14 +44,12 @@ class RedisReplicas:
         self._reports_script = load_script("reports.lua")
 
     async def report(self, name: str, report: bytes) -> None:
-        """See `ReplicaStore.report`."""
         call = (_SHARD, (*_KEYS, self._ttl_ms, name, report))
         (reply,) = await self._scripts.run("report", self._report_script, [call])
         if isinstance(reply, Exception):
             raise unavailable(reply)
 
     async def reports(self) -> dict[str, bytes]:
-        """See `ReplicaStore.reports`."""
         call = (_SHARD, (*_KEYS, self._ttl_ms, _MOST_REPLICAS))
         (reply,) = await self._scripts.run("reports", self._reports_script, [call])
         if isinstance(reply, Exception):

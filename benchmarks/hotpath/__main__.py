@@ -19,14 +19,15 @@ from typing import Annotated, Any, Final
 import typer
 from rich.console import Console
 
-from benchmarks.hotpath import commits, compare, flat, memory, tails
+from benchmarks.hotpath import commits, compare, flat, fronts, memory, tails
 from benchmarks.hotpath.artifact import train_artifact
 from benchmarks.hotpath.load import wrk_version
 from benchmarks.hotpath.machine import machine_of_servers
 from benchmarks.hotpath.processes import BenchmarkError
 from benchmarks.hotpath.redis_server import running_redis
 from benchmarks.hotpath.results import DOCUMENT, JSON_FILE, machine_line, write_markdown, write_section
-from benchmarks.hotpath.servers import Contestant, peers, willbuy
+from benchmarks.hotpath.servers import Contestant, front, peers, willbuy
+from benchmarks.hotpath.traffic import Traffic
 from training.commands.console import errors_for_people, progress_bars
 
 _HIDDEN_SIZE: Final = 128
@@ -77,6 +78,36 @@ def compare_command(
             reached = median(sample.events_per_s for sample in samples[batched.name])
             lines += ["", *commits.table(alone, reached)]
     _finish("compare", figures, lines, write=write and not quick)
+
+
+@cli.command("front")
+@errors_for_people(BenchmarkError)
+def front_command(
+    artifact: ArtifactOption = None,
+    rounds: RoundsOption = 6,
+    seconds: SecondsOption = 4.0,
+    before: Annotated[
+        Path | None, typer.Option(help="Checkout of another state of the code, to compare with.", show_default=False)
+    ] = None,
+    connections: Annotated[int, typer.Option(min=1, help="Connections at a time.")] = compare.CONNECTIONS,
+    varied: Annotated[bool, typer.Option(help="Whether each request has a head of its own.")] = True,
+    quick: QuickOption = False,
+) -> None:
+    """Compare what a request costs the processor: a FastAPI endpoint and an ASGI callable that do nothing, willbuy."""
+    with _artifact(artifact) as served, _stage("front") as show:
+        chosen = [peer for peer in peers(served) if peer.name in {fronts.REFERENCE, "nothing"}]
+        for checkout in (None,) if before is None else (before, None):
+            chosen += [willbuy(served, checkout=checkout), front(served, checkout)]
+        found, void = fronts.in_turn(
+            chosen,
+            rounds=1 if quick else rounds,
+            seconds=2 if quick else seconds,
+            connections=connections,
+            traffic=Traffic(varied=varied),
+            show=show,
+        )
+    for line in fronts.table(chosen, found, void):
+        _OUT.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 @cli.command("tails")

@@ -45,8 +45,8 @@ def write_markdown(name: str, lines: Sequence[str], document: Path = DOCUMENT) -
 
 
 def machine_line(machine: Mapping[str, str]) -> str:
-    """Return one sentence of what was measured on."""
-    return f"Measured on {machine['date']}: " + "; ".join(value for name, value in machine.items() if name != "date")
+    """Return one sentence with date, processor and memory; versions of all packages are in the JSON file."""
+    return f"Measured on {machine['date']}: {machine['processor']}, {machine['memory']}."
 
 
 def markdown_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

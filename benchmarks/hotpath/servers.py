@@ -123,8 +123,18 @@ def running(contestant: Contestant, redis: RedisServer, *, with_event: bool = Tr
             stop(process)
 
 
-def willbuy(artifact: Path, *, workers: int = 1, batch: int = 0, on_cluster: bool = False) -> Contestant:
-    """Return the service with everything on, on its single or on its batch route."""
+def willbuy(
+    artifact: Path, *, workers: int = 1, batch: int = 0, on_cluster: bool = False, checkout: Path | None = None
+) -> Contestant:
+    """Return the service with everything on, on its single or on its batch route.
+
+    Args:
+        artifact: the model.
+        workers: processes.
+        batch: events a request; 0: one.
+        on_cluster: whether its Redis is a cluster.
+        checkout: folder of another state of the code, which runs instead of this one.
+    """
 
     def command(port: int) -> list[str]:
         started = [sys.executable, "-m", "app", "serve", "--artifact", str(artifact), "--port", str(port)]
@@ -135,7 +145,9 @@ def willbuy(artifact: Path, *, workers: int = 1, batch: int = 0, on_cluster: boo
     title = "willbuy" + (f", {workers} workers" if workers > 1 else "")
     title += f", {batch} events a request" if batch else ""
     title += ", Redis Cluster of one node" if on_cluster else ""
-    environment = {"WILLBUY_LOG_LEVEL": "warning"}
+    environment = {"WILLBUY_LOG_LEVEL": "warning"} | _code_of(checkout)
+    if checkout is not None:
+        name, title = f"{name}-before", f"{title}, before"
     connections = _BATCH_CONNECTIONS if batch else None
     return Contestant(
         name,
@@ -147,6 +159,31 @@ def willbuy(artifact: Path, *, workers: int = 1, batch: int = 0, on_cluster: boo
         batch=batch,
         connections=connections,
     )
+
+
+def front(artifact: Path, checkout: Path | None = None) -> Contestant:
+    """Return the service with a scorer that answers at once, so that nearly all of its time is the front's.
+
+    Args:
+        artifact: the model.
+        checkout: folder of another state of the code, as for `willbuy`.
+    """
+    protocol = "app.runtime.http_protocol:BoundedHttp"
+    if checkout is not None and (checkout / "app" / "api" / "events_http.py").exists():
+        protocol = "app.api.events_http:EventsHttp"
+
+    def command(port: int) -> list[str]:
+        program = Path(__file__).with_name("peers") / "front.py"
+        return [sys.executable, str(program), "--port", str(port), "--http", protocol]
+
+    environment = {"WILLBUY_LOG_LEVEL": "warning", "WILLBUY_ARTIFACT": str(artifact)} | _code_of(checkout)
+    name, title = ("front", "willbuy's front") if checkout is None else ("front-before", "willbuy's front, before")
+    return Contestant(name, title, command, lambda _port: environment, with_key=True)
+
+
+def _code_of(checkout: Path | None) -> dict[str, str]:
+    """Return the environment in which Python finds another checkout's packages, and does not look where it starts."""
+    return {} if checkout is None else {"PYTHONPATH": str(checkout), "PYTHONSAFEPATH": "1"}
 
 
 def peers(artifact: Path) -> list[Contestant]:
@@ -173,6 +210,7 @@ def peers(artifact: Path) -> list[Contestant]:
 
     return [
         Contestant("empty", "FastAPI, endpoint that does nothing", fastapi("empty")),
+        Contestant("nothing", "ASGI callable that does nothing", fastapi("nothing")),
         Contestant("newcomer", "FastAPI, Redis GET, LSTM, Redis SET", fastapi("newcomer")),
         Contestant("mosec", "mosec, 1 worker, batching, Redis", module("mosec_peer"), mosec(1)),
         Contestant(

@@ -13,6 +13,8 @@ Visitors of a shop, for wrk. Reads HOTPATH_TRAFFIC, a Lua file that `benchmarks/
   visited    0, or: events go to sessions 1 to `visited` of that prefix, each time another one, none of them ever ends
   batch      events a request; 0: one, as an object
   pause_ms   mean of the exponential pause before each request of a connection; 0: none
+  varied     1: each request has a traceparent, a request id and a body length of its own, as requests of real clients
+             have; 0: only the body length differs
 
 Ids have a fixed width, so that the length of a body is known beforehand; what is left a request is a concatenation.
 ]]
@@ -24,6 +26,10 @@ local lengths, slots = traffic.lengths, traffic.slots
 local ids, left, visitor_of, pieces, heads = {}, {}, {}, {}, {}
 local prefix, run, started, posted, time_ms = '', '', 0, 0, ''
 local threads = 0
+local paddings = {}
+for length = 0, 63 do
+  paddings[length + 1] = string.rep(' ', length)
+end
 
 function setup(thread)
   thread:set('thread_number', threads)
@@ -37,6 +43,17 @@ local function head_of(length)
     heads[length] = head
   end
   return head
+end
+
+-- The head of a request with ids of its own; random() has 31 bits, and a trace id of zeros is not allowed.
+local function varied_head_of(length)
+  local function word()
+    return random(1, 2147483647)
+  end
+  return format(
+    '%s%d\r\ntraceparent: 00-%08x%08x%08x%08x-%08x%08x-00\r\nX-Request-Id: %08x%08x%08x%08x\r\n\r\n',
+    traffic.head, length, word(), word(), word(), word(), word(), word(), word(), word(), word(), word()
+  )
 end
 
 local function start(slot)
@@ -106,6 +123,12 @@ function request()
     end
     pieces[at] = ']'
     at = at + 1
+  end
+  if traffic.varied == 1 then
+    -- White space after JSON means nothing, so it varies the length and costs the parser little.
+    pieces[at] = paddings[random(#paddings)]
+    local body = concat(pieces, '', 1, at)
+    return varied_head_of(#body) .. body
   end
   local body = concat(pieces, '', 1, at - 1)
   return head_of(#body) .. body

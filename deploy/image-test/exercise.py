@@ -1,8 +1,8 @@
 # ruff: noqa: INP001  # a program that run.sh starts, not a package
-"""Start the built image's own command as its own user, use it as a shop does, and stop it.
+"""Test the built image: start its command as its user, post events, and stop it.
 
-Twice, on one Valkey: with `buildah run --isolation chroot`, then on a root file system that is mounted read-only. The
-second goes on with the session of the first. `run.sh` starts this in a network namespace of its own.
+Runs twice on one Valkey: with `buildah run --isolation chroot`, then on a read-only root file system. The second run
+continues the session of the first. `run.sh` starts this program in a separate network namespace.
 """
 
 import argparse
@@ -27,9 +27,9 @@ _URL: Final = "http://127.0.0.1:8000"
 _REDIS_PORT: Final = 6379
 _START_S: Final = 180.0
 _STOP_S: Final = 60.0
-# Where a read-only root file system has to leave room: a tmpfs.
+# Folders that stay writable with a read-only root file system.
 _WRITABLE: Final = ("/tmp", "/proc", "/sys", "/dev")  # noqa: S108 - the image's own, not this machine's
-# What `docker run --read-only --tmpfs /tmp` does. Arguments: root, artifacts, user, then environment and command.
+# Does the same as `docker run --read-only --tmpfs /tmp`. Arguments: root, artifacts, user, environment, command.
 _ON_READ_ONLY_ROOT: Final = """set -e
 root=$1 artifacts=$2 user=$3
 shift 3
@@ -46,7 +46,7 @@ exec chroot --userspec="$user" "$root" env --ignore-environment "$@"
 
 @dataclass(frozen=True)
 class Image:
-    """What the image says of itself."""
+    """The image's configuration."""
 
     command: list[str]
     environment: list[str]
@@ -55,7 +55,7 @@ class Image:
 
 
 def main() -> None:
-    """Run all steps; the first that fails ends the program with its reason."""
+    """Run all steps; the first failing step ends the program with its reason."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--scratch", type=Path, required=True)
     parser.add_argument("--container", required=True)
@@ -100,25 +100,25 @@ def main() -> None:
 
 
 def read_image(buildah: list[str], container: str) -> Image:
-    """Return the configuration that an engine would start the container with."""
+    """Return the configuration with which an engine would start the container."""
     found = json.loads(_output([*buildah, "inspect", container]))["Docker"]["config"]
     return Image(
         command=[*found["Entrypoint"], *found["Cmd"]],
         environment=found["Env"],
-        health=found["Healthcheck"]["Test"][1:],  # the first word says that no shell is meant
+        health=found["Healthcheck"]["Test"][1:],  # the first word is CMD: no shell
         user=found["User"],
     )
 
 
 def in_chroot(buildah: list[str], container: str, scratch: Path, settings: list[str], image: Image) -> list[str]:
-    """Return what runs the image's command in the container; user and environment are the image's."""
+    """Return the command line that runs the image's command in the container, with the image's user and environment."""
     options = [word for setting in settings for word in ("--env", setting)]
     options += ["--volume", f"{scratch / 'artifacts'}:/artifacts:ro"]
     return [*buildah, "run", "--isolation", "chroot", *options, container, "--", *image.command]
 
 
 def on_read_only_root(root: Path, scratch: Path, settings: list[str], image: Image) -> list[str]:
-    """Return what runs the image's command with nothing writable but a tmpfs at /tmp."""
+    """Return the command line that runs the image's command with only a tmpfs at /tmp writable."""
     paths = [str(root), str(scratch / "artifacts"), image.user]
     words = [*image.environment, *settings, *image.command]
     return ["unshare", "--mount", "bash", "-c", _ON_READ_ONLY_ROOT, "bash", *paths, *words]
@@ -126,7 +126,7 @@ def on_read_only_root(root: Path, scratch: Path, settings: list[str], image: Ima
 
 @contextmanager
 def running(command: list[str], scratch: Path, name: str) -> Iterator["subprocess.Popen[bytes]"]:
-    """Start the service and yield its process once it is ready; its log is shown when a step fails."""
+    """Start the service and yield its process once it is ready; print its log if a step fails."""
     log = scratch / f"{name}.log"
     with log.open("wb") as output:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output)  # noqa: S603
@@ -144,7 +144,7 @@ def running(command: list[str], scratch: Path, name: str) -> Iterator["subproces
 
 @contextmanager
 def valkey(scratch: Path, password: str) -> Iterator[None]:
-    """Run a real server with a password for as long as the context lasts."""
+    """Run a Valkey server with a password inside the context."""
     options = ["--port", str(_REDIS_PORT), "--bind", "127.0.0.1", "--requirepass", password]
     options += ["--appendonly", "yes", "--dir", str(scratch)]
     process = subprocess.Popen([str(find_server()), *options], stdout=subprocess.DEVNULL)  # noqa: S603
@@ -171,12 +171,12 @@ def get(path: str) -> Any:  # noqa: ANN401 - JSON
 
 
 def served_by(pid: int) -> int:
-    """Return the service's process below `pid`: the innermost, as what surrounds it only waits."""
+    """Return the service's process below `pid`: the innermost one; the others only wait."""
     return descendants(pid)[-1]
 
 
 def stop(process: "subprocess.Popen[bytes]", server: int) -> int:
-    """Send SIGTERM to the service and return the exit status that the container ends with."""
+    """Send SIGTERM to the service and return the exit status of the container."""
     os.kill(server, signal.SIGTERM)
     return process.wait(_STOP_S)
 
@@ -191,14 +191,14 @@ def descendants(pid: int) -> list[int]:
 
 
 def written_since(root: Path, timestamp_s: float) -> list[str]:
-    """Return the files that are newer and lie where a read-only file system would not have allowed it."""
+    """Return files newer than `timestamp_s` outside the writable folders."""
     skipped = tuple(str(root) + path for path in _WRITABLE)
     paths = [path for path in root.rglob("*") if not str(path).startswith(skipped)]
     return [str(path) for path in paths if path.lstat().st_mtime > timestamp_s and path.is_file()]
 
 
 def wait_until(condition: Callable[[], bool], timeout_s: float, message: str) -> None:
-    """Return once the condition holds; end the program when it does not in time."""
+    """Return once the condition holds; end the program if it does not in time."""
     deadline = time.monotonic() + timeout_s
     while not condition():
         if time.monotonic() > deadline:
@@ -207,7 +207,7 @@ def wait_until(condition: Callable[[], bool], timeout_s: float, message: str) ->
 
 
 def check(what: str, holds: bool, detail: str = "") -> None:
-    """Print a step that holds; end the program at one that does not."""
+    """Print a step that succeeded; end the program at a failed one."""
     if not holds:
         raise SystemExit(f"FAILED: {what} {detail}")
     print(f"   {what}")
@@ -218,7 +218,7 @@ def _is_ready(process: "subprocess.Popen[bytes]") -> bool:
         raise SystemExit(f"FAILED: the service ended with status {process.returncode} instead of starting")
     try:
         return bool(get("/readyz")["status"] == "ready")
-    except OSError:  # refused, or an answer that is an error: urllib raises both as one
+    except OSError:  # refused or an error status: urllib raises both as OSError
         return False
 
 

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Build the real Dockerfile and try the image, on a machine without a Docker engine: `make image-test`, as root on Debian.
+# Build the Dockerfile and test the image on a machine without a Docker engine: `make image-test`, as root on Debian.
 #
 # Needs buildah and debootstrap (apt), Python 3.11 with willbuy[train,embedded] in $PYTHON, and 15 GB below $TMPDIR.
-# The base image is Debian's own Python 3.11 under the name that the Dockerfile's FROM has. Packages are fetched by this
-# machine's pip as it is configured here; the build gets them as a folder and needs no index.
+# The base image is Debian's Python 3.11 under the name in the Dockerfile's FROM. This machine's pip, with its
+# configuration, downloads the packages; the build gets them as a folder and needs no index.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 PYTHON=${PYTHON:-.venv/bin/python}
@@ -37,13 +37,13 @@ rm -rf --one-file-system "$scratch/debian"
 
 say "the packages"
 "$PYTHON" deploy/image/requirements.py pyproject.toml > "$scratch/serve.txt"
-# async-timeout: redis-py wants it before Python 3.11.3, and Debian has 3.11.2.
+# redis-py requires async-timeout before Python 3.11.3, and Debian has 3.11.2.
 "$PYTHON" -m pip download --quiet --dest "$scratch/wheels" --constraint constraints.txt \
     --requirement "$scratch/serve.txt" hatchling async-timeout
 printf '[global]\nno-index = true\nfind-links = /wheels\n' > "$scratch/pip.conf"
 
 say "the image, from the Dockerfile"
-# In Docker's format, as OCI's has no health check.
+# In Docker's format, because OCI's has no health check.
 "${store[@]}" bud --format docker --isolation chroot --pull-never --target serve --tag willbuy \
     --secret "id=pip_conf,src=$scratch/pip.conf" --volume "$scratch/wheels:/wheels:ro" . > "$scratch/build.log" 2>&1 \
     || { tail -n 40 "$scratch/build.log"; exit 1; }
@@ -57,5 +57,5 @@ mkdir "$scratch/artifacts"
 chmod -R a+rX "$scratch/artifacts"
 
 container=$("${store[@]}" from --pull-never willbuy)
-# In a network of its own, so that the image's port is free and nobody else reaches it.
+# In a separate network namespace, so that the image's port is free and unreachable from outside.
 unshare --net "$PYTHON" deploy/image-test/exercise.py --scratch "$scratch" --container "$container"

@@ -1,1 +1,1 @@
-"""Hooks of mkdocs: pages that are made from the code."""
+"""Hooks of mkdocs."""

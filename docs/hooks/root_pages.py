@@ -1,4 +1,4 @@
-"""Takes pages from the repository's root into the site, and leads links out of `docs/` to names instead of nowhere."""
+"""Adds pages of the repository's root to the site, and replaces links out of `docs/` by file names."""
 
 import posixpath
 import re
@@ -11,7 +11,7 @@ from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
 ROOT: Final = Path(__file__).parents[2]
-# File in the root, and its page.
+# File in the root: its page in the site.
 PAGES: Final = {"ARCHITECTURE.md": "design.md", "CHANGELOG.md": "changes.md"}
 _LINK: Final = re.compile(r"(?<!!)\[([^\]]*)\]\(([^)\s]+)\)")
 
@@ -25,7 +25,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:  # noqa: ARG001 - mkdocs' call
-    """Replace links to files outside `docs/` by the file's name, since the site does not hold them."""
+    """Replace links to files outside `docs/` by the file's name, since the site has no such page."""
     return _LINK.sub(partial(_outwards, posixpath.dirname(page.file.src_uri)), markdown)
 
 
@@ -37,7 +37,7 @@ def _from_root(link: re.Match[str]) -> str:
 
 
 def _outwards(folder: str, link: re.Match[str]) -> str:
-    """Return a link of a page in `folder` of docs/ as the site can follow it."""
+    """Return a link of a page in `folder` of docs/ as a link within the site, or as a file name."""
     text, target = link.groups()
     path = posixpath.normpath(posixpath.join(folder, target.partition("#")[0]))
     if not path.startswith("../"):
@@ -47,5 +47,5 @@ def _outwards(folder: str, link: re.Match[str]) -> str:
 
 
 def _named(text: str, path: str) -> str:
-    """Return the link's text, and the path in code where the text does not say it already."""
+    """Return the link's text, and the path in code unless the text is the path."""
     return f"`{path}`" if text.strip("`") == path else f"{text} (`{path}`)"

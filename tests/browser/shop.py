@@ -1,4 +1,4 @@
-"""A running shop: the service, its Valkey, and visitors whose events are posted to it."""
+"""A running shop: the service, its Valkey, and simulated visitors that post events."""
 
 import itertools
 import os
@@ -11,14 +11,14 @@ import httpx
 from support.redis_servers import RedisServer
 from support.service import Service
 
-from training.commands.replay_sessions import ending_now, event_body
+from training.commands.replay import ending_now, event_body
 from training.synthetic import PRESETS, sessions
 
 
 class Shop:
-    """What the page looks at. `service` and `redis` may be killed, and are to be started again by who did it.
+    """The service under test. A test that kills `service` or `redis` starts it again.
 
-    `headers` go with every request that visitors cause.
+    `headers` are sent with every request of a visitor.
     """
 
     def __init__(self, service: Service, redis: RedisServer, headers: dict[str, str] | None = None) -> None:
@@ -31,11 +31,11 @@ class Shop:
         return f"{self.service.base_url}/dashboard/"
 
     def address(self, session_id: str) -> str:
-        """The address of a session's view, as the page is to make it."""
+        """Return the URL of a session's view in the encoding of the page."""
         return f"{self.url}#/session/{httpx.QueryParams(id=session_id)['id']}"
 
     def post(self, session_id: str, event_name: str = "view_item", **fields: object) -> dict[str, Any]:
-        """Post one event and return the answer."""
+        """Post one event and return the response body."""
         body = {"session_id": session_id, "event_name": event_name} | fields
         response = self._client.post("/v1/events", json=body)
         assert response.status_code == 200, response.text
@@ -43,14 +43,14 @@ class Shop:
         return answer
 
     def visit(self, count: int) -> list[str]:
-        """Let simulated visitors come, each with all events of the visit, and return their session ids."""
+        """Post all events of `count` simulated visits and return their session ids."""
         found = [f"visit-{number}" for number in range(count)]
         for session_id, bodies in zip(found, simulated_visits(count), strict=True):
             self.post_all(body | {"session_id": session_id} for body in bodies)
         return found
 
     def post_all(self, bodies: Iterable[dict[str, Any]]) -> None:
-        """Post events in their order, no more at a time than a session remembers."""
+        """Post events in order, in batches within the number of event ids that a session stores."""
         rest = iter(bodies)
         while part := list(itertools.islice(rest, 50)):
             response = self._client.post("/v1/events/batch", json=part)
@@ -58,7 +58,7 @@ class Shop:
             assert {result["status"] for result in response.json()["results"]} == {200}, response.text
 
     def end(self, session_id: str) -> None:
-        """Say that the session ended without a purchase."""
+        """Report the outcome `none` for the session."""
         response = self._client.post(f"/v1/sessions/{session_id}/outcome", json={"outcome": "none"})
         assert response.status_code == 200, response.text
 
@@ -86,7 +86,7 @@ class Shop:
 
 
 def simulated_visits(count: int, *, seed: int = 1) -> list[list[dict[str, Any]]]:
-    """Return the bodies of the events of so many visits to the synthetic shop, as if each ended now."""
+    """Return the event bodies of `count` visits to the synthetic shop; each visit ends now."""
     now_ms = time.time_ns() // 1_000_000
     return [
         [event_body("", f"{seed}/{number}/{at}", event) for at, event in enumerate(ending_now(events, now_ms))]

@@ -1,4 +1,4 @@
-"""The page without a mouse, without sight of its colours, and on a phone."""
+"""Accessibility: axe, keyboard, colour schemes, and the width of a phone."""
 
 import itertools
 from typing import Literal
@@ -16,7 +16,7 @@ def findings(page: Page) -> list[str]:
     return [f"{found['impact']} {found['id']}: {found['nodes'][0]['html'][:200]}" for found in violations]
 
 
-def findings_in_all_looks(page: Page) -> list[str]:
+def findings_in_all_variants(page: Page) -> list[str]:
     found = []
     for scheme, viewport in itertools.product(SCHEMES, (DESKTOP, PHONE)):
         page.emulate_media(color_scheme=scheme)
@@ -25,21 +25,21 @@ def findings_in_all_looks(page: Page) -> list[str]:
     return found
 
 
-def test_axe_finds_nothing_on_board_and_session_light_dark_and_on_a_phone(shop, page) -> None:
+def test_axe_finds_nothing_on_board_and_session_in_all_variants(shop, page) -> None:
     # Given an empty board
     expect(page.get_by_role("heading", name="No sessions yet")).to_be_visible()
     expect(page.locator("#model-facts")).to_contain_text("float16")
-    assert findings_in_all_looks(page) == []
+    assert findings_in_all_variants(page) == []
     # And one with visitors
     visits = shop.visit(12)
     shop.post(visits[0], "purchase")
     expect(page.locator("#rows tr")).not_to_have_count(0)
     expect(page.locator("#latency-chart canvas")).to_be_visible()
-    assert findings_in_all_looks(page) == []
+    assert findings_in_all_variants(page) == []
     # And a session
     page.locator("#rows a").first.click()
     expect(page.locator("#session-chart canvas")).to_be_visible()
-    assert findings_in_all_looks(page) == []
+    assert findings_in_all_variants(page) == []
 
 
 def test_axe_finds_nothing_while_the_service_is_down(shop, opened) -> None:
@@ -66,14 +66,14 @@ def tab_to(page: Page, selector: str) -> None:
         page.keyboard.press("Tab")
         if page.evaluate("(selector) => document.activeElement.matches(selector)", selector):
             return
-    raise AssertionError(f"no way to {selector} by keyboard")
+    raise AssertionError(f"{selector} cannot be reached by keyboard")
 
 
-def test_everything_can_be_done_by_keyboard(shop, page) -> None:
+def test_every_function_works_by_keyboard(shop, page) -> None:
     shop.post("s-1")
     shop.post("s-2")
     expect(page.locator("#rows tr")).to_have_count(2)
-    # The first stop is the skip link, which is seen then
+    # The first Tab reaches the skip link and makes it visible
     page.keyboard.press("Tab")
     expect(page.get_by_role("link", name="Skip to content")).to_be_focused()
     expect(page.get_by_role("link", name="Skip to content")).to_be_in_viewport()
@@ -99,7 +99,7 @@ def test_everything_can_be_done_by_keyboard(shop, page) -> None:
     expect(page.get_by_role("status").first).to_have_text("Paused.")
 
 
-def test_a_focused_row_that_leaves_the_board_hands_the_focus_to_its_neighbour(shop, page) -> None:
+def test_a_focused_row_that_leaves_the_board_moves_the_focus_to_its_neighbour(shop, page) -> None:
     for session_id in ("s-1", "s-2"):
         shop.post(session_id)
     expect(page.locator("#rows tr")).to_have_count(2)
@@ -111,7 +111,7 @@ def test_a_focused_row_that_leaves_the_board_hands_the_focus_to_its_neighbour(sh
     expect(page.get_by_role("link", name="s-2")).to_be_focused()
 
 
-def test_colours_follow_the_system_at_once_charts_included(shop, page) -> None:
+def test_page_and_charts_follow_the_systems_colour_scheme(shop, page) -> None:
     expect(page.locator("#throughput-chart canvas")).to_be_visible()
     light = page.evaluate("getComputedStyle(document.body).backgroundColor")
     # When

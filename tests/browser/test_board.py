@@ -1,4 +1,4 @@
-"""The live board follows the shop."""
+"""The live board: rows, order, filters, polling and untrusted input."""
 
 import pytest
 from playwright.sync_api import Page, expect
@@ -8,7 +8,7 @@ def ids(page: Page):
     return page.locator("#rows .c-session")
 
 
-def test_an_empty_shop_is_told_how_to_send_its_first_event_which_then_appears(shop, page) -> None:
+def test_an_empty_board_shows_how_to_send_a_first_event_which_then_appears(shop, page) -> None:
     expect(page.get_by_role("heading", name="No sessions yet")).to_be_visible()
     expect(page.locator("#first-event")).to_contain_text(f"curl {shop.service.base_url}/v1/events")
     # When
@@ -21,29 +21,29 @@ def test_an_empty_shop_is_told_how_to_send_its_first_event_which_then_appears(sh
 
 
 def test_rows_reorder_as_probabilities_move_and_keep_the_keyboard_focus(shop, page) -> None:
-    # Given two sessions, the one behind focused
+    # Given two sessions; the second has the focus
     for session_id in ("s-1", "s-2"):
         shop.post(session_id)
     shop.overtake("s-1", "s-2")
     expect(ids(page)).to_have_text(["s-1", "s-2"])
-    behind = page.get_by_role("link", name="s-2")
-    behind.focus()
-    # When it overtakes the other
+    second = page.get_by_role("link", name="s-2")
+    second.focus()
+    # When the second overtakes the first
     shop.overtake("s-2", "s-1")
     # Then
     expect(ids(page)).to_have_text(["s-2", "s-1"])
-    expect(behind).to_be_focused()
+    expect(second).to_be_focused()
     answer = shop.get("s-2")
-    row = page.get_by_role("row").filter(has=behind)
+    row = page.get_by_role("row").filter(has=second)
     expect(row.locator(".c-events")).to_have_text(str(answer["events"]))
     expect(row.locator(".share")).to_have_text(f"{100 * answer['probability']:.1f}%")
-    # The curve has a point for each of the last probabilities.
+    # The sparkline has a point for each of the recent probabilities.
     points = row.locator("polyline").get_attribute("points")
     assert points is not None
     assert len(points.split()) == min(16, answer["events"])
 
 
-def test_the_outcome_shows_after_a_purchase_among_those_seen_last(shop, page) -> None:
+def test_the_outcome_shows_after_a_purchase_in_the_order_of_last_seen(shop, page) -> None:
     shop.post("s-1")
     shop.post("s-2")
     expect(ids(page)).to_have_count(2)
@@ -75,7 +75,7 @@ def test_filters_leave_out_sessions_and_can_be_cleared(shop, page) -> None:
     expect(ids(page)).to_have_count(2)
 
 
-def test_what_has_not_changed_is_not_sent_again(shop, page) -> None:
+def test_unchanged_sessions_are_answered_with_304(shop, page) -> None:
     shop.post("s-1")
     expect(ids(page)).to_have_count(1)
     with page.expect_response(lambda answer: "/v1/sessions?" in answer.url and answer.status == 304):
@@ -83,8 +83,8 @@ def test_what_has_not_changed_is_not_sent_again(shop, page) -> None:
 
 
 @pytest.mark.parametrize("reason", ["pause", "hidden tab"])
-def test_nothing_is_asked_while_the_page_is_paused_or_hidden(shop, opened, reason) -> None:
-    # Given a page whose clock the test turns
+def test_a_paused_or_hidden_page_sends_no_requests(shop, opened, reason) -> None:
+    # Given a page with a clock under the test's control
     page = opened("about:blank")
     page.clock.install()
     page.goto(shop.url)
@@ -100,11 +100,11 @@ def test_nothing_is_asked_while_the_page_is_paused_or_hidden(shop, opened, reaso
         }""")
         expect(page.locator("#connection-text")).to_have_text("Paused in the background")
     page.wait_for_load_state("networkidle")
-    asked: list[str] = []
-    page.on("request", lambda request: asked.append(request.url))
+    requested: list[str] = []
+    page.on("request", lambda request: requested.append(request.url))
     page.clock.run_for(60_000)
     # Then
-    assert asked == []
+    assert requested == []
     # When
     shop.post("s-1")
     if reason == "pause":
@@ -118,8 +118,8 @@ def test_nothing_is_asked_while_the_page_is_paused_or_hidden(shop, opened, reaso
     expect(ids(page)).to_have_text(["s-1"])
 
 
-def test_what_a_shop_sends_stays_text(shop, page) -> None:
-    # Given ids that a page made of strings would run
+def test_input_from_shops_is_shown_as_text(shop, page) -> None:
+    # Given ids that run a script if a page inserts them as markup
     bad = '<img src=x onerror="window.hacked = true">'
     shop.post(bad, bad[:128], item_id=bad, item_category=bad, properties={"device": bad})
     # Then
@@ -132,7 +132,7 @@ def test_what_a_shop_sends_stays_text(shop, page) -> None:
     assert page.evaluate("window.hacked") is None
 
 
-def test_the_browser_itself_refuses_to_make_markup_of_a_string(shop, opened) -> None:
+def test_trusted_types_prevent_markup_from_strings(shop, opened) -> None:
     page = opened()
     refused = page.evaluate("""() => {
         try { document.body.innerHTML = "<b>no</b>"; return "made"; } catch (error) { return error.name; }
@@ -144,7 +144,7 @@ def test_the_browser_itself_refuses_to_make_markup_of_a_string(shop, opened) -> 
     opened.complaints.clear()
 
 
-def test_long_and_foreign_ids_do_not_break_the_layout(shop, page) -> None:
+def test_long_and_non_latin_ids_do_not_break_the_layout(shop, page) -> None:
     odd = ["x" * 256, "😀" * 256, "שלום-עולם-" * 25, "a/b?c#d e%20", "w w " * 64]
     for session_id in odd:
         shop.post(session_id, item_id="y" * 256)
@@ -160,3 +160,9 @@ def test_long_and_foreign_ids_do_not_break_the_layout(shop, page) -> None:
         expect(page.locator("#session-events tr")).to_have_count(1)
         page.wait_for_function(fits)
         page.go_back()
+
+
+def test_the_footer_states_open_access(shop, page) -> None:
+    expect(page.locator("#open-access")).to_contain_text("Access is open")
+    expect(page.locator("#first-event")).to_contain_text("curl")
+    expect(page.locator("#first-event")).not_to_contain_text("Authorization")

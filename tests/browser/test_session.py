@@ -1,4 +1,4 @@
-"""A session's own view."""
+"""The view of one session."""
 
 import re
 
@@ -37,7 +37,7 @@ def test_a_session_opens_from_the_board_and_the_back_button_returns_to_its_row(s
     expect(page).to_have_title("Live board · willbuy")
 
 
-def test_a_session_opens_by_its_link_and_follows_what_the_visitor_does(shop, opened) -> None:
+def test_a_session_opens_by_its_link_and_shows_new_events(shop, opened) -> None:
     shop.post("s/1 ü", "view_item")
     page = opened(shop.address("s/1 ü"))
     rows = page.locator("#session-events tr")
@@ -51,19 +51,19 @@ def test_a_session_opens_by_its_link_and_follows_what_the_visitor_does(shop, ope
     shop.post("s/1 ü", "purchase")
     # Then
     expect(page.locator("#session-outcome")).to_have_text("bought")
-    expect(page.locator("#session-words")).to_contain_text("ended in a purchase")
+    expect(page.locator("#session-summary")).to_contain_text("ended in a purchase")
     expect(rows).to_have_count(2)
 
 
 @pytest.mark.parametrize("address", ["#/session/never-was", "#/session/%E0%A4%A", "#/session/" + "x" * 300])
-def test_a_session_that_is_not_there_is_said_to_be_missing(shop, opened, address) -> None:
+def test_a_missing_session_is_reported(shop, opened, address) -> None:
     opened.may_fail = True
     page = opened(shop.url + address)
-    expect(page.locator("#session-words")).to_contain_text("There is no such session")
+    expect(page.locator("#session-summary")).to_contain_text("The service has no session with this id")
     expect(page.locator("#connection-text")).to_have_text("Live")
 
 
-def test_a_session_that_is_erased_while_it_is_open_keeps_its_last_picture(shop, opened) -> None:
+def test_a_session_that_is_deleted_while_it_is_open_stays_visible(shop, opened) -> None:
     opened.may_fail = True
     shop.post("s-1")
     page = opened(shop.address("s-1"))
@@ -71,5 +71,5 @@ def test_a_session_that_is_erased_while_it_is_open_keeps_its_last_picture(shop, 
     # When
     shop.redis.flush()
     # Then
-    expect(page.locator("#session-words")).to_contain_text("the service no longer has it")
+    expect(page.locator("#session-summary")).to_contain_text("The service no longer has this session")
     expect(page.locator("#session-events tr")).to_have_count(1)

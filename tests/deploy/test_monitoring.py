@@ -13,7 +13,7 @@ import pytest
 import yaml
 from prometheus_client import Histogram
 
-from app.api import batch, board, events, operations, outcomes, sessions, stats, stream
+from app.api import board, events, operations, outcomes, sessions, stream
 from app.errors import WillbuyError
 from app.monitoring.metrics import Metrics
 
@@ -72,7 +72,7 @@ def codes(error: type[WillbuyError] = WillbuyError) -> set[str]:
 
 
 def known_values() -> dict[str, set[str]]:
-    modules = (batch, board, events, operations, outcomes, sessions, stats, stream)
+    modules = (board, events, operations, outcomes, sessions, stream)
     routes = {route.path for module in modules for route in module.router.routes}
     return {
         "code": codes(),

@@ -69,6 +69,7 @@ def test_every_page_of_the_folder_is_in_the_site(site: Path) -> None:
     expected = {path.relative_to(docs).with_suffix(".html") for path in docs.rglob("*.md")}
     assert expected <= {path.relative_to(site) for path in site.rglob("*.html")}
     assert not (site / "hooks").exists()
+    assert not (site / "generate").exists()
 
 
 def test_no_page_loads_anything_from_another_host(site: Path) -> None:

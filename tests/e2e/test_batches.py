@@ -13,6 +13,9 @@ from model.predictor import load_predictor
 
 pytestmark = pytest.mark.anyio
 
+# Two replicas compete for one session all the time.
+PATIENT = {"app.scoring.scorer:Scorer": {"commit_attempts": 100}}
+
 NAMES = ["page_view", "view_item_list", "view_item", "search", "add_to_cart", "view_cart", "of_the_shops_own"]
 
 
@@ -72,7 +75,7 @@ async def test_batches_in_turn_on_two_replicas_answer_as_the_offline_model(servi
 
 
 async def test_a_batch_on_two_replicas_at_once_counts_once(service, artifact, valkey):
-    replicas = [service(redis_url=valkey.url, state_dtype="float32", commit_attempts=100) for _ in range(2)]
+    replicas = [service(redis_url=valkey.url, state_dtype="float32", tuned=PATIENT) for _ in range(2)]
     bodies = shoppers(10, 30)
     expected = offline(artifact, bodies)
     async with httpx.AsyncClient(timeout=30) as client:
@@ -88,7 +91,8 @@ async def test_a_batch_on_two_replicas_at_once_counts_once(service, artifact, va
 async def test_two_models_on_one_server_converge_with_every_batch(service, artifact, valkey, tmp_path):
     other = write_artifact(tmp_path / "other.pt", seed=1, hidden_size=16)
     # A rebuild budget that no batch keeps within
-    chosen = {"redis_url": valkey.url, "state_dtype": "float32", "max_rebuild_events": 50}
+    budget = {"app.scoring.scorer:Scorer": {"max_rebuild_events": 50}}
+    chosen = {"redis_url": valkey.url, "state_dtype": "float32", "tuned": budget}
     replicas = [(service(**chosen), artifact), (service(**chosen, artifact=other), other)]
     bodies = shoppers(20, 12)
     async with httpx.AsyncClient(timeout=30) as client:
@@ -107,7 +111,7 @@ async def test_two_models_on_one_server_converge_with_every_batch(service, artif
 
 
 async def test_a_delete_amid_events_leaves_a_session_of_the_events_after_it(service, artifact, valkey):
-    replicas = [service(redis_url=valkey.url, commit_attempts=100) for _ in range(2)]
+    replicas = [service(redis_url=valkey.url, tuned=PATIENT) for _ in range(2)]
     url = "/v1/sessions/hot"
     async with httpx.AsyncClient(limits=httpx.Limits(max_connections=100), timeout=30) as client:
         for turn in range(10):

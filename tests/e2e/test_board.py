@@ -45,7 +45,7 @@ async def walk(client, **parameters):
 
 
 async def test_the_board_shows_what_the_events_were_answered_with(service, valkey):
-    replica = service(redis_url=valkey.url, board_cache_s=0.001)
+    replica = service(redis_url=valkey.url)
     async with client_of(replica) as client:
         answers = defaultdict(list)
         for number in range(30):
@@ -130,7 +130,7 @@ async def test_whoever_is_asked_answers_for_all_replicas_and_their_processes(ser
 
 async def test_without_redis_the_board_is_unavailable_and_comes_back(service, start_redis):
     server = start_redis()
-    replica = service(redis_url=server.url, redis_open_s=0.2)
+    replica = service(redis_url=server.url)
     async with client_of(replica) as client:
         await post(client, "s-1", "page_view")
         server.kill()
@@ -152,7 +152,7 @@ async def test_without_redis_the_board_is_unavailable_and_comes_back(service, st
 
 async def test_many_pollers_cost_redis_as_much_as_one(service, start_redis):
     server = start_redis()
-    replica = service(redis_url=server.url, board_cache_s=0.5)
+    replica = service(redis_url=server.url)
     async with httpx.AsyncClient(
         base_url=replica.base_url, timeout=60, limits=httpx.Limits(max_connections=200)
     ) as client:
@@ -199,7 +199,7 @@ class Stream:
 
 
 async def test_a_stream_begins_with_what_is_there_and_tells_what_changes(service, valkey):
-    replica = service(redis_url=valkey.url, stream_interval_s=0.1, board_cache_s=0.05, stats_interval_s=0.2)
+    replica = service(redis_url=valkey.url)
     async with client_of(replica) as client:
         await post(client, "s-1", "page_view")
         stream = Stream()
@@ -227,7 +227,7 @@ async def test_a_stream_begins_with_what_is_there_and_tells_what_changes(service
 
 async def test_a_stream_says_that_redis_is_gone_and_goes_on_when_it_is_back(service, start_redis):
     server = start_redis()
-    replica = service(redis_url=server.url, stream_interval_s=0.1, board_cache_s=0.05, redis_open_s=0.2)
+    replica = service(redis_url=server.url)
     async with client_of(replica) as client:
         await post(client, "s-1", "page_view")
         stream = Stream()

@@ -8,7 +8,7 @@ from support.artifacts import write_artifact
 from support.event_strategies import random_session
 
 from model.predictor import load_predictor
-from training.commands.replay_sessions import ending_now, event_body
+from training.commands.replay import ending_now, event_body
 
 TOLERANCE = {"float16": 2e-3, "float32": 1e-5}
 

@@ -92,7 +92,6 @@ def test_the_next_model_trains_on_what_the_service_saw(service, valkey, tmp_path
     settings = {
         "redis_url": valkey.url,
         "session_idle_s": IDLE_S,
-        "close_every_s": 0.5,
         "max_event_age_s": ANY_AGE_S,
         # However slow this machine is
         "request_timeout_s": 60,
@@ -134,7 +133,8 @@ def test_the_next_model_trains_on_what_the_service_saw(service, valkey, tmp_path
     assert trained.exit_code == 0, trained.output
     inputs = read_manifest(artifact).data["inputs"]
     assert inputs["sessions"] < SESSIONS
-    second = service(**settings, artifact=artifact, drift_events_per_s=100_000)
+    every_session = {"app.quality.model_quality:ModelQuality": {"drift_events_per_s": 100_000}}
+    second = service(**settings, artifact=artifact, tuned=every_session)
     # Then visitors of the same kind look like those it was trained on
     again = generate(PRESETS["default"], SESSIONS, 2)
     shop(second.base_url, bodies(again.events))

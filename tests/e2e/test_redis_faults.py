@@ -146,9 +146,7 @@ def resident_bytes(replica):
 @pytest.mark.anyio
 @pytest.mark.parametrize("fault", ["hangs", "dies"])
 async def test_under_load_a_redis_that_is_away_costs_nobody_more_than_the_deadline(service, redis_to_kill, fault):
-    replica = service(
-        redis_url=redis_to_kill.url, request_timeout_s=DEADLINE_S, redis_timeout_s=0.3, redis_open_s=0.5, max_queue=32
-    )
+    replica = service(redis_url=redis_to_kill.url, request_timeout_s=DEADLINE_S, redis_timeout_s=0.3, max_queue=32)
     flood = Flood(replica.base_url, callers=32)
     running = asyncio.create_task(flood.run())
     await flood.until("ok")
@@ -177,8 +175,8 @@ async def test_under_load_a_redis_that_is_away_costs_nobody_more_than_the_deadli
 
 @pytest.mark.anyio
 async def test_while_redis_hangs_the_queue_is_bounded_and_what_is_over_is_refused_at_once(service, redis_to_kill):
-    # Given waits so long, and a breaker so patient, that only the queue's length can refuse
-    replica = service(redis_url=redis_to_kill.url, max_queue=4, redis_timeout_s=2, redis_failures_to_open=1000)
+    # Given waits so long that the breaker is still closed, so that only the queue's length can refuse
+    replica = service(redis_url=redis_to_kill.url, max_queue=4, redis_timeout_s=2)
     post(replica)
     redis_to_kill.pause()
     async with httpx.AsyncClient(base_url=replica.base_url, timeout=30) as client:
@@ -192,7 +190,7 @@ async def test_while_redis_hangs_the_queue_is_bounded_and_what_is_over_is_refuse
 
 
 def test_without_redis_it_still_ends_when_it_is_told_to(service, redis_to_kill):
-    replica = service(redis_url=redis_to_kill.url, close_every_s=0.1, stats_interval_s=0.2)
+    replica = service(redis_url=redis_to_kill.url, session_idle_s=1)
     assert post(replica)[0].json()["events"] == 1
     redis_to_kill.kill()
     assert_unavailable(replica)

@@ -8,6 +8,7 @@ import time
 import httpx
 import pytest
 from support.artifacts import write_artifact
+from support.keys import make_key, write_keys
 
 from model.artifact import read_manifest
 from model.events import Event
@@ -15,6 +16,8 @@ from model.predictor import load_predictor
 
 pytestmark = pytest.mark.anyio
 
+# Without keys, a reload by request is refused.
+KEY = make_key("events:write", "sessions:read", "model:admin")
 NAMES = ("page_view", "view_item", "search", "add_to_cart")
 
 
@@ -37,6 +40,11 @@ def live(artifact, tmp_path):
     return path
 
 
+@pytest.fixture
+def keys(tmp_path):
+    return write_keys(tmp_path / "keys.toml", KEY)
+
+
 class Shoppers:
     """Callers of one session each; every answer is kept with what had been posted until then."""
 
@@ -54,7 +62,7 @@ class Shoppers:
     async def _shop(self, session_id):
         start_ms = int(time.time() * 1000) - 3_600_000
         history = self.histories[session_id] = []
-        async with httpx.AsyncClient(base_url=self.base_url, timeout=10) as client:
+        async with httpx.AsyncClient(base_url=self.base_url, timeout=10, headers=KEY.headers) as client:
             while not self.ended.is_set():
                 number = len(history)
                 event = Event(NAMES[(number * 7 + number // 3) % 4], start_ms + 1000 * number, f"SKU-{number % 3}")
@@ -82,13 +90,13 @@ class Shoppers:
 
 
 async def test_twenty_swaps_under_load_fail_no_request_and_every_answer_is_a_live_models(
-    service, valkey, artifact, other, live
+    service, valkey, artifact, other, live, keys
 ):
-    replica = service(redis_url=valkey.url, artifact=live, allow_reload="true", state_dtype="float32")
+    replica = service(redis_url=valkey.url, artifact=live, api_keys_file=keys, state_dtype="float32")
     shoppers = Shoppers(replica.base_url)
     running = asyncio.create_task(shoppers.run())
     swaps = []
-    async with httpx.AsyncClient(base_url=replica.base_url, timeout=60) as client:
+    async with httpx.AsyncClient(base_url=replica.base_url, timeout=60, headers=KEY.headers) as client:
         for number in range(20):
             source = artifact if number % 2 else other
             put_in_place(source, live)
@@ -112,27 +120,28 @@ async def test_twenty_swaps_under_load_fail_no_request_and_every_answer_is_a_liv
     assert metrics.count("willbuy_model_info{") == 1
 
 
-def test_a_bad_artifact_is_refused_and_the_old_model_goes_on(service, valkey, artifact, live, other):
-    replica = service(redis_url=valkey.url, artifact=live, allow_reload="true")
+def test_a_bad_artifact_is_refused_and_the_old_model_goes_on(service, valkey, artifact, live, other, keys):
+    replica = service(redis_url=valkey.url, artifact=live, api_keys_file=keys)
     body = {"session_id": "s-1", "event_name": "page_view"}
     fingerprint = read_manifest(artifact).fingerprint
     whole = other.read_bytes()
     damaged = bytearray(whole)
     damaged[len(damaged) // 2] ^= 0xFF
-    for content in (b"", b"no artifact", whole[: len(whole) // 2], bytes(damaged)):
-        live.write_bytes(content)
-        response = httpx.post(f"{replica.base_url}/v1/model/reload", timeout=30)
-        assert response.status_code == 422
-        assert response.json()["code"] == "artifact_refused"
-        assert httpx.post(f"{replica.base_url}/v1/events", json=body).json()["model"] == fingerprint
-    live.unlink()
-    assert httpx.post(f"{replica.base_url}/v1/model/reload", timeout=30).status_code == 422
-    put_in_place(artifact, live)
-    response = httpx.post(f"{replica.base_url}/v1/model/reload", timeout=30)
-    assert response.json() == {"result": "unchanged", "fingerprint": fingerprint}
+    with httpx.Client(base_url=replica.base_url, headers=KEY.headers, timeout=30) as client:
+        for content in (b"", b"no artifact", whole[: len(whole) // 2], bytes(damaged)):
+            live.write_bytes(content)
+            response = client.post("/v1/model/reload")
+            assert response.status_code == 422
+            assert response.json()["code"] == "artifact_refused"
+            assert client.post("/v1/events", json=body).json()["model"] == fingerprint
+        live.unlink()
+        assert client.post("/v1/model/reload").status_code == 422
+        put_in_place(artifact, live)
+        response = client.post("/v1/model/reload")
+        assert response.json() == {"result": "unchanged", "fingerprint": fingerprint}
 
 
-def test_reloading_by_request_is_off_unless_it_is_switched_on(service, valkey):
+def test_with_open_access_a_reload_by_request_is_refused(service, valkey):
     replica = service(redis_url=valkey.url)
     response = httpx.post(f"{replica.base_url}/v1/model/reload")
     assert response.status_code == 403

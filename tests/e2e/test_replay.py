@@ -15,11 +15,10 @@ from threadpoolctl import threadpool_limits
 from typer.testing import CliRunner
 
 from model.events import Event
-from model.network import NetworkSizes
 from model.predictor import load_predictor
+from model.sizes import NetworkSizes
 from training.cli import cli
-from training.commands.replay import run_replay
-from training.commands.replay_sessions import (
+from training.commands.replay import (
     TOLERANCE,
     ReplayError,
     ReplayResult,
@@ -27,15 +26,15 @@ from training.commands.replay_sessions import (
     ending_now,
     event_body,
     post_event,
-    read_sessions,
+    read_events,
     replay,
+    run_replay,
 )
-from training.commands.training_run import run_training
+from training.commands.train import run_training
+from training.config import FitSettings, ReplaySettings, TrainSettings
 from training.data.prepare import prepare
 from training.data.prepared import PreparedDataset
-from training.fit.loop import FitSettings
 from training.fit.train import parts_of
-from training.settings import TrainSettings
 from training.synthetic import PRESETS, generate, write
 
 pytestmark = pytest.mark.anyio
@@ -57,7 +56,7 @@ class Shop:
 
     def unseen(self, count: int) -> dict[str, list[Event]]:
         ids = sorted(parts_of(self.dataset, SETTINGS.fractions, SETTINGS.split_seed)["test"])
-        return read_sessions(self.dataset, ids[:count])
+        return read_events(self.dataset, ids[:count])
 
 
 @pytest.fixture(scope="module")
@@ -139,12 +138,12 @@ def test_the_command_prepares_the_log_as_training_did_and_judges_by_the_toleranc
 async def test_a_service_that_runs_another_artifact_is_refused(shop: Shop, valkey, service, artifact) -> None:
     running = service(artifact=artifact, redis_url=valkey.url)
     with pytest.raises(ReplayError, match=r"the service runs model [0-9a-f]{16}, .*model\.pt is [0-9a-f]{16}"):
-        await run_replay(shop.log, shop.artifact, running.base_url, 10, "test", 4, None)
+        await run_replay(shop.log, shop.artifact, ReplaySettings(running.base_url, sessions=10, concurrency=4))
 
 
 async def test_no_service_is_told_with_the_url(shop: Shop) -> None:
     with pytest.raises(ReplayError, match=r"no willbuy service answers at http://127\.0\.0\.1:9.*ConnectError"):
-        await run_replay(shop.log, shop.artifact, "http://127.0.0.1:9", 10, "test", 4, None)
+        await run_replay(shop.log, shop.artifact, ReplaySettings("http://127.0.0.1:9", sessions=10, concurrency=4))
 
 
 @pytest.fixture
@@ -181,7 +180,7 @@ def another_service() -> Iterator[Any]:
 async def test_another_program_at_the_url_is_no_willbuy_service(shop: Shop, another_service, status, body) -> None:
     url = another_service(status, body)
     with pytest.raises(ReplayError, match="no willbuy service"):
-        await run_replay(shop.log, shop.artifact, url, 10, "test", 4, None)
+        await run_replay(shop.log, shop.artifact, ReplaySettings(url, sessions=10, concurrency=4))
 
 
 async def test_a_refused_event_is_told_with_its_session_and_the_answer(valkey, service) -> None:

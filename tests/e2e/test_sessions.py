@@ -12,6 +12,9 @@ from model.predictor import load_predictor
 
 pytestmark = pytest.mark.anyio
 
+# Two replicas compete for one session all the time.
+PATIENT = {"app.scoring.scorer:Scorer": {"commit_attempts": 100}}
+
 
 def shopper(session_id, length=8):
     """Events of a session, a second apart, ending now."""
@@ -91,7 +94,7 @@ async def test_concurrent_duplicates_on_two_replicas_are_folded_once(service, va
 
 
 async def test_events_of_one_session_at_the_same_moment_are_all_folded_one_after_another(service, valkey):
-    replicas = [service(redis_url=valkey.url, commit_attempts=100) for _ in range(2)]
+    replicas = [service(redis_url=valkey.url, tuned=PATIENT) for _ in range(2)]
     body = {"session_id": "hot", "event_name": "view_item"}
     async with httpx.AsyncClient(limits=httpx.Limits(max_connections=100)) as client:
         responses = await asyncio.gather(

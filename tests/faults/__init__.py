@@ -1,5 +1,5 @@
-"""The service under faults, and an oracle that says whether every session came out as the offline fold.
+"""The service under faults, and an oracle that checks that every session equals the offline fold.
 
-`schedule` says what goes wrong when, `workload` what visitors do meanwhile, `driver` plays both at a `fleet` of real
-processes and writes down in a `ledger` what was sent and answered; `oracle` holds ledger and Redis against the model.
+`schedule` has the faults, `workload` the visitors' events. `driver` sends the events to a `fleet` of real processes and
+records requests and answers in a `ledger`. `oracle` compares ledger and Redis with the model.
 """

@@ -26,7 +26,7 @@ def main(
     only: Annotated[str, typer.Option(help="Run just what has this in its title.")] = "",
     out: Annotated[Path, typer.Option(help="Where the JSON goes.")] = Path("artifacts/faults.json"),
 ) -> None:
-    """Run the long schedule on each server, then what Redis itself may lose, then the negative controls."""
+    """Run the long schedule on each server, then the runs in which Redis may lose data, then the negative controls."""
     binaries = {name: binary for name in sorted(BINARIES) if (binary := find_binary(name)) is not None}
     if not binaries:
         _CONSOLE.print("no Redis or Valkey server is installed: make setup")
@@ -73,7 +73,7 @@ def _of_redis(binaries: Mapping[str, Path], seed: int) -> list[Campaign]:
                 200,
                 seed=seed,
                 has_standby=True,
-                # Waiting for the replica closes the gap that asynchronous replication leaves.
+                # Waiting for the replica prevents the losses of asynchronous replication.
                 may_lose=confirmations == 0,
                 settings={"redis_wait_replicas": confirmations},
             )

@@ -1,17 +1,17 @@
-"""What may be wrong with one answer; pure functions, None where nothing is."""
+"""Checks of one answer: pure functions that return the fault, or None."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 
 def fault_of_fold(answer: Mapping[str, Any], is_purchase: bool, positions: Sequence[int], length: int) -> str | None:
-    """Return what is wrong with what an answer says of the fold.
+    """Return the fault in an answer's position and number of events.
 
     Args:
         answer: body of the acknowledgement.
         is_purchase: whether the event closes its session.
-        positions: where the event stands in the history, from 1.
-        length: of the history. A purchase and whatever follows it are not folded, and nothing is after them.
+        positions: positions of the event in the history, from 1.
+        length: length of the history. A purchase and later events are not folded, so no event follows in the history.
     """
     if answer["folded"]:
         if is_purchase or answer["outcome"] != "open":
@@ -25,11 +25,11 @@ def fault_of_fold(answer: Mapping[str, Any], is_purchase: bool, positions: Seque
 def fault_of_probability(
     answer: Mapping[str, Any], length: int, scores: Mapping[str, Sequence[float]], tolerance: float
 ) -> str | None:
-    """Return what is wrong with an answer's probability.
+    """Return the fault in an answer's probability.
 
     Args:
         answer: body of the acknowledgement.
-        length: of the history.
+        length: length of the history.
         scores: by model, the offline probability after each event of the history.
         tolerance: largest difference.
     """

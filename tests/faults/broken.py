@@ -1,7 +1,7 @@
-"""The service with one guarantee taken out: `python -m faults.broken compare_and_set serve --port 8001`.
+"""The service without one of its guarantees: `python -m faults.broken compare_and_set serve --port 8001`.
 
-For the harness alone, to show that it finds what it is there to find. The product has no such switch: parts of it are
-replaced in this process before the command starts.
+Only for the harness, to prove that it detects the violation. The product has no such switch: this program replaces
+parts of it before the command starts.
 """
 
 import os
@@ -20,7 +20,7 @@ from app.store.sessions import RedisStore
 
 
 def break_compare_and_set() -> None:
-    """The last writer wins: each commit expects just the version that is stored when it arrives."""
+    """The last writer wins: each commit expects the version that is stored when it arrives."""
     commit = RedisStore.commit
 
     async def overwrite(store: RedisStore, commits: Sequence[Commit]) -> list[bool | StoreError]:
@@ -33,12 +33,12 @@ def break_compare_and_set() -> None:
 
 
 def break_dedupe() -> None:
-    """No event id is ever known."""
+    """No event id is recognised."""
     Answers.find = lambda _answers, _code: None  # type: ignore[assignment,method-assign]  # same
 
 
 def break_drain() -> None:
-    """SIGTERM ends the process at once and calls that a success."""
+    """SIGTERM ends the process at once with status 0."""
 
     def leave(_server: uvicorn.Server, _signal: int, _frame: Any) -> None:
         os._exit(0)

@@ -27,30 +27,30 @@ from faults.workload import SessionPlan, session_plans
 from model.predictor import StateDtype, load_predictor
 
 REQUEST_TIMEOUT_S: Final = 2.0
-# What a client waits on top of the service's deadline: machines that run tests are busy.
+# A client waits so much longer than the service's deadline, because test machines are busy.
 SLACK_S: Final = 3.0
 _WEEK_S: Final = 7 * 86_400
 
 
 @dataclass(frozen=True, slots=True)
 class Campaign:
-    """What to run.
+    """The parameters of a run.
 
     Attributes:
-        title: its name in the report.
-        binary: of the Redis or Valkey server.
+        title: name in the report.
+        binary: binary of the Redis or Valkey server.
         schedule: the faults, one after another.
-        sessions: fewest sessions; load goes on until the last fault is over, too.
-        shoppers: sessions that are played at the same time.
+        sessions: fewest sessions; the load also continues until the last fault has ended.
+        shoppers: sessions played at the same time.
         think_s: mean time between two steps of a session.
-        pause_s: between two faults.
-        state_dtype: as the service's setting.
+        pause_s: time between two faults.
+        state_dtype: the service's setting of this name.
         settings: further settings of the service.
         appendonly: whether Redis writes every command to disk before it answers.
         has_cluster: whether Redis is a cluster of three primaries with a replica for each.
-        has_standby: whether Redis has a replica, to which `faults.fail_over` goes over.
-        may_lose: whether Redis itself may lose what it has acknowledged, so that losses are measured and not judged.
-        breakage: the guarantee that is taken out, for a negative control.
+        has_standby: whether Redis has a replica, which `faults.fail_over` makes the primary.
+        may_lose: whether Redis itself may lose acknowledged writes, so that losses are counted and are no failure.
+        breakage: the guarantee that the service lacks, for a negative control.
     """
 
     title: str
@@ -81,7 +81,7 @@ class _Run:
 
 
 async def run(campaign: Campaign, directory: Path) -> Report:
-    """Run a campaign with all its files below `directory` and return what came of it."""
+    """Run a campaign with all its files below `directory` and return its result."""
     artifacts = (
         write_artifact(directory / "first.pt", seed=0),
         write_artifact(directory / "second.pt", seed=1, hidden_size=16),
@@ -137,7 +137,7 @@ async def _load(campaign: Campaign, fleet: Fleet, ledger: Ledger, patience_s: fl
         think_s=campaign.think_s,
         most_in_flight=2 * campaign.shoppers,
     )
-    # A second ago, as no event may be ahead of the service's clock.
+    # One second ago, because no event may be ahead of the service's clock.
     going = _Run(session_plans(campaign.seed, int(time.time() * 1000) - 1000), driver)
     async with asyncio.TaskGroup() as tasks:
         for _ in range(campaign.shoppers):
@@ -163,7 +163,7 @@ async def _break_and_mend(going: _Run, campaign: Campaign, fleet: Fleet) -> None
 
 
 async def _judge(oracle: Oracle, fleet: Fleet, ledger: Ledger) -> None:
-    """Read everything that is stored, past the proxy, and let the oracle look at it."""
+    """Read all stored data, without the proxy, and run the oracle."""
     store = RedisStore(fleet.store_url, session_idle_s=1800, options=ConnectionOptions(timeout_s=60))
     ids = list(ledger.sessions)
     try:
@@ -178,7 +178,7 @@ async def _judge(oracle: Oracle, fleet: Fleet, ledger: Ledger) -> None:
 async def _board(fleet: Fleet) -> dict[str, float]:
     """Return the live board of all shards: session ids with their scores."""
     url = f"redis://127.0.0.1:{fleet.redis.port if fleet.cluster is None else fleet.cluster.nodes[0].port}"
-    # Typed for every kind of reply that there is; these are pairs of bytes and float.
+    # Typed for every kind of reply; these are pairs of bytes and float.
     client: Any = Redis.from_url(url) if fleet.cluster is None else RedisCluster.from_url(url)
     try:
         shards = [await client.zrange(board_key(shard), 0, -1, withscores=True) for shard in range(SHARDS)]

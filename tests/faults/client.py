@@ -1,7 +1,7 @@
-"""A small HTTP/1.1 client that leaves every failure to its caller.
+"""A small HTTP/1.1 client without retries and time-outs.
 
-No retries and no time-outs of its own: the harness has to know what each attempt met. A cancelled request closes its
-connection, as a client does that gives up.
+The harness has to know the result of each attempt. A cancelled request closes its connection, like a client that gives
+up.
 """
 
 import asyncio
@@ -14,25 +14,27 @@ _Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """An answer that arrived whole."""
+    """A complete answer."""
 
     status: int
     body: dict[str, Any]
 
 
 class HttpClient:
-    """Kept-alive connections to one loopback port, as many as there are requests at a time."""
+    """Keep-alive connections to one loopback port, one for each concurrent request; requests carry `key`."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, key: str) -> None:
         self._port = port
+        self._key = key
         self._idle: list[_Connection] = []
 
     async def post(self, path: str, body: bytes) -> Reply:
-        """Return the answer, or raise `OSError` or `EOFError` when there was none."""
+        """Return the answer; raise `OSError` or `EOFError` if there is none."""
         reader, writer = await self._connection()
         whole = False
         try:
             head = f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
+            head += f"Authorization: Bearer {self._key}\r\n"
             writer.write(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
             status, headers = _parsed(await reader.readuntil(b"\r\n\r\n"))
             content = await reader.readexactly(int(headers.get("content-length", "0")))
@@ -45,7 +47,7 @@ class HttpClient:
         return Reply(status, json.loads(content) if content else {})
 
     def close(self) -> None:
-        """Drop idle connections."""
+        """Close idle connections."""
         while self._idle:
             self._idle.pop()[1].close()
 

@@ -1,4 +1,4 @@
-"""Plays session plans at the fleet as browsers and shops' servers would, and writes every attempt into the ledger."""
+"""Sends session plans to the fleet, as browsers and shops' servers do, and records every attempt in the ledger."""
 
 import asyncio
 import time
@@ -10,7 +10,7 @@ from faults.client import HttpClient
 from faults.ledger import HTTP_OK, Attempt, Ledger, Sent
 from faults.workload import Posting, SessionPlan
 
-# Worth sending again: conflict, a body that came too slowly, and everything that the service calls temporary.
+# Statuses that are retried: conflict, slow body, and all temporary failures.
 RETRIED: Final = frozenset({408, 409, 503})
 _LONGEST_TRYING_S: Final = 60.0
 _LARGEST_WAIT_S: Final = 0.5
@@ -20,9 +20,9 @@ class Driver:
     """Plays sessions.
 
     Args:
-        clients: one a replica; each request goes to any of them.
-        ledger: where attempts are written.
-        seed: of think times and of who gets which request.
+        clients: one for each replica; each request goes to a random one.
+        ledger: gets the attempts.
+        seed: seed of think times and of the choice of replicas.
         patience_s: how long a patient client waits for an answer.
         think_s: mean time between two steps of a session.
         most_in_flight: most requests at a time.
@@ -46,7 +46,7 @@ class Driver:
         self._in_flight = asyncio.Semaphore(most_in_flight)
 
     async def play(self, plan: SessionPlan) -> None:
-        """Deliver all of a session; returns when every event is acknowledged that is not abandoned."""
+        """Deliver a session; return once every event is acknowledged, except the abandoned ones."""
         for step in plan.steps:
             await asyncio.sleep(self._random.expovariate(1 / self._think_s))
             if plan.batched:
@@ -66,7 +66,7 @@ class Driver:
         await asyncio.gather(*(self._until_acknowledged(sent, replica) for replica in replicas))
 
     async def _deliver_batch(self, session_id: str, postings: Sequence[Posting]) -> None:
-        """Send all in one request; whatever is not acknowledged by it follows alone."""
+        """Send all in one request; events without acknowledgement follow one by one."""
         sent = [self._ledger.sent(session_id, posting) for posting in postings]
         replica = self._random.randrange(len(self._clients))
         body = b"[" + b",".join(posting.body for posting in postings) + b"]"
@@ -113,11 +113,11 @@ class Driver:
     async def _request(
         self, replica: int, path: str, body: bytes, patience_s: float
     ) -> tuple[int | None, dict[str, Any], float | None]:
-        """Return status and body of the answer, and for how long the client waited if it gave up."""
+        """Return status and body of the answer, and how long the client waited if it gave up."""
         try:
             async with asyncio.timeout(patience_s):
                 reply = await self._clients[replica].post(path, body)
-        except TimeoutError:  # an OSError too, so it stands first
+        except TimeoutError:  # a subclass of OSError, so it comes first
             return None, {}, patience_s
         except (OSError, EOFError):
             return None, {}, None
@@ -125,5 +125,5 @@ class Driver:
 
 
 def is_expected(attempt: Attempt) -> bool:
-    """Whether an answer is one that a service under faults may give."""
+    """Whether a service under faults may give this answer."""
     return attempt.status in {None, HTTP_OK, *RETRIED}

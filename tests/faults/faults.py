@@ -1,4 +1,4 @@
-"""What goes wrong: each fault is a coroutine that breaks something of the fleet and mends it again."""
+"""The faults: each is a coroutine that breaks a part of the fleet and repairs it."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -12,21 +12,21 @@ from faults.ledger import HTTP_OK
 
 Fault = Callable[[Fleet, Random], Awaitable[None]]
 
-# Each way, so a load or a commit takes twice that: below `redis_timeout_s`, or nothing would ever be answered.
+# In each direction, so a load or a commit takes twice that. Below `redis_timeout_s`, else no event would succeed.
 _SLOW_S: Final = 0.15
-# Each way: beyond `redis_timeout_s`, so that commits go through and their replies are never seen.
+# In each direction. Above `redis_timeout_s`, so that commits succeed and their replies are too late.
 _TOO_SLOW_S: Final = 0.4
-# Each way: what a replica in another building is behind.
+# In each direction: the delay of a replica in another building.
 _LAG_S: Final = 0.05
-# Longer than anybody waits.
+# Longer than any client waits.
 _STALLED_S: Final = 30.0
 _MOVED_SLOTS: Final = 60
-# Neither a clock nor DEBUG SLEEP is there on every server; this takes most of a second.
+# A loop that takes most of a second: not every server has DEBUG SLEEP or a clock in scripts.
 _BUSY_SCRIPT: Final = "local n = 0 for i = 1, 120000000 do n = n + i end return 1"
 
 
 async def kill_replica(fleet: Fleet, random: Random) -> None:
-    """kill -9 a replica in the middle of its requests; it comes back."""
+    """kill -9 a replica during its requests, and restart it."""
     number = random.randrange(len(fleet.replicas))
     fleet.replicas[number].crash()
     await asyncio.sleep(0.3)
@@ -34,26 +34,26 @@ async def kill_replica(fleet: Fleet, random: Random) -> None:
 
 
 async def pause_replica(fleet: Fleet, random: Random) -> None:
-    """SIGSTOP a replica, and SIGCONT: it goes on with records that others have changed meanwhile."""
+    """SIGSTOP and SIGCONT a replica: it continues with records that others have changed meanwhile."""
     await fleet.pause(random.randrange(len(fleet.replicas)), 1.0)
 
 
 async def kill_redis(fleet: Fleet, _random: Random) -> None:
-    """kill -9 Redis; it comes back with its append-only file."""
+    """kill -9 Redis, and restart it with its append-only file."""
     await asyncio.to_thread(fleet.redis.kill)
     await asyncio.sleep(0.3)
     await asyncio.to_thread(fleet.redis.start)
 
 
 async def pause_redis(fleet: Fleet, _random: Random) -> None:
-    """SIGSTOP Redis: what was sent to it is done later, when everybody has given up on it."""
+    """SIGSTOP and SIGCONT Redis: it executes commands after their callers have timed out."""
     fleet.redis.pause()
     await asyncio.sleep(1.0)
     fleet.redis.resume()
 
 
 async def cut_connections(fleet: Fleet, _random: Random) -> None:
-    """Close all connections to Redis again and again, by CLIENT KILL and on the wire."""
+    """Close all connections to Redis repeatedly, by CLIENT KILL and in the proxy."""
     for _ in range(4):
         await asyncio.to_thread(fleet.redis.command, "CLIENT", "KILL", "TYPE", "normal")
         await asyncio.sleep(0.1)
@@ -62,7 +62,7 @@ async def cut_connections(fleet: Fleet, _random: Random) -> None:
 
 
 async def slow_redis(fleet: Fleet, _random: Random) -> None:
-    """Make Redis slow, and then so slow that commits go through and their replies come too late."""
+    """Make Redis slow, then so slow that commits succeed and their replies are too late."""
     for delay_s, seconds in ((_SLOW_S, 1.0), (_TOO_SLOW_S, 1.2)):
         fleet.proxy.delay_s = delay_s
         await asyncio.sleep(seconds)
@@ -70,14 +70,14 @@ async def slow_redis(fleet: Fleet, _random: Random) -> None:
 
 
 async def block_redis(fleet: Fleet, _random: Random) -> None:
-    """Let a command hold Redis up for longer than anybody waits, as a slow script does."""
+    """Block Redis with a command for longer than any client waits, like a slow script."""
     reply = await asyncio.to_thread(fleet.redis.command, "EVAL", _BUSY_SCRIPT, "0")
     if reply != b":1\r\n":
         raise RuntimeError(f"Redis did not run the script: {reply!r}")
 
 
 async def roll_replica(fleet: Fleet, random: Random) -> None:
-    """SIGTERM a replica while slow commits keep its requests waiting; it comes back."""
+    """SIGTERM a replica while its requests wait for slow commits, and restart it."""
     number = random.randrange(len(fleet.replicas))
     fleet.proxy.delay_s = _SLOW_S
     await asyncio.sleep(0.8)
@@ -94,7 +94,7 @@ async def roll_fleet(fleet: Fleet, _random: Random) -> None:
 
 
 async def canary(fleet: Fleet, random: Random) -> None:
-    """Let one replica run the other model beside the rest, and take it back."""
+    """Restart one replica with the other model, and roll it back."""
     number = random.randrange(len(fleet.replicas))
     for artifact in (fleet.artifacts[1], fleet.artifacts[0]):
         await fleet.terminate(number)
@@ -104,7 +104,7 @@ async def canary(fleet: Fleet, random: Random) -> None:
 
 
 async def reload_models(fleet: Fleet, _random: Random) -> None:
-    """Swap the model inside running replicas, there and back."""
+    """Reload the other model in running replicas, and reload the first one."""
     for artifact in (fleet.artifacts[1], fleet.artifacts[0]):
         for number, client in enumerate(fleet.clients):
             fleet.put_model(number, artifact)
@@ -127,14 +127,14 @@ async def release(fleet: Fleet, _random: Random) -> None:
 
 
 async def fail_over(fleet: Fleet, _random: Random) -> None:
-    """Lose the primary while its standby lags behind, and go on with the standby."""
+    """Kill the primary while its standby lags, and continue with the standby."""
     fleet.link.delay_s = _LAG_S
     await asyncio.sleep(1.0)
     await _lose_primary(fleet)
 
 
 async def fail_over_stalled(fleet: Fleet, _random: Random) -> None:
-    """Lose the primary when its standby has heard nothing for a second, as happens before many a real fail-over."""
+    """Kill the primary when its standby has got nothing for a second, as before many real fail-overs."""
     fleet.link.delay_s = _STALLED_S
     await asyncio.sleep(1.0)
     await _lose_primary(fleet)
@@ -161,7 +161,7 @@ async def move_slots(fleet: Fleet, _random: Random) -> None:
 
 
 async def change_primary(fleet: Fleet, _random: Random) -> None:
-    """Let a replica of the cluster take over from its living primary, as an operator does before maintenance."""
+    """Fail over from a live primary of the cluster to its replica, as before maintenance."""
     replica = _cluster_of(fleet).replicas[0]
     await asyncio.to_thread(replica.command, "CLUSTER", "FAILOVER")
     await asyncio.to_thread(until, lambda: b"role:master" in replica.command("INFO", "replication"))

@@ -12,10 +12,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from support.keys import make_key, write_keys
 from support.redis_servers import RedisServer
 from support.redis_topologies import RedisCluster
 from support.service import ROOT, Service
 
+from app.auth.scopes import Scope
 from faults.client import HttpClient
 from faults.proxy import Proxy
 
@@ -24,7 +26,7 @@ GRACE_S = 20
 
 @dataclass(frozen=True, slots=True)
 class Pause:
-    """A replica that was stopped for a while and could answer nobody."""
+    """A period in which a replica was stopped and could not answer."""
 
     replica: int
     began_s: float
@@ -33,10 +35,10 @@ class Pause:
 
 @dataclass(frozen=True, slots=True)
 class Termination:
-    """A replica that was asked to stop.
+    """The end of a replica after SIGTERM.
 
     Attributes:
-        status: its exit status; None when it had to be killed.
+        status: exit status; None if it had to be killed.
     """
 
     replica: int
@@ -46,7 +48,7 @@ class Termination:
 
 
 class Replica(Service):
-    """One `willbuy serve`, whole or with one guarantee taken out (see `broken`)."""
+    """One `willbuy serve`, optionally without one of its guarantees (`broken`)."""
 
     def __init__(self, log: Path, settings: Mapping[str, object], breakage: str | None = None) -> None:
         super().__init__(log, dict(settings))
@@ -54,7 +56,7 @@ class Replica(Service):
         self._environment["PYTHONPATH"] = str(ROOT / "tests")
 
     def launch(self) -> None:
-        """Start the process and do not wait."""
+        """Start the process without waiting."""
         command = [sys.executable, "-m", *self._program, "serve", "--host", "127.0.0.1", "--port", str(self.port)]
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
@@ -62,7 +64,7 @@ class Replica(Service):
             )
 
     def _answers(self) -> bool:
-        # Asked many times a second while a whole fleet starts on few cores, so it must cost next to nothing.
+        # Cheap, because it is called many times a second while a fleet starts on few cores.
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=2)
         try:
             connection.request("GET", "/healthz")
@@ -73,20 +75,20 @@ class Replica(Service):
             connection.close()
 
     def crash(self) -> None:
-        """End it as the kernel does when memory runs out; nothing if it has ended."""
+        """SIGKILL the process, like the kernel's OOM killer; do nothing if it has ended."""
         if self._process is not None and self._process.poll() is None:
             self._process.kill()
             self._process.wait()
 
 
 class Fleet:
-    """Replicas behind one list of ports, as a balancer without health checks sees them.
+    """Replicas behind a list of ports, like a balancer without health checks.
 
     Attributes:
         artifacts: the models of the run; replicas start with the first.
-        clients: one a replica, in order.
-        standby: a Redis that replicates the other over `link`, or None.
-        cluster: what replicas talk to in place of `redis`, without a proxy, or None.
+        clients: one for each replica, in order.
+        standby: a Redis that replicates the primary over `link`, or None.
+        cluster: a cluster that replicas use in place of `redis`, without a proxy, or None.
         pauses, terminations: what the oracle must know to judge requests that were not answered.
     """
 
@@ -118,23 +120,26 @@ class Fleet:
         self._breakage = breakage
 
     async def start(self) -> None:
-        """Start everything and return when it answers."""
+        """Start all processes and return once they answer."""
         await asyncio.to_thread(self.redis.start if self.cluster is None else self.cluster.start)
         await self.proxy.start()
         if self.standby is not None:
             await self.link.start()
             self.standby.options = ("--replicaof", "127.0.0.1", str(self.link.port))
             await asyncio.to_thread(self.standby.start)
+        # A reload needs a key.
+        key = make_key(*Scope)
+        keys = write_keys(self._directory / "keys.toml", key)
         for number in range(self._count):
             settings = {
                 "artifact": self._model_path(number),
                 "redis_url": self.cluster.url if self.cluster else f"redis://127.0.0.1:{self.proxy.port}/0",
-                "allow_reload": True,
+                "api_keys_file": keys,
                 **self._settings,
             }
             replica = Replica(self._directory / f"replica-{number}.log", settings, self._breakage)
             self.replicas.append(replica)
-            self.clients.append(HttpClient(replica.port))
+            self.clients.append(HttpClient(replica.port, key.key))
             self.put_model(number, self.artifacts[0])
         await asyncio.gather(*(asyncio.to_thread(replica.start) for replica in self.replicas))
 
@@ -154,11 +159,11 @@ class Fleet:
 
     @property
     def store_url(self) -> str:
-        """Where the sessions are, past the proxy."""
+        """The address of the sessions, without the proxy."""
         return self.redis.url if self.cluster is None else self.cluster.url
 
     def put_model(self, number: int, artifact: Path) -> None:
-        """Put an artifact where a replica looks for it, as a release does: beside it, then renamed over it."""
+        """Install an artifact for a replica, as a release does: write a new file and rename it."""
         path = self._model_path(number)
         shutil.copy(artifact, path.with_suffix(".new"))
         path.with_suffix(".new").replace(path)
@@ -172,7 +177,7 @@ class Fleet:
         await asyncio.to_thread(self.replicas[number].start)
 
     async def pause(self, number: int, seconds: float) -> None:
-        """Stop a replica as a starved or migrated container stops, and let it go on."""
+        """SIGSTOP a replica, like a starved or migrated container, and SIGCONT it."""
         began_s = time.monotonic()
         os.kill(self.replicas[number].pid, signal.SIGSTOP)
         await asyncio.sleep(seconds)
@@ -180,7 +185,7 @@ class Fleet:
         self.pauses.append(Pause(number, began_s, time.monotonic()))
 
     def fail_over(self) -> None:
-        """Lose Redis, make the standby, as far as it has come, the Redis of all replicas, and the lost one its standby.
+        """Kill Redis, make the standby the primary in its current state, and restart the killed one as its standby.
 
         What sentinels do, at the moment that the harness chooses.
         """
@@ -197,7 +202,7 @@ class Fleet:
         self.standby.start()
 
     async def terminate(self, number: int) -> None:
-        """Ask a replica to stop, and wait until it has."""
+        """SIGTERM a replica, and wait for its end."""
         signalled_s = time.monotonic()
         self.replicas[number].terminate()
         try:

@@ -1,4 +1,4 @@
-"""What was sent and what came back: the harness's only memory, and all that the oracle believes besides Redis."""
+"""The record of all requests and answers: besides Redis, the only input of the oracle."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -15,11 +15,11 @@ class Attempt:
     """One request.
 
     Attributes:
-        replica: number of the replica that it went to.
+        replica: number of the target replica.
         started_s, ended_s: monotonic clock.
-        status: of the answer; None when there was none.
-        body: of the answer; empty when there was none.
-        patience_s: how long its client waited before it gave up; None when it did not.
+        status: status of the answer; None without an answer.
+        body: body of the answer; empty without an answer.
+        patience_s: how long the client waited before it gave up; None if it did not give up.
     """
 
     replica: int
@@ -31,7 +31,7 @@ class Attempt:
 
     @property
     def acknowledged(self) -> bool:
-        """Whether the service said that the event is stored."""
+        """Whether the service acknowledged the event."""
         return self.status == HTTP_OK
 
 
@@ -51,18 +51,18 @@ class Sent:
 
     @property
     def acknowledged_s(self) -> float:
-        """When it was acknowledged first; infinite when never."""
+        """Time of the first acknowledgement; infinite if there is none."""
         return min((attempt.ended_s for attempt in self.attempts if attempt.acknowledged), default=inf)
 
 
 class Ledger:
-    """Every session that was played, with every event that was sent of it."""
+    """Every played session with all its sent events."""
 
     def __init__(self) -> None:
         self.sessions: dict[str, dict[str, Sent]] = {}
 
     def sent(self, session_id: str, posting: Posting) -> Sent:
-        """Return the entry of an event, a new one the first time."""
+        """Return the entry of an event; create it on first use."""
         return self.sessions.setdefault(session_id, {}).setdefault(posting.event_id, Sent(posting))
 
     def __iter__(self) -> Iterator[Sent]:

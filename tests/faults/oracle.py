@@ -1,8 +1,8 @@
-"""Holds what the service answered, and what Redis holds at the end, against the offline model.
+"""Compares the service's answers, and the data in Redis at the end, with the offline model.
 
-Takes nothing on trust but the ledger: the order of commits is read from the histories, every history is folded anew by
-`Predictor.score_sessions` (the sequence path, float32, without any stored state), and every answer is looked up there
-by its number of events and its model.
+Only the ledger is trusted. The histories give the order of commits. `Predictor.score_sessions` (the sequence path,
+float32, without stored states) folds every history again, and every answer is compared with the result for its number
+of events and its model.
 """
 
 from collections import defaultdict
@@ -20,9 +20,9 @@ from faults.verdict import Verdict
 from model.events import PURCHASE, Event
 from model.predictor import Predictor
 
-# An answer may differ from the offline model's by so much, by what a state's h and c are kept in.
+# Largest difference of an answer from the offline model, by the type of the stored h and c.
 TOLERANCE: Final = {"float16": 2e-3, "float32": 1e-5}
-# A request that was sent so shortly before SIGTERM may have met a connection that was being closed: HTTP cannot tell.
+# A request sent so shortly before SIGTERM may use a connection that is being closed; HTTP cannot distinguish that.
 _RACE_S: Final = 0.3
 
 
@@ -31,7 +31,7 @@ class Oracle:
 
     Args:
         predictors: every model of the run.
-        state_dtype: how the service kept states.
+        state_dtype: type of the service's stored states.
     """
 
     def __init__(self, predictors: Sequence[Predictor], state_dtype: str) -> None:
@@ -45,10 +45,10 @@ class Oracle:
         records: Mapping[str, Record | StoreError | None],
         histories: Mapping[str, list[Event] | StoreError],
     ) -> None:
-        """Judge what was stored and answered; both mappings hold every session of the ledger."""
+        """Judge stored data and answers; both mappings contain every session of the ledger."""
         stored = {name: [] if isinstance(history, StoreError) else history for name, history in histories.items()}
         ids = list(ledger.sessions)
-        # By model, then session: the probability after each event.
+        # The probability after each event, by model and session.
         offline = {
             fingerprint: dict(zip(ids, predictor.score_sessions([stored[name] for name in ids]), strict=True))
             for fingerprint, predictor in self._predictors.items()
@@ -63,21 +63,21 @@ class Oracle:
         self._judge_states(records, stored)
 
     def judge_board(self, records: Mapping[str, Record | StoreError | None], board: Mapping[str, float]) -> None:
-        """Judge the live board: every open session with its probability, and nothing else."""
+        """Judge the live board: it has exactly the open sessions, with their probabilities."""
         expected = {
             name: record.probability
             for name, record in records.items()
             if isinstance(record, Record) and record.outcome is Outcome.OPEN and record.probability is not None
         }
         for name in expected.keys() | board.keys():
-            # Redis keeps and prints scores as doubles, so they are equal to the last bit.
+            # Redis stores and prints scores as doubles, so they are exactly equal.
             if expected.get(name) != board.get(name):
                 self.verdict.found("wrong_board", f"{name}: {board.get(name)}, not {expected.get(name)}")
 
     def judge_requests(
         self, ledger: Ledger, pauses: Sequence[Pause], terminations: Sequence[Termination], patience_s: float
     ) -> None:
-        """Judge whether requests were answered in time, and whether replicas ended as they should."""
+        """Judge whether requests were answered in time and replicas ended with status 0."""
         for attempt in ledger.attempts():
             if not is_expected(attempt):
                 self.verdict.found("refused", f"{attempt.status} {attempt.body.get('code')}")
@@ -104,7 +104,7 @@ class Oracle:
                 self.verdict.found("unclean_exits", f"replica {stop.replica}: status {stop.status}")
 
     def _judge_history(self, name: str, session: Mapping[str, Sent], history: list[Event]) -> dict[str, list[int]]:
-        """Return at which positions, from 1, each event id was folded."""
+        """Return the positions, from 1, at which each event id was folded."""
         by_time = {sent.posting.event.timestamp_ms: sent for sent in session.values()}
         positions: dict[str, list[int]] = defaultdict(list)
         earliest_acknowledgement_s = inf
@@ -182,7 +182,7 @@ class Oracle:
     def _judge_states(
         self, records: Mapping[str, Record | StoreError | None], histories: Mapping[str, list[Event]]
     ) -> None:
-        """Fold one more event from each stored state: it must lead where the whole history and that event lead."""
+        """Fold one more event from each stored state; the result must equal the fold of the whole history."""
         for fingerprint, predictor in self._predictors.items():
             chosen = {
                 name: record

@@ -1,4 +1,4 @@
-"""A TCP proxy on loopback between the replicas and Redis: slows, cuts, and leads to another server."""
+"""A TCP proxy on loopback between the replicas and Redis: delays, disconnects, and redirects to another server."""
 
 import asyncio
 import contextlib
@@ -8,9 +8,9 @@ class Proxy:
     """Forwards every connection to `target_port`.
 
     Attributes:
-        port: where it listens; known once it is started.
-        target_port: where new connections go to.
-        delay_s: how long each chunk of bytes is held back, in either direction.
+        port: listening port; set by `start`.
+        target_port: target of new connections.
+        delay_s: delay of each chunk of bytes, in each direction.
     """
 
     def __init__(self, target_port: int) -> None:
@@ -27,7 +27,7 @@ class Proxy:
         self.port = self._server.sockets[0].getsockname()[1]
 
     def cut(self) -> None:
-        """Close every connection, in the middle of whatever it carries."""
+        """Close every connection, also in the middle of a message."""
         for writer in list(self._writers):
             writer.close()
 

@@ -1,4 +1,4 @@
-"""What a run found, as a table for people and as JSON."""
+"""The result of a run, as a table and as JSON."""
 
 import json
 import platform
@@ -19,11 +19,11 @@ class Report:
     """One run.
 
     Attributes:
-        title: what was run.
-        facts: how: seed, server, state type and the like.
-        counts: what was sent and answered.
-        faults: each fault with the seconds that it took, in order.
-        verdict: the oracle's.
+        title: name of the run.
+        facts: parameters: seed, server, state type and so on.
+        counts: numbers of requests and answers.
+        faults: each fault with its seconds, in order.
+        verdict: the oracle's verdict.
     """
 
     title: str
@@ -34,11 +34,11 @@ class Report:
 
     @property
     def passed(self) -> bool:
-        """Whether the oracle found nothing."""
+        """Whether the oracle found no violation."""
         return self.verdict.passed
 
     def to_dict(self) -> dict[str, Any]:
-        """Return it ready for JSON."""
+        """Return the report as JSON-ready values."""
         return {
             "title": self.title,
             "passed": self.passed,
@@ -50,7 +50,7 @@ class Report:
         }
 
     def summary(self) -> str:
-        """Return the violations in words, with examples; for a failing test."""
+        """Return the violations with examples, for the message of a failing test."""
         lines = [f"{self.title}: {self.counts}"]
         for name, count in self.verdict.counts.items():
             lines += [f"{count} {VIOLATIONS[name]}:", *(f"    {each}" for each in self.verdict.examples[name])]
@@ -58,7 +58,7 @@ class Report:
 
 
 def counts_of(ledger: Ledger) -> dict[str, Any]:
-    """Return what was sent and answered."""
+    """Return the numbers of requests and answers."""
     attempts = list(ledger.attempts())
     statuses = Counter(str(attempt.status or "no answer") for attempt in attempts)
     codes = Counter(attempt.body["code"] for attempt in attempts if "code" in attempt.body)

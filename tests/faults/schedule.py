@@ -1,4 +1,4 @@
-"""When things go wrong: the schedules of the short run in the tests, of the long one, and of the negative controls."""
+"""The schedules of faults: of the short run in the tests, of the long run, and of the negative controls."""
 
 from collections.abc import Sequence
 from typing import Final
@@ -19,14 +19,14 @@ SHORT: Final[Sequence[Fault]] = (
 
 LONG: Final[Sequence[Fault]] = (*SHORT, faults.block_redis, faults.canary, faults.roll_fleet, faults.release)
 
-# What a broken guarantee needs to show itself. Without faults, concurrent events and duplicates are enough for two.
+# The faults that reveal a missing guarantee. For two guarantees, concurrent events and duplicates suffice.
 CONTROLS: Final[dict[str, Sequence[Fault]]] = {
     "compare_and_set": (),
     "dedupe": (),
     "drain": (faults.roll_replica,),
 }
 
-# Redis itself may lose what it acknowledged; how much, and what narrows it.
+# Runs in which Redis itself may lose acknowledged writes: how many, and how to lose fewer.
 FAIL_OVER: Final[Sequence[Fault]] = (faults.fail_over,)
 FAIL_OVER_STALLED: Final[Sequence[Fault]] = (faults.fail_over_stalled,)
 RESTART: Final[Sequence[Fault]] = (faults.kill_redis,)

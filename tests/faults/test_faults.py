@@ -1,4 +1,4 @@
-"""The short run of the fault harness, and proof that it can fail. `make faults` is the long one (docs/faults.md)."""
+"""The short run of the fault harness, and negative controls. `make faults` is the long run (docs/faults.md)."""
 
 import pytest
 from conftest import missing
@@ -9,7 +9,7 @@ from faults.schedule import CONTROLS, SHORT
 
 pytestmark = pytest.mark.anyio
 
-# What each missing guarantee must be caught by, and how many replicas that takes.
+# The violation that reveals each missing guarantee, and the number of replicas.
 CAUGHT_BY = {
     "compare_and_set": ("wrong_answers", 2),
     "dedupe": ("folded_twice", 1),
@@ -28,7 +28,7 @@ def binary():
 async def test_under_faults_every_session_is_the_offline_fold_of_its_acknowledged_events(binary, tmp_path):
     report = await run(Campaign("short", binary, SHORT, sessions=200, shoppers=30, pause_s=0.3), tmp_path)
     assert report.passed, report.summary()
-    # Then the run was one that could have gone wrong
+    # And the run had two models, duplicates and failed requests
     assert report.counts["models_seen"] == 2
     assert report.counts["acknowledgements_of_duplicates"] > 50
     assert {"200", "503", "no answer"} <= report.counts["statuses"].keys()

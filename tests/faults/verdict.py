@@ -1,4 +1,4 @@
-"""Every way in which a run can fail, and how often it did."""
+"""The violations that a run can have, and their counts."""
 
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
@@ -6,7 +6,7 @@ from typing import Final
 
 _EXAMPLES: Final = 5
 
-# Every way to fail, in the words of the report. All must be 0.
+# Every violation with its title in the report. All counts must be 0.
 VIOLATIONS: Final = {
     "lost": "acknowledged events that are not stored",
     "folded_twice": "events folded more than once",
@@ -26,14 +26,14 @@ VIOLATIONS: Final = {
 
 @dataclass(slots=True)
 class Verdict:
-    """How often each violation was found, and the first few of each in words."""
+    """The count of each violation, and its first examples."""
 
     counts: Counter[str] = field(default_factory=Counter)
     examples: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
 
     @property
     def passed(self) -> bool:
-        """Whether nothing at all was found."""
+        """Whether there is no violation."""
         return not self.counts
 
     def found(self, violation: str, example: str) -> None:

@@ -1,4 +1,4 @@
-"""What visitors send: sessions of the synthetic shop, as ugly as networks make them; the same for a seed."""
+"""The visitors' events: sessions of the synthetic shop with late, repeated and concurrent requests; seeded."""
 
 import json
 from collections.abc import Iterator
@@ -9,11 +9,11 @@ from typing import Final, Literal
 from msgspec import structs
 
 from model.events import PURCHASE, Event
-from training.commands.replay_sessions import event_body
+from training.commands.replay import event_body
 from training.synthetic import PRESETS, sessions
 
-# patient: sent until it is acknowledged. hasty: the client gives up after some milliseconds and then sends it again
-# until it is acknowledged. abandoned: the client gives up, and nobody sends it again.
+# patient: sent until acknowledged. hasty: the client gives up after some milliseconds, then sends again until
+# acknowledged. abandoned: the client gives up and does not send again.
 Manner = Literal["patient", "hasty", "abandoned"]
 
 DUPLICATE_SHARE: Final = 0.10
@@ -23,7 +23,7 @@ ABANDONED_SHARE: Final = 0.02
 BURST_SHARE: Final = 0.05
 BATCHED_SHARE: Final = 0.10
 LARGEST_BATCH: Final = 8
-# Below the default of `dedupe_window`: an event id that is forgotten may be folded again, and that is documented.
+# Below the default of `dedupe_window`, because an event id beyond the window may be folded again, as documented.
 MOST_EVENTS: Final = 30
 
 
@@ -32,11 +32,11 @@ class Posting:
     """One event on its way to the service.
 
     Attributes:
-        event_id: unique over the whole run.
-        event: what happened. Its time is unique within its session, so that a history entry tells which event it is.
+        event_id: unique in the whole run.
+        event: the event. Its time is unique within its session, so that a history entry identifies its event.
         body: the request's bytes.
-        manner: how its client behaves.
-        copies: how many replicas get it at the same moment.
+        manner: behaviour of the client.
+        copies: number of replicas that get the event at the same time.
     """
 
     event_id: str
@@ -47,13 +47,13 @@ class Posting:
 
     @property
     def is_purchase(self) -> bool:
-        """Whether it closes its session."""
+        """Whether the event closes its session."""
         return self.event.event_name == PURCHASE
 
 
 @dataclass(frozen=True, slots=True)
 class SessionPlan:
-    """A session's postings: step after step, those of one step at the same moment, or in one batch where `batched`."""
+    """A session's postings, step by step; those of one step are sent at the same time, or in one batch if `batched`."""
 
     session_id: str
     steps: tuple[tuple[Posting, ...], ...]
@@ -64,8 +64,8 @@ def session_plans(seed: int, end_ms: int) -> Iterator[SessionPlan]:
     """Yield plans without end.
 
     Args:
-        seed: of visitors and of everything that befalls their requests.
-        end_ms: the last event of each session happens then; it must not lie in the future.
+        seed: seed of visitors and of the behaviour of their clients.
+        end_ms: time of the last event of each session; must not be in the future.
     """
     random = Random(seed)
     for number, events in enumerate(sessions(PRESETS["default"], seed)):
@@ -95,7 +95,7 @@ def _posting(session_id: str, position: int, event: Event, random: Random) -> Po
 
 
 def _steps(postings: list[Posting], random: Random) -> tuple[tuple[Posting, ...], ...]:
-    """Return the postings in the order they are sent: some late, some twice, in some sessions all at once."""
+    """Return the postings in the order in which they are sent: some late, some twice, in some sessions all at once."""
     order = list(postings)
     for position in range(len(order)):
         if random.random() < LATE_SHARE:
@@ -122,7 +122,7 @@ def _steps(postings: list[Posting], random: Random) -> tuple[tuple[Posting, ...]
 
 
 def _batches(postings: list[Posting], random: Random) -> tuple[tuple[Posting, ...], ...]:
-    """Return the postings in order, several a step; now and then a batch overlaps the one before."""
+    """Return the postings in order, several in each step; some batches overlap the one before."""
     batches = []
     first = 0
     while first < len(postings):

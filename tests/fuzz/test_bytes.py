@@ -11,8 +11,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 from msgspec.structs import replace
+from support.keys import toml
 
-from app.auth.keys import AccessError, parse_keys
+from app.auth.keys import AccessError, read_keys
 from app.errors import CorruptRecordError, InvalidJsonError, InvalidRequestError, TooManyEventsError, WillbuyError
 from app.schemas.events import EVENT_EXAMPLE, EventBody
 from app.scoring.events import parse_event, parse_events, parse_outcome
@@ -208,11 +209,13 @@ def test_an_event_and_an_outcome_are_ones_or_are_refused(body) -> None:
         assert status in {200, 400, 422}
 
 
-@given(text=st.text(max_size=100) | values.map(json.dumps))
+@given(text=st.text(max_size=100) | values.map(lambda value: f"keys = {toml(value)}"))
 @tried(300)
-def test_a_list_of_keys_is_one_or_is_refused(text) -> None:
+def test_a_list_of_keys_is_one_or_is_refused(folder, text) -> None:
+    path = folder / "keys.toml"
+    path.write_text(text, "utf-8", errors="surrogatepass")
     try:
-        keys = parse_keys(text)
+        keys = read_keys(path)
     except AccessError:
         return
     assert keys

@@ -132,9 +132,9 @@ def test_a_batch_is_answered_event_by_event(client):
 
 def test_a_batch_larger_than_a_request_is_taken_in_order(service, valkey):
     # Given a service that takes few events at a time, and a client that knows
-    running = service(redis_url=valkey.url, max_batch_events=50, dedupe_window=8, max_batch_body_bytes=5000)
+    running = service(redis_url=valkey.url, max_batch_events=5, dedupe_window=8, max_body_bytes=1024)
     events = visits(7, 40, with_ids=False)
-    with Client(running.base_url, batch_events=50, batch_bytes=5000, session_events=8) as client:
+    with Client(running.base_url, batch_events=5, batch_bytes=5000, session_events=8) as client:
         results = client.send_batch(events)
         assert [score.events for score in scores(results)] == [n for n in range(1, 41) for _ in range(7)]
     # And one that does not know is told

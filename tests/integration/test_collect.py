@@ -1,5 +1,6 @@
 """Collecting from real servers: each session once in the folder, whatever is broken off."""
 
+import asyncio
 import json
 from typing import Any
 
@@ -8,7 +9,8 @@ import pytest
 import redis
 from redis.exceptions import RedisError
 from support.redis_servers import find_binary
-from support.redis_topologies import RedisCluster
+from support.redis_topologies import RedisCluster, Sentinels
+from support.tls import behind_tls, make_certificate
 from typer.testing import CliRunner
 
 from app.store.keys import outcomes_key, shard_of
@@ -118,7 +120,7 @@ def test_a_run_that_died_before_the_file_had_its_name_is_done_again(client, stre
         raise _DiedError
 
     with monkeypatch.context() as patched:
-        patched.setattr(collector_module, "_settle", die)
+        patched.setattr(collector_module, "_fsync", die)
         with pytest.raises(_DiedError):
             run(streams, tmp_path)
     assert collected(tmp_path) == []
@@ -200,23 +202,68 @@ def test_a_damaged_file_in_the_folder_is_named(client, streams, tmp_path):
         run(streams, tmp_path)
 
 
-def test_it_reads_a_cluster(tmp_path):
+def collected_from(url, folder, ca_file=None):
+    """The sessions that `collect` finds there, after some were published."""
+    folder.mkdir()
+    opened = open_client(url, ca_file)
+    try:
+        publish(opened, *IDS)
+        found = run(Streams(opened, group="willbuy", consumer="collect"), folder)
+    finally:
+        opened.close()
+    assert found.sessions == len(IDS)
+    return collected(folder)
+
+
+@pytest.fixture
+def valkey_binary():
     binary = find_binary("valkey-8.1")
     if binary is None:
         pytest.skip("valkey-8.1 is missing")
-    cluster = RedisCluster(binary, tmp_path / "cluster")
-    folder = tmp_path / "collected"
-    folder.mkdir()
+    return binary
+
+
+def test_it_reads_a_cluster(valkey_binary, tmp_path):
+    cluster = RedisCluster(valkey_binary, tmp_path / "cluster")
     try:
         cluster.start()
-        opened = open_client(cluster.url)
-        publish(opened, *IDS)
-        found = run(Streams(opened, group="willbuy", consumer="collect"), folder)
-        opened.close()
+        assert collected_from(cluster.url, tmp_path / "collected") == sorted(IDS)
     finally:
         cluster.stop()
-    assert found.sessions == 300
-    assert collected(folder) == sorted(IDS)
+
+
+def test_it_finds_the_primary_by_sentinels_with_a_password(valkey_binary, tmp_path):
+    servers = Sentinels(valkey_binary, tmp_path / "servers", sentinels=1, password="of&sentinels")
+    try:
+        servers.start()
+        url = f"{servers.url}?sentinel_password=of%26sentinels"
+        assert collected_from(url, tmp_path / "collected") == sorted(IDS)
+    finally:
+        servers.stop()
+
+
+def test_it_logs_in_as_a_user_over_a_unix_socket(start_redis, tmp_path_factory, tmp_path):
+    # A socket's path has at most 108 characters
+    socket_path = tmp_path_factory.mktemp("s") / "redis.sock"
+    users = ("--user", "shop", "on", ">se:cr@et", "~wb:*", "&*", "+@all", "--user", "default", "off")
+    start_redis(options=("--unixsocket", str(socket_path), *users))
+    with pytest.raises(RedisError):
+        collected_from(f"unix://{socket_path}", tmp_path / "refused")
+    assert collected_from(f"unix://shop:se%3Acr%40et@{socket_path}?db=1", tmp_path / "collected") == sorted(IDS)
+
+
+def test_it_checks_certificates_by_the_ca_file(start_redis, tmp_path):
+    server = start_redis()
+    certificate = make_certificate(tmp_path)
+
+    async def scenario():
+        async with behind_tls(server, certificate) as port:
+            url = f"rediss://127.0.0.1:{port}/0"
+            with pytest.raises(RedisError):
+                await asyncio.to_thread(collected_from, url, tmp_path / "refused")
+            return await asyncio.to_thread(collected_from, url, tmp_path / "collected", certificate[0])
+
+    assert asyncio.run(scenario()) == sorted(IDS)
 
 
 def test_the_command_says_what_it_did(client, redis_server, tmp_path):

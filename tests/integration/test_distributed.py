@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from training.commands.train import TrainRequest, run_train
-from training.config import ConfigError, RunConfig
+from training.commands.train import run_train
+from training.config import RunConfig, TrainOptions
+from training.config_file import ConfigError
 from training.data.dataset import batches
 from training.data.prepare import prepare
-from training.fit.distributed import ALONE, Workers
+from training.runtime.distributed import SINGLE_PROCESS, Workers
 from training.synthetic import PRESETS, generate, write
 
 ROOT = Path(__file__).parents[2]
@@ -23,7 +24,7 @@ OPTIONS = (
     "--device", "cpu", "--epochs", "2", "--batch-sessions", "63", "--dropout", "0", "--no-lightgbm",
     "--set", "pretraining.epochs=0", "--set", "teacher.folds=0", "--set", "fit.teacher_weight=0.0",
 )  # fmt: skip
-# All three steps of the recipe, each as short as it gets; what the teacher says is all that the network hears.
+# All three steps of the recipe, each as short as it gets; the loss is against the soft targets alone.
 WHOLE_RECIPE = (
     "--device", "cpu", "--epochs", "1", "--batch-sessions", "63", "--dropout", "0", "--no-lightgbm",
     "--set", "pretraining.epochs=1", "--set", "sizes.hidden_size=16", "--set", "fit.teacher_weight=1.0",
@@ -70,11 +71,11 @@ def test_two_processes_come_to_the_weights_of_one_and_one_of_them_writes(prepare
 
 
 @pytest.mark.timeout(600)
-def test_foretelling_and_the_teacher_of_two_processes_come_to_what_one_comes_to(prepared, tmp_path) -> None:
+def test_pretraining_and_distillation_by_two_processes_equal_those_by_one(prepared, tmp_path) -> None:
     alone, together = tmp_path / "alone.pt", tmp_path / "together.pt"
-    # Given a run of one process that foretells, is taught and fits
+    # Given a run of one process with pre-training, distillation and fit
     run(sys.executable, "-m", "training", "train", str(prepared), "--out", str(alone), *WHOLE_RECIPE)
-    # When two do the same, of which the first one teaches
+    # When two do the same, of which the first fits the teacher
     done = run(*TORCHRUN, "-m", "training", "train", str(prepared), "--out", str(together), *WHOLE_RECIPE)
     # Then there was a teacher, and the weights are the same but for what rounding does to trees on the cell's output;
     # a process that had not heard the teacher, or none of them, would be off by some thousandths
@@ -100,9 +101,9 @@ def test_a_run_that_broke_off_goes_on_as_if_it_had_not_in_every_process(prepared
 def test_what_one_process_has_to_do_is_refused_clearly(prepared, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr("training.commands.train.join", lambda device: nullcontext(Workers(count=2)))
     with pytest.raises(ConfigError, match="--search: is done by one process"):
-        run_train(TrainRequest(prepared, tmp_path / "model.pt", RunConfig(), trials=2))
+        run_train(prepared, tmp_path / "model.pt", RunConfig(), TrainOptions(search=2))
     with pytest.raises(ConfigError, match=r"shop.parquet: several processes need prepared sessions"):
-        run_train(TrainRequest(prepared.parent / "shop.parquet", tmp_path / "model.pt", RunConfig()))
+        run_train(prepared.parent / "shop.parquet", tmp_path / "model.pt", RunConfig())
 
 
 @pytest.mark.parametrize("count", [2, 3])
@@ -116,8 +117,8 @@ def test_shares_of_a_batch_hold_each_session_once_and_about_the_same_work(count:
 
 
 def test_one_process_alone_needs_no_other() -> None:
-    assert ALONE.total(1.5, 2.0) == [1.5, 2.0]
-    assert ALONE.gather("here") == ["here"]
-    assert ALONE.of_the_first({"a": 1}) == {"a": 1}
-    assert ALONE.first
-    assert ALONE.first_here
+    assert SINGLE_PROCESS.total(1.5, 2.0) == [1.5, 2.0]
+    assert SINGLE_PROCESS.gather("here") == ["here"]
+    assert SINGLE_PROCESS.broadcast({"a": 1}) == {"a": 1}
+    assert SINGLE_PROCESS.first
+    assert SINGLE_PROCESS.first_here

@@ -8,17 +8,17 @@ import httpx
 import pytest
 from conftest import missing
 from support.fakes import FakeModel
-from support.keys import make_key
+from support.keys import make_key, write_keys
 from support.memory_store import MemoryStore
 from support.redis_servers import find_binary
 from support.redis_topologies import RedisCluster, Sentinels
 
 from app.auth.rate_limit import RateLimit
-from app.auth.setup import open_rate_limit
 from app.errors import RateLimitedError
 from app.main import create_app
 from app.monitoring.metrics import Metrics
 from app.settings import Settings
+from app.wiring import open_rate_limit
 
 pytestmark = pytest.mark.anyio
 
@@ -104,10 +104,51 @@ async def test_counts_expire_and_stand_below_the_services_prefix(valkey) -> None
         assert all(0 < client.ttl(name) <= 2 * WINDOW_S + 1 for name in names)
 
 
+async def test_the_window_slides(redis_server) -> None:
+    from redis import Redis  # noqa: PLC0415 - next to its one use
+
+    key = limited_key(10)
+
+    def let_pass(windows):
+        (name,) = client.keys("wb:rate*")
+        client.hincrby(name, "start_ms", -int(windows * WINDOW_S * 1000))
+
+    with Redis(port=redis_server.port) as client:
+        async with limits(redis_server.url) as (limit, _):
+            assert await taken(limit, key, 10)
+            # Within the window nothing is forgotten
+            let_pass(0.5)
+            assert not await taken(limit, key)
+            # 55 % into the next one, 45 % of the one before still count: 4.5 of 10
+            let_pass(1.05)
+            assert not await taken(limit, key, 7)
+            assert await taken(limit, key, 6)
+            assert not await taken(limit, key)
+            # One more, and it is those six that count
+            let_pass(1)
+            assert not await taken(limit, key, 9)
+            assert await taken(limit, key, 8)
+            # After two windows without a request there is nothing to count
+            let_pass(3)
+            assert await taken(limit, key, 10)
+            assert not await taken(limit, key)
+
+
+async def test_a_user_of_the_services_keys_alone_counts_over_a_unix_socket(start_redis, tmp_path_factory) -> None:
+    # A socket's path has at most 108 characters
+    socket_path = tmp_path_factory.mktemp("s") / "redis.sock"
+    users = ("--user", "shop", "on", ">se:cr@et", "~wb:*", "&*", "+@all", "--user", "default", "off")
+    start_redis(options=("--unixsocket", str(socket_path), *users))
+    key = limited_key(1)
+    async with limits(f"unix://shop:se%3Acr%40et@{socket_path}?db=1") as (limit, metrics):
+        assert [await taken(limit, key) for _ in range(2)] == [True, False]
+        assert failures(metrics) == 0
+
+
 async def test_without_redis_everything_is_let_in_and_soon_without_a_wait(start_redis) -> None:
     server = start_redis()
     key = limited_key(1)
-    async with limits(server.url, redis_failures_to_open=2, redis_open_s=60) as (limit, metrics):
+    async with limits(server.url) as (limit, metrics):
         server.kill()
         assert [await taken(limit, key) for _ in range(5)] == [True] * 5
         assert failures(metrics) == 5
@@ -116,8 +157,7 @@ async def test_without_redis_everything_is_let_in_and_soon_without_a_wait(start_
 async def test_a_redis_that_hangs_delays_by_its_time_out_and_no_longer(start_redis) -> None:
     server = start_redis()
     key = limited_key(1)
-    settings = {"redis_failures_to_open": 1, "redis_open_s": 60, "redis_timeout_s": 0.2}
-    async with limits(server.url, **settings) as (limit, metrics):
+    async with limits(server.url, redis_timeout_s=0.2) as (limit, metrics):
         server.pause()
         # Without the bound, this would wait for as long as the server is paused.
         async with asyncio.timeout(30):
@@ -172,15 +212,14 @@ async def test_a_batch_counts_its_events_however_its_body_arrives(valkey, conten
         assert not await taken(limit, key)
 
 
-async def test_an_event_counts_as_one_and_a_batch_as_its_events(valkey) -> None:
+async def test_an_event_counts_as_one_and_a_batch_as_its_events(valkey, tmp_path) -> None:
     # Given a key that may send 50 in ten seconds
     key = make_key("events:write", "sessions:read", events_per_s=5)
-    entry = {"name": "shop", "scopes": key.entry.scopes, "sha256": key.entry.sha256, "events_per_s": 5}
     settings = Settings(
         artifact="unused.pt",
         log_format="console",
         redis_url=valkey.url,
-        api_keys=json.dumps([entry]),
+        api_keys_file=write_keys(tmp_path / "keys.toml", key),
         redis_timeout_s=10,
         request_timeout_s=30,
     )

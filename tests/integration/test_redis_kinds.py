@@ -1,8 +1,6 @@
 """The store on a cluster, behind sentinels, with passwords and over TLS: real servers, real fail-overs."""
 
 import asyncio
-import ssl
-import subprocess
 import time
 from contextlib import asynccontextmanager
 from itertools import count
@@ -11,6 +9,7 @@ from typing import Any
 import pytest
 from support.redis_servers import BINARIES, RedisServer, find_binary
 from support.redis_topologies import RedisCluster, Sentinels, until
+from support.tls import behind_tls, make_certificate
 
 from app.errors import StoreUnavailableError
 from app.store.interface import Commit
@@ -112,7 +111,7 @@ async def test_a_batch_makes_one_round_trip_to_each_node(cluster):
     async with opened(cluster.url) as store:
         await store.commit([a_commit(session_id) for session_id in SESSIONS])
         sent = []
-        for server in store._link._servers.values():
+        for server in store._client._servers.values():
             original = server._send
 
             async def counted(commands, wait_replicas, original=original):
@@ -234,7 +233,7 @@ async def test_sentinels_have_a_password_of_their_own(tmp_path):
         async with opened(started.url) as store:
             with pytest.raises(StoreUnavailableError):
                 await store.ping()
-        async with opened(started.url, sentinel_password="of-the-sentinels") as store:
+        async with opened(f"{started.url}?sentinel_password=of-the-sentinels") as store:
             await commit_until_done(store, a_commit("s-1"))
     finally:
         started.stop()
@@ -278,45 +277,7 @@ async def test_user_and_password_are_needed_and_used(start_redis):
 
 @pytest.fixture
 def certificate(tmp_path):
-    """A certificate for 127.0.0.1 that vouches for itself, and its key."""
-    paths = tmp_path / "server.crt", tmp_path / "server.key"
-    subprocess.run(
-        [
-            *("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"),
-            *("-days", "2", "-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1"),
-            *("-out", paths[0], "-keyout", paths[1]),
-        ],
-        check=True,
-        capture_output=True,
-    )
-    return paths
-
-
-@asynccontextmanager
-async def behind_tls(server, certificate):
-    """A port that speaks TLS and passes on to the server: the wheels' servers are built without TLS."""
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.load_cert_chain(*certificate)
-
-    async def pass_on(source, sink):
-        try:
-            while data := await source.read(65536):
-                sink.write(data)
-                await sink.drain()
-        except ConnectionError:
-            pass
-        finally:
-            sink.close()
-
-    async def serve(reader, writer):
-        upstream_reader, upstream_writer = await asyncio.open_connection("127.0.0.1", server.port)
-        await asyncio.gather(pass_on(reader, upstream_writer), pass_on(upstream_reader, writer))
-
-    listener = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=context)
-    try:
-        yield listener.sockets[0].getsockname()[1]
-    finally:
-        listener.close()
+    return make_certificate(tmp_path)
 
 
 async def test_tls_is_spoken_and_the_certificate_is_checked(start_redis, certificate):

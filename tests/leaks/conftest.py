@@ -9,12 +9,11 @@ import polars as pl
 import pytest
 from support.threads import one_thread
 
-from model.network import NetworkSizes
+from model.sizes import NetworkSizes
+from training.config import FitSettings, TrainSettings, VocabularySettings
 from training.data.prepare import prepare
 from training.data.prepared import PreparedDataset
 from training.data.sources.canonical import write_events
-from training.fit.loop import FitSettings
-from training.settings import TrainSettings, VocabularySettings
 
 HOUR_MS = 3_600_000
 PAGES = ("page_view", "view_item", "search", "add_to_cart")

@@ -17,13 +17,12 @@ import polars as pl
 from typer.testing import CliRunner
 
 from training.cli import cli
+from training.config import PARTS, TrainSettings
 from training.data.prepare import prepare
 from training.data.prepared import PreparedDataset
-from training.data.sessions import PARTS
 from training.data.sources.canonical import write_events
 from training.data.sources.mapping import ColumnMapping
 from training.fit.train import parts_of
-from training.settings import TrainSettings
 
 Prepared = Callable[..., PreparedDataset]
 

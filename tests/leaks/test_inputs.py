@@ -12,11 +12,11 @@ import pytest
 from typer.testing import CliRunner
 
 from training.cli import cli
-from training.data.leaks import OUTCOME_NAMES, LeakError, LeakSettings, check_leaks, suspects
+from training.config import LeakSettings, TrainSettings
+from training.data.leaks import OUTCOME_NAMES, LeakError, check_leaks, suspects
 from training.data.prepared import PreparedDataset
 from training.data.sources.canonical import write_events
 from training.fit.train import parts_of, train
-from training.settings import TrainSettings
 
 Prepared = Callable[..., PreparedDataset]
 

@@ -11,11 +11,12 @@ import pytest
 import torch
 
 from model.artifact import manifest_of
+from training.config import PARTS, TrainSettings
 from training.data.prepared import PreparedDataset
-from training.data.property_scopes import with_training_scopes
-from training.data.sessions import PARTS, split
-from training.fit.train import TrainResult, parts_of, train
-from training.settings import TrainSettings
+from training.data.sessions import split
+from training.data.training_set import with_training_scopes
+from training.fit.result import TrainResult
+from training.fit.train import parts_of, train
 
 Prepared = Callable[..., PreparedDataset]
 
@@ -30,7 +31,7 @@ FRACTIONS = (0.45, 0.1, 0.25, 0.2)
 # What the events of some sessions are changed to. Their first times stay, since these decide on the parts.
 CHANGES: dict[str, list[pl.Expr]] = {
     "other event names": [pl.when(IS_PAGE).then(pl.lit("later_page")).otherwise("event_name").alias("event_name")],
-    "other items and categories": [pl.lit("REQUEUE").alias("item_id"), pl.lit("later").alias("item_category")],
+    "other items and categories": [pl.lit("LATER").alias("item_id"), pl.lit("later").alias("item_category")],
     "dearer": [pl.col("price") * 1000 + 7],
     "slower": [START + (TIME - START) * 50],
     "other values of properties": [pl.lit("fridge").alias("property.device"), pl.col("property.visits") + 1e6],
@@ -131,7 +132,7 @@ def test_a_word_of_the_test_period_is_as_unknown_as_any(
     later = changed(log, parts["test"], [expression for name in names for expression in CHANGES[name]])
     vocabularies = train(prepared(later), settings).model.encoder.vocabularies
     words = {word for known in vocabularies.values() for word in known}
-    assert words.isdisjoint({"later_page", "REQUEUE", "later", "fridge"})
+    assert words.isdisjoint({"later_page", "LATER", "later", "fridge"})
     assert {"page_view", "SKU-1", "group-1", "mobile"} <= words
 
 

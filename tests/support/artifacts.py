@@ -1,4 +1,4 @@
-"""Small artifacts of random weights, made in a moment: for tests that need a model and not a good one."""
+"""Small artifacts with random weights, for tests that need any model."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,7 +9,8 @@ import torch
 from model.artifact import manifest_of, save
 from model.columns import PropertySpec
 from model.encoder import Encoder
-from model.network import NetworkSizes, SessionModel
+from model.network import SessionModel
+from model.sizes import NetworkSizes
 
 EVENT_NAMES = ("page_view", "view_item", "view_item_list", "search", "add_to_cart", "view_cart", "begin_checkout")
 PROPERTIES = (
@@ -30,7 +31,7 @@ def random_model(
     cell: str = "lstm",
     aggregates: bool = True,
 ) -> SessionModel:
-    """A model whose answers vary a good deal with the events."""
+    """Return a model whose answers vary strongly with the events."""
     encoder = Encoder(
         list(event_names),
         ["shoes", "hats"],
@@ -60,7 +61,7 @@ def write_artifact(
     aggregates: bool = True,
     data: Mapping[str, Any] | None = None,
 ) -> Path:
-    """Write such a model as an artifact; another seed is another fingerprint."""
+    """Write the model as an artifact; each seed has a different fingerprint."""
     model = random_model(
         seed=seed,
         hidden_size=hidden_size,

@@ -1,4 +1,4 @@
-"""The files of deployment as data, and what they may name."""
+"""The deployment files as data, and the names of all settings."""
 
 import re
 import tomllib
@@ -19,12 +19,12 @@ def documents(path: Path) -> list[dict[str, Any]]:
 
 
 def environment_of_settings(text: str) -> set[str]:
-    """Every name that a text seems to mean as a setting."""
+    """Return every name in a text that looks like a setting."""
     return set(re.findall(r"\bWILLBUY_[A-Z0-9_]+", text))
 
 
 def seconds(duration: str) -> float:
-    """`20s` as compose writes it."""
+    """Return the seconds of a duration in compose's syntax, such as `20s`."""
     found = re.fullmatch(r"(\d+)s", duration)
     assert found is not None, duration
     return float(found[1])

@@ -1,14 +1,14 @@
-"""The fenced blocks of a page of the documentation, and what the page tells its test about each.
+"""The fenced blocks of a documentation page, and the page's instructions to its test.
 
-A comment before a block, or one for the whole page, speaks to the test and is seen by no reader:
+HTML comments, which readers do not see, instruct the test, for the next block or for the whole page:
 
-    <!-- needs: service, model.pt -->     what the page expects to be there before its first block
-    <!-- not run: why -->                the next block is shown only
+    <!-- needs: service, model.pt -->     what the page expects to exist before its first block
+    <!-- not run: why -->                the next block is not run
     <!-- keeps running: 8000 -->         the next block is a server on that port, stopped at the end
     <!-- status: 3 -->                   the next block ends with this status
 
-A block with a title (```` ```csv title="shop.csv" ````) is a file that the reader writes; one of JSON or plain text
-after a block that was run is what that one wrote.
+A block with a title (```` ```csv title="shop.csv" ````) is a file that the reader writes. A block of JSON or plain text
+after a block that was run is the output of that block.
 """
 
 import re
@@ -27,12 +27,12 @@ _DIRECTIVE: Final = re.compile(r"^<!-- (?P<name>needs|not run|keeps running|stat
 
 
 class PageError(ValueError):
-    """A page that its test cannot make sense of; the message names the line."""
+    """The page has instructions that its test does not understand; the message names the line."""
 
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """A fenced block: its language, its file where it is one, its text, its line, and what the page says of it."""
+    """A fenced block: language, file name if it is a file, text, line, and instructions."""
 
     language: str
     title: str | None
@@ -45,7 +45,7 @@ class Block:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """A page's blocks in order, and the names of what it needs."""
+    """A page's blocks in order, and its needs."""
 
     needs: tuple[str, ...]
     blocks: tuple[Block, ...]

@@ -1,9 +1,9 @@
-"""Runs a page of the documentation as its reader would: files are written, commands typed, programs started, in order.
+"""Runs a documentation page as its reader would: writes files, runs commands and starts programs, in order.
 
-All in one folder and one environment, so that what a block exports or leaves is there for the next. Little is changed:
-the service and Redis listen on free ports, training goes over less data less often, and programs are more patient.
-A block that is nothing but `willbuy` commands of training runs in the test's process, since loading torch, polars and
-matplotlib takes longer than what most of them do.
+All blocks share one folder and one environment, so that exports and files of a block exist for the next. Changes: the
+service and Redis listen on free ports, training uses less data and fewer epochs, and time-outs are longer. A block with
+only training commands of `willbuy` runs in the test's process, because loading torch, polars and matplotlib takes
+longer than most of them.
 """
 
 import contextlib
@@ -50,7 +50,7 @@ _DEADLINE_S: Final = 240
 
 
 class Reader:
-    """Somebody who follows a page in `folder`.
+    """A reader that follows a page in `folder`.
 
     Args:
         folder: where files are written and commands run.
@@ -70,7 +70,7 @@ class Reader:
         self._exports = False
 
     def follow(self, blocks: Sequence[Block]) -> None:
-        """Do what the blocks say, one after another.
+        """Run the blocks, one after another.
 
         Raises:
             AssertionError: one did not do what the page says; the message names its line.
@@ -82,7 +82,7 @@ class Reader:
                 self._said = None
 
     def close(self) -> None:
-        """Stop what keeps running."""
+        """Stop all running servers."""
         for process in self._running:
             if process.poll() is None:
                 # The shell and what it started, as Ctrl-C in its terminal would.
@@ -114,7 +114,7 @@ class Reader:
             raise PageError(f"{where}: it is no file, having no title, and what it may be the answer to was not run")
 
     def _here(self, text: str) -> str:
-        """Return the text with this machine's ports."""
+        """Return the text with the ports of this run."""
         for shown, real in self._ports.items():
             text = re.sub(rf"(127\.0\.0\.1:|-p |--port ){shown}\b", rf"\g<1>{real}", text)
         text = re.sub(r"willbuy serve(?!.*--port)", f"willbuy serve --port {self._ports[8000]}", text)
@@ -160,7 +160,7 @@ class Reader:
         return said
 
     def _start(self, block: Block) -> None:
-        """Start a server, and wait until it listens."""
+        """Start a server and wait until it listens."""
         port = self._ports[block.keeps_running or 0]
         log = self.folder / f".{port}.log"
         with log.open("ab") as output:
@@ -183,7 +183,7 @@ class Reader:
 
 
 def tools(folder: Path, found: Mapping[str, Path]) -> Path:
-    """Make a folder of links to programs, by the names under which pages call them, and return it."""
+    """Create and return a folder of links to programs, by the names that pages use."""
     folder.mkdir(exist_ok=True)
     for name, path in found.items():
         (folder / name).symlink_to(path)
@@ -191,7 +191,7 @@ def tools(folder: Path, found: Mapping[str, Path]) -> Path:
 
 
 def environment(path: Sequence[Path], **variables: str) -> dict[str, str]:
-    """Return this process's environment with folders before its PATH, without what it says of willbuy."""
+    """Return this process's environment with folders prepended to PATH and without WILLBUY_ variables."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("WILLBUY_")}
     kept["PATH"] = os.pathsep.join([*map(str, path), kept.get("PATH", os.defpath)])
     # Narrower than that, tables are cut and their lines are not those of the page.
@@ -199,7 +199,7 @@ def environment(path: Sequence[Path], **variables: str) -> dict[str, str]:
 
 
 def find_node() -> Path | None:
-    """Return Node: the system's, or the one that Playwright brings along."""
+    """Return the path of Node: the system's, or Playwright's."""
     found = shutil.which("node")
     playwright = find_spec("playwright")
     if found is None and playwright is not None and playwright.origin is not None:
@@ -208,7 +208,7 @@ def find_node() -> Path | None:
 
 
 def _plain_commands(text: str) -> list[list[str]] | None:
-    """Return the arguments of each command, where all are `willbuy`'s of training and nothing is left to a shell."""
+    """Return the arguments of each command if all are training commands of `willbuy` and need no shell."""
     text = text.replace("\\\n", " ")
     if re.search(r"[|&;<>$`'\"*(){}\\]", text):
         return None
@@ -223,7 +223,7 @@ def _listens(port: int) -> bool:
 
 
 def _expect_json(page: str, said: str, where: str) -> None:
-    """Hold every field of the page's JSON against what was said: it is there, and of the same type."""
+    """Check that the output has every field of the page's JSON, with the same type."""
     differences = list(_differences("", json.loads(page), json.loads(said)))
     assert not differences, f"{where}: {'; '.join(differences)}\n{said[:2000]}"
 
@@ -248,7 +248,7 @@ def _differences(path: str, page: Any, said: Any) -> Iterator[str]:
 
 
 def _expect_text(page: str, said: str, where: str) -> None:
-    """Hold every line of the page's text against what was said; numbers may be others, `...` stands for anything."""
+    """Check that the output has every line of the page's text; numbers may differ, `...` matches anything."""
     real = [_plain(line) for line in said.splitlines()]
     for line in page.splitlines():
         if line.strip() in {"", "..."}:

@@ -1,4 +1,4 @@
-"""Sessions as shops send them, ugly values included: hypothesis strategies, and plain random ones for long sessions."""
+"""Sessions with ordinary and extreme values: hypothesis strategies, and random generators for long sessions."""
 
 import math
 from collections.abc import Sequence
@@ -69,7 +69,7 @@ def sessions(
 
 
 def random_session(seed: int, length: int, *, items: int = 40) -> list[Event]:
-    """A session of ordinary values, as long as wanted."""
+    """Return a session of ordinary values of the given length."""
     random = Random(seed)
     now_ms = 1_700_000_000_000
     events = []

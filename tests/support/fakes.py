@@ -1,4 +1,4 @@
-"""A model whose answers are known: each event changes the state into a hash of both, the probability is read off it."""
+"""A model with known answers: the next state is a hash of state and event, and the probability is derived from it."""
 
 from collections.abc import Sequence
 from hashlib import sha256
@@ -13,7 +13,7 @@ class FakeManifest:
 
 
 class FakeModel:
-    """`salt` makes another model; `poison` is an item id on which it crashes."""
+    """`salt` selects a model; `poison` is an item id that raises an error."""
 
     device = "cpu"
     device_reason = "there is no other"
@@ -53,7 +53,7 @@ class FakeModel:
         return [([self.expected(prefix) for prefix in each], self._fold(each[-1])) for each in prefixes]
 
     def expected(self, events: Sequence[Event]) -> float:
-        """The probability after these events, whoever folds them."""
+        """Return the probability after these events."""
         return _probability(self._fold(events))
 
     def _fold(self, events: Sequence[Event]) -> bytes:

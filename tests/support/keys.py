@@ -1,7 +1,10 @@
-"""API keys of tests, and the files that let them in."""
+"""API keys for tests, and their key files."""
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
+
+import msgspec
 
 from app.auth.keys import ApiKey, digest_of, new_key
 from app.auth.scopes import Scope
@@ -9,7 +12,7 @@ from app.auth.scopes import Scope
 
 @dataclass(frozen=True)
 class Made:
-    """A key, and what is kept of it."""
+    """A key and its stored form."""
 
     key: str
     entry: ApiKey
@@ -26,14 +29,18 @@ def make_key(*scopes: str, name: str = "shop", events_per_s: float | None = None
     return Made(key, ApiKey(name, kinds, digest_of(key.encode()).hex(), events_per_s))
 
 
+def toml(value: object) -> str:
+    """Return JSON-like data as TOML: tables inline, without values that are None."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{name} = {toml(one)}" for name, one in value.items() if one is not None) + "}"
+    if isinstance(value, list):
+        return f"[{', '.join(map(toml, value))}]"
+    return json.dumps(value)
+
+
 def write_keys(path: Path, *made: Made) -> Path:
-    """Write a file that lets these in, in the place of any before, and return its path."""
-    text = ""
-    for one in made:
-        scopes = ", ".join(f'"{scope}"' for scope in one.entry.scopes)
-        text += f'[[keys]]\nname = "{one.entry.name}"\nscopes = [{scopes}]\nsha256 = "{one.entry.sha256}"\n'
-        if one.entry.events_per_s is not None:
-            text += f"events_per_s = {one.entry.events_per_s}\n"
+    """Write a key file with these keys, replacing an existing one, and return its path."""
+    text = f"keys = {toml([msgspec.to_builtins(one.entry) for one in made])}\n"
     written = path.with_suffix(".new")
     written.write_text(text)
     written.replace(path)

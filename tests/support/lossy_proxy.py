@@ -1,4 +1,4 @@
-"""A TCP proxy on loopback that loses answers: the request is carried out, and the caller never hears of it."""
+"""A TCP proxy on loopback that loses answers: the server executes the request, but the client gets no reply."""
 
 import selectors
 import socket
@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 
 
 class LossyProxy:
-    """Passes bytes on, but of the next `to_lose` answers only `passed_bytes`; then it cuts the connection.
+    """Forwards bytes; of the next `to_lose` answers only `passed_bytes`, then it closes the connection.
 
     The service answers when it has committed, so an answer lost here is one to an event that counts.
     """
@@ -31,7 +31,7 @@ class LossyProxy:
                 threading.Thread(target=self._connect, args=(caller,), daemon=True).start()
 
     def close(self) -> None:
-        """Stop, and cut every connection."""
+        """Stop and close every connection."""
         with suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
@@ -75,7 +75,7 @@ class LossyProxy:
 
 @contextmanager
 def lossy_proxy(target_port: int) -> Iterator[LossyProxy]:
-    """Run such a proxy until the end of the block."""
+    """Run a proxy inside the context."""
     proxy = LossyProxy(target_port)
     thread = threading.Thread(target=proxy.serve)
     thread.start()

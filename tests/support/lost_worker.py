@@ -1,8 +1,8 @@
-"""A program for torchrun: two processes that add numbers, of which the second fails at the third."""
+"""A program for torchrun: two processes add numbers; the second fails at the third number."""
 
 import sys
 
-from training.fit.distributed import WorkerError, join
+from training.runtime.distributed import WorkerError, join
 
 with join("cpu") as workers:
     for number in range(1000):

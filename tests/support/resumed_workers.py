@@ -1,4 +1,4 @@
-"""A program for torchrun: processes that fit a model, break off after an epoch, and go on from the checkpoint.
+"""A program for torchrun: processes train a model, stop after an epoch, and continue from the checkpoint.
 
 torchrun --nproc-per-node 2 tests/support/resumed_workers.py PREPARED CHECKPOINT
 """
@@ -10,18 +10,19 @@ from typing import Any
 
 import torch
 
-from model.network import NetworkSizes, SessionModel
+from model.network import SessionModel
+from model.sizes import NetworkSizes
+from training.config import FitSettings, TrainSettings
 from training.data.encoded import scaling_of
 from training.data.prepared import read_prepared
 from training.data.training_set import load
 from training.fit.checkpoint import Epoch, Fit
-from training.fit.distributed import join
-from training.fit.loop import FitSettings, fit
-from training.settings import TrainSettings
+from training.fit.loop import fit
+from training.runtime.distributed import join
 
 
 class BrokenOffError(Exception):
-    """Stands for whatever breaks a run off."""
+    """Raised to interrupt a run."""
 
 
 def break_off(number: int, done: int, epoch: Epoch | None) -> None:

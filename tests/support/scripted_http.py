@@ -1,4 +1,4 @@
-"""A real HTTP server on loopback that answers as it is told: what a gateway, an overload or a stranger would say."""
+"""A real HTTP server on loopback with scripted answers: of a gateway, an overloaded service or another program."""
 
 import threading
 from collections.abc import Iterator, Mapping
@@ -9,7 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 @dataclass(frozen=True)
 class Reply:
-    """An answer to give.
+    """A scripted answer.
 
     Attributes:
         silent: never answer, until the server stops.
@@ -25,7 +25,7 @@ class Reply:
 
 @dataclass(frozen=True)
 class Received:
-    """A request that came."""
+    """A received request."""
 
     method: str
     path: str
@@ -35,7 +35,7 @@ class Received:
 
 @dataclass
 class ScriptedServer:
-    """Answers the n-th request with the n-th reply; those after the last with the last."""
+    """Answers the n-th request with the n-th reply; further requests get the last reply."""
 
     replies: list[Reply]
     url: str = ""
@@ -44,7 +44,7 @@ class ScriptedServer:
 
 @contextmanager
 def scripted_server(*replies: Reply) -> Iterator[ScriptedServer]:
-    """Serve the replies until the end of the block."""
+    """Serve the replies inside the context."""
     script = ScriptedServer(list(replies))
     over = threading.Event()
 
@@ -78,7 +78,7 @@ def scripted_server(*replies: Reply) -> Iterator[ScriptedServer]:
         do_GET = do_POST = do_DELETE = answer  # noqa: N815  # http.server's names
 
         def log_message(self, *_: object) -> None:
-            """Keep quiet."""
+            """Log nothing."""
 
         def handle(self) -> None:
             with suppress(OSError):  # the client gave up, as some are meant to

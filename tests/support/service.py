@@ -1,10 +1,12 @@
-"""The service as users run it: a real uvicorn process on a free loopback port, stopped by its process id."""
+"""The service as a real uvicorn process on a free loopback port; stopped by its process id."""
 
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import httpx
@@ -18,18 +20,29 @@ class Service:
     """One `uvicorn --factory app.main:create_app`.
 
     `settings` become `WILLBUY_` variables; nothing else of that name is passed on from the tests' own environment.
-    Access is open unless they say who may ask.
+    Access is open unless they say who may ask. `tuned` has other constants, see `support.tuned_app`.
     """
 
-    def __init__(self, log: Path, settings: dict[str, object], *, workers: int = 1) -> None:
+    def __init__(
+        self,
+        log: Path,
+        settings: dict[str, object],
+        *,
+        workers: int = 1,
+        tuned: Mapping[str, Mapping[str, object]] | None = None,
+    ) -> None:
         self.log = log
         self.workers = workers
         self.port = free_port()
         self.base_url = f"http://127.0.0.1:{self.port}"
         self._environment = {name: value for name, value in os.environ.items() if not name.startswith("WILLBUY_")}
-        if not settings.keys() & {"api_keys", "api_keys_file", "open_access"}:
+        if not settings.keys() & {"api_keys_file", "open_access"}:
             self._environment["WILLBUY_OPEN_ACCESS"] = "true"
         self._environment |= {f"WILLBUY_{name.upper()}": str(value) for name, value in settings.items()}
+        self._factory = "app.main:create_app"
+        if tuned:
+            self._factory = "support.tuned_app:create_app"
+            self._environment |= {"TUNED": json.dumps(tuned), "PYTHONPATH": str(ROOT / "tests")}
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -38,7 +51,7 @@ class Service:
         return self._process.pid
 
     def start(self) -> None:
-        """Start and wait until it answers; Redis need not be there."""
+        """Start and wait until the service answers; Redis need not be available."""
         self.launch()
         deadline = time.monotonic() + 60
         while not self._answers():
@@ -48,9 +61,9 @@ class Service:
             time.sleep(0.05)
 
     def launch(self) -> None:
-        command = [sys.executable, "-m", "uvicorn", "--factory", "app.main:create_app"]
+        command = [sys.executable, "-m", "uvicorn", "--factory", self._factory]
         # Connections as `willbuy serve` has them.
-        command += ["--http", "app.api.events_http:EventsHttp", "--no-proxy-headers"]
+        command += ["--http", "app.runtime.http_protocol:BoundedHttp", "--no-proxy-headers"]
         command += ["--host", "127.0.0.1", "--port", str(self.port), "--no-access-log"]
         command += ["--workers", str(self.workers), "--timeout-graceful-shutdown", "10"]
         with self.log.open("ab") as log:
@@ -59,7 +72,7 @@ class Service:
             )
 
     def wait(self, timeout_s: float = 60) -> int:
-        """Return the exit status of a process that ends by itself."""
+        """Wait for the process to end without a signal, and return its exit status."""
         assert self._process is not None
         return self._process.wait(timeout_s)
 
@@ -70,7 +83,7 @@ class Service:
         os.kill(self.pid, signal.SIGTERM)
 
     def stop(self) -> int:
-        """Stop it in order and return its exit status."""
+        """Send SIGTERM, wait, and return the exit status."""
         assert self._process is not None
         if self._process.poll() is None:
             self._process.terminate()

@@ -1,4 +1,4 @@
-"""States read by the layout that `model.states` documents, one bit after another."""
+"""An independent decoder of states, by the layout in `model.states`."""
 
 import numpy as np
 
@@ -6,7 +6,7 @@ from model.predictor import Predictor
 
 
 def parts_of(predictor: Predictor, state: bytes) -> list[np.ndarray]:
-    """A state's times in ms, the rest of its memory, its carry and its hidden."""
+    """Return a state's times in ms, the rest of its memory, its carry and its hidden."""
     widths = predictor.manifest.state
     hidden_type = np.dtype("<f2" if predictor.state_dtype == "float16" else "<f4")
     _, carry, memory = (part.numpy()[0] for part in predictor._module.initial_state(1))

@@ -1,4 +1,4 @@
-"""The recurrent cells' equations as textbooks write them, in NumPy float64: what torch's kernels are held against."""
+"""The recurrent cells' textbook equations in NumPy float64: the reference for torch's kernels."""
 
 import numpy as np
 
@@ -14,7 +14,7 @@ def as_float64(tensor):
 
 
 def _weights(cell, layer):
-    """The layer's two weights and two biases, each cut into its gates: [gates, H, width] and [gates, H]."""
+    """Return the layer's two weights and two biases, each split by gate: [gates, H, width] and [gates, H]."""
     stacked = [as_float64(weight) for weight in list(cell.weights)[4 * layer : 4 * layer + 4]]
     return [weight.reshape(-1, cell.hidden_size, *weight.shape[1:]) for weight in stacked]
 
@@ -46,7 +46,7 @@ def rnn_step(cell, layer, x, states):
 
 
 def textbook_states(cell, inputs):
-    """For inputs [T, E]: the states of each layer in turn after each event [T, S], layer upon layer."""
+    """Return, for inputs [T, E], the states of all layers after each event [T, S], layer by layer."""
     if isinstance(cell, NoMemory):
         return np.zeros((len(inputs), 0))
     step = lstm_step if isinstance(cell, LSTM) else gru_step if isinstance(cell, GRU) else rnn_step
@@ -63,7 +63,7 @@ def textbook_states(cell, inputs):
 
 
 def textbook_outputs(cell, inputs):
-    """For inputs [T, E]: the last layer's h after each event [T, H]."""
+    """Return, for inputs [T, E], the last layer's h after each event [T, H]."""
     states = textbook_states(cell, inputs)
     parts = states.shape[1] // max(1, cell.layers * cell.hidden_size)
     start = states.shape[1] - parts * cell.hidden_size

@@ -1,4 +1,4 @@
-"""Computing in one thread, for tests of numbers."""
+"""Computation in one thread, for tests of exact numbers."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,7 +9,7 @@ from threadpoolctl import threadpool_limits
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Keep torch and the linear algebra below it to one thread.
+    """Limit torch and its linear algebra libraries to one thread.
 
     Networks as small as those of the tests only wait for each other in several, and the order of sums is part of a
     fingerprint.

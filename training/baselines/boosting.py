@@ -1,4 +1,4 @@
-"""Gradient boosting on the same running information that the network has."""
+"""Gradient boosting on the network's own inputs."""
 
 from typing import Any, Final
 
@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from model.encoder import Encoder
 from training.data.encoded import Encoded
 
-# A leaf holds at least one event in so many, between the two bounds.
+# Events of a leaf: one in so many of all events, between the two bounds.
 _EVENTS_A_LEAF: Final = 150
 _SMALLEST_LEAF: Final = 20
 _LARGEST_LEAF: Final = 1000
@@ -20,8 +20,7 @@ _STOPPING_ROUNDS: Final = 50
 def boosting_parameters(events: int, *, seed: int, threads: int) -> dict[str, Any]:
     """Return LightGBM's parameters for so many training events.
 
-    Found by a search on ClickstreamDMM's validation sessions (docs/recipe.md); what has to grow with the data is the
-    leaf.
+    Found by a search on ClickstreamDMM's validation sessions (docs/recipe.md). Only the leaf size grows with the data.
     """
     return {
         "objective": "binary",
@@ -46,7 +45,7 @@ def lightgbm_on_aggregates(
 ) -> tuple[NDArray[np.float64], int]:
     """Fit LightGBM on every prefix's encoder features and indices, stopped early on the validation sessions.
 
-    The encoder's outputs are all that the network sees of an event and of what came before it, bar its own memory.
+    The encoder's outputs are all inputs of the network except its own memory.
 
     Returns:
         Probabilities of the test events [N], and the number of trees kept.
@@ -62,7 +61,7 @@ def lightgbm_on_aggregates(
                 _matrix(data),
                 label,
                 reference=sets[0] if sets else None,
-                # LightGBM takes JSON's special characters in no name.
+                # LightGBM refuses JSON's special characters in names.
                 feature_name=[f"feature_{number}" for number in range(len(names))],
                 categorical_feature=[f"feature_{number}" for number in range(len(encoder.feature_names), len(names))],
                 params={"verbose": -1},

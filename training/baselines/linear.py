@@ -20,16 +20,16 @@ from training.data.encoded import Encoded
 _Floats = NDArray[np.float64]
 
 MOST_PREFIXES: Final = 100_000
-"""Prefixes that a regression is fitted on at most; more are drawn from at random."""
+"""Most prefixes that a regression is fitted on; a random sample of more."""
 
 _STRENGTHS: Final = (0.01, 0.1, 1.0)
 _ITERATIONS: Final = 1000
-# Words of a column that get a coefficient of their own; the rarer ones share one.
+# Most words of a column with a coefficient of their own; rarer ones share one.
 _MOST_WORDS: Final = 40
 _LONGEST_GRAM: Final = 3
-# Events that n-grams are taken from: a prefix costs as much as it has of them.
+# Last events of a prefix that n-grams are taken from: bounds the cost of a prefix.
 _WINDOW: Final = 30
-# N-grams that fewer prefixes than this hold teach chance.
+# N-grams in fewer prefixes than this would be noise.
 _LEAST_PREFIXES: Final = 20
 
 
@@ -66,7 +66,7 @@ def aggregate_regression(encoder: Encoder, train: Encoded, validation: Encoded, 
         np.concatenate([data.features.numpy()[rows], data.indices.numpy()[rows].astype(np.float32)], axis=1)
         for data, rows in _rows(train, validation, test, seed=seed)
     ]
-    # Second derivatives are cheap where prefixes are many and columns few, and a tenth of the time.
+    # With many prefixes and few columns, a Newton solver takes a tenth of the time.
     return _best_regression(columns, matrices, train, validation, seed=seed, solver="newton-cholesky")
 
 
@@ -79,7 +79,7 @@ def _best_regression(
     seed: int,
     solver: str,
 ) -> _Floats:
-    """Fit one regression a strength on `parts[0]`, and predict `parts[2]` by the one that is best on `parts[1]`."""
+    """Fit a regression for each penalty on `parts[0]`; predict `parts[2]` with the one that is best on `parts[1]`."""
     (_, fitted_on), (_, chosen_by) = _rows(train, validation, seed=seed)
     label, validation_label = _label(train)[fitted_on], _label(validation)[chosen_by]
     fitted = inputs.fit_transform(parts[0])
@@ -90,8 +90,8 @@ def _best_regression(
         if loss < least:
             best, least = regression, loss
     assert best is not None  # noqa: S101  # a log loss is finite, there is a strength, so one was the least
-    said: _Floats = best.predict_proba(inputs.transform(parts[2]))[:, 1].astype(np.float64)
-    return said
+    probability: _Floats = best.predict_proba(inputs.transform(parts[2]))[:, 1].astype(np.float64)
+    return probability
 
 
 def _rows(train: Encoded, validation: Encoded, *others: Encoded, seed: int) -> list[tuple[Encoded, NDArray[np.int64]]]:
@@ -110,7 +110,7 @@ def _label(data: Encoded) -> NDArray[np.bool_]:
 
 
 def _documents(data: Encoded, rows: NDArray[np.int64]) -> list[str]:
-    """Return the last event types of each prefix as words, and one word for its position."""
+    """Return the last event types of each prefix as words, plus a word for its position."""
     words = np.array([str(index) for index in range(int(data.indices[:, 0].max()) + 1)], dtype=object)
     types = words[data.indices[:, 0].numpy()].tolist()
     length = data.columns.prefix_length().numpy()[rows]

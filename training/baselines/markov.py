@@ -1,4 +1,4 @@
-"""Markov chains: is this the path of a buyer or of a visitor who leaves?
+"""Markov chains of event types, one for buyers and one for other visitors.
 
 One chain of event types is learned from the training sessions of each outcome, the session's end being one more type.
 By Bayes' rule, with p the share of buyers, e_m the types and P_o the chain of outcome o:
@@ -6,9 +6,9 @@ By Bayes' rule, with p the share of buyers, e_m the types and P_o the chain of o
     logit P(buys | e_1 ... e_n) = logit p + sum_m log P_buys(e_m | e_{m-k} ... e_{m-1}) / P_leaves(e_m | ...)
 
 A context that few sessions had takes its probabilities from the next shorter one (hierarchical Dirichlet smoothing;
-MacKay & Peto 1995, "A hierarchical Dirichlet language model"). Real visitors are no Markov chains, so that the ratio is
-overconfident on long sessions: temperature and bias are fitted on the validation sessions, which also choose how much
-a shorter context counts.
+MacKay & Peto 1995, "A hierarchical Dirichlet language model"). Real sessions are not Markov chains, so the ratio is
+overconfident on long sessions: temperature and bias are fitted on the validation sessions, which also choose the weight
+of the shorter context.
 """
 
 from typing import Final
@@ -17,15 +17,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from training.data.encoded import Encoded
+from training.evaluation.calibration import Calibration, fit_calibration
 from training.evaluation.metrics import log_losses
-from training.fit.calibration import Calibration, fit_calibration
 
 _Codes = NDArray[np.int64]
 _Floats = NDArray[np.float64]
 
-# Events that the shorter context's probabilities may be worth beside a context's own; the validation sessions choose.
+# Candidate weights of the shorter context's probabilities, in events; chosen on the validation sessions.
 _PRIOR_EVENTS: Final = (10.0, 100.0, 1000.0)
-_END: Final = 0  # "no event type" in the encoder's indices, which no event has
+_END: Final = 0  # index of "no event type" in the encoder, which no event has
 
 
 class MarkovChain:
@@ -101,8 +101,8 @@ def markov(train: Encoded, validation: Encoded, test: Encoded, order: int) -> _F
 
 
 def _probability(log_odds: _Floats, fitted: Calibration) -> _Floats:
-    said: _Floats = 1.0 / (1.0 + np.exp(-np.clip(log_odds / fitted.temperature + fitted.bias, -30.0, 30.0)))
-    return said
+    probability: _Floats = 1.0 / (1.0 + np.exp(-np.clip(log_odds / fitted.temperature + fitted.bias, -30.0, 30.0)))
+    return probability
 
 
 def _chain(data: Encoded, order: int, symbols: int, *, bought: bool) -> MarkovChain:
@@ -127,8 +127,8 @@ def _contexts(types: _Codes, offsets: _Codes, length: int, symbols: int) -> _Cod
     return context
 
 
-def _looked_up(keys: _Codes, values: _Floats, asked: _Codes) -> _Floats:
-    """Return the value of each key asked for, 0 where there is none; keys are sorted."""
-    at = np.minimum(np.searchsorted(keys, asked), len(keys) - 1)
-    found: _Floats = np.where(keys[at] == asked, values[at], 0.0)
+def _looked_up(keys: _Codes, values: _Floats, requested: _Codes) -> _Floats:
+    """Return the value of each requested key, 0 for a missing one; `keys` are sorted."""
+    at = np.minimum(np.searchsorted(keys, requested), len(keys) - 1)
+    found: _Floats = np.where(keys[at] == requested, values[at], 0.0)
     return found

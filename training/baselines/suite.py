@@ -13,9 +13,51 @@ from model.encoder import Encoder
 from training.baselines.boosting import lightgbm_on_aggregates
 from training.baselines.linear import MOST_PREFIXES, aggregate_regression, ngram_regression
 from training.baselines.markov import markov
-from training.baselines.rates import base_rate_by_position, cart_seen_by_position
 from training.data.encoded import Encoded
 from training.evaluation.slices import cart_seen
+
+# A position with fewer training sessions than this borrows from the one before it.
+_LEAST_SESSIONS: Final = 30
+
+
+def base_rate_by_position(train: Encoded, test: Encoded) -> NDArray[np.float64]:
+    """Predict for each test event the share of buyers among training sessions of at least that length, [N]."""
+    everyone = np.zeros(len(train.columns.timestamp_ms), dtype=np.int64)
+    return _rates(train, test, everyone, np.zeros(len(test.columns.timestamp_ms), dtype=np.int64), groups=1)
+
+
+def cart_seen_by_position(train: Encoded, test: Encoded) -> NDArray[np.float64]:
+    """Predict as `base_rate_by_position`, separately for sessions with and without an earlier cart event, [N]."""
+    return _rates(
+        train,
+        test,
+        cart_seen(train.columns).astype(np.int64),
+        cart_seen(test.columns).astype(np.int64),
+        groups=2,
+    )
+
+
+def _rates(
+    train: Encoded, test: Encoded, group: NDArray[np.int64], test_group: NDArray[np.int64], *, groups: int
+) -> NDArray[np.float64]:
+    """Return the share of buyers by position and group; a position with too few sessions uses the one before."""
+    position, test_position = (data.columns.prefix_length().numpy() for data in (train, test))
+    longest = int(max(position.max(), test_position.max()))
+    bought = train.columns.outcome.numpy()[train.columns.session_index().numpy()] > 0
+    cell = group * (longest + 1) + position
+    sessions = np.bincount(cell, minlength=groups * (longest + 1)).reshape(groups, -1)
+    buyers = np.bincount(cell[bought], minlength=groups * (longest + 1)).reshape(groups, -1)
+    # The rule of succession keeps rates away from 0 and 1, where the log loss is unbounded.
+    outcome = train.columns.outcome.numpy() > 0
+    rate = np.full(groups, (outcome.sum() + 1) / (len(outcome) + 2))
+    rates = np.empty((groups, longest + 1))
+    for at in range(longest + 1):
+        enough = sessions[:, at] >= _LEAST_SESSIONS
+        rate = np.where(enough, (buyers[:, at] + 1) / (sessions[:, at] + 2), rate)
+        rates[:, at] = rate
+    by_event: NDArray[np.float64] = rates[test_group, test_position]
+    return by_event
+
 
 BASE_RATE: Final = "base rate"
 CART_SEEN: Final = "cart seen"
@@ -27,7 +69,7 @@ _ORDERS: Final = (1, 2, 3)
 
 @dataclass(frozen=True, slots=True)
 class Baselines:
-    """Probabilities of the predicted events by baseline, [N] each, and what a reader must know of how they came."""
+    """Probabilities of the predicted events by baseline, [N] each, and notes on how they were fitted."""
 
     predictions: dict[str, NDArray[np.float64]]
     notes: list[str]
@@ -51,8 +93,8 @@ def fit_baselines(
         encoder: that encoded the three parts.
         train: sessions to fit on.
         validation: sessions to choose strengths and numbers of trees by.
-        test: sessions to predict; their outcomes are not looked at.
-        seed: of what is drawn at random.
+        test: sessions to predict; their outcomes are not used.
+        seed: of all random draws.
         threads: of LightGBM and of linear algebra.
         progress: called with the name of each baseline before it is fitted.
 
@@ -86,7 +128,7 @@ def fit_baselines(
     for name, recipe in recipes.items():
         if progress is not None:
             progress(name)
-        # On more threads than there are free cores, the small matrices of the regressions wait for one another.
+        # With more threads than free cores, threads on the regressions' small matrices wait for each other.
         with threadpool_limits(threads):
             predictions[name] = recipe()
     return Baselines(predictions, notes)

@@ -2,7 +2,7 @@
 
     streams `wb:{00}:outcomes` to `wb:{ff}:outcomes`  ->  Parquet files in one folder
 
-At least once, and each session once in the folder: entries are acknowledged after the file that holds them stands
-under its name, and a file names its entries, so that whatever was not acknowledged is recognised when it comes again.
+Delivery is at least once, and the folder has each session once: entries are acknowledged after their file has its final
+name, and each file lists its entries, so that an entry that is delivered again is recognised.
 docs/outcomes.md describes the streams.
 """

@@ -26,12 +26,12 @@ _POLL_S: Final = 1.0
 
 @dataclass(slots=True)
 class Collected:
-    """What was done so far.
+    """Counts of a run.
 
     Attributes:
         sessions, buyers, events: written in this run, purchases not counted as events.
         files: written in this run.
-        repeated: entries that stood in a file already, since an earlier run ended before acknowledging them.
+        repeated: entries already in a file, because an earlier run ended before acknowledging them.
         gone: entries that were erased or trimmed before they could be written.
     """
 
@@ -50,7 +50,7 @@ class Collector:
         streams: what to read.
         folder: where files go; it exists.
         sessions_a_file: sessions of one file at most, about.
-        progress: told after each reading and each file.
+        progress: called after each file.
     """
 
     def __init__(
@@ -70,12 +70,12 @@ class Collector:
         self.collected = Collected()
 
     def resume(self) -> None:
-        """Begin with what was given out and not acknowledged, by an earlier run or before Redis went away.
+        """Process the delivered and unacknowledged entries of an earlier run, or from before a Redis outage.
 
         Raises:
-            CollectError: an entry is none that this release reads.
+            CollectError: this release cannot read an entry.
             training.data.sources.errors.SourceError: a file in the folder is damaged.
-            redis.exceptions.RedisError: Redis is away.
+            redis.exceptions.RedisError: Redis is unavailable.
         """
         self._waiting, self._gone = [], []
         for partial in self._folder.glob("*.partial"):
@@ -92,18 +92,18 @@ class Collector:
         self.write()
 
     def read(self) -> int:
-        """Read what is new, write a file when there is enough for one, and return how much was new.
+        """Read new entries, write a file when there are enough, and return the number of new entries.
 
         Raises:
-            CollectError: an entry is none that this release reads; nothing is lost.
-            redis.exceptions.RedisError: Redis is away.
+            CollectError: this release cannot read an entry; nothing is lost.
+            redis.exceptions.RedisError: Redis is unavailable.
         """
         entries = self._streams.new(_A_SHARD)
         self._take(entries)
         return len(entries)
 
     def write(self) -> None:
-        """Write what was read into a file, if anything was, and acknowledge it."""
+        """Write the waiting sessions, if any, into a file and acknowledge them."""
         sessions, self._waiting = self._waiting, []
         if sessions:
             self._write(sessions)
@@ -138,9 +138,9 @@ class Collector:
             ENTRIES_KEY: json.dumps([session.entry.text for session in ordered]),
         }
         write_events(events_of(ordered), partial, clock="calendar", metadata=metadata)
-        _settle(partial)
+        _fsync(partial)
         partial.replace(path)
-        _settle(self._folder)
+        _fsync(self._folder)
 
     def _written(self) -> frozenset[str]:
         """Return the entries of all files in the folder."""
@@ -156,18 +156,18 @@ def collect(
     stop: Callable[[], bool] = lambda: False,
     on_outage: Callable[[RedisError], None] = lambda _error: None,
 ) -> None:
-    """Collect what there is, and with `follow` go on with what comes until `stop` says so.
+    """Collect all entries, and with `follow` also new ones until `stop` returns True.
 
     Args:
-        collector: of one folder, which is locked meanwhile (`locked`).
-        follow: whether to go on; if so, Redis may go away for a while.
-        every_s: with `follow`, how long a session waits for others to share a file with, at most.
-        stop: asked about once a second.
-        on_outage: told each time that Redis was away.
+        collector: of one folder, which must be `locked`.
+        follow: whether to wait for new entries; outages of Redis are then retried.
+        every_s: with `follow`, longest time that a session waits for others of its file.
+        stop: called about once a second.
+        on_outage: called at each outage of Redis.
 
     Raises:
         CollectError, training.data.sources.errors.SourceError: see `Collector`.
-        redis.exceptions.RedisError: Redis is away, without `follow`.
+        redis.exceptions.RedisError: Redis is unavailable, without `follow`.
     """
     while True:
         try:
@@ -200,7 +200,7 @@ def _collect(collector: Collector, *, follow: bool, every_s: float, stop: Callab
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Make the folder and let nobody else collect into it meanwhile; raise `CollectError` where somebody does."""
+    """Create the folder and hold its lock; raise `CollectError` where another collector holds it."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / _LOCK).open("w") as lock:
         try:
@@ -210,8 +210,8 @@ def locked(folder: Path) -> Iterator[None]:
         yield
 
 
-def _settle(path: Path) -> None:
-    """Wait until a file, or a folder's list of names, is on the disk: only then is anything acknowledged."""
+def _fsync(path: Path) -> None:
+    """Flush a file or a folder's directory entry to disk, before entries are acknowledged."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

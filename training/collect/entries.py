@@ -1,9 +1,9 @@
 """From the JSON of ended sessions to canonical events.
 
-Events keep the order in which the service folded them, and the times that the encoder used. The encoder treats a late
-event as simultaneous with the latest event before it, so that time is written here: features stay the same, and sorting
-by time keeps the order. A purchase gets a time at least a millisecond after the last event, because preparing sessions
-cuts everything at or after the purchase.
+Events keep the order and the times with which the service folded them. The service treats a late event as if it had
+the time of the latest event before it, so that time is written here: the encoder computes the same features, and
+sorting by time keeps the order. A purchase gets a time at least a millisecond after the last event, as preparation cuts
+everything at or after the purchase.
 """
 
 import json
@@ -23,7 +23,7 @@ _COLUMNS: Final = tuple(name for name in EVENT_COLUMNS if name != SOURCE_LINE)
 
 
 class EntryId(NamedTuple):
-    """The place of an entry: its shard's stream, and its id there."""
+    """Position of an entry: the shard of its stream, and its id there."""
 
     shard: int
     entry: str
@@ -40,9 +40,9 @@ class Ended:
 
     Attributes:
         entry: where it was read.
-        session_id: the shop's id and the time of the first event, as a shop may use an id again.
-        bought: whether the session ended in a purchase.
-        closed_ms: when the service closed it.
+        session_id: unique: the shop's id and the time of the first event, as a shop may reuse an id.
+        bought: whether it bought.
+        closed_ms: time at which the service closed it.
         rows: its events as values of the event table's columns; properties under their own names.
     """
 
@@ -101,7 +101,7 @@ def _row(session_id: str, timestamp_ms: int, event_name: str, bought: bool) -> d
 
 
 def _property(name: str, values: Sequence[Any]) -> pl.Series:
-    """Return a property's values: numbers if all of them are numbers, else their `category_text`."""
+    """Return a property's values: as numbers where all of them are numbers, else as their category texts."""
     given = [value for value in values if value is not None]
     if all(isinstance(value, bool) for value in given):
         return pl.Series(name, values, dtype=pl.Boolean)

@@ -1,5 +1,5 @@
-"""What collecting may fail with."""
+"""The error of this package."""
 
 
 class CollectError(ValueError):
-    """Sessions cannot be collected; the message says why and what to do."""
+    """Sessions cannot be collected; the message has the reason and a remedy."""

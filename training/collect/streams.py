@@ -21,7 +21,7 @@ def stream_key(shard: int) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """An entry of a stream; `session` is None where it was erased or trimmed after it had been given out."""
+    """An entry of a stream; `session` is None where it was erased or trimmed after its delivery."""
 
     id: EntryId
     session: bytes | None
@@ -34,8 +34,8 @@ class Streams:
 
     Args:
         client: Redis.
-        group: the group: what one of its consumers was given, no other one of it gets.
-        consumer: name within the group; what it was given and did not acknowledge is its own.
+        group: the consumer group; each entry is delivered to one consumer of the group.
+        consumer: name within the group; its unacknowledged entries stay with it.
     """
 
     def __init__(self, client: Client, *, group: str, consumer: str) -> None:
@@ -44,7 +44,7 @@ class Streams:
         self._consumer = consumer
 
     def unacknowledged(self, count: int) -> Iterator[Sequence[Entry]]:
-        """Yield what this consumer was given before and did not acknowledge, at most `count` a shard at a time."""
+        """Yield this consumer's delivered and unacknowledged entries, at most `count` a shard at a time."""
         after = dict.fromkeys(range(SHARDS), _FIRST)
         while after:
             found = self._read(after, count)
@@ -52,12 +52,12 @@ class Streams:
             after = {shard: entries[-1].id.entry for shard, entries in found.items() if entries}
 
     def new(self, count: int) -> Sequence[Entry]:
-        """Return what nobody in the group was given yet, at most `count` a shard."""
+        """Return entries that the group has not received yet, at most `count` a shard."""
         found = self._read(dict.fromkeys(range(SHARDS), _NEW), count)
         return [entry for entries in found.values() for entry in entries]
 
     def acknowledge(self, entries: Iterable[EntryId]) -> None:
-        """Say that these need not be given again; saying it twice changes nothing."""
+        """Acknowledge these entries, so that they are not delivered again; idempotent."""
         by_shard: dict[int, list[str]] = {}
         for entry in entries:
             by_shard.setdefault(entry.shard, []).append(entry.entry)
@@ -68,10 +68,10 @@ class Streams:
 
     def _read(self, after: dict[int, str], count: int) -> dict[int, list[Entry]]:
         replies = self._ask(after, count)
-        # No such stream, or one that has not met the group yet: the group begins with the stream's first entry.
-        strangers = [shard for shard, reply in replies.items() if _lacks_group(reply)]
-        if strangers and (met := self._create_groups(strangers)):
-            replies |= self._ask({shard: after[shard] for shard in met}, count)
+        # There is no such stream, or it lacks the group: a new group begins with the stream's first entry.
+        without_group = [shard for shard, reply in replies.items() if _lacks_group(reply)]
+        if without_group and (created := self._create_groups(without_group)):
+            replies |= self._ask({shard: after[shard] for shard in created}, count)
         found: dict[int, list[Entry]] = {}
         for shard, reply in replies.items():
             if isinstance(reply, Exception):
@@ -90,7 +90,7 @@ class Streams:
             return dict(zip(after, pipeline.execute(raise_on_error=False), strict=True))
 
     def _create_groups(self, shards: Sequence[int]) -> list[int]:
-        """Create the group in those of the streams that exist; return these."""
+        """Create the group on the shards whose stream exists; return those shards."""
         with self._client.pipeline(transaction=False) as pipeline:
             for shard in shards:
                 pipeline.xgroup_create(stream_key(shard), self._group, id=_FIRST)

@@ -1,4 +1,4 @@
-"""Collecting ended sessions as the command does it: a line that tells how far it is, and counts at its end."""
+"""`willbuy collect`: ended sessions into a folder, with a progress line and final counts."""
 
 from pathlib import Path
 from typing import Final
@@ -10,32 +10,26 @@ from training.collect.collector import Collected, Collector, collect, locked
 from training.collect.connection import open_client
 from training.collect.errors import CollectError
 from training.collect.streams import Streams
-from training.commands.console import ERR, OUT, tell
+from training.commands.console import ERR, OUT, print_line
+from training.config import CollectSettings
 from training.data.sources.errors import SourceError
 
 COLLECT_ERRORS: Final = (CollectError, SourceError, RedisError, OSError)
 
 
-def run_collect(
-    redis_url: str, out: Path, *, group: str, consumer: str, follow: bool, sessions_a_file: int, every_s: float
-) -> Collected:
-    """Collect ended sessions into a folder and say how many they were.
+def run_collect(out: Path, settings: CollectSettings) -> Collected:
+    """Collect ended sessions into a folder and print the counts.
 
     Args:
-        redis_url: the service's Redis.
         out: the folder.
-        group: the consumer group to read as.
-        consumer: name within the group.
-        follow: whether to go on until it is interrupted.
-        sessions_a_file: sessions of one file at most, about.
-        every_s: with `follow`, how often a file is written at least, while sessions come.
+        settings: of the collection.
 
     Raises:
-        CollectError: the URL is none, the folder is in use, or an entry cannot be read.
+        CollectError: the URL is invalid, the folder is in use, or an entry cannot be read.
         SourceError: a file in the folder is damaged.
-        RedisError: Redis is away.
+        RedisError: Redis is unavailable.
     """
-    client = open_client(redis_url)
+    client = open_client(settings.redis_url, settings.redis_ca_file)
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
     try:
         with locked(out), Progress(*columns, console=ERR, transient=True) as progress:
@@ -50,10 +44,9 @@ def run_collect(
                     f"Redis is away ({type(error).__name__}); trying again", style="yellow", markup=False
                 )
 
-            collector = Collector(
-                Streams(client, group=group, consumer=consumer), out, sessions_a_file=sessions_a_file, progress=show
-            )
-            collect(collector, follow=follow, every_s=every_s, on_outage=tell_outage)
+            streams = Streams(client, group=settings.group, consumer=settings.consumer)
+            collector = Collector(streams, out, sessions_a_file=settings.sessions_a_file, progress=show)
+            collect(collector, follow=settings.follow, every_s=settings.every_s, on_outage=tell_outage)
     finally:
         client.close()
     _print_counts(collector.collected, out)
@@ -61,12 +54,12 @@ def run_collect(
 
 
 def _print_counts(collected: Collected, out: Path) -> None:
-    tell(
+    print_line(
         f"{collected.sessions:,} sessions, {collected.buyers:,} of them bought, {collected.events:,} events "
         f"in {collected.files:,} new files of {out}"
     )
     if collected.repeated:
-        tell(f"{collected.repeated:,} sessions were in the folder already, from a run that was broken off")
+        print_line(f"{collected.repeated:,} sessions were in the folder already, from an interrupted run")
     if collected.gone:
         ERR.print(f"{collected.gone:,} sessions were erased or trimmed before they could be written", style="yellow")
     if any(out.glob("*.parquet")):

@@ -1,10 +1,9 @@
-"""What the commands show in a terminal: progress bars, and errors without a traceback."""
+"""The commands' terminal output: progress bars, and errors without a traceback."""
 
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import wraps
-from typing import TYPE_CHECKING, Final, Literal, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Final, Literal
 
 import typer
 from rich.console import Console
@@ -13,21 +12,18 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 if TYPE_CHECKING:
     from training.data.prepare import Progress as PrepareProgress
 
-_P = ParamSpec("_P")
-_R = TypeVar("_R")
-
 OUT: Final = Console()
 ERR: Final = Console(stderr=True)
 _INTERRUPTED: Final = 130
 
 
-def tell(text: str, *, style: str = "", console: Console = OUT) -> None:
-    """Print a line as it is: paths and names are no markup, and a command is not broken at the terminal's edge."""
+def print_line(text: str, *, style: str = "", console: Console = OUT) -> None:
+    """Print a line without markup, and without wrapping, so that a path or command can be copied."""
     console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
 
 
 def progress_bars() -> Progress:
-    """Return bars that tell stage, share done, a note, and the time left; plain lines where there is no terminal."""
+    """Return bars of stage, share done, time left and a note; plain lines without a terminal."""
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -50,7 +46,7 @@ def stage(name: str, steps: int) -> Iterator[Callable[..., None]]:
             bars.update(task, completed=done, note=note)
 
         yield show
-        # Early stopping ends before the last step: the bar should not look broken off.
+        # Early stopping ends before the last step; the bar is shown as complete.
         bars.update(task, total=max(1, int(bars.tasks[0].completed)), completed=max(1, int(bars.tasks[0].completed)))
 
 
@@ -69,30 +65,25 @@ def prepare_progress() -> Iterator["PrepareProgress"]:
         yield show
 
 
-def errors_for_people(*expected: type[Exception]) -> Callable[[Callable[_P, _R]], Callable[_P, _R]]:
-    """Turn expected errors of a command into one line and exit status 1, and Ctrl-C into status 130."""
-
-    def decorate(command: Callable[_P, _R]) -> Callable[_P, _R]:
-        @wraps(command)
-        def wrapped(*args: _P.args, **kwargs: _P.kwargs) -> _R:
-            try:
-                return command(*args, **kwargs)
-            except BaseExceptionGroup as group:
-                # A task group wraps what its tasks raised; one of them is what the user did or can mend.
-                known, others = group.split(expected)
-                if known is None or others is not None:
-                    raise
-                _say(_first(known))
-            except expected as exc:
-                _say(exc)
-            except KeyboardInterrupt:
-                ERR.print("\ninterrupted", style="yellow")
-                sys.exit(_INTERRUPTED)
-            raise typer.Exit(1)
-
-        return wrapped
-
-    return decorate
+@contextmanager
+def errors_for_people(*expected: type[Exception]) -> Iterator[None]:
+    """Turn expected errors into one line and exit status 1, and Ctrl-C into status 130; also a decorator."""
+    try:
+        yield
+    except BaseExceptionGroup as group:
+        # A task group wraps the errors of its tasks.
+        known, others = group.split(expected)
+        if known is None or others is not None:
+            raise
+        _print_error(_first(known))
+    except expected as exc:
+        _print_error(exc)
+    except KeyboardInterrupt:
+        ERR.print("\ninterrupted", style="yellow")
+        sys.exit(_INTERRUPTED)
+    else:
+        return
+    raise typer.Exit(1)
 
 
 def _first(group: BaseException) -> BaseException:
@@ -101,7 +92,7 @@ def _first(group: BaseException) -> BaseException:
     return group
 
 
-def _say(exc: BaseException) -> None:
+def _print_error(exc: BaseException) -> None:
     ERR.print("error:", style="bold red", end=" ")
     # No markup: the text may hold names from a log.
     ERR.print(str(exc) or type(exc).__name__, markup=False, highlight=False, soft_wrap=True)

@@ -1,6 +1,6 @@
 """`willbuy demo`: a whole shop in one terminal, from past sessions to live shoppers.
 
-The service is started as anybody would start it, as a process of its own; this program only talks HTTP to it.
+The service runs as a process of its own, started by `willbuy serve`; this program talks HTTP to it.
 """
 
 import asyncio
@@ -23,14 +23,13 @@ import httpx
 from rich.live import Live
 
 from model.events import PURCHASE, Event
-from model.network import NetworkSizes
-from training.commands.console import OUT, prepare_progress, tell
+from model.sizes import NetworkSizes
+from training.commands.console import OUT, prepare_progress, print_line
 from training.commands.demo_screen import Shop, Shopper, screen
-from training.commands.replay_sessions import client_of, ending_now, event_body, post_event
-from training.commands.training_run import run_training
+from training.commands.replay import ReplayError, client_of, ending_now, event_body, post_event
+from training.commands.train import run_training
+from training.config import DemoSettings, FitSettings, TrainSettings
 from training.data.prepare import prepare
-from training.fit.loop import FitSettings
-from training.settings import TrainSettings
 from training.synthetic import PRESETS, generate, sessions, write
 
 _START_TIMEOUT_S: Final = 60.0
@@ -39,57 +38,48 @@ _LONGEST_PAUSE_S: Final = 4.0
 
 
 class DemoError(RuntimeError):
-    """The service did not start; the message says what it printed."""
+    """The service did not start; the message holds its output."""
 
 
-def run_demo(folder: Path, *, sessions: int, seconds: float | None, shoppers: int, speed: float, port: int) -> None:
-    """Train, serve and play until Ctrl-C or for `seconds`; `run_shoppers` plays at a service that is there.
+DEMO_ERRORS: Final = (DemoError, ReplayError, ValueError, OSError)
 
-    Args:
-        folder: where log, artifact and report go.
-        sessions: past sessions to train on.
-        seconds: how long to play; None for until Ctrl-C.
-        shoppers: sessions at the same time.
-        speed: how much faster than life they act.
-        port: of the service; 0 takes a free one.
+
+def run_demo(settings: DemoSettings) -> None:
+    """Train, serve and play shoppers until Ctrl-C or for `settings.seconds`; with a URL, only play there.
 
     Raises:
         DemoError: the service does not start.
+        ReplayError: the service cannot be reached, or refuses an event.
     """
+    if settings.url is not None:
+        print_line(f"the dashboard     {settings.url}/dashboard/")
+        with _terminated_like_interrupted():
+            _play_until_interrupted(settings.url, settings)
+        return
+    folder = settings.folder
     OUT.rule("1. past sessions, and a model of them")
-    artifact = _train(folder, sessions)
+    artifact = _train(folder, settings.sessions)
     OUT.rule("2. Redis and the service")
-    with _terminated_like_interrupted(), _service(artifact, port or _free_port()) as url:
+    with _terminated_like_interrupted(), _service(artifact, settings.port or _free_port()) as url:
         OUT.print(f"[green]ready[/green] at {url}")
         OUT.rule("3. shoppers")
-        tell(f"the dashboard     {url}/dashboard/")
-        tell(f"API description   {url}/openapi.json")
-        tell(f"one session       curl {url}/v1/sessions/SESSION")
-        tell(f"the model         curl {url}/v1/model")
-        tell(f"metrics           curl {url}/metrics")
-        tell(f"training report   {folder / 'model.report.html'}")
+        print_line(f"the dashboard     {url}/dashboard/")
+        print_line(f"API description   {url}/openapi.json")
+        print_line(f"one session       curl {url}/v1/sessions/SESSION")
+        print_line(f"the model         curl {url}/v1/model")
+        print_line(f"metrics           curl {url}/metrics")
+        print_line(f"training report   {folder / 'model.report.html'}")
         OUT.print("[bold]Ctrl-C stops everything.[/bold]\n")
-        _play_until_told(url, seconds, shoppers, speed)
+        _play_until_interrupted(url, settings)
     OUT.print("\nStopped the service and its Redis.")
-    tell(f"Serve this model again: willbuy serve --artifact {artifact} --open")
-    tell("Train on your own log:  willbuy train LOG --out model.pt")
+    print_line(f"Serve this model again: willbuy serve --artifact {artifact} --open")
+    print_line("Train on your own log:  willbuy train LOG --out model.pt")
 
 
-def run_shoppers(url: str, *, seconds: float | None, shoppers: int, speed: float, api_key: str | None) -> None:
-    """Play at the service at `url` until Ctrl-C, SIGTERM or for `seconds`; nothing is trained or started.
-
-    Raises:
-        ReplayError: the service cannot be reached, or answers something else than scores.
-    """
-    tell(f"the dashboard     {url}/dashboard/")
-    with _terminated_like_interrupted():
-        _play_until_told(url, seconds, shoppers, speed, api_key)
-
-
-def _play_until_told(url: str, seconds: float | None, shoppers: int, speed: float, api_key: str | None = None) -> None:
-    # Ctrl-C is how a demo ends, not how it fails.
+def _play_until_interrupted(url: str, settings: DemoSettings) -> None:
+    # Ctrl-C is the regular end of a demo, not an error.
     with contextlib.suppress(KeyboardInterrupt):
-        asyncio.run(_play(url, seconds, shoppers, speed, api_key))
+        asyncio.run(_play(url, settings))
 
 
 def _train(folder: Path, sessions: int) -> Path:
@@ -98,7 +88,7 @@ def _train(folder: Path, sessions: int) -> Path:
     posterior = write(generate(PRESETS["default"], sessions, seed=1), log)
     with prepare_progress() as progress:
         dataset = prepare(log, folder / "prepared", progress=progress)
-    # A small network for a few epochs: a minute on two cores, and already near the optimum that the report shows.
+    # A small network for a few epochs: a minute on two cores, and close to the optimum that the report shows.
     settings = TrainSettings(
         fit=FitSettings(epochs=8, patience=3, batch_sessions=128, learning_rate=3e-3),
         sizes=NetworkSizes(hidden_size=32, head_size=32, dropout=0.1, input_dropout=0.0),
@@ -129,7 +119,7 @@ def _service(artifact: Path, port: int) -> Iterator[str]:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                # Ctrl-C is for this program, which then stops the service in order.
+                # Ctrl-C reaches this program only, which then stops the service.
                 start_new_session=True,
                 env={**os.environ, "PYTHONUNBUFFERED": "1"},
             )
@@ -141,7 +131,7 @@ def _service(artifact: Path, port: int) -> Iterator[str]:
 
 
 def _stop(process: "subprocess.Popen[bytes]") -> None:
-    with _deaf():
+    with _ignore_signals():
         process.terminate()
         try:
             process.wait(_STOP_TIMEOUT_S)
@@ -168,11 +158,11 @@ def _wait_until_ready(url: str, process: "subprocess.Popen[bytes]", log: Path) -
 
 @contextmanager
 def _terminated_like_interrupted() -> Iterator[None]:
-    """Treat SIGTERM like Ctrl-C, so that `kill` leaves no service behind either."""
+    """Treat SIGTERM like Ctrl-C, so that `kill` stops the service too."""
 
     def interrupt(signum: int, frame: FrameType | None) -> None:
         del signum, frame
-        # Not raised here: asyncio takes SIGINT between two callbacks, an exception would come in the middle of one.
+        # Not `raise KeyboardInterrupt`: asyncio handles SIGINT between two callbacks, an exception would hit one.
         signal.raise_signal(signal.SIGINT)
 
     before = signal.signal(signal.SIGTERM, interrupt)
@@ -184,27 +174,27 @@ def _terminated_like_interrupted() -> Iterator[None]:
 
 @contextmanager
 def _deferred_signals() -> Iterator[None]:
-    """Hear signals only at the end: an exception in the middle of `Popen` would leave a process that nobody knows."""
-    heard: list[int] = []
+    """Deliver signals only at the end: an exception in the middle of `Popen` would leave an orphaned process."""
+    received: list[int] = []
 
     def note(signum: int, frame: FrameType | None) -> None:
         del frame
-        heard.append(signum)
+        received.append(signum)
 
-    # Handlers are not inherited by the new process, as a mask or SIG_IGN would be.
+    # The new process does not inherit handlers; it would inherit a mask or SIG_IGN.
     before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-        for signum in heard:
+        for signum in received:
             signal.raise_signal(signum)
 
 
 @contextmanager
-def _deaf() -> Iterator[None]:
-    """Hear no signal while the service is being stopped: a second Ctrl-C must not leave it behind."""
+def _ignore_signals() -> Iterator[None]:
+    """Ignore signals while the service stops: a second Ctrl-C must not leave it running."""
     before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
@@ -213,22 +203,25 @@ def _deaf() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-async def _play(url: str, seconds: float | None, shoppers: int, speed: float, api_key: str | None) -> None:
+async def _play(url: str, settings: DemoSettings) -> None:
     shop = Shop()
     visits = sessions(PRESETS["default"], seed=secrets.randbits(32))
     numbers = itertools.count(1)
     with Live(console=OUT, refresh_per_second=4, transient=False) as live:
-        async with client_of(url, shoppers, api_key) as client, asyncio.timeout(seconds) as limit:
+        async with (
+            client_of(url, settings.shoppers, settings.api_key) as client,
+            asyncio.timeout(settings.seconds) as limit,
+        ):
             try:
                 async with asyncio.TaskGroup() as group:
-                    for _ in range(shoppers):
-                        group.create_task(_shopper(client, shop, visits, numbers, speed))
+                    for _ in range(settings.shoppers):
+                        group.create_task(_shopper(client, shop, visits, numbers, settings.speed))
                     group.create_task(_redraw(live, shop))
             except asyncio.CancelledError:
                 live.update(screen(shop))
                 if not limit.expired():
                     raise
-                # `seconds` are over, as was asked for.
+                # The time limit of `seconds`, a regular end.
                 task = asyncio.current_task()
                 if task is not None:
                     task.uncancel()
@@ -243,7 +236,7 @@ async def _redraw(live: Live, shop: Shop) -> None:
 async def _shopper(
     client: httpx.AsyncClient, shop: Shop, visits: Iterator[list[Event]], numbers: Iterator[int], speed: float
 ) -> None:
-    """Play one session after another."""
+    """Play sessions one after another."""
     while True:
         session_id = f"demo-{secrets.token_hex(3)}-{next(numbers)}"
         events = ending_now(next(visits), time.time_ns() // 1_000_000)

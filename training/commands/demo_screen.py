@@ -1,4 +1,4 @@
-"""What `willbuy demo` shows while shoppers are in the shop."""
+"""The screen of `willbuy demo`."""
 
 from dataclasses import dataclass, field
 from typing import Final
@@ -30,7 +30,7 @@ class Shopper:
 
 @dataclass(slots=True)
 class Shop:
-    """What the screen shows."""
+    """The state that the screen shows."""
 
     shoppers: dict[str, Shopper] = field(default_factory=dict)
     events: int = 0
@@ -42,7 +42,7 @@ class Shop:
 
 
 def screen(shop: Shop) -> Panel:
-    """Return the sessions of the moment, the likeliest buyers first, and how it went so far."""
+    """Return the current sessions, likeliest buyers first, and totals so far."""
     table = Table(expand=True, box=None, pad_edge=False)
     for heading, justify in (("session", "left"), ("events", "right"), ("last event", "left")):
         table.add_column(heading, justify=justify, no_wrap=True)  # type: ignore[arg-type]  # rich's literals

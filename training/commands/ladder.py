@@ -1,7 +1,7 @@
-"""`willbuy ladder`: every rung from a feed-forward network on the current event to the default model, side by side.
+"""`willbuy ladder`: every rung from a feed-forward network on the current event to the default model.
 
-Each rung is a run of `willbuy train` with its own `--cell` and `--aggregates` or `--no-aggregates` and everything else
-alike, on the same split, so that what two of them differ in is what the difference is due to.
+Each rung is a run of `willbuy train` with its own `--cell` and `--aggregates` or `--no-aggregates`. All other settings
+and the split are equal, so that a difference between two rungs is due to cell or aggregates.
 """
 
 import json
@@ -14,16 +14,14 @@ from typing import Any, Final
 from rich.table import Table
 
 from model.artifact import Manifest, read_manifest
-from training.commands.console import OUT, tell
+from training.commands.console import OUT, print_line
 from training.commands.evaluate import run_evaluate
-from training.commands.evaluate_request import EvaluateRequest
-from training.commands.train import prepared_or_read
-from training.commands.training_run import run_training
-from training.config import ConfigError, RunConfig
+from training.commands.prepare import prepared_or_read
+from training.commands.train import run_training
+from training.config import EvaluateSettings, RunConfig, SelectionSettings, TrainSettings
+from training.config_file import ConfigError
 from training.evaluation.ladder import CELLS, Rung
-from training.evaluation.selection import Wanted
 from training.fit.train import WILLBUY
-from training.settings import TrainSettings
 
 _SUMMARY: Final = "ladder.json"
 _REPORT: Final = "ladder.report.html"
@@ -62,27 +60,28 @@ def run_ladder(
     rungs: Sequence[Rung] = RUNGS,
     report: bool = True,
 ) -> dict[str, Manifest]:
-    """Train every rung, print how they compare by prefix length, and judge them side by side on the test part.
+    """Train every rung, print their scores by prefix length, and evaluate them together on the test part.
 
-    Into `folder` go the artifacts (`lstm.pt`, `lstm-no-aggregates.pt` and so on), each with what `willbuy train` leaves
-    beside it, `ladder.json` with the figures of the tables, and the evaluation as `ladder.report.html` and `.json`.
+    `folder` gets the artifacts (`lstm.pt`, `lstm-no-aggregates.pt` and so on) with the files that `willbuy train`
+    writes beside an artifact, `ladder.json` with the figures of the tables, and the evaluation as `ladder.report.html`
+    and `.json`.
 
     Args:
         data: prepared sessions, or a log in a known format.
         folder: made if it is not there.
         config: of every rung; cell, aggregates and LightGBM are set here.
-        resume: keep the rungs that are there and go on from the checkpoint of one that was broken off.
+        resume: keep the rungs that are there, and continue an interrupted one from its checkpoint.
         posterior: exact posterior of a synthetic log.
         rungs: which ones, from the lowest up.
-        report: whether to write the evaluation, with intervals of what each step of the ladder buys.
+        report: whether to write the evaluation, with intervals for each step of the ladder.
 
     Returns:
         Each rung's manifest by the rung's name.
 
     Raises:
-        ConfigError: an artifact that is to be kept was trained with other settings.
+        ConfigError: an artifact to keep was trained with other settings.
         training.commands.train.TRAIN_ERRORS: as `willbuy train`.
-        training.commands.evaluate_request.EVALUATE_ERRORS: as `willbuy evaluate`.
+        training.commands.evaluate.EVALUATE_ERRORS: as `willbuy evaluate`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     manifests: dict[str, Manifest] = {}
@@ -112,25 +111,25 @@ def run_ladder(
         if report:
             top, *others = reversed(manifests)
             run_evaluate(
-                EvaluateRequest(
-                    artifact=folder / f"{top}.pt",
-                    data=dataset.path,
+                folder / f"{top}.pt",
+                dataset.path,
+                EvaluateSettings(
                     out=folder / _REPORT,
-                    beside=[f"{name}={folder / name}.pt" for name in others],
+                    beside=tuple(f"{name}={folder / name}.pt" for name in others),
                     posterior=posterior,
-                    wanted=Wanted(baselines=False),
+                    selection=SelectionSettings(baselines=False),
                     threads=config.compute.threads,
-                )
+                ),
             )
     _write_summary(folder / _SUMMARY, manifests)
     for key, title, digits in _SHOWN:
         OUT.print(_table(manifests, key, title, digits))
-    tell(f"figures   {folder / _SUMMARY}")
+    print_line(f"figures   {folder / _SUMMARY}")
     return manifests
 
 
 def _kept(out: Path, settings: TrainSettings) -> Manifest:
-    """Return the manifest of a rung that is there, if it was trained with these settings."""
+    """Return the manifest of an existing rung; refuse one with other settings."""
     manifest = read_manifest(out)
     asked: dict[str, Any] = json.loads(json.dumps(asdict(settings)))
     differing = [name for name, value in asked.items() if manifest.training.get(name) != value]
@@ -139,12 +138,12 @@ def _kept(out: Path, settings: TrainSettings) -> Manifest:
             f"{out}: was trained with other settings ({', '.join(differing)}); train the ladder without --resume, or "
             "into another folder"
         )
-    tell(f"kept      {out}")
+    print_line(f"kept      {out}")
     return manifest
 
 
 def _rows(manifest: Manifest) -> dict[str, Mapping[str, Any]]:
-    """Return the network's scores on the test part by prefix length, as `willbuy train` left them in the manifest."""
+    """Return the network's scores on the test part by prefix length, from the manifest."""
     rows = manifest.metrics["models"][WILLBUY]
     return {_POOLED if row["prefix_length"] is None else str(row["prefix_length"]): row["scores"] for row in rows}
 

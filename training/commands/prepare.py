@@ -1,101 +1,90 @@
-"""Preparing a log as the commands do it: options to a mapping, bars while it runs, counts at its end."""
+"""`willbuy prepare`: options to a column mapping, progress bars, and counts of the rows."""
 
 import shutil
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Final
 
 from rich.table import Table
 
 from training.commands.console import ERR, OUT, prepare_progress
-from training.data.prepare import DEFAULT_IDLE_TIMEOUT_S, prepare
-from training.data.prepared import REJECTED_FILE, PreparedDataset, PreparedDatasetError
-from training.data.sources import AUTO
+from training.config import ColumnOptions, LogFormat, LogSettings
+from training.data.prepare import prepare
+from training.data.prepared import REJECTED_FILE, PreparedDataset, PreparedDatasetError, is_prepared, read_prepared
 from training.data.sources.errors import SourceError
 from training.data.sources.mapping import ColumnMapping
 
 PREPARE_ERRORS: Final = (SourceError, PreparedDatasetError, ValueError, OSError)
 _ALWAYS_SHOWN: Final = frozenset({"rows_read", "rows_rejected", "sessions", "events", "buyers"})
 _EXAMPLES: Final = 3
-# A larger share of open sessions than this is worth a word.
+# A note is printed above this share of open sessions.
 _MANY_OPEN: Final = 0.2
 
 
-@dataclass(frozen=True, slots=True)
-class LogOptions:
-    """What a command line says of a log.
+def column_mapping(log: LogFormat, columns: ColumnOptions | None = None) -> ColumnMapping | None:
+    """Return the mapping of a log's columns; None where the format decides.
 
-    Attributes:
-        format: a known format, `auto` or `mapping`.
-        mapping: TOML file with the column mapping; instead of the next five.
-        columns, events, properties: the mapping as `name=value` pairs.
-        time_format: how times are written.
-        separator: between fields.
-        idle_timeout_s: idle time that ends a session.
-        keep_open_sessions: keep sessions that the log's end cuts off.
+    Raises:
+        SourceError: the options exclude each other, or the mapping is invalid.
     """
-
-    format: str = AUTO
-    mapping: Path | None = None
-    columns: Sequence[str] = ()
-    events: Sequence[str] = ()
-    properties: Sequence[str] = ()
-    time_format: str | None = None
-    separator: str | None = None
-    idle_timeout_s: float = DEFAULT_IDLE_TIMEOUT_S
-    keep_open_sessions: bool = False
-
-    def column_mapping(self) -> ColumnMapping | None:
-        """Return the mapping that the options describe; None where they leave it to the format.
-
-        Raises:
-            SourceError: options that exclude each other, or a mapping that is none.
-        """
-        others = self.events or self.properties or self.time_format or self.separator
-        if self.mapping is not None:
-            if self.columns or others:
-                raise SourceError("give either --mapping, or --column and what goes with it, not both")
-            return ColumnMapping.from_toml(self.mapping)
-        if not self.columns:
-            if others:
-                raise SourceError("--event, --property, --time-format and --separator go with --column")
-            return None
-        return ColumnMapping.from_options(
-            columns=self.columns,
-            events=self.events,
-            properties=self.properties,
-            time_format=self.time_format,
-            separator=self.separator,
-        )
+    columns = columns or ColumnOptions()
+    others = columns.events or columns.properties or columns.time_format or columns.separator
+    if log.mapping is not None:
+        if columns.columns or others:
+            raise SourceError("give either --mapping, or --column and its companions, not both")
+        return ColumnMapping.from_toml(log.mapping)
+    if not columns.columns:
+        if others:
+            raise SourceError("--event, --property, --time-format and --separator go with --column")
+        return None
+    return ColumnMapping.from_options(**asdict(columns))
 
 
-def run_prepare(source: Path, out: Path, options: LogOptions, *, keep_rejected: Path | None = None) -> PreparedDataset:
-    """Prepare a log, show how far it is, and print what became of its rows.
+def prepared_or_read(
+    data: Path, folder: Path, log: LogSettings, *, keep_rejected: Path | None = None
+) -> PreparedDataset:
+    """Return prepared sessions as they are, or those of a log, prepared into `folder`.
+
+    Raises:
+        PREPARE_ERRORS: there is no such data, or it is not readable.
+    """
+    return read_prepared(data) if is_prepared(data) else run_prepare(data, folder, log, keep_rejected=keep_rejected)
+
+
+def run_prepare(
+    source: Path,
+    out: Path,
+    log: LogSettings,
+    columns: ColumnOptions | None = None,
+    *,
+    keep_rejected: Path | None = None,
+) -> PreparedDataset:
+    """Prepare a log, show the progress, and print the counts of its rows.
 
     Args:
         source: the log.
         out: folder for the prepared sessions.
-        options: what the log is like.
-        keep_rejected: where to copy the list of malformed rows, if there are any and `out` will not stay.
+        log: how the log is read.
+        columns: a column mapping in place of `log.mapping`.
+        keep_rejected: copy of the list of malformed rows, where there are any; for an `out` that is temporary.
 
     Raises:
         SourceError, PreparedDatasetError: see `training.data.prepare.prepare`.
     """
-    mapping = options.column_mapping()
+    mapping = column_mapping(log, columns)
     with prepare_progress() as progress:
         dataset = prepare(
             source,
             out,
-            format=options.format,
+            format=log.format,
             mapping=mapping,
-            idle_timeout_s=options.idle_timeout_s,
-            keep_open_sessions=options.keep_open_sessions,
+            idle_timeout_s=log.idle_timeout_s,
+            keep_open_sessions=log.keep_open_sessions,
             progress=progress,
         )
     rejected = out / REJECTED_FILE
     if keep_rejected is not None:
-        # One of an earlier run would be taken for this run's.
+        # A file of an earlier run would look like this run's.
         keep_rejected.unlink(missing_ok=True)
         if dataset.counts.rows_rejected:
             rejected = Path(shutil.copyfile(rejected, keep_rejected))
@@ -123,9 +112,9 @@ def _print_counts(dataset: PreparedDataset, rejected: Path) -> None:
             style="yellow",
         )
     if counts["rejected"]:
-        # A path that is broken at the terminal's width could not be copied.
-        told = f"{counts['rows_rejected']:,} malformed rows, each in {rejected}:"
-        ERR.print(told, style="yellow", markup=False, soft_wrap=True)
+        # Not wrapped, so that the path can be copied.
+        text = f"{counts['rows_rejected']:,} malformed rows, each in {rejected}:"
+        ERR.print(text, style="yellow", markup=False, soft_wrap=True)
         for reason, count in counts["rejected"].items():
             ERR.print(f"  {count:,} x {reason}", markup=False)
         with rejected.open(encoding="utf-8") as lines:

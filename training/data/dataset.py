@@ -4,7 +4,7 @@ Shape legend: S sessions, N events of all sessions, T events of the longest sess
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,7 +43,7 @@ class Columns:
         return self.offsets.diff()
 
     def prefix_length(self) -> Tensor:
-        """Return for each event how many of its session have come, itself included, int64 [N]."""
+        """Return for each event its position in its session, from 1, int64 [N]."""
         return torch.arange(len(self.timestamp_ms)) - self.offsets[:-1].repeat_interleave(self.lengths) + 1
 
     def session_index(self) -> Tensor:
@@ -88,20 +88,42 @@ def read_columns(shards: Sequence[Path], properties: Sequence[PropertySpec]) -> 
         shards: Parquet files as `training.data.prepare` writes them.
         properties: which `property.*` columns to take, in the order of the artifact's columns.
     """
-    frames = [_columns(pl.read_parquet(shard), properties) for shard in shards]
-    if len(frames) == 1:
-        return frames[0]
+    return joined([_columns(pl.read_parquet(shard), properties) for shard in shards])
+
+
+def read_sessions(shards: Sequence[Path], properties: Sequence[PropertySpec], session_ids: Collection[str]) -> Columns:
+    """Return the sessions with these ids, in the order of the shards; reads one shard at a time.
+
+    Raises:
+        ValueError: none of the shards has any of them.
+    """
+    wanted = pl.Series(list(session_ids), dtype=pl.String)
+    found = []
+    for shard in shards:
+        columns = read_columns([shard], properties)
+        chosen = np.flatnonzero(pl.Series(columns.session_id, dtype=pl.String).is_in(wanted.implode()).to_numpy())
+        if len(chosen):
+            found.append(columns.select(torch.from_numpy(chosen)))
+    if not found:
+        raise ValueError("session_ids: no such session in the data")
+    return joined(found)
+
+
+def joined(parts: Sequence[Columns]) -> Columns:
+    """Return the sessions of all parts as one, in their order."""
+    if len(parts) == 1:
+        return parts[0]
     offsets = [torch.zeros(1, dtype=torch.int64)]
-    for frame in frames:
-        offsets.append(frame.offsets[1:] + offsets[-1][-1])
+    for part in parts:
+        offsets.append(part.offsets[1:] + offsets[-1][-1])
     return Columns(
-        np.concatenate([frame.session_id for frame in frames]),
-        np.concatenate([frame.session_start_ms for frame in frames]),
-        torch.cat([frame.outcome for frame in frames]),
+        np.concatenate([part.session_id for part in parts]),
+        np.concatenate([part.session_start_ms for part in parts]),
+        torch.cat([part.outcome for part in parts]),
         torch.cat(offsets),
-        torch.cat([frame.timestamp_ms for frame in frames]),
-        torch.cat([frame.codes for frame in frames]),
-        torch.cat([frame.numbers for frame in frames]),
+        torch.cat([part.timestamp_ms for part in parts]),
+        torch.cat([part.codes for part in parts]),
+        torch.cat([part.numbers for part in parts]),
     )
 
 
@@ -131,7 +153,7 @@ def _columns(frame: pl.DataFrame, properties: Sequence[PropertySpec]) -> Columns
 
 def _numbers(column: pl.Series) -> NDArray[np.float32]:
     values = column.cast(pl.Float64, strict=False).fill_null(math.nan).to_numpy()
-    # Numbers beyond float32 become infinite, as they do when serving; the encoder bounds them.
+    # A value too large for float32 becomes infinite, as in the service; the encoder bounds it.
     with np.errstate(over="ignore"):
         return values.astype(np.float32)
 
@@ -144,7 +166,7 @@ def _category_texts(column: pl.Series) -> pl.Series:
 
 
 def _fingerprints(column: pl.Series) -> NDArray[np.int64]:
-    """Return `fingerprint` of each text: computed once a distinct one, joined back as whole columns."""
+    """Return `fingerprint` of each text, computed once for each distinct text."""
     values = column.unique()
     codes = pl.DataFrame({column.name: values, "code": [fingerprint(value) for value in values]})
     joined = column.to_frame().join(codes, on=column.name, how="left", nulls_equal=True, maintain_order="left")
@@ -154,7 +176,7 @@ def _fingerprints(column: pl.Series) -> NDArray[np.int64]:
 def words_by_sessions(
     shards: Sequence[Path], column: str, sessions: set[str], *, at_least: int, at_most: int
 ) -> list[str]:
-    """Return a column's words that enough of the given sessions contain, the most frequent first.
+    """Return the column's words that enough of the given sessions contain, most frequent first.
 
     Args:
         shards: prepared shards.
@@ -183,9 +205,9 @@ def batches(
         lengths: events of each session, int64 [S].
         batch_sessions: sessions in a batch.
         generator: for a random order; None for one pass from the shortest to the longest.
-        bucket_batches: how many batches' worth of random sessions are sorted by length before they are cut into
-            batches. More is less padding, and batches whose sessions are alike: length and outcome go together, so
-            that each step then pulls the first predictions of a session to another base rate.
+        bucket_batches: random sessions for so many batches are sorted by length before they are cut into batches.
+            More means less padding, but also batches of similar sessions. As length and outcome correlate, each step
+            then pulls the first predictions of a session to another base rate.
     """
     if generator is None:
         yield from torch.split(lengths.argsort(stable=True), batch_sessions)

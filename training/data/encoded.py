@@ -1,4 +1,4 @@
-"""Sessions as the network's inputs: encoded once, for the encoder has no weights and its features stay as they are.
+"""Sessions as the network's inputs: encoded once, because the encoder has no weights and its features do not change.
 
 Shape legend: S sessions, N events of all sessions, T events of the longest session in a batch, F features, I indices,
 P quantile bins.
@@ -17,10 +17,10 @@ from training.data.dataset import Columns, batches, event_indices, padded
 
 # A feature that deviates less than this is constant.
 _CONSTANT: Final = 1e-6
-# Events encoded at once at most, padding included: bounds what is in memory when sessions are long.
+# Most events encoded at once, padding included: bounds the memory for long sessions.
 _MOST_PADDED_EVENTS: Final = 65_536
 _CHUNK_EVENTS: Final = 262_144
-# From here on a permutation of all events would be larger than what it is drawn for.
+# Above this, a permutation of all events would need more memory than the sample drawn from it.
 _MOST_PERMUTED_EVENTS: Final = 10_000_000
 
 
@@ -31,14 +31,14 @@ class Encoded:
     Attributes:
         features: float32 [N, F].
         indices: int64 [N, I].
-        columns: which session each event is of, and what became of it.
-        teacher: another model's probability for each event, float32 [N]; None where there is no other model.
+        columns: session, outcome and raw columns of each event.
+        soft_targets: the teacher's probability for each event, float32 [N]; None without a teacher.
     """
 
     features: Tensor
     indices: Tensor
     columns: Columns
-    teacher: Tensor | None = None
+    soft_targets: Tensor | None = None
 
     @property
     def size_bytes(self) -> int:
@@ -48,17 +48,17 @@ class Encoded:
     def select(self, sessions: Tensor) -> "Encoded":
         """Return the sessions with these indices, in this order, in memory."""
         events, _ = event_indices(self.columns.offsets, sessions)
-        teacher = None if self.teacher is None else self.teacher[events]
-        return Encoded(self.features[events], self.indices[events], self.columns.select(sessions), teacher)
+        soft_targets = None if self.soft_targets is None else self.soft_targets[events]
+        return Encoded(self.features[events], self.indices[events], self.columns.select(sessions), soft_targets)
 
     def sample(self, most_events: int, seed: int) -> "Encoded":
-        """Return these sessions, or, where they have more events than that, random ones of them that have not."""
+        """Return all sessions, or a random subset with at most `most_events` events."""
         lengths = self.columns.lengths
         if int(lengths.sum()) <= most_events:
             return self
         order = torch.randperm(len(lengths), generator=torch.Generator().manual_seed(seed))
         chosen = order[lengths[order].cumsum(0) <= most_events]
-        # At least one of them, however long it is.
+        # At least one session, whatever its length.
         return self.select((chosen if len(chosen) else order[:1]).sort().values)
 
 
@@ -75,7 +75,7 @@ def encode(
     Args:
         encoder: with the vocabularies of the training sessions.
         columns: S sessions.
-        batch_sessions: sessions folded at once at most.
+        batch_sessions: most sessions folded at once.
         progress: called with the number of sessions done since the last call.
         into: features [N, F] and indices [N, I] to write into.
     """
@@ -109,12 +109,12 @@ def _chunks(lengths: Tensor, batch_sessions: int) -> list[Tensor]:
 
 
 def scaling_of(features: Tensor, *, bins: int = 12, sample: int = 100_000, seed: int = 0) -> FeatureScaling:
-    """Return mean, deviation and quantile bins of the training features [N, F], which are read a chunk at a time.
+    """Return mean, deviation and quantile bins of the training features [N, F], read chunk by chunk.
 
     Args:
-        features: of every prefix of the training sessions, and of no other.
-        bins: quantile bins a feature at most; those of no width (half of all carts are empty) are left out.
-        sample: prefixes that the quantiles are read from at most.
+        features: of every prefix of the training sessions only.
+        bins: most quantile bins of a feature; bins of zero width (half of all carts are empty) are left out.
+        sample: most prefixes that the quantiles are estimated from.
         seed: of that sample.
     """
     mean, deviation = _mean_and_deviation(features)

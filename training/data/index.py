@@ -1,6 +1,6 @@
-"""Which sessions prepared shards hold, and which part of the split each belongs to: all that is kept of them at once.
+"""An index of all sessions in prepared shards, with the part of the split that each belongs to.
 
-Some 100 bytes a session, so that ten million of them fit into memory where their events would not.
+It takes about 100 bytes a session, so ten million sessions fit into memory where their events would not.
 """
 
 from collections.abc import Sequence
@@ -11,8 +11,9 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from training.config import PARTS
 from training.data.prepared import PreparedDataset
-from training.data.sessions import PARTS, split
+from training.data.sessions import split
 
 _COLUMNS: Final = ("session_id", "session_start_ms", "outcome")
 
@@ -55,7 +56,7 @@ class SessionIndex:
         return int(self.outcome[self.inside(part)].sum())
 
     def shard(self, number: int) -> tuple[int, NDArray[np.int8]]:
-        """Return how many sessions stand before a shard, and the part of each session in it."""
+        """Return the number of sessions in earlier shards, and the part of each session in this shard."""
         first = self.shard_ends[number - 1] if number else 0
         return first, self.part[first : self.shard_ends[number]]
 

@@ -1,17 +1,17 @@
-"""Inputs that know what nobody can know when the event comes: found on the training sessions, and refused.
+"""The leak check: inputs that contain information from after their event are found on training sessions and refused.
 
-A column of a log may be written after the fact: a copy of the outcome, the time spent on a page, the length of the
-session. Each input is asked how well it alone tells what only the future knows:
+A log may write a column after the fact: a copy of the outcome, the time spent on a page, the length of the session. The
+check measures how well each single input predicts a quantity that only the future determines:
 
 * whether the session ends in a purchase, at the first event and over all events (AUC);
 * the time until the next event, over all events that have one (correlation of ranks);
-* of sessions that bought nothing, at each of the first three events: whether it is the last (AUC), and how many events
-  and how much time are still to come (correlation of ranks).
+* for sessions without a purchase, at each of the first three events: whether the event is the last (AUC), and how many
+  events and how much time follow (correlation of ranks).
 
-Position by position, because what has passed so far is known and tells nothing there. An input's values, or 64 quantile
-bins of its numbers, are turned into the mean of what is to be told, learned on one half of the sessions and judged on
-the other: so a name that occurs once tells nothing, and any shape of dependence counts. Two rules need no figure: names
-that say the outcome, and pages that (nearly) none but buyers see.
+Positions are examined separately, because the past, which is known, predicts part of the future across positions. Each
+value of an input, or each of 64 quantile bins of a number, is encoded as the target's mean on one half of the sessions
+and scored on the other half. So a value that occurs once has no effect, and any form of dependence counts. Two more
+rules need no target: property names that mean the outcome, and event names that (nearly) only buyers have.
 """
 
 import re
@@ -23,10 +23,11 @@ from typing import Final
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
-from sklearn.metrics import roc_auc_score
 
+from model.auc import auc
 from model.columns import PropertySpec
 from model.events import FIELDS
+from training.config import LeakSettings
 
 OUTCOME_NAMES: Final = frozenset(
     {
@@ -44,41 +45,12 @@ _Z_95: Final = 1.959963984540054
 
 
 class LeakError(ValueError):
-    """An input tells what is not known yet; the message names it and says what to do."""
-
-
-@dataclass(frozen=True, slots=True)
-class LeakSettings:
-    """What an input may tell by itself before it is refused.
-
-    Attributes:
-        outcome_auc: from this AUC up, an input tells the outcome, or the end of the session, too well.
-        future_correlation: from this correlation of ranks up, it tells what is still to come too well.
-        buyers_share: a page is one of buyers alone when the lower end of the 95 % interval of their share reaches this.
-        least_sessions: sessions of either outcome, or with the page, below which a figure is chance.
-        most_sessions: training sessions looked at, evenly drawn where there are more.
-        allow_suspect: names of properties, fields and pages that are kept all the same, as they really are known.
-    """
-
-    outcome_auc: float = 0.95
-    future_correlation: float = 0.95
-    buyers_share: float = 0.98
-    least_sessions: int = 50
-    most_sessions: int = 50_000
-    allow_suspect: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        for name in ("outcome_auc", "future_correlation", "buyers_share"):
-            if not 0 < getattr(self, name) <= 1:
-                raise ValueError(f"{name}: expected a number above 0 and at most 1, not {getattr(self, name)}")
-        for name in ("least_sessions", "most_sessions"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: expected a whole number from 1 up, not {getattr(self, name)}")
+    """An input contains information from the future; the message names it and a remedy."""
 
 
 @dataclass(frozen=True, slots=True)
 class Suspect:
-    """An input that knows too much: the name to allow it by, what it is, and why it is one."""
+    """A suspicious input: the name for `--allow-suspect`, a description, and the reason."""
 
     name: str
     what: str
@@ -93,8 +65,8 @@ def check_leaks(
     Args:
         shards: prepared shards.
         properties: those that the model is to use.
-        training_ids: sessions to look at; the others stay unseen.
-        settings: the bounds, and what is allowed.
+        training_ids: the only sessions examined.
+        settings: bounds, and the suspects that are allowed.
 
     Raises:
         LeakError: there is a suspect that is not allowed.
@@ -102,10 +74,10 @@ def check_leaks(
     found = suspects(shards, properties, training_ids, settings)
     refused = [suspect for suspect in found if suspect.name not in settings.allow_suspect]
     if refused:
-        told = "\n".join(f"  {suspect.what} {suspect.reason}" for suspect in refused)
+        listed = "\n".join(f"  {suspect.what} {suspect.reason}" for suspect in refused)
         allow = " ".join(f"--allow-suspect {suspect.name}" for suspect in refused)
         raise LeakError(
-            f"inputs that seem to know the future:\n{told}\nSuch a column is mostly written after the fact, and the "
+            f"inputs that seem to know the future:\n{listed}\nSuch a column is mostly written after the fact, and the "
             "service will not have it in time. Leave a property out: --properties names those to use. Prepare a page "
             f"that follows the purchase as one: --event NAME=purchase. What is really known with the event: {allow}"
         )
@@ -115,7 +87,7 @@ def check_leaks(
 def suspects(
     shards: Sequence[Path], properties: Sequence[PropertySpec], training_ids: set[str], settings: LeakSettings
 ) -> list[Suspect]:
-    """Return the inputs that know too much, each once, for the first reason found; see `check_leaks`."""
+    """Return the suspicious inputs, each once with the first reason found; arguments as in `check_leaks`."""
     columns = [*_FIELDS, *(_PROPERTY_PREFIX + spec.name for spec in properties)]
     found = {
         column: Suspect(_name(column), _what(column), "says the outcome by its name")
@@ -123,23 +95,23 @@ def suspects(
         if column.startswith(_PROPERTY_PREFIX) and _folded(_name(column)) in OUTCOME_NAMES
     }
     events = _events(shards, columns, _sample(training_ids, settings.most_sessions))
-    for question in _questions(events, settings):
+    for target in _targets(events, settings):
         for column in columns:
             if column not in found:
-                strength = question.told_by(events[column].gather(question.rows))
-                if strength is not None and strength >= question.bound:
-                    reason = f"alone tells {question.subject} ({question.measure} {strength:.3f})"
+                strength = target.predicted_by(events[column].gather(target.rows))
+                if strength is not None and strength >= target.bound:
+                    reason = f"alone tells {target.subject} ({target.measure} {strength:.3f})"
                     found[column] = Suspect(_name(column), _what(column), reason)
     return [*found.values(), *_pages_of_buyers(events, settings)]
 
 
 @dataclass(frozen=True, slots=True)
-class _Question:
-    """Something that only the future knows: of the events at `rows` [N], `answer` [N], in sessions `session` [N]."""
+class _Target:
+    """A quantity that the future determines: `value` [N] for the events at `rows` [N] of sessions `session` [N]."""
 
     subject: str
     rows: NDArray[np.int64]
-    answer: NDArray[np.float64]
+    value: NDArray[np.float64]
     session: NDArray[np.int64]
     is_binary: bool
     bound: float
@@ -148,29 +120,29 @@ class _Question:
     def measure(self) -> str:
         return "AUC" if self.is_binary else "correlation of ranks"
 
-    def told_by(self, values: pl.Series) -> float | None:
-        """Return how well the values [N] tell the answer; None where either is constant."""
+    def predicted_by(self, values: pl.Series) -> float | None:
+        """Return how well the values [N] predict the target; None where either is constant."""
         words = _words(values)
-        answer = self.answer if self.is_binary else pl.Series(self.answer).rank("average").to_numpy()
+        target = self.value if self.is_binary else pl.Series(self.value).rank("average").to_numpy()
         half = self.session % 2
-        told = np.empty(len(answer))
+        predicted = np.empty(len(target))
         for own in (0, 1):
             other = half != own
-            # One session's worth of the overall mean: a value seen nowhere else tells that mean.
-            mean = answer[other].mean()
-            sums = np.bincount(words[other], answer[other], minlength=words.max() + 1)
+            # Smoothed by one session of the overall mean, which a value unseen in the other half gets.
+            mean = target[other].mean()
+            sums = np.bincount(words[other], target[other], minlength=words.max() + 1)
             counts = np.bincount(words[other], minlength=words.max() + 1)
-            told[~other] = ((sums + mean) / (counts + 1))[words[~other]]
-        if np.ptp(told) == 0 or np.ptp(answer) == 0:
+            predicted[~other] = ((sums + mean) / (counts + 1))[words[~other]]
+        if np.ptp(predicted) == 0 or np.ptp(target) == 0:
             return None
-        return float(roc_auc_score(answer, told) if self.is_binary else np.corrcoef(answer, told)[0, 1])
+        return float(auc(target, predicted) if self.is_binary else np.corrcoef(target, predicted)[0, 1])
 
 
-def _questions(events: pl.DataFrame, settings: LeakSettings) -> Iterator[_Question]:
-    """Yield the questions that enough sessions can answer."""
+def _targets(events: pl.DataFrame, settings: LeakSettings) -> Iterator[_Target]:
+    """Yield the targets for which there are enough sessions."""
     session, position = events["session"].to_numpy(), events["position"].to_numpy()
 
-    def about(subject: str, where: NDArray[np.bool_], answer: str, *, is_binary: bool) -> Iterator[_Question]:
+    def about(subject: str, where: NDArray[np.bool_], answer: str, *, is_binary: bool) -> Iterator[_Target]:
         rows = np.flatnonzero(where)
         own = session[rows]
         answers = events[answer].gather(rows).to_numpy().astype(np.float64)
@@ -178,13 +150,13 @@ def _questions(events: pl.DataFrame, settings: LeakSettings) -> Iterator[_Questi
         least = min(len(np.unique(own[kind & (own % 2 == half)])) for kind in kinds for half in (0, 1))
         if 2 * least >= settings.least_sessions:
             bound = settings.outcome_auc if is_binary else settings.future_correlation
-            yield _Question(subject, rows, answers, own, is_binary, bound)
+            yield _Target(subject, rows, answers, own, is_binary, bound)
 
     yield from about("the outcome at the first event", position == 1, "outcome", is_binary=True)
     yield from about("the outcome", position > 0, "outcome", is_binary=True)
     has_next = events["next_gap_ms"].is_not_null().to_numpy()
     yield from about("the time until the next event", has_next, "next_gap_ms", is_binary=False)
-    # A buyer's session ends later in the log than here, where it is cut, so a column about its end would not show.
+    # Without buyers: their sessions are cut before the purchase, so their end here is not their end in the log.
     whole = ~events["outcome"].to_numpy()
     for number in _FIRST_POSITIONS:
         at, here = f"at event {number}", whole & (position == number)
@@ -194,7 +166,7 @@ def _questions(events: pl.DataFrame, settings: LeakSettings) -> Iterator[_Questi
 
 
 def _pages_of_buyers(events: pl.DataFrame, settings: LeakSettings) -> list[Suspect]:
-    """Return the event names that (nearly) none but buyers see: what a log without purchases shows after one."""
+    """Return the event names that (nearly) only buyers have: such as a page after an unlogged purchase."""
     if events["outcome"].all():
         return []
     pages = events.group_by("event_name").agg(
@@ -202,7 +174,7 @@ def _pages_of_buyers(events: pl.DataFrame, settings: LeakSettings) -> list[Suspe
     )
     found = []
     for name, sessions, bought in pages.sort("event_name").iter_rows():
-        # Wilson (1927): an interval that holds at a share of one.
+        # Wilson's interval (1927), which is valid at a share of one.
         share, spread = bought / sessions, _Z_95**2 / sessions
         root = _Z_95 * ((share * (1 - share) + spread / 4) / sessions) ** 0.5
         if sessions >= settings.least_sessions and (share + spread / 2 - root) / (1 + spread) >= settings.buyers_share:
@@ -212,7 +184,7 @@ def _pages_of_buyers(events: pl.DataFrame, settings: LeakSettings) -> list[Suspe
 
 
 def _events(shards: Sequence[Path], columns: Sequence[str], ids: set[str]) -> pl.DataFrame:
-    """Return the sessions' events with `session` (a number), `position`, and what is still to come after each."""
+    """Return the sessions' events with `session` (a number), `position`, and the targets about what follows each."""
     wanted = pl.DataFrame({"session_id": sorted(ids)}, schema={"session_id": pl.String})
     frames = [
         pl.read_parquet(shard, columns=["session_id", "timestamp_ms", "outcome", *columns]).join(
@@ -237,7 +209,7 @@ def _sample(ids: set[str], at_most: int) -> set[str]:
 
 
 def _words(values: pl.Series) -> NDArray[np.int64]:
-    """Return a number from 0 up for each value [N], 0 for none: of a text, itself; of a number, its bin."""
+    """Return an integer code for each value [N]: 0 for null, else one a distinct text or a bin of numbers."""
     if values.dtype.is_numeric():
         numbers = values.cast(pl.Float64).fill_nan(None)
         given = numbers.drop_nulls()

@@ -1,4 +1,4 @@
-"""From a raw log to prepared sessions, in two passes and bounded memory.
+"""From a raw log to prepared sessions, in two passes with bounded memory.
 
 The first pass converts the log block by block and scatters its events over shards, by session. The second takes one
 shard at a time: drops duplicates, orders, splits visitors into sessions, cuts each before its first purchase.
@@ -14,7 +14,7 @@ from typing import Final, Literal, Protocol
 
 import polars as pl
 
-from training.data.partition import Partition
+from training.config import IDLE_TIMEOUT_S
 from training.data.prepared import (
     REJECTED_FILE,
     Counts,
@@ -25,7 +25,7 @@ from training.data.prepared import (
     write_description,
 )
 from training.data.sessions import SOURCE_FILE, SessionRules, make_sessions
-from training.data.shards import RejectedRows, ShardWriter
+from training.data.shards import Partition, RejectedRows, ShardWriter
 from training.data.sources import AUTO, ColumnMapping, Source, SourceError, open_source
 from training.data.sources.conversion import PROPERTY_PREFIX
 from training.data.sources.mapping import PropertyKind
@@ -33,31 +33,30 @@ from training.data.sources.tables import BLOCK_BYTES, is_compressed
 
 __all__ = ["PreparedDataset", "PreparedDatasetError", "Progress", "prepare", "read_prepared"]
 
-DEFAULT_IDLE_TIMEOUT_S: Final = 1800.0
 SHARD_BYTES: Final = 200_000_000
 MAX_SHARDS: Final = 1024
-# How many bytes of plain text a byte of a compressed file stands for, roughly: logs repeat themselves.
+# Assumed ratio of a log's text to its compressed size.
 _COMPRESSION_RATIO: Final = 6
 
 
 class Progress(Protocol):
-    """Told now and then how far the work is: bytes of the log read, then shards of sessions made."""
+    """Progress callback: bytes of the log read, then shards of sessions made."""
 
     def __call__(self, stage: Literal["reading", "sessions"], done: int, total: int) -> None:
-        """Take note."""
+        """Show the progress of a stage."""
 
 
 def _no_progress(stage: Literal["reading", "sessions"], done: int, total: int) -> None:
-    """Tell nobody."""
+    """Ignore the progress."""
 
 
 def prepare(
     source_path: Path,
     out_dir: Path,
     *,
-    format: str = AUTO,  # noqa: A002 - the word users say
+    format: str = AUTO,  # noqa: A002 - as the option
     mapping: ColumnMapping | None = None,
-    idle_timeout_s: float = DEFAULT_IDLE_TIMEOUT_S,
+    idle_timeout_s: float = IDLE_TIMEOUT_S,
     keep_open_sessions: bool = False,
     shard_bytes: int = SHARD_BYTES,
     block_bytes: int = BLOCK_BYTES,
@@ -67,22 +66,22 @@ def prepare(
 
     Args:
         source_path: the log's file or folder.
-        out_dir: where to write; a prepared dataset there is replaced, anything else is left alone.
+        out_dir: output folder; a prepared dataset there is replaced, anything else is an error.
         format: a name in `training.data.sources.FORMATS`, `"mapping"` or `"auto"`.
         mapping: the columns of a log in none of the known formats.
-        idle_timeout_s: splits a visitor's events into sessions, and tells which sessions the log's end cuts off.
-        keep_open_sessions: keep those, though a purchase may have come after the log's end.
-        shard_bytes: about how much text goes into one shard, which must fit into memory several times.
-        block_bytes: how much text is read at a time.
-        progress: is told how far it is.
+        idle_timeout_s: splits a visitor's events into sessions; a session younger than that at the log's end is open.
+        keep_open_sessions: keep open sessions, although a purchase may follow after the log's end.
+        shard_bytes: approximate text of one shard, which must fit into memory several times.
+        block_bytes: text read at a time.
+        progress: called after each block and each shard.
 
     Raises:
         SourceError: the log cannot be read, or no session is left of it.
-        PreparedDatasetError: `out_dir` holds something else than prepared sessions.
+        PreparedDatasetError: `out_dir` holds anything but prepared sessions.
     """
     if not (math.isfinite(idle_timeout_s) and idle_timeout_s > 0):
         raise ValueError(f"idle_timeout_s must be positive, not {idle_timeout_s}")
-    tell = progress or _no_progress
+    show = progress or _no_progress
     source = open_source(source_path, format, mapping)
     names = [path.name for path in source.paths]
     settings = {
@@ -94,7 +93,7 @@ def prepare(
     with _replacing(out_dir) as folder, RejectedRows(folder / REJECTED_FILE, names) as rejected:
         partition = Partition(folder / "partition", _shard_count(source.paths, shard_bytes))
         log = _Log(source)
-        log.scatter(partition, rejected, block_bytes, tell)
+        log.scatter(partition, rejected, block_bytes, show)
         rules = SessionRules(
             clock=source.clock,
             by_visitor=source.by_visitor,
@@ -106,7 +105,7 @@ def prepare(
         writer = ShardWriter(folder, source.clock, log.property_kinds())
         for number in range(partition.shard_count):
             _make_shard(partition, number, rules, rejected, writer)
-            tell("sessions", number + 1, partition.shard_count)
+            show("sessions", number + 1, partition.shard_count)
         partition.remove()
         counts = Counts(log.rows_read, log.rows_lookup, dict(rejected.by_reason.most_common()), writer.counts)
         if not writer.names:
@@ -129,7 +128,7 @@ def prepare(
 def _make_shard(
     partition: Partition, number: int, rules: SessionRules, rejected: RejectedRows, writer: ShardWriter
 ) -> None:
-    """Make one shard's sessions; a function of its own so that its memory is free before the next shard is read."""
+    """Make one shard's sessions; a separate function, so that its memory is free before the next shard is read."""
     events = partition.read(number)
     if events is not None:
         sessions = make_sessions(events, rules)
@@ -138,7 +137,7 @@ def _make_shard(
 
 
 class _Log:
-    """The first pass: scatters a source's events, and remembers what only the whole log can tell."""
+    """The first pass: scatters a source's events and collects the facts of the whole log."""
 
     def __init__(self, source: Source) -> None:
         self.rows_read = 0
@@ -161,7 +160,7 @@ class _Log:
         partition.flush()
 
     def property_kinds(self) -> dict[str, PropertyKind]:
-        """Return the kind of every property: as declared, else number where every value given is one."""
+        """Return the kind of every property: as declared, else number where every value is one."""
         return {
             declared.name: declared.kind or ("number" if self._undeclared[declared.name] == "number" else "category")
             for declared in self._source.properties
@@ -182,7 +181,7 @@ def _shard_count(paths: tuple[Path, ...], shard_bytes: int) -> int:
 
 
 def _account(counts: Counts) -> str:
-    """Say where all the rows went."""
+    """Return the counts of all rows as one sentence."""
     sessions = counts.sessions
     parts = [f"{counts.rows_read} rows read"]
     parts += [f"{count} rejected ({reason})" for reason, count in counts.rejected.items()]
@@ -196,7 +195,7 @@ def _account(counts: Counts) -> str:
 
 @contextmanager
 def _replacing(out_dir: Path) -> Iterator[Path]:
-    """Give a new folder that takes the place of `out_dir` when all went well, and vanishes when not."""
+    """Yield a new folder that replaces `out_dir` on success and is removed on an error."""
     if out_dir.exists() and not is_prepared(out_dir) and not (out_dir.is_dir() and not any(out_dir.iterdir())):
         raise PreparedDatasetError(f"{out_dir}: exists and holds no prepared sessions; it is left alone")
     final = out_dir.absolute()

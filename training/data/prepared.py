@@ -1,4 +1,4 @@
-"""Prepared sessions on disk: what `prepare` writes and everything after it reads.
+"""Prepared sessions on disk: `prepare` writes them, and every later step reads them.
 
 A directory of `dataset.json`, `events-0000.parquet` and so on, and `rejected.csv`; see docs/event-table.md.
 """
@@ -26,7 +26,7 @@ class PreparedDatasetError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """What became of every row.
+    """Counts of all rows.
 
     `rows_read` is the sum of `rows_lookup`, `rows_rejected`, and of the rows and events of `sessions`.
 
@@ -34,7 +34,7 @@ class Counts:
         rows_read: data rows of all files.
         rows_lookup: rows that describe items.
         rejected: malformed rows by reason; `rejected.csv` has each.
-        sessions: what became of the events.
+        sessions: counts of events and sessions.
     """
 
     rows_read: int
@@ -56,11 +56,11 @@ class PreparedDataset:
         path: the directory.
         shards: its Parquet files; every session is whole in one, its rows adjacent and in order.
         source_format: the format that the log was in.
-        clock: what times mean.
+        clock: meaning of the times.
         properties: the properties, in columns `property.<name>`.
-        counts: what became of every row.
+        counts: of all rows.
         first_time_ms, last_time_ms: of the prepared events; None without calendar time.
-        settings: what `prepare` was asked to do.
+        settings: of `prepare`.
     """
 
     path: Path
@@ -82,8 +82,19 @@ class PreparedDataset:
         by_session = self.scan().group_by("session_id", "session_start_ms", "outcome").agg(events=pl.len())
         return by_session.sort("session_start_ms", "session_id").collect(engine="streaming")
 
+    def facts(self) -> dict[str, Any]:
+        """Return format, clock, counts and properties as a report shows them."""
+        described = self.to_dict()
+        counts = {name: value for name, value in described["counts"].items() if name != "rejected" and value}
+        return {
+            "format": self.source_format,
+            "times": self.clock,
+            **counts,
+            "properties": ", ".join(f"{spec.name} ({spec.kind})" for spec in self.properties) or "none",
+        }
+
     def to_dict(self) -> dict[str, Any]:
-        """Return what `dataset.json` holds."""
+        """Return the content of `dataset.json`."""
         return {
             "kind": KIND,
             "format_version": FORMAT_VERSION,
@@ -105,7 +116,7 @@ class PreparedDataset:
 
 
 def is_prepared(path: Path) -> bool:
-    """Return whether the directory says that it holds prepared sessions, of whatever version."""
+    """Return whether the directory holds prepared sessions, of any format version."""
     try:
         document = json.loads((path / DATASET_FILE).read_text("utf-8"))
     except (OSError, ValueError):
@@ -138,7 +149,7 @@ def read_prepared(path: Path) -> PreparedDataset:
 
 
 def write_description(dataset: PreparedDataset) -> None:
-    """Write `dataset.json` beside the shards."""
+    """Write `dataset.json` into the folder of the shards."""
     text = json.dumps(dataset.to_dict(), indent=2, ensure_ascii=False)
     (dataset.path / DATASET_FILE).write_text(text + "\n", "utf-8")
 

@@ -1,4 +1,4 @@
-"""What a model was trained on: a fingerprint of prepared sessions, and which sessions a model has not seen."""
+"""Provenance of a model's data: a fingerprint of prepared sessions, and the sessions that a model has not seen."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -8,11 +8,11 @@ from typing import Any, Final, TypedDict
 import polars as pl
 
 from model.manifest import Manifest
-from training.data.prepare import DEFAULT_IDLE_TIMEOUT_S
+from training.config import DEFAULT_FRACTIONS, IDLE_TIMEOUT_S
 from training.data.prepared import PreparedDataset
-from training.data.sessions import DEFAULT_FRACTIONS, split
+from training.data.sessions import split
 
-# No text of a log holds these: they part values, and stand for none.
+# Control characters that no log contains: separator of values, and null.
 _END_OF_TEXT: Final = "\x00"
 _NO_TEXT: Final = "\x01"
 _FACTS: Final = ("source_format", "clock", "first_time_ms", "last_time_ms", "counts")
@@ -21,16 +21,16 @@ TEST: Final = "test"
 
 @dataclass(frozen=True, slots=True)
 class Unseen:
-    """The sessions that none of some models was trained on, as far as their manifests tell.
+    """The sessions that none of some models was trained on, according to their manifests.
 
     Attributes:
         session_ids: those sessions; None for all of the data.
-        told: in words, how that is known, or that it cannot be known.
+        note: how this is known, or that it is unknown, as a text.
         known: whether it is known.
     """
 
     session_ids: frozenset[str] | None
-    told: str
+    note: str
     known: bool
 
 
@@ -42,18 +42,18 @@ class Cuts(TypedDict):
 
 
 def cuts_of(manifest: Manifest) -> Cuts:
-    """Return how the log that a model was trained on was cut, so that its split falls again as it fell then."""
+    """Return how a model's training log was cut into sessions, so that its split can be repeated."""
     before = manifest.data.get("prepare", {})
     return {
-        "idle_timeout_s": before.get("idle_timeout_s", DEFAULT_IDLE_TIMEOUT_S),
+        "idle_timeout_s": before.get("idle_timeout_s", IDLE_TIMEOUT_S),
         "keep_open_sessions": before.get("keep_open_sessions", False),
     }
 
 
 def data_fingerprint(dataset: PreparedDataset) -> str:
-    """Return the SHA-256 of what the prepared sessions say: equal logs, prepared alike, have equal ones.
+    """Return the SHA-256 of the content of prepared sessions: equal logs, prepared alike, have equal fingerprints.
 
-    Reads one shard at a time. Where a file lies, and how it is compressed, changes nothing.
+    Reads one shard at a time. Paths and compression do not matter.
     """
     digest = hashlib.sha256()
     for shard in dataset.shards:
@@ -69,7 +69,7 @@ def data_fingerprint(dataset: PreparedDataset) -> str:
 
 
 def ancestor(manifest: Manifest) -> dict[str, Any]:
-    """Return what a model says of an earlier one that it went on from: fingerprint, data and split."""
+    """Return what a warm-started model records of its predecessor: fingerprint, data and split."""
     training = manifest.training
     return {
         "fingerprint": manifest.fingerprint,
@@ -81,19 +81,19 @@ def ancestor(manifest: Manifest) -> dict[str, Any]:
 
 
 def lineage(manifest: Manifest) -> list[dict[str, Any]]:
-    """Return the model and those that it went on from, as `ancestor` describes them, the latest first."""
+    """Return the model and its predecessors, as `ancestor` describes them, latest first."""
     return [ancestor(manifest), *manifest.training.get("lineage", [])]
 
 
 def unseen_sessions(dataset: PreparedDataset, models: Mapping[str, Manifest]) -> Unseen:
-    """Return the sessions of `dataset` that neither the models nor those they went on from have seen.
+    """Return the sessions of `dataset` that neither the models nor their predecessors have seen.
 
-    A model trained on these very sessions has seen all but its test part. One trained on others has seen none of those
-    that began after its data ended; of earlier ones nothing can be said.
+    A model trained on this dataset has seen all but its test part. A model trained on other data has not seen sessions
+    that began after its data ended; whether it has seen earlier sessions is unknown.
 
     Args:
-        dataset: what is to be predicted.
-        models: manifests by the name under which the user knows them.
+        dataset: the sessions to predict.
+        models: manifests by the user's names for them.
     """
     fingerprint = data_fingerprint(dataset)
     described = dataset.to_dict()
@@ -109,7 +109,7 @@ def unseen_sessions(dataset: PreparedDataset, models: Mapping[str, Manifest]) ->
                 by_test_part.append(name)
             elif not _began_later(dataset, step["data"]):
                 unknown.append(name)
-    return Unseen(left, _told(sorted(set(by_test_part)), sorted(set(unknown))), known=not unknown)
+    return Unseen(left, _note(sorted(set(by_test_part)), sorted(set(unknown))), known=not unknown)
 
 
 def _is_same(data: Mapping[str, Any], described: Mapping[str, Any], fingerprint: str) -> bool:
@@ -123,16 +123,16 @@ def _began_later(dataset: PreparedDataset, data: Mapping[str, Any]) -> bool:
     return first_ms is not None and last_ms is not None and first_ms > last_ms
 
 
-def _told(by_test_part: Sequence[str], unknown: Sequence[str]) -> str:
-    told = []
+def _note(by_test_part: Sequence[str], unknown: Sequence[str]) -> str:
+    notes = []
     if by_test_part:
-        told.append(f"{_and(by_test_part)} trained on this data: only the test part is compared")
+        notes.append(f"{_and(by_test_part)} trained on this data: only the test part is compared")
     if unknown:
-        told.append(
+        notes.append(
             f"{_and(unknown)} trained on other data of the same or an unknown time: whether sessions are among its "
-            "training sessions cannot be told"
+            "training sessions is unknown"
         )
-    return "; ".join(told) or "the sessions began after everything that the models were trained on"
+    return "; ".join(notes) or "the sessions began after everything that the models were trained on"
 
 
 def _and(names: Sequence[str]) -> str:

@@ -1,7 +1,7 @@
 """Events to sessions, cut before the first purchase, and sessions to training, validation, calibration and test.
 
-Invariant 5 (DESIGN, "No leak") is kept here: of a session, only events strictly earlier than its first purchase remain,
-however the log orders rows of equal time.
+This module keeps the invariant "no leak": only events strictly earlier than a session's first purchase remain, however
+the log orders rows of equal time.
 """
 
 from collections.abc import Sequence
@@ -12,16 +12,12 @@ import numpy as np
 import polars as pl
 
 from model.events import PURCHASE, identifier_code
+from training.config import DEFAULT_FRACTIONS, PARTS
 from training.data.sources.conversion import SESSION_DAY_MS, SOURCE_LINE
 from training.data.sources.mapping import Clock
 
 SOURCE_FILE: Final = "source_file"
 MS_PER_DAY: Final = 86_400_000
-PARTS: Final = ("train", "validation", "calibration", "test")
-DEFAULT_FRACTIONS: Final = (0.65, 0.1, 0.1, 0.15)
-# Sessions to choose an epoch by, and as many to fit two numbers to: of a large log, a tenth would be too much.
-_ENOUGH_HELD_OUT: Final = 2_500
-_LEAST_SHARE: Final = 0.02
 _POSITION: Final = (SOURCE_FILE, SOURCE_LINE)
 _SESSION: Final = "session_id"
 _TIME: Final = "timestamp_ms"
@@ -32,10 +28,10 @@ class SessionRules:
     """How events become sessions.
 
     Attributes:
-        clock: what times mean.
+        clock: meaning of the times.
         by_visitor: whether `session_id` holds a visitor, to be split into sessions.
         idle_timeout_ms: longer gaps end a visitor's session; sessions younger than that at the log's end are open.
-        keep_open_sessions: keep sessions whose outcome the log's end may hide, as if it were known.
+        keep_open_sessions: keep open sessions, with the outcome so far.
         equal_rows_are_duplicates: whether rows that agree in everything are one event logged twice.
         log_end_ms: time of the log's last event.
     """
@@ -50,7 +46,7 @@ class SessionRules:
 
 @dataclass(frozen=True, slots=True)
 class SessionCounts:
-    """What became of the rows and of the sessions; rows and `events` add up to the accepted rows."""
+    """Counts of rows and sessions; the rows and `events` add up to the accepted rows."""
 
     rows_duplicate: int = 0
     rows_in_open_sessions: int = 0
@@ -70,7 +66,7 @@ class Sessions:
     Attributes:
         events: with `session_start_ms` and `outcome`, never null; rows of a session adjacent and in order.
         contradictory: `source_file`, `line`, `reason` of every row of a session that contradicts itself.
-        counts: what became of the rest.
+        counts: of all other rows.
     """
 
     events: pl.DataFrame
@@ -137,11 +133,11 @@ def _ordered(events: pl.DataFrame, rules: SessionRules) -> pl.DataFrame:
 
 
 def _facts(ordered: pl.DataFrame, rules: SessionRules) -> pl.DataFrame:
-    """Return one row a session: rows, outcome, first_purchase_ms, open, and the reason why it is contradictory."""
+    """Return one row a session: rows, outcome, first_purchase_ms, open, and a reason where it is contradictory."""
     purchases = pl.col("event_name") == PURCHASE
     facts = ordered.group_by(_SESSION, maintain_order=True).agg(
         rows=pl.len(),
-        said=pl.col("outcome").drop_nulls().n_unique(),
+        outcomes=pl.col("outcome").drop_nulls().n_unique(),
         given=pl.col("outcome").drop_nulls().first(),
         first_purchase_ms=pl.col(_TIME).filter(purchases).min(),
         last_ms=pl.col(_TIME).max(),
@@ -151,23 +147,12 @@ def _facts(ordered: pl.DataFrame, rules: SessionRules) -> pl.DataFrame:
     return facts.with_columns(
         outcome=pl.coalesce("given", bought),
         open=pl.lit(can_be_open) & (pl.col("last_ms") > rules.log_end_ms - rules.idle_timeout_ms),
-        reason=pl.when(pl.col("said") > 1)
+        reason=pl.when(pl.col("outcomes") > 1)
         .then(pl.lit("outcome differs within the session"))
         .when(bought & ~pl.col("given"))
         .then(pl.lit("outcome is false, yet the session has a purchase"))
         .otherwise(pl.lit(None, pl.String)),
     )
-
-
-def fractions_for(sessions: int) -> tuple[float, ...]:
-    """Return the shares of `PARTS` in a log of so many sessions where nobody chose others.
-
-    Validation and calibration are a tenth each up to 2,500 sessions, from there on 2,500 or a fiftieth, whichever is
-    more. What they need not have is trained on; the test part is the same.
-    """
-    share = max(_LEAST_SHARE, _ENOUGH_HELD_OUT / max(sessions, 1))
-    *_, most, test = DEFAULT_FRACTIONS
-    return DEFAULT_FRACTIONS if share >= most else (1.0 - 2 * share - test, share, share, test)
 
 
 def split(
@@ -178,15 +163,15 @@ def split(
 ) -> pl.DataFrame:
     """Assign every session to one part, whole.
 
-    By start where there is a calendar (by day where only the day is known): training earliest, test latest, sessions
-    of equal start together, so that small logs may miss the fractions. By a stable hash of seed and session id where
-    there is none: adding sessions moves no other.
+    With calendar times, sessions are split by their start (or day, where only the day is known): training earliest,
+    test latest, sessions of equal start together, so that small logs may miss the fractions. Without calendar times,
+    they are split by a stable hash of seed and session id, so that adding sessions moves no other session.
 
     Args:
         sessions: one row a session: `session_id`, `session_start_ms`.
-        clock: what times mean.
+        clock: meaning of the times.
         fractions: shares of `PARTS`, not negative, adding up to 1.
-        seed: varies the split by hash; a split by time has nothing to vary.
+        seed: varies the split by hash; a split by time does not depend on it.
 
     Returns:
         `session_id` and `part`, one of `PARTS`, in the order given. A part may be empty.
@@ -194,7 +179,7 @@ def split(
     if len(fractions) != len(PARTS) or min(fractions) < 0 or not np.isclose(sum(fractions), 1.0):
         raise ValueError(f"fractions must be {len(PARTS)} shares that add up to 1, not {tuple(fractions)}")
     if sessions[_SESSION].is_duplicated().any():
-        # The two would land in two parts: prefixes of one session on both sides.
+        # Two rows of a session could get different parts, and so leak.
         raise ValueError("session_id: expected each session once")
     if clock == "session":
         codes = [identifier_code(f"{seed}:{session_id}") for session_id in sessions[_SESSION]]

@@ -1,4 +1,4 @@
-"""Writing prepared sessions: shards, and the report of rejected rows."""
+"""Files of `prepare`: events scattered over temporary shards, prepared shards, and the report of rejected rows."""
 
 from collections import Counter
 from dataclasses import fields
@@ -15,7 +15,60 @@ from training.data.sources.canonical import CLOCK_KEY
 from training.data.sources.conversion import PROPERTY_PREFIX
 from training.data.sources.mapping import Clock, PropertyKind
 
+BUFFER_BYTES: Final = 256_000_000
+_SHARD: Final = " shard"
+# An arbitrary fixed seed: it assigns all rows of a session to one shard.
+_HASH_SEED: Final = 20_151_112
 _COLUMNS: Final = ("session_id", "session_start_ms", "timestamp_ms", "event_name", *FIELD_NAMES)
+
+
+class Partition:
+    """Appends events to `shard_count` shards under `folder`, all rows of one `session_id` to the same.
+
+    Rows are buffered in memory, up to `buffer_bytes`, so that many shards do not mean many tiny files.
+    """
+
+    def __init__(self, folder: Path, shard_count: int, buffer_bytes: int = BUFFER_BYTES) -> None:
+        self.shard_count = shard_count
+        self._folder = folder
+        self._buffer_bytes = buffer_bytes
+        self._waiting: dict[int, list[pl.DataFrame]] = {}
+        self._waiting_bytes = 0
+        self._flushes = 0
+        folder.mkdir(parents=True)
+
+    def append(self, events: pl.DataFrame) -> None:
+        """Add events; they are on disk after the next `flush`."""
+        shard = pl.col("session_id").hash(_HASH_SEED) % self.shard_count
+        by_shard = events.with_columns(shard.alias(_SHARD)).partition_by(_SHARD, as_dict=True, include_key=False)
+        for (number,), rows in by_shard.items():
+            self._waiting.setdefault(number, []).append(rows)
+        self._waiting_bytes += int(events.estimated_size())
+        if self._waiting_bytes >= self._buffer_bytes:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write the buffered rows."""
+        while self._waiting:
+            number, parts = self._waiting.popitem()
+            file = self._folder / f"{number:06d}-{self._flushes:06d}.parquet"
+            pl.concat(parts).write_parquet(file, compression="lz4")
+        self._waiting_bytes = 0
+        self._flushes += 1
+
+    def read(self, shard: int) -> pl.DataFrame | None:
+        """Return a shard's events and remove them from disk; None where it has none."""
+        files = sorted(self._folder.glob(f"{shard:06d}-*.parquet"))
+        if not files:
+            return None
+        events = pl.read_parquet(files, glob=False)
+        for file in files:
+            file.unlink()
+        return events
+
+    def remove(self) -> None:
+        """Remove the folder, which is empty after every shard was read."""
+        self._folder.rmdir()
 
 
 class RejectedRows:
@@ -52,11 +105,11 @@ class RejectedRows:
 
 
 class ShardWriter:
-    """Writes sessions to `events-0000.parquet` and so on, and sums up what it wrote.
+    """Writes sessions to `events-0000.parquet` and so on, and adds up their counts.
 
     Attributes:
         names: the files written.
-        counts: what became of rows and sessions.
+        counts: of rows and sessions.
         first_time_ms, last_time_ms: of the events written; None before the first.
     """
 
@@ -92,7 +145,7 @@ class ShardWriter:
         self._note_constants(events)
 
     def properties(self) -> tuple[PropertySpec, ...]:
-        """Return the properties, each with what its values showed it to be."""
+        """Return the properties, each with the kind and scope that its values have."""
         return tuple(
             PropertySpec(name, kind, "session" if self._constant[name] else "event")
             for name, kind in self._kinds.items()

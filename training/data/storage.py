@@ -1,7 +1,6 @@
-"""Room for tensors that may be larger than memory: in memory, or in files that the system pages in and out.
+"""Storage for tensors that may be larger than memory: in memory, or in memory-mapped files.
 
-A file loses its name as soon as every process that needs it has it open, so that its disk space comes back when the
-run ends, however it ends.
+A file is unlinked as soon as every process has it open, so its disk space is freed when the run ends, also by a crash.
 """
 
 import math
@@ -18,11 +17,11 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from training.fit.distributed import ALONE, Workers
+from training.runtime.distributed import SINGLE_PROCESS, Workers
 
 
 class Storage(Protocol):
-    """Hands out tensors whose content is yet to be written."""
+    """Allocates uninitialised tensors."""
 
     def empty(self, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
         """Return a new tensor."""
@@ -37,9 +36,9 @@ class Memory:
 
 
 class Files:
-    """Tensors in files of one folder, which the processes of one machine share: all ask for the same, in one order."""
+    """Tensors in files that the processes of one machine share; all must allocate the same tensors in one order."""
 
-    def __init__(self, folder: Path, workers: Workers = ALONE) -> None:
+    def __init__(self, folder: Path, workers: Workers = SINGLE_PROCESS) -> None:
         self._folder = folder
         self._workers = workers
         self._count = 0
@@ -48,7 +47,7 @@ class Files:
         """Return a new tensor.
 
         Raises:
-            OSError: the disk has no room for it.
+            OSError: the disk is full.
         """
         size = math.prod(shape)
         if not size:
@@ -62,19 +61,19 @@ class Files:
 
 
 @contextmanager
-def files(parent: Path | None, workers: Workers = ALONE) -> Iterator[Files]:
-    """Give room in files; what was asked for inside the `with` stays usable after it, though the names are gone.
+def files(parent: Path | None, workers: Workers = SINGLE_PROCESS) -> Iterator[Files]:
+    """Yield storage in files; tensors allocated inside the `with` stay usable after it, though the files are unlinked.
 
     Args:
-        parent: folder on a disk with enough room; None for the system's folder for temporary files.
-        workers: the processes of the run, which must all come here together.
+        parent: folder on a disk with enough space; None for the system's folder for temporary files.
+        workers: the processes of the run, all of which must call this.
 
     Raises:
-        OSError: there is no such folder, or no right to write there.
+        OSError: the folder does not exist or is not writable.
     """
     folder = tempfile.mkdtemp(prefix=".willbuy-", dir=parent) if workers.first_here else ""
     try:
-        # Every machine has a folder of its own, known to its first process.
+        # Each machine has its own folder, made by its first process.
         shared = workers.gather(folder)[workers.rank - workers.local_rank]
         yield Files(Path(shared), workers)
         workers.wait()
@@ -85,15 +84,15 @@ def files(parent: Path | None, workers: Workers = ALONE) -> Iterator[Files]:
 
 def _mapped(path: Path) -> mmap.mmap:
     with path.open("r+b") as file:
-        room = mmap.mmap(file.fileno(), 0)
+        mapped = mmap.mmap(file.fileno(), 0)
     if sys.platform != "win32":
-        # A batch is a few kB here and there: reading ahead would bring in many times as much, and throw it away.
-        room.madvise(mmap.MADV_RANDOM)
-    return room
+        # A batch reads a few scattered kB: read-ahead would load many times as much in vain.
+        mapped.madvise(mmap.MADV_RANDOM)
+    return mapped
 
 
 def _reserve(path: Path, size_bytes: int) -> None:
-    """Make a file of that size, and have the disk keep the room: a full disk is an error here, not a crash later."""
+    """Create a file and reserve its disk space, so that a full disk is an error here and not a crash later."""
     with path.open("xb") as file:
         if sys.platform == "linux":
             os.posix_fallocate(file.fileno(), 0, size_bytes)

@@ -1,11 +1,11 @@
-"""Prepared sessions as a run trains on them: split, checked, and encoded shard by shard into memory or into files.
+"""The training set: prepared sessions, split, checked, and encoded shard by shard into memory or files.
 
-Beside what is handed out, a shard and the index of the sessions are in memory, however many shards there are.
+Besides the result, memory holds one shard and the index of the sessions, however many shards there are.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -15,53 +15,33 @@ import torch
 
 from model.columns import FIXED_CODES, FIXED_NUMBERS, PropertySpec
 from model.encoder import Encoder
+from training.config import PARTS, StorageBudget, TrainSettings, VocabularySettings
 from training.data.dataset import Columns, read_columns, words_by_sessions
 from training.data.encoded import Encoded, encode
 from training.data.index import SessionIndex, index_sessions
 from training.data.leaks import check_leaks
 from training.data.prepared import PreparedDataset
-from training.data.property_scopes import with_training_scopes
-from training.data.sessions import PARTS
-from training.data.stages import StageFactory, silent
 from training.data.storage import Memory, Storage, files
-from training.fit.distributed import ALONE, Workers
-from training.settings import TrainSettings, VocabularySettings
+from training.runtime.distributed import SINGLE_PROCESS, Workers
+from training.runtime.progress import StageFactory, null_progress
 
 _MIB: Final = 2**20
 
 
 class TrainingError(ValueError):
-    """The data cannot be trained on; the message says why and what to do."""
-
-
-@dataclass(frozen=True, slots=True)
-class Room:
-    """Where encoded sessions are kept.
-
-    Attributes:
-        memory_mib: encoded sessions larger than this go into files.
-        scratch: folder of those files, which have no name any more once they are open, and are gone with the run.
-            None for the system's folder for temporary files.
-    """
-
-    memory_mib: int = 4096
-    scratch: Path | None = None
-
-    def __post_init__(self) -> None:
-        if self.memory_mib < 0:
-            raise ValueError(f"memory_mib: expected a whole number from 0 up, not {self.memory_mib}")
+    """The data cannot be trained on; the message has the reason and a remedy."""
 
 
 @dataclass(frozen=True, slots=True)
 class TrainingData:
-    """What a run trains on.
+    """The encoded sessions of a run.
 
     Attributes:
         encoder: with the vocabularies of the training sessions, or of an earlier model.
         parts: encoded sessions by `training.data.sessions.PARTS`.
-        sessions, buyers: how many each part has.
-        in_files: whether they are in files rather than in memory.
-        warnings: what was noticed.
+        sessions, buyers: counts by part.
+        in_files: whether the sessions are in files rather than in memory.
+        warnings: for the user.
     """
 
     encoder: Encoder
@@ -81,24 +61,24 @@ def load(
     settings: TrainSettings,
     *,
     encoder: Encoder | None = None,
-    room: Room | None = None,
-    stages: StageFactory = silent,
-    workers: Workers = ALONE,
+    budget: StorageBudget | None = None,
+    stages: StageFactory = null_progress,
+    workers: Workers = SINGLE_PROCESS,
 ) -> TrainingData:
     """Split, check and encode prepared sessions.
 
     Args:
         dataset: prepared sessions.
-        settings: what to compute.
-        encoder: an earlier model's; None for one that learns its vocabularies from the training sessions.
-        room: where to keep what is encoded.
+        settings: of the run.
+        encoder: an earlier model's; None for a new one with vocabularies of the training sessions.
+        budget: where encoded sessions are kept.
         stages: shows progress.
-        workers: the processes of the run; on one machine they share files, and the work of filling them.
+        workers: the processes of the run; those of one machine share the files and the work of filling them.
 
     Raises:
         TrainingError: a part of the data lacks buyers or non-buyers, or a property is not in the data.
-        training.data.leaks.LeakError: an input tells what is not known yet.
-        OSError: there is no room for the files.
+        training.data.leaks.LeakError: an input contains information from the future.
+        OSError: the disk is full.
     """
     index = index_sessions(dataset, settings.fractions, settings.split_seed)
     training_ids = index.ids("train")
@@ -109,7 +89,7 @@ def load(
     _check(index)
     warnings = check_leaks(dataset.shards, properties, training_ids, settings.leaks)
     encoder = encoder or _encoder(dataset, properties, training_ids, settings.vocabulary)
-    in_files, storage = _storage(index, encoder, room or Room(), workers)
+    in_files, storage = _storage(index, encoder, budget or StorageBudget(), workers)
     with storage as place:
         parts = {part: _unfilled(index, encoder, part, place) for part in PARTS}
     with stages("encoding sessions", len(index.lengths)) as stage:
@@ -121,7 +101,7 @@ def load(
             stage(done)
 
         shards = range(len(dataset.shards))
-        # What is in files is seen by all processes of the machine; what is in memory, each has to make for itself.
+        # Files are shared by the processes of a machine; memory is not, so each process encodes all shards.
         own = shards[workers.local_rank :: workers.local_count] if in_files else shards
         _fill(parts, dataset, index, encoder, own, count)
         workers.wait()
@@ -145,6 +125,30 @@ def _chosen(dataset: PreparedDataset, names: tuple[str, ...] | None) -> list[Pro
         if names.count(name) > 1:
             raise TrainingError(f"property {name!r} is named twice")
     return [there[name] for name in names]
+
+
+def with_training_scopes(
+    shards: Sequence[Path], properties: Sequence[PropertySpec], training_ids: set[str]
+) -> list[PropertySpec]:
+    """Return the properties, each of scope `session` where it is constant within every training session.
+
+    `dataset.json` has a property's scope over the whole log. A property that varies only in the test period would then
+    change the encoding, and so leak.
+
+    Args:
+        shards: prepared shards; every session is whole in one.
+        properties: declared properties.
+        training_ids: sessions to look at.
+    """
+    varying: set[str] = set()
+    wanted = pl.DataFrame({"session_id": list(training_ids)}, schema={"session_id": pl.String}).lazy()
+    for shard in shards:
+        columns = {spec.name: f"property.{spec.name}" for spec in properties if spec.name not in varying}
+        if columns:
+            rows = pl.scan_parquet(shard, glob=False).join(wanted, on="session_id", how="semi")
+            distinct = rows.group_by("session_id").agg(pl.col(list(columns.values())).n_unique()).max().collect()
+            varying |= {name for name, column in columns.items() if (distinct[column].item() or 1) > 1}
+    return [replace(spec, scope="event" if spec.name in varying else "session") for spec in properties]
 
 
 def _check(index: SessionIndex) -> None:
@@ -178,19 +182,19 @@ def _encoder(
             for spec in properties
             if spec.kind == "category"
         },
-        # A date without the time of day says nothing of the hour.
+        # Dates without a time of day have no hour.
         calendar=dataset.clock == "calendar",
     )
 
 
 def _storage(
-    index: SessionIndex, encoder: Encoder, room: Room, workers: Workers
+    index: SessionIndex, encoder: Encoder, budget: StorageBudget, workers: Workers
 ) -> tuple[bool, AbstractContextManager[Storage]]:
-    """Return whether the sessions go into files, and the place for them."""
+    """Return whether the sessions go into files, and their storage."""
     codes, numbers = _widths(encoder)
     event_bytes = 4 * (len(encoder.feature_names) + numbers) + 8 * (len(encoder.index_names) + codes + 1)
-    if int(index.lengths.sum()) * event_bytes > room.memory_mib * _MIB:
-        return True, files(room.scratch, workers)
+    if int(index.lengths.sum()) * event_bytes > budget.memory_mib * _MIB:
+        return True, files(budget.scratch, workers)
     return False, nullcontext(Memory())
 
 
@@ -201,7 +205,7 @@ def _widths(encoder: Encoder) -> tuple[int, int]:
 
 
 def _unfilled(index: SessionIndex, encoder: Encoder, part: str, storage: Storage) -> Encoded:
-    """Return a part with everything but its events' values."""
+    """Return a part whose event tensors are allocated but not filled."""
     inside = index.inside(part)
     offsets = torch.from_numpy(np.append(0, index.lengths[inside].cumsum()))
     events = int(offsets[-1])
@@ -230,7 +234,7 @@ def _fill(
     shards: Iterable[int],
     progress: Callable[[int], None],
 ) -> None:
-    """Read and encode these shards, one after another, each session into its place."""
+    """Read and encode these shards one after another, and write each session to its rows."""
     for shard in shards:
         columns = read_columns([dataset.shards[shard]], encoder.properties)
         first, part_of = index.shard(shard)

@@ -1,13 +1,13 @@
 """What predictions are worth: scores with intervals by prefix length and slice, earliness and profit."""
 
-from training.evaluation.alarms import Earliness, Offer, ProfitCurve, earliness, peaks_of, profit_curve
+from training.config import EVALUATE_RESAMPLES, Offer, SelectionSettings
+from training.evaluation.alarms import Earliness, ProfitCurve, earliness, peaks_of, profit_curve
 from training.evaluation.evaluate import SCORES, Row, score_rows
 from training.evaluation.prefixes import Prefixes, prefixes_of
-from training.evaluation.resampling import DEFAULT_RESAMPLES, Estimate
-from training.evaluation.selection import Wanted
+from training.evaluation.resampling import Estimate
 
 __all__ = [
-    "DEFAULT_RESAMPLES",
+    "EVALUATE_RESAMPLES",
     "SCORES",
     "Earliness",
     "Estimate",
@@ -15,7 +15,7 @@ __all__ = [
     "Prefixes",
     "ProfitCurve",
     "Row",
-    "Wanted",
+    "SelectionSettings",
     "earliness",
     "peaks_of",
     "prefixes_of",

@@ -1,4 +1,4 @@
-"""Sessions as alarms: when a score first passes a threshold, and what acting on it would come to.
+"""Alarms: when a session's score first reaches a threshold, and the expected profit of acting on it.
 
 A session raises an alarm at its first prefix whose probability reaches the threshold, and keeps it. So at any length n
 the sessions that raised one by then are those whose highest probability so far reaches the threshold.
@@ -13,9 +13,10 @@ from typing import Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from training.config import EVALUATE_RESAMPLES, Offer
 from training.evaluation.metrics import PREFIX_LENGTHS
 from training.evaluation.prefixes import Prefixes
-from training.evaluation.resampling import DEFAULT_RESAMPLES, Estimate, Weights, estimate, once, resample
+from training.evaluation.resampling import Estimate, Weights, estimate, once, resample
 
 _Floats = NDArray[np.float64]
 
@@ -27,13 +28,13 @@ class Earliness:
     """How many of the buyers a model has found after so many events.
 
     Attributes:
-        rule: what the threshold keeps fixed: the share of alarmed sessions that buy (`precision`), or the share of
-            all sessions that are alarmed (`alarm share`).
-        target: of the rule.
-        threshold: the lowest one that keeps the rule on these sessions; None where none does.
+        rule: the quantity that the threshold fixes: the share of alarmed sessions that buy (`precision`), or the share
+            of all sessions that are alarmed (`alarm share`).
+        target: value of that quantity.
+        threshold: the lowest one that keeps the rule on these sessions; None where there is none.
         precision: share of the alarmed sessions that ended in a purchase.
         alarm_share: share of the sessions that raised an alarm.
-        lengths: numbers of events; None stands for the whole session.
+        lengths: numbers of events; None means the whole session.
         recall: by length, the share of all buyers whose session raised an alarm by then.
     """
 
@@ -71,27 +72,27 @@ def peaks_of(prefixes: Prefixes, probability: _Floats, lengths: Sequence[int] = 
 
 
 class _Found:
-    """Recall by length under the threshold that keeps a rule, the threshold chosen anew in each resample."""
+    """Recall by length under the threshold that keeps a rule; each resample has its own threshold."""
 
     def __init__(self, peaks: Peaks, rule: Rule, target: float) -> None:
         self._peaks, self._rule, self._target = peaks, rule, target
         highest = peaks.by_length[-1]
         self._order = np.argsort(-highest, kind="stable")
         sorted_peaks = highest[self._order]
-        # A threshold takes all sessions with the same peak or none of them.
+        # A threshold includes all sessions of the same peak or none of them.
         self._ends = np.flatnonzero(np.diff(sorted_peaks, append=-1.0))
         self._thresholds = sorted_peaks[self._ends]
         self._buyers = np.flatnonzero(peaks.outcome > 0)
 
     def __call__(self, weights: Weights) -> dict[str, _Floats]:
-        """Return threshold, precision, alarm share (R,) and recall (L + 1, R); NaN where the rule cannot be kept."""
+        """Return threshold, precision, alarm share (R,) and recall (L + 1, R); NaN where the rule cannot hold."""
         ranked = weights[self._order]
         alarms = np.cumsum(ranked, axis=0)[self._ends]
         caught = np.cumsum(ranked * self._peaks.outcome[self._order, None], axis=0)[self._ends]
         with np.errstate(divide="ignore", invalid="ignore"):
             precision = caught / alarms
             share = alarms / weights.sum(axis=0)
-            # 1e-9: sums of weights are whole numbers, their quotient is not.
+            # 1e-9: rounding of the quotient of two sums of weights.
             kept = (precision >= self._target - 1e-9) if self._rule == "precision" else (share <= self._target + 1e-9)
             kept &= alarms > 0
             last = len(kept) - 1 - np.argmax(kept[::-1], axis=0)
@@ -114,7 +115,7 @@ class _Found:
 
 
 def earliness(
-    peaks: Peaks, rule: Rule, target: float, *, resamples: int = DEFAULT_RESAMPLES, seed: int = 0
+    peaks: Peaks, rule: Rule, target: float, *, resamples: int = EVALUATE_RESAMPLES, seed: int = 0
 ) -> Earliness:
     """Return how early a model finds the buyers while the threshold keeps `rule` at `target`.
 
@@ -136,27 +137,6 @@ def earliness(
     )
 
 
-@dataclass(frozen=True, slots=True)
-class Offer:
-    """What acting on an alarm is assumed to do, in the shop's own money.
-
-    Attributes:
-        margin: earned by a purchase.
-        cost: of one contact.
-        uplift: how many more purchases a contact makes among those contacted, as a share of those they would have
-            made anyway. An assumption: no log of sessions that were left alone can tell it.
-    """
-
-    margin: float = 30.0
-    cost: float = 0.3
-    uplift: float = 0.1
-
-    def __post_init__(self) -> None:
-        for name in ("margin", "cost", "uplift"):
-            if not 0 <= getattr(self, name) < float("inf"):
-                raise ValueError(f"{name}: expected a number from 0 up, not {getattr(self, name)}")
-
-
 PROFIT_SHARES: Final = tuple(float(share) for share in np.linspace(0.0, 1.0, 51))
 """Shares of the sessions contacted that a profit curve shows."""
 
@@ -170,8 +150,8 @@ class ProfitCurve:
     Attributes:
         shares: of the sessions contacted.
         profit: with the uplift proportional to each session's own chance to buy.
-        evenly: with as many additional purchases in all, but the same chance of one for every session contacted:
-            then ranking is worth nothing, and the curve is a straight line.
+        evenly: with as many additional purchases in all, but the same chance for every contacted session: ranking then
+            has no value, and the curve is a straight line.
         best_share: where the profit is highest on these sessions.
         best: profit there.
     """
@@ -183,8 +163,8 @@ class ProfitCurve:
     best: Estimate
 
 
-def profit_curve(peaks: Peaks, offer: Offer, *, resamples: int = DEFAULT_RESAMPLES, seed: int = 0) -> ProfitCurve:
-    """Return what contacting a share of the sessions would earn, if the offer's assumptions held.
+def profit_curve(peaks: Peaks, offer: Offer, *, resamples: int = EVALUATE_RESAMPLES, seed: int = 0) -> ProfitCurve:
+    """Return the profit of contacting a share of the sessions under the offer's assumptions.
 
     profit(q) = 1000 * (uplift * margin * buyers among the contacted - cost * contacted) / sessions
     """

@@ -1,7 +1,7 @@
 """Whether one model is better than another on the same prefixes: paired differences with intervals, and a verdict.
 
-Both models are judged under the same bootstrap resamples of the sessions (`training.evaluation.resampling`), so that
-what makes some sessions harder than others cancels. Differences are B minus A: a log loss below zero is in B's favour.
+Both models are scored under the same bootstrap resamples of the sessions (`training.evaluation.resampling`), so that
+the difficulty of sessions cancels. Differences are B minus A: a log loss below zero is in B's favour.
 
 Pooled over all prefixes the verdict takes a 95 % interval of the log loss. At single prefix lengths it takes intervals
 that hold for all lengths together (Bonferroni: Dunn, 1961), as one of eight would else exclude zero by luck too often.
@@ -16,12 +16,12 @@ from typing import Any, Final, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from training.config import COMPARE_RESAMPLES
 from training.evaluation.metrics import PREFIX_LENGTHS, checked, position_rates
 from training.evaluation.prefixes import Prefixes
 from training.evaluation.resampling import UNDEFINED, Estimate, estimate, once, resample
 from training.evaluation.scoring import Scoring
 
-DEFAULT_RESAMPLES: Final = 2_000
 _SCORES: Final = ("log_loss", "auc", "calibration_error")
 _ERROR_RATE: Final = 0.05
 
@@ -61,7 +61,7 @@ class ComparedRow:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """What came of a comparison; the last of `rows` is pooled over all prefixes."""
+    """The result of a comparison; the last of `rows` is pooled over all prefixes."""
 
     rows: list[ComparedRow]
     verdict: Verdict
@@ -74,11 +74,11 @@ class Comparison:
         return self.rows[-1]
 
     def passes(self, tolerance: float | None = None) -> bool:
-        """Return whether B may follow A: it is not worse, neither over all prefixes nor at any length.
+        """Return whether B may replace A: B is not worse, neither over all prefixes nor at any length.
 
         Args:
-            tolerance: where given, B must moreover be shown to be worse by less than so many nats over all prefixes:
-                the whole interval lies below. Without it, too few sessions to tell anything let B pass.
+            tolerance: the whole interval over all prefixes must also lie below this many nats. Without a tolerance, B
+                passes where there are too few sessions for a verdict.
         """
         if self.verdict in {"worse", "mixed"}:
             return False
@@ -95,7 +95,7 @@ def compare(
     a: ArrayLike,
     b: ArrayLike,
     *,
-    resamples: int = DEFAULT_RESAMPLES,
+    resamples: int = COMPARE_RESAMPLES,
     seed: int = 0,
     progress: Callable[[int], None] | None = None,
 ) -> Comparison:
@@ -103,16 +103,16 @@ def compare(
 
     Args:
         prefixes: N prefixes.
-        a: (N,) probabilities of the model that is there.
-        b: (N,) probabilities of the model that may follow it.
+        a: (N,) probabilities of the current model.
+        b: (N,) probabilities of the model that may replace it.
         resamples: of the bootstrap.
         seed: of the bootstrap.
-        progress: called with the number of resamples that are done.
+        progress: called with the number of finished resamples.
 
     Raises:
         ValueError: probabilities that do not fit the prefixes.
     """
-    said = {name: checked(prefixes.outcome, chance)[1] for name, chance in (("a", a), ("b", b))}
+    by_model = {name: checked(prefixes.outcome, chance)[1] for name, chance in (("a", a), ("b", b))}
     rows_of: dict[int | None, NDArray[np.int64]] = {
         length: np.flatnonzero(prefixes.prefix_length == length) for length in PREFIX_LENGTHS
     }
@@ -120,7 +120,11 @@ def compare(
     lengths = len(rows_of)
     rows_of[None] = np.arange(len(prefixes.outcome))
     drawn = resample(
-        [_scoring(prefixes, rows, chance[rows], exact=False) for rows in rows_of.values() for chance in said.values()],
+        [
+            _scoring(prefixes, rows, chance[rows], exact=False)
+            for rows in rows_of.values()
+            for chance in by_model.values()
+        ],
         prefixes.sessions,
         resamples=resamples,
         seed=seed,
@@ -131,12 +135,12 @@ def compare(
     for index, (length, rows) in enumerate(rows_of.items()):
         exact = {
             name: once(_scoring(prefixes, rows, chance[rows], exact=True), prefixes.sessions)
-            for name, chance in said.items()
+            for name, chance in by_model.items()
         }
         error_rate = _ERROR_RATE / (1 if length is None else lengths)
         of_a, of_b = drawn[2 * index : 2 * index + 2]
         compared.append(_row(length, prefixes.outcome[rows], exact, of_a, of_b, error_rate))
-    verdict, words = _verdict(compared, equal=bool(np.array_equal(said["a"], said["b"])))
+    verdict, words = _verdict(compared, equal=bool(np.array_equal(by_model["a"], by_model["b"])))
     return Comparison(compared, verdict, words, prefixes.sessions)
 
 
@@ -167,7 +171,7 @@ def _row(
         difference = UNDEFINED if np.isnan([a, b]).any() else estimate(b - a, of_b[score] - of_a[score])
         scored[score] = Scored(_number(a), _number(b), difference)
     differences = of_b["log_loss"] - of_a["log_loss"]
-    # A resample may hold no prefix of a rare length.
+    # A resample may have no prefix of a rare length.
     defined = differences[~np.isnan(differences)]
     low, high = np.quantile(defined, [error_rate / 2, 1 - error_rate / 2]) if len(defined) else (0.0, 0.0)
     return ComparedRow(
@@ -185,19 +189,19 @@ def _number(value: float) -> float | None:
 
 def _verdict(rows: list[ComparedRow], *, equal: bool) -> tuple[Verdict, str]:
     if equal:
-        return "equal", "A and B are equal: they say the same of every prefix."
+        return "equal", "A and B are equal: they give every prefix the same probability."
     *by_length, pooled = rows
     worse_at = [row for row in by_length if row.told_apart and (row.log_loss.difference.value or 0.0) > 0]
     places = f"worse at prefix length {', '.join(f'{row.prefix_length}' for row in worse_at)}" if worse_at else ""
     difference = pooled.log_loss.difference
     value = difference.value or 0.0
-    said = f"log loss {value:+.4f} nats against A's"
+    against = f"log loss {value:+.4f} nats against A's"
     if difference.low is not None and difference.high is not None:
-        said += f" (95 % interval {difference.low:+.4f} to {difference.high:+.4f})"
+        against += f" (95 % interval {difference.low:+.4f} to {difference.high:+.4f})"
     if not pooled.told_apart:
-        words = f"A and B cannot be told apart: B has a {said}"
+        words = f"A and B cannot be told apart: B has a {against}"
         return ("mixed", f"{words}, yet is {places}.") if worse_at else ("undecided", f"{words}.")
     if value > 0:
-        return "worse", f"B is worse: {said}."
-    words = f"B is better: {said}"
+        return "worse", f"B is worse: {against}."
+    words = f"B is better: {against}"
     return ("mixed", f"{words}, yet it is {places}.") if worse_at else ("better", f"{words}.")

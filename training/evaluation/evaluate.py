@@ -10,9 +10,10 @@ from typing import Final
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from training.config import EVALUATE_RESAMPLES
 from training.evaluation.metrics import checked, position_rates
 from training.evaluation.prefixes import Kind, Population, Prefixes, populations
-from training.evaluation.resampling import DEFAULT_RESAMPLES, UNDEFINED, Estimate, estimate, once, resample
+from training.evaluation.resampling import UNDEFINED, Estimate, estimate, once, resample
 from training.evaluation.scoring import Scoring
 
 SCORES: Final = (
@@ -29,7 +30,7 @@ SCORES: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """What the models are worth in one population.
+    """The models' scores in one population.
 
     Attributes:
         name: of the population.
@@ -41,8 +42,8 @@ class Row:
         base_rate: share of them that ended in a purchase.
         scores: by model, then by the names in `SCORES`.
         differences: by every model but the first, then by score: the first model's minus this one's.
-        calibration_noise: by model: the calibration error that perfectly calibrated probabilities would stay below in
-            95 of 100 samples of as many sessions. An error below it proves nothing against the model.
+        calibration_noise: by model: perfectly calibrated probabilities have a lower calibration error than this in 95
+            of 100 samples of as many sessions. A lower error is no evidence against the model.
     """
 
     name: str
@@ -61,7 +62,7 @@ def score_rows(
     prefixes: Prefixes,
     predictions: Mapping[str, ArrayLike],
     *,
-    resamples: int = DEFAULT_RESAMPLES,
+    resamples: int = EVALUATE_RESAMPLES,
     seed: int = 0,
     progress: Callable[[int], None] | None = None,
 ) -> list[Row]:
@@ -72,18 +73,18 @@ def score_rows(
         predictions: (N,) probabilities by model; differences are the first one's minus each other's.
         resamples: of the bootstrap.
         seed: of the bootstrap.
-        progress: called with the number of resamples that are done.
+        progress: called with the number of finished resamples.
 
     Raises:
         ValueError: no model, or predictions that do not fit the prefixes.
     """
     if not predictions:
         raise ValueError("predictions: at least one model is needed")
-    said = {name: checked(prefixes.outcome, chance)[1] for name, chance in predictions.items()}
+    by_model = {name: checked(prefixes.outcome, chance)[1] for name, chance in predictions.items()}
     every = list(populations(prefixes))
-    cells = [(population, name) for population in every if len(population.rows) for name in said]
+    cells = [(population, name) for population in every if len(population.rows) for name in by_model]
     drawn = resample(
-        [_scoring(prefixes, population, said[name], exact=False) for population, name in cells],
+        [_scoring(prefixes, population, by_model[name], exact=False) for population, name in cells],
         prefixes.sessions,
         resamples=resamples,
         seed=seed,
@@ -92,7 +93,7 @@ def score_rows(
     )
     resampled = {(id(population), name): values for (population, name), values in zip(cells, drawn, strict=True)}
     return [
-        _row(prefixes, population, said, {name: resampled.get((id(population), name)) for name in said})
+        _row(prefixes, population, by_model, {name: resampled.get((id(population), name)) for name in by_model})
         for population in every
     ]
 
@@ -114,7 +115,7 @@ def _scoring(prefixes: Prefixes, population: Population, chance: NDArray[np.floa
 def _row(
     prefixes: Prefixes,
     population: Population,
-    said: Mapping[str, NDArray[np.float64]],
+    by_model: Mapping[str, NDArray[np.float64]],
     resampled: Mapping[str, Mapping[str, NDArray[np.float64]] | None],
 ) -> Row:
     base_rate = UNDEFINED
@@ -122,8 +123,8 @@ def _row(
     scores: dict[str, dict[str, Estimate]] = {}
     noise: dict[str, float | None] = {}
     differences: dict[str, dict[str, Estimate]] = {}
-    subject = next(iter(said))
-    for name, chance in said.items():
+    subject = next(iter(by_model))
+    for name, chance in by_model.items():
         drawn = resampled[name]
         if drawn is None:
             scores[name], noise[name] = dict.fromkeys(SCORES, UNDEFINED), None
@@ -156,7 +157,7 @@ def _row(
 def _reaching(found: Estimate) -> Estimate:
     """Widen the interval of a calibration error so that it holds the error itself.
 
-    A resample has the sample's chance twice, and chance only ever adds to a sum of absolute gaps.
+    A resample has the sampling noise twice, and noise only increases a sum of absolute gaps.
     """
     if found.value is None or found.low is None:
         return found
@@ -164,7 +165,7 @@ def _reaching(found: Estimate) -> Estimate:
 
 
 def _noise(gaps: NDArray[np.float64], resampled: NDArray[np.float64]) -> float | None:
-    """Return what the calibration error's chance alone comes to: gaps of resamples about those of the sample."""
+    """Return the noise level of the calibration error: gaps of resamples relative to those of the sample."""
     apart = np.abs(resampled - gaps[:, None]).sum(axis=0)
     defined = apart[~np.isnan(apart)]
     return float(np.quantile(defined, 0.95)) if len(defined) else None

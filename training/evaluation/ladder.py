@@ -1,7 +1,7 @@
-"""The ladder that the design stands on: what memory buys, what gates buy, what running aggregates buy.
+"""The ladder of models: the gain by memory, by gates and by running aggregates.
 
-Its rungs are models that differ in the recurrent cell and in whether they see the running aggregates, and in nothing
-else: `willbuy train --cell feed-forward|rnn|gru|lstm` with `--aggregates` or `--no-aggregates`.
+The rungs are models that differ only in the recurrent cell and in whether they see the running aggregates:
+`willbuy train --cell feed-forward|rnn|gru|lstm` with `--aggregates` or `--no-aggregates`.
 """
 
 from collections.abc import Iterator, Mapping
@@ -11,9 +11,10 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from training.config import EVALUATE_RESAMPLES
 from training.evaluation.metrics import log_losses
-from training.evaluation.prefixes import Population, Prefixes, populations
-from training.evaluation.resampling import DEFAULT_RESAMPLES, UNDEFINED, Estimate, Weights, estimate, once, resample
+from training.evaluation.prefixes import Prefixes, populations
+from training.evaluation.resampling import UNDEFINED, ClusterMean, Estimate, estimate, once, resample
 
 CELLS: Final = ("feed-forward", "rnn", "gru", "lstm")
 _MEMORY, _GATES, _AGGREGATES = "memory", "gates", "aggregates"
@@ -29,13 +30,13 @@ class Rung:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What one thing buys: log loss of the model that has it minus that of the model that has not, in nats.
+    """The gain by one component: log loss of the model with it minus that of the model without it, in nats.
 
     Attributes:
         buys: `memory` (a recurrent cell against none), `gates` (a gated cell against a plain one) or `aggregates`.
-        having: name of the model that has it.
-        lacking: name of the model that has not.
-        differences: by name of the population; below 0 where it helps.
+        having: name of the model with the component.
+        lacking: name of the model without it.
+        differences: by name of the population; below 0 where the component helps.
     """
 
     buys: str
@@ -49,7 +50,7 @@ def steps_of(
     predictions: Mapping[str, NDArray[np.float64]],
     rungs: Mapping[str, Rung],
     *,
-    resamples: int = DEFAULT_RESAMPLES,
+    resamples: int = EVALUATE_RESAMPLES,
     seed: int = 0,
 ) -> list[Step]:
     """Return every step between two of these models that differ in one thing, by prefix length and pooled.
@@ -57,7 +58,7 @@ def steps_of(
     Args:
         prefixes: N prefixes.
         predictions: (N,) probabilities by model.
-        rungs: what kind of model each is; models that are none of the ladder are left out, and of two alike the later.
+        rungs: the rung of each model; models that are no rung are left out, and so is the later of two equal rungs.
         resamples: of the bootstrap.
         seed: of the bootstrap.
     """
@@ -68,32 +69,18 @@ def steps_of(
     where = [population for population in populations(prefixes) if population.kind != "slice"]
     losses = {name: log_losses(prefixes.outcome, predictions[name]) for name in first.values()}
     cells = [(pair, population) for pair in pairs for population in where if len(population.rows)]
-    statistics = [_MeanDifference(prefixes, at, losses[having] - losses[lacking]) for (_, having, lacking), at in cells]
+    statistics = [
+        ClusterMean(
+            (losses[having] - losses[lacking])[at.rows], prefixes.session[at.rows], prefixes.sessions, at.weight
+        )
+        for (_, having, lacking), at in cells
+    ]
     drawn = resample(statistics, prefixes.sessions, resamples=resamples, seed=seed)
     steps = {pair: Step(*pair, dict.fromkeys((at.name for at in where), UNDEFINED)) for pair in pairs}
     for (pair, population), statistic, values in zip(cells, statistics, drawn, strict=True):
-        value = float(once(statistic, prefixes.sessions)["difference"])
-        steps[pair].differences[population.name] = estimate(value, values["difference"])
+        value = float(once(statistic, prefixes.sessions)["mean"])
+        steps[pair].differences[population.name] = estimate(value, values["mean"])
     return list(steps.values())
-
-
-class _MeanDifference:
-    """Mean difference of two models' losses in a population, under any weights of the sessions."""
-
-    def __init__(self, prefixes: Prefixes, population: Population, difference: NDArray[np.float64]) -> None:
-        session = prefixes.session[population.rows]
-        self._sums = np.stack(
-            [
-                np.bincount(session, weights=population.weight * values, minlength=prefixes.sessions)
-                for values in (difference[population.rows], np.ones(len(population.rows)))
-            ]
-        )
-
-    def __call__(self, weights: Weights) -> dict[str, NDArray[np.float64]]:
-        """Return `difference` (R,)."""
-        difference, count = self._sums @ weights
-        with np.errstate(divide="ignore", invalid="ignore"):
-            return {"difference": difference / count}
 
 
 def _pairs(first: Mapping[Rung, str]) -> Iterator[tuple[str, str, str]]:

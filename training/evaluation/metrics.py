@@ -1,7 +1,7 @@
 """How good probabilities are: pure functions from arrays to numbers.
 
-Throughout, N predictions have `outcome` (N,) of 0 or 1 and `probability` (N,) in [0, 1]. What is undefined (no
-predictions, or an AUC of buyers alone) is None: never NaN, never a warning.
+N predictions have `outcome` (N,) of 0 or 1 and `probability` (N,) in [0, 1]. An undefined score (no predictions, or
+the AUC of one class) is None, never NaN, and causes no warning.
 """
 
 from collections.abc import Sequence
@@ -10,7 +10,9 @@ from typing import Final
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from sklearn.metrics import average_precision_score, roc_auc_score
+from sklearn.metrics import average_precision_score
+
+from model.auc import auc
 
 PREFIX_LENGTHS: Final = (1, 2, 3, 5, 8, 10, 15, 20)
 """Prefix lengths that tables and reports show."""
@@ -21,23 +23,22 @@ TOP_SHARE: Final = 0.1
 """Share of the predictions that the lift looks at: the top decile."""
 
 _FLOOR: Final = 1e-15  # keeps the loss of a confident mistake finite: at most 34.5 nats
-# A position that fewer prefixes came to shares its base rate with its neighbours.
+# A position with fewer prefixes shares its base rate with its neighbours.
 _LEAST_PREFIXES: Final = 30
-_RESAMPLING_CELLS: Final = 4_000_000  # session draws held at once by the bootstrap: 32 MB
 
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """What a set of predictions is worth.
+    """The scores of a set of predictions.
 
     Attributes:
         count: number of predictions.
         base_rate: share of outcomes that are purchases.
         auc: probability that a buyer is ranked above a non-buyer, ties counting half; None with one class only.
         average_precision: precision averaged over the recall that each threshold adds; None without buyers.
-        log_loss: mean of -log of the probability given to what happened, in nats; see `log_losses`.
-        log_loss_skill: 1 - log_loss / (log loss of always saying the base rate at the prefix's position, see
-            `position_rates`); 0 is knowing nothing but the base rate, 1 is perfect; None with one class only.
+        log_loss: mean of -log of the probability of the outcome, in nats; see `log_losses`.
+        log_loss_skill: 1 - log_loss / (log loss of predicting the base rate at the prefix's position, see
+            `position_rates`); 0 is as good as the base rate, 1 is perfect; None with one class only.
         brier: mean squared difference of probability and outcome (Brier 1950).
         calibration_error: see `calibration_error`.
         lift: see `lift`.
@@ -62,22 +63,13 @@ class ScoreRow:
     scores: Scores
 
 
-@dataclass(frozen=True, slots=True)
-class PairedDifference:
-    """Mean loss of a minus mean loss of b: negative where a is better. `low` and `high` bound 95 % of resamples."""
-
-    difference: float
-    low: float
-    high: float
-
-
 def score(outcome: ArrayLike, probability: ArrayLike, reference: ArrayLike | None = None) -> Scores:
     """Return all scores of these predictions.
 
     Args:
-        outcome: (N,) what happened.
-        probability: (N,) what was said.
-        reference: (N,) what the skill is measured against; the base rate of these same outcomes by default.
+        outcome: (N,) outcomes.
+        probability: (N,) predictions.
+        reference: (N,) reference predictions of the skill; by default the base rate of these outcomes.
 
     Raises:
         ValueError: shapes differ, an outcome is neither 0 nor 1, or a probability is not in [0, 1].
@@ -92,7 +84,7 @@ def score(outcome: ArrayLike, probability: ArrayLike, reference: ArrayLike | Non
     return Scores(
         count=len(bought),
         base_rate=base_rate,
-        auc=float(roc_auc_score(bought, chance)) if both else None,
+        auc=auc(bought, chance) if both else None,
         average_precision=float(average_precision_score(bought, chance)) if base_rate > 0.0 else None,
         log_loss=loss,
         log_loss_skill=1.0 - loss / base_loss if both else None,
@@ -122,10 +114,10 @@ def by_prefix_length(
 
 
 def position_rates(prefix_length: ArrayLike, outcome: ArrayLike) -> NDArray[np.float64]:
-    """Return (N,) the base rate of these same outcomes at each prefix's position.
+    """Return (N,) the base rate of these outcomes at each prefix's position.
 
-    Who comes far buys more often, so one base rate for all prefixes would leave a model skill for merely counting
-    events. Neighbouring positions are taken together until they hold 30 prefixes: the rate of a few is their outcome.
+    Longer sessions buy more often, so against one base rate a model would gain skill by counting events. Neighbouring
+    positions are merged until they hold 30 prefixes: the rate of a few prefixes is mostly their own outcome.
     """
     length, bought = np.asarray(prefix_length), np.asarray(outcome, dtype=np.float64)
     _, row, count = np.unique(length, return_inverse=True, return_counts=True)
@@ -135,14 +127,14 @@ def position_rates(prefix_length: ArrayLike, outcome: ArrayLike) -> NDArray[np.f
         held += int(prefixes)
         if held >= _LEAST_PREFIXES:
             groups, held = groups + 1, 0
-    # What is left over at the end joins the last whole group.
+    # The remainder joins the last whole group.
     by_prefix = np.minimum(group, max(groups - 1, 0))[row]
     rates: NDArray[np.float64] = (np.bincount(by_prefix, weights=bought) / np.bincount(by_prefix))[by_prefix]
     return rates
 
 
 def log_losses(outcome: ArrayLike, probability: ArrayLike) -> NDArray[np.float64]:
-    """Return (N,) losses -log p, p the probability given to what happened, in nats.
+    """Return (N,) losses -log p in nats, where p is the probability of the outcome.
 
     Probabilities are clipped to [1e-15, 1 - 1e-15] first.
     """
@@ -169,60 +161,21 @@ def calibration_error(outcome: ArrayLike, probability: ArrayLike, bins: int = CA
 
 
 def lift(outcome: ArrayLike, probability: ArrayLike, share: float = TOP_SHARE) -> float | None:
-    """Return how many times as often those with the highest probabilities bought as all did; None without buyers.
+    """Return the base rate of the highest predictions relative to that of all; None without buyers.
 
     Args:
-        outcome: (N,) what happened.
-        probability: (N,) what was said; at the border, equal ones count by the part of them that fits.
-        share: of the predictions that is looked at.
+        outcome: (N,) outcomes.
+        probability: (N,) predictions; equal ones at the border count with the fraction that fits.
+        share: share of the predictions that counts as the highest.
     """
     bought, chance = checked(outcome, probability)
     if not bought.any():
         return None
     values, row, ties = np.unique(-chance, return_inverse=True, return_counts=True)
     buyers = np.bincount(row, weights=bought, minlength=len(values))
-    room = share * len(chance)
-    inside = np.clip(room - (np.cumsum(ties) - ties), 0.0, ties) / ties
-    return float(np.sum(buyers * inside) / room / bought.mean())
-
-
-def paired_bootstrap(
-    session_index: ArrayLike, loss_a: ArrayLike, loss_b: ArrayLike, resamples: int = 2_000, seed: int = 0
-) -> PairedDifference | None:
-    """Return mean(loss_a - loss_b) over all prefixes, with its 95 % interval; None without prefixes.
-
-    Sessions are resampled, not prefixes, as the prefixes of a session share its outcome (cluster bootstrap; Davison &
-    Hinkley 1997, section 3.8). A resample's mean is the sum of its sessions' losses over the sum of their lengths;
-    the interval is the percentile one (Efron & Tibshirani 1993, chapter 13).
-
-    Args:
-        session_index: (N,) whole numbers, equal for prefixes of one session.
-        loss_a: (N,) losses of a.
-        loss_b: (N,) losses of b on the same prefixes.
-        resamples: how many times to resample, at least 1.
-        seed: of the resampling.
-
-    Raises:
-        ValueError: shapes differ, or `resamples` is less than 1.
-    """
-    session = np.asarray(session_index)
-    difference = np.asarray(loss_a, dtype=np.float64) - np.asarray(loss_b, dtype=np.float64)
-    if session.shape != difference.shape or session.ndim != 1:
-        raise ValueError(f"session_index: shape {difference.shape} is needed, not {session.shape}")
-    if resamples < 1:
-        raise ValueError(f"resamples: at least 1 is needed, not {resamples}")
-    if not len(session):
-        return None
-    _, row = np.unique(session, return_inverse=True)
-    total, length = np.bincount(row, weights=difference), np.bincount(row)
-    rng = np.random.default_rng(seed)
-    block = max(1, _RESAMPLING_CELLS // len(total))
-    means = []
-    for first in range(0, resamples, block):
-        drawn = rng.integers(len(total), size=(min(block, resamples - first), len(total)))
-        means.append(total[drawn].sum(axis=1) / length[drawn].sum(axis=1))
-    low, high = np.quantile(np.concatenate(means), [0.025, 0.975])
-    return PairedDifference(float(total.sum() / length.sum()), float(low), float(high))
+    size = share * len(chance)
+    inside = np.clip(size - (np.cumsum(ties) - ties), 0.0, ties) / ties
+    return float(np.sum(buyers * inside) / size / bought.mean())
 
 
 def checked(outcome: ArrayLike, probability: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -236,7 +189,7 @@ def checked(outcome: ArrayLike, probability: ArrayLike) -> tuple[NDArray[np.floa
         raise ValueError(f"probability: shape {bought.shape} of outcome is needed, one axis, not {chance.shape}")
     if not np.all((bought == 0.0) | (bought == 1.0)):
         raise ValueError("outcome: only 0 and 1 are possible")
-    # Written so that NaN fails it too.
+    # Written so that NaN fails too.
     if not np.all((chance >= 0.0) & (chance <= 1.0)):
         wrong = chance[~((chance >= 0.0) & (chance <= 1.0))][0]
         raise ValueError(f"probability: a number from 0 to 1 is needed, not {wrong}")
@@ -258,3 +211,49 @@ def equal_mass_bins(
     middle = np.cumsum(ties) - ties / 2
     bin_of: NDArray[np.int64] = np.floor(middle / max(ties.sum(), 1e-300) * bins).astype(np.int64)[row]
     return np.minimum(bin_of, bins - 1)
+
+
+_Z_95: Final = 1.959963984540054
+
+
+@dataclass(frozen=True, slots=True)
+class ReliabilityPoint:
+    """One bin of a reliability diagram.
+
+    Attributes:
+        count: predictions in the bin.
+        probability: their mean probability.
+        observed: share of them that ended in a purchase.
+        low: lower end of the 95 % Wilson interval of `observed`.
+        high: its upper end.
+    """
+
+    count: int
+    probability: float
+    observed: float
+    low: float
+    high: float
+
+
+def reliability(outcome: ArrayLike, probability: ArrayLike, bins: int = CALIBRATION_BINS) -> list[ReliabilityPoint]:
+    """Return the reliability diagram: a point for each non-empty equal-mass bin, in rising probability.
+
+    Intervals are Wilson's (1927, doi:10.1080/01621459.1927.10502953), with z = 1.96, n the bin's count and q the
+    observed share: (q + z**2 / 2n +- z sqrt(q (1 - q) / n + z**2 / 4n**2)) / (1 + z**2 / n). They take predictions
+    as independent: true for the prefixes of one length, while over pooled prefixes the true intervals are wider.
+    """
+    bought, chance = checked(outcome, probability)
+    bin_of = equal_mass_bins(chance, bins)
+    count = np.bincount(bin_of, minlength=bins)
+    filled = count > 0
+    n = count[filled]
+    mean = np.bincount(bin_of, weights=chance, minlength=bins)[filled] / n
+    observed = np.bincount(bin_of, weights=bought, minlength=bins)[filled] / n
+    centre = (observed + _Z_95**2 / (2 * n)) / (1 + _Z_95**2 / n)
+    half = _Z_95 * np.sqrt(observed * (1 - observed) / n + _Z_95**2 / (4 * n**2)) / (1 + _Z_95**2 / n)
+    # Clipped, as rounding could move the interval of a share of 0 or 1 by an ulp.
+    low, high = np.clip(centre - half, 0.0, observed), np.clip(centre + half, observed, 1.0)
+    return [
+        ReliabilityPoint(int(c), float(m), float(o), float(lo), float(hi))
+        for c, m, o, lo, hi in zip(n, mean, observed, low, high, strict=True)
+    ]

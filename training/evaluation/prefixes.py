@@ -1,4 +1,4 @@
-"""The predictions under judgement, and the populations that they are judged in.
+"""The predictions to evaluate, and the populations that they are evaluated in.
 
 Shape legend: N prefixes of S sessions.
 """
@@ -21,7 +21,7 @@ LAST: Final = "last event"
 
 @dataclass(frozen=True, slots=True)
 class Prefixes:
-    """What is known of N prefixes, each of which is one prediction.
+    """N prefixes, each of which is one prediction, with outcomes and slices.
 
     Attributes:
         outcome: (N,) 1 where the prefix's session ended in a purchase, 0 elsewhere.
@@ -81,7 +81,7 @@ def prefixes_of(
 
 @dataclass(frozen=True, slots=True)
 class Population:
-    """Some of the prefixes: what one row of a table is about.
+    """A set of prefixes: the subject of one row of a table.
 
     Attributes:
         name: as shown.
@@ -101,9 +101,9 @@ class Population:
 
 
 def populations(prefixes: Prefixes) -> Iterator[Population]:
-    """Yield prefixes by length, all of them, all with each session weighing the same, each session's last, and slices.
+    """Yield prefixes by length, all prefixes, all with equal weight a session, each session's last one, and slices.
 
-    Which prefix is the last is known only in hindsight: those scores describe no decision that could be taken.
+    The last prefix is known in hindsight only, so its scores describe no possible decision.
     """
     for length in PREFIX_LENGTHS:
         yield _population(str(length), "length", "", prefixes.prefix_length == length, length)

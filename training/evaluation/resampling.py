@@ -1,8 +1,8 @@
-"""The bootstrap over sessions: how much of a number is the luck of which sessions were in the test.
+"""The bootstrap over sessions: the sampling error of a statistic of the test sessions.
 
 Sessions are resampled, never prefixes, since the prefixes of a session share its outcome (cluster bootstrap; Davison &
-Hinkley 1997, section 3.8). A resample is a weight for each session, how often it was drawn, so that whatever was sorted
-once is never sorted again. Intervals are percentile ones (Efron & Tibshirani 1993, chapter 13).
+Hinkley 1997, section 3.8). A resample is a weight for each session, how often it was drawn, so that sorted data stays
+sorted. Intervals are percentile ones (Efron & Tibshirani 1993, chapter 13).
 
 Shape legend: S sessions, R resamples of a block.
 """
@@ -14,16 +14,16 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from training.config import EVALUATE_RESAMPLES
+
 Weights = NDArray[np.float64]
 """How often each session counts in each resample, (S, R)."""
 
 Statistic = Callable[[Weights], Mapping[str, NDArray[np.float64]]]
 """From weights (S, R) to values by name, resamples on the last axis; NaN where a value is undefined."""
 
-DEFAULT_RESAMPLES: Final = 500
-
 _CELLS: Final = 6_000_000  # predictions times resamples held at once: 48 MB an array
-# An interval of which more resamples than this are undefined says nothing.
+# An interval needs at least this share of defined resamples.
 _LEAST_DEFINED: Final = 0.5
 _LEVELS: Final = (0.025, 0.975)
 
@@ -44,7 +44,7 @@ def resample(
     statistics: Sequence[Statistic],
     sessions: int,
     *,
-    resamples: int = DEFAULT_RESAMPLES,
+    resamples: int = EVALUATE_RESAMPLES,
     seed: int = 0,
     predictions: int = 0,
     progress: Callable[[int], None] | None = None,
@@ -52,12 +52,12 @@ def resample(
     """Return the values of every statistic under the same resamples of the sessions, so that they can be paired.
 
     Args:
-        statistics: what to compute.
+        statistics: functions of the sessions' weights.
         sessions: S.
         resamples: how many, at least 1.
         seed: of the resampling; the same resamples for the same seed, whatever the block size.
         predictions: of the largest statistic, which bounds how many resamples are computed at once.
-        progress: called with the number of resamples that are done.
+        progress: called with the number of finished resamples.
 
     Raises:
         ValueError: there are no sessions, or `resamples` is less than 1.
@@ -79,7 +79,7 @@ def resample(
 
 
 def once(statistic: Statistic, sessions: int) -> dict[str, NDArray[np.float64]]:
-    """Return a statistic of the sessions as they are, without the axis of resamples."""
+    """Return a statistic of the original sessions, without the axis of resamples."""
     return {name: value[..., 0] for name, value in statistic(np.ones((sessions, 1))).items()}
 
 
@@ -92,6 +92,35 @@ def estimate(value: float, resampled: NDArray[np.float64]) -> Estimate:
         return Estimate(float(value), None, None)
     low, high = np.quantile(defined, _LEVELS)
     return Estimate(float(value), float(low), float(high))
+
+
+class ClusterMean:
+    """The mean of N values, under any weights of the S sessions that they belong to.
+
+    Args:
+        values: (N,).
+        session: (N,) session of each value, from 0 to S - 1.
+        sessions: S.
+        weight: (N,) weight of each value within its session; 1 by default.
+    """
+
+    def __init__(
+        self,
+        values: NDArray[np.float64],
+        session: NDArray[np.int64],
+        sessions: int,
+        weight: NDArray[np.float64] | None = None,
+    ) -> None:
+        weights = np.ones(len(values)) if weight is None else weight
+        self._sums = np.stack(
+            [np.bincount(session, weights=part, minlength=sessions) for part in (weights * values, weights)]
+        )
+
+    def __call__(self, weights: Weights) -> dict[str, NDArray[np.float64]]:
+        """Return `mean` (R,); NaN where no session with a value has weight."""
+        total, count = self._sums @ weights
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return {"mean": total / count}
 
 
 def _blocks(sessions: int, resamples: int, seed: int, block: int) -> Iterator[Weights]:

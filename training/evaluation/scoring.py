@@ -1,9 +1,8 @@
 """All scores of a set of predictions under many weightings of the sessions at once.
 
-What `training.evaluation.metrics.score` computes for one sample, computed for a block of bootstrap resamples:
-predictions are
-sorted once into groups of equal probability, and each resample only sums its weights over them, as a product of a
-sparse matrix with the weights.
+This computes the scores of `training.evaluation.metrics.score` for a block of bootstrap resamples. Predictions are
+sorted once into groups of equal probability; each resample sums its weights over the groups, as a product of a sparse
+matrix with the weights.
 
 Shape legend: N predictions, S sessions, R resamples of a block, U groups of equal probability, in rising order.
 """
@@ -14,13 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
+from model.auc import auc_of_groups
 from training.evaluation.metrics import CALIBRATION_BINS, TOP_SHARE, equal_mass_bins, log_losses
 from training.evaluation.resampling import Weights
 
 _Floats = NDArray[np.float64]
 
 MOST_GROUPS: Final = 1024
-"""More distinct probabilities than this are, for the ranking of a resample, told apart by quantile only."""
+"""With more distinct probabilities, the ranking within a resample distinguishes quantiles only."""
 
 
 class Scoring:
@@ -33,7 +33,7 @@ class Scoring:
         sessions: S.
         weight: (N,) of each prediction within its session.
         reference: (N,) probabilities that the skill is measured against.
-        exact: whether all distinct probabilities are told apart, rather than `MOST_GROUPS` quantiles of them.
+        exact: whether to distinguish all probabilities, rather than `MOST_GROUPS` quantiles of them.
     """
 
     def __init__(
@@ -93,20 +93,17 @@ class Scoring:
 
     def _ranking(self, weights: Weights, both: NDArray[np.bool_]) -> dict[str, _Floats]:
         every, buyers = self._every @ weights, self._buyers @ weights
-        others = every - buyers
-        below = np.cumsum(others, axis=0) - others
-        pairs = buyers.sum(axis=0) * others.sum(axis=0)
-        auc = np.where(both, (buyers * (below + others / 2)).sum(axis=0) / pairs, np.nan)
+        auc = np.where(both, auc_of_groups(buyers, every - buyers), np.nan)
         # From the highest probability down, as a threshold falls.
         every, buyers = every[::-1], buyers[::-1]
         reached, caught = np.cumsum(every, axis=0), np.cumsum(buyers, axis=0)
         precision = np.divide(caught, reached, out=np.zeros_like(caught), where=reached > 0)
         bought, total = caught[-1], reached[-1]
-        room = TOP_SHARE * total
-        inside = np.clip(room - (reached - every), 0.0, every)
+        size = TOP_SHARE * total
+        inside = np.clip(size - (reached - every), 0.0, every)
         top = (buyers * np.divide(inside, every, out=np.zeros_like(every), where=every > 0)).sum(axis=0)
         return {
             "auc": auc,
             "average_precision": np.where(bought > 0, (buyers * precision).sum(axis=0) / bought, np.nan),
-            "lift": np.where(bought > 0, top / room / (bought / total), np.nan),
+            "lift": np.where(bought > 0, top / size / (bought / total), np.nan),
         }

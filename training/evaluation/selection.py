@@ -1,4 +1,4 @@
-"""Which sessions are judged, and which the baselines may learn from: never the same ones."""
+"""Selection of the sessions to evaluate on, and of disjoint sessions to fit the baselines on."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -8,13 +8,14 @@ import numpy as np
 import polars as pl
 
 from model.manifest import Manifest
+from training.config import DEFAULT_FRACTIONS, SelectionSettings
 from training.data.prepared import PreparedDataset
 from training.data.provenance import data_fingerprint, unseen_sessions
-from training.data.sessions import DEFAULT_FRACTIONS, split
+from training.data.sessions import split
 
 
 class SelectionError(ValueError):
-    """No session is left to judge, or to fit baselines on; the message says why and what to do."""
+    """No session is left to evaluate on, or to fit baselines on; the message has the reason and a remedy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,12 +23,12 @@ class Selection:
     """Sessions by their use.
 
     Attributes:
-        judged: ids of the sessions that the models are judged on.
+        judged: ids of the sessions that the models are evaluated on.
         training: ids that the baselines are fitted on; None for no baselines.
         validation: ids that their settings are chosen by.
-        own: ids of the first model's training part, where this is the data that it was trained on.
-        notes: what was chosen, in words.
-        warnings: what a reader must know before believing the numbers.
+        own: ids of the first model's training part, where it was trained on this data.
+        notes: the selection as sentences.
+        warnings: reasons to doubt the numbers.
     """
 
     judged: frozenset[str]
@@ -38,41 +39,22 @@ class Selection:
     warnings: list[str]
 
 
-@dataclass(frozen=True, slots=True)
-class Wanted:
-    """What is asked for.
-
-    Attributes:
-        baselines: whether to fit baselines.
-        all_sessions: judge on sessions that a model was trained on, too.
-        most_sessions: a random sample of so many to judge on where there are more.
-        most_fitted: a random sample of so many to fit baselines on; a quarter as many to choose their settings by.
-        seed: of the samples.
-    """
-
-    baselines: bool = True
-    all_sessions: bool = False
-    most_sessions: int = 20_000
-    most_fitted: int = 20_000
-    seed: int = 0
-
-
 def select(
     dataset: PreparedDataset,
     models: Mapping[str, Manifest],
-    wanted: Wanted,
+    wanted: SelectionSettings,
     elsewhere: PreparedDataset | None = None,
 ) -> Selection:
     """Choose the sessions.
 
-    * Sessions that a model was trained on are not judged, as far as manifests tell.
-    * Baselines learn from the training part of `elsewhere`, or else of this data, split as the first model's was.
-    * Where the first model has not seen this data and baselines are wanted from it, its test part alone is judged.
+    * Sessions that a model was trained on are left out, as far as the manifests show.
+    * Baselines are fitted on the training part of `elsewhere`, or else of this data, with the first model's split.
+    * Where the first model has not seen this data and baselines are fitted on it, only its test part is evaluated.
 
     Args:
-        dataset: what is judged.
+        dataset: the sessions to choose from.
         models: manifests by name, the subject first.
-        wanted: what is asked for.
+        wanted: settings of the selection.
         elsewhere: prepared sessions to fit the baselines on.
 
     Raises:
@@ -81,7 +63,7 @@ def select(
     name, subject = next(iter(models.items()))
     unseen = unseen_sessions(dataset, models)
     notes: list[str] = []
-    warnings: list[str] = [] if unseen.known or wanted.all_sessions else [f"Sessions: {unseen.told}."]
+    warnings: list[str] = [] if unseen.known or wanted.all_sessions else [f"Sessions: {unseen.note}."]
     parts = _parts(dataset, subject)
     trained_here = _trained_here(dataset, subject)
     ids = dataset.sessions()["session_id"]
@@ -92,7 +74,7 @@ def select(
             warnings.append(f"{name} was trained on some of the judged sessions: its scores are too good.")
     elif unseen.session_ids is not None:
         judged = unseen.session_ids
-        notes.append(f"Sessions: {unseen.told}.")
+        notes.append(f"Sessions: {unseen.note}.")
     elif wanted.baselines and elsewhere is None:
         judged = parts["test"]
         notes.append(
@@ -105,7 +87,7 @@ def select(
         raise SelectionError("no session is left that no model was trained on: give newer data, or --all-sessions")
     sampled = _sample(judged, wanted.most_sessions, wanted.seed)
     if len(sampled) < len(judged):
-        notes.append(f"A random sample of {len(sampled):,} of {len(judged):,} sessions stands for all (--sessions).")
+        notes.append(f"A random sample of {len(sampled):,} of {len(judged):,} sessions represents all (--sessions).")
     training, validation = _fitting(dataset, subject, parts, sampled, wanted, elsewhere, notes, warnings)
     own = parts["train"] if trained_here else None
     return Selection(sampled, training, validation, own, notes, warnings)
@@ -116,7 +98,7 @@ def _fitting(
     subject: Manifest,
     parts: Mapping[str, frozenset[str]],
     judged: frozenset[str],
-    wanted: Wanted,
+    wanted: SelectionSettings,
     elsewhere: PreparedDataset | None,
     notes: list[str],
     warnings: list[str],
@@ -157,7 +139,7 @@ def _parts(dataset: PreparedDataset, subject: Manifest) -> dict[str, frozenset[s
 
 
 def _trained_here(dataset: PreparedDataset, subject: Manifest) -> bool:
-    """Return whether the model itself, and not only one that it went on from, was trained on this data."""
+    """Return whether the model itself, and not only a predecessor, was trained on this data."""
     alone = replace(subject, training={key: value for key, value in subject.training.items() if key != "lineage"})
     return unseen_sessions(dataset, {"": alone}).session_ids is not None
 

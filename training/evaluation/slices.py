@@ -1,4 +1,4 @@
-"""Parts of the prefixes that a sceptic asks for: before and after the first cart, known and unknown items.
+"""Slices of the prefixes: before and after the first cart, and with known and unknown items.
 
 Shape legend: N events of S sessions, one after another; every event ends one prefix.
 """
@@ -29,7 +29,7 @@ def cart_seen(columns: Columns) -> NDArray[np.bool_]:
 
 def items_of(columns: Columns) -> NDArray[np.int64]:
     """Return the fingerprints of the items that these sessions show."""
-    # A piece at a time: the columns may be in files, larger than memory.
+    # In pieces, as the columns may be in files larger than memory.
     pieces = [np.unique(piece[:, _ITEM].numpy()) for piece in torch.split(columns.codes, _PIECE_EVENTS)]
     return np.unique(np.concatenate(pieces))
 
@@ -37,12 +37,12 @@ def items_of(columns: Columns) -> NDArray[np.int64]:
 def slices_of(
     columns: Columns, known_items: Collection[str] | NDArray[np.int64]
 ) -> dict[str, dict[str, NDArray[np.bool_]]]:
-    """Return the slices by heading and name, (N,) each; a heading that says nothing of these events is left out.
+    """Return the slices by heading and name, (N,) each; a heading that does not apply to these events is left out.
 
     Args:
         columns: the events.
-        known_items: items that the model's training had, as names or as fingerprints. The item of a prefix is the one
-            that its last event shows; where that shows none, the prefix belongs to neither part.
+        known_items: items of the model's training sessions, as names or as fingerprints. The item of a prefix is that
+            of its last event; a prefix whose last event has no item belongs to neither part.
     """
     found: dict[str, dict[str, NDArray[np.bool_]]] = {}
     seen = cart_seen(columns)

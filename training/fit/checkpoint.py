@@ -1,4 +1,4 @@
-"""The state of a training run on disk, so that a run that was broken off ends as if it had not been."""
+"""Checkpoints: a resumed run ends exactly as an uninterrupted one."""
 
 import math
 from dataclasses import asdict, dataclass, field
@@ -8,16 +8,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from training.fit.distributed import ALONE, WorkerError, Workers
+from training.runtime.distributed import SINGLE_PROCESS, WorkerError, Workers
 
 
 class CheckpointError(ValueError):
-    """A checkpoint that cannot be resumed from; the message says why."""
+    """A checkpoint that cannot be resumed; the message has the reason."""
 
 
 @dataclass(frozen=True, slots=True)
 class Epoch:
-    """What one pass came to; losses are log losses in nats a prefix."""
+    """The result of one epoch; losses are log losses in nats a prefix."""
 
     number: int
     train_loss: float
@@ -28,7 +28,7 @@ class Epoch:
 
 @dataclass(slots=True)
 class Fit:
-    """Progress of a run, and what a checkpoint holds."""
+    """Progress of a run, as a checkpoint holds it."""
 
     epochs: list[Epoch] = field(default_factory=list)
     best_loss: float = math.inf
@@ -44,15 +44,15 @@ def store(
     best: dict[str, Tensor],
     identity: dict[str, Any],
 ) -> None:
-    """Write everything that a run needs to go on; the file is replaced whole.
+    """Write everything that a run needs to continue; the file is replaced atomically.
 
     Args:
-        path: where to.
-        model: what is trained, as of the last epoch.
-        optimizer: its.
+        path: the file.
+        model: the trained module, as of the last epoch.
+        optimizer: of the model.
         state: progress.
         best: weights of the best epoch.
-        identity: what `restore` must find equal.
+        identity: facts that a resuming run must share.
     """
     temporary = path.with_name(f".{path.name}.writing")
     torch.save(
@@ -73,18 +73,18 @@ def restore(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
     identity: dict[str, Any],
-    workers: Workers = ALONE,
+    workers: Workers = SINGLE_PROCESS,
 ) -> tuple[Fit, dict[str, Tensor]]:
-    """Read what `store` wrote into model and optimizer; return the progress and the best weights.
+    """Load a checkpoint into model and optimizer; return the progress and the best weights.
 
-    Of several processes, the first reads the file and tells the others, which may be on machines without it.
+    The first process reads the file and broadcasts it, as other machines may not have it.
 
     Raises:
         CheckpointError: the file is damaged, or of a run with another identity.
     """
     try:
         file: Any = torch.load(path, weights_only=True, map_location="cpu") if workers.first else None
-        saved = workers.of_the_first(file)
+        saved = workers.broadcast(file)
         differing = sorted(key for key in identity if saved["identity"].get(key) != identity[key])
         if not differing:
             model.load_state_dict(saved["model"])
@@ -97,5 +97,5 @@ def restore(
         raise CheckpointError(f"{path}: not a readable checkpoint ({type(exc).__name__}); leave out --resume") from exc
     raise CheckpointError(
         f"{path}: was written by another run ({', '.join(differing)} differ); "
-        "leave out --resume to start anew, or give the same data and settings"
+        "leave out --resume to start again, or give the same data and settings"
     )

@@ -1,13 +1,13 @@
-"""The teacher: what simpler models say of each session, fitted on the others.
+"""Distillation: a teacher of simpler models, and its out-of-fold predictions as soft targets for the network.
 
-On a few thousand sessions boosted trees on running aggregates are hard to beat, and their errors are not a network's.
-So the network learns mostly from what a teacher says of each prefix (distillation; Hinton et al., 2015), which is
-smoother than who happened to buy. What it says is out of fold: a session's own outcome had no part in it, or the
-network would be handed it and learn to copy.
+On a few thousand sessions, boosted trees on running aggregates are hard to beat, and their errors differ from a
+network's. So the network learns mostly from a teacher's probabilities (distillation; Hinton et al., 2015), which are
+smoother than the outcomes. The soft targets are out of fold: each session is predicted by models that did not see its
+outcome. Otherwise the network would learn to copy the outcome.
 
-The teacher is a mean of two models' logits, with the weights of the lowest log loss out of fold: boosted trees on
-features, indices and the output of the cell that has learned to foretell events, and a logistic regression on that
-output.
+The teacher is a weighted mean of two models' logits; the weights minimise the out-of-fold log loss. One model is
+boosted trees on features, indices and the output of the pre-trained cell. The other is a logistic regression on that
+output alone.
 
 Shape legend: N events, F features, I indices, H output size of the cell.
 """
@@ -30,44 +30,23 @@ from torch import Tensor
 
 from model.network import SessionModel
 from training.baselines import boosting_parameters
+from training.config import TeacherSettings
 from training.data.dataset import batches, event_indices
 from training.data.encoded import Encoded
 from training.fit.objective import Objective, batch_of
 
 Floats = NDArray[np.float64]
 
-# Small trees on few bins: quick, and no worse a teacher than large ones (docs/recipe.md).
+# Small trees on few bins are quick, and as good a teacher as large trees (docs/recipe.md).
 _SMALL_TREES: Final = {"num_leaves": 8, "max_bin": 63, "learning_rate": 0.06}
 _ROUNDS: Final = 3000
 _STOPPING_ROUNDS: Final = 30
-_PENALTY: Final = 0.01  # inverse strength of the regression's penalty
+_PENALTY: Final = 0.01  # inverse strength of the regression's penalty, `C` of scikit-learn
 _GROUP_SESSIONS: Final = 512
 _LEAST_PROBABILITY: Final = 1e-6
 
 
-@dataclass(frozen=True, slots=True)
-class TeacherSettings:
-    """How the teacher is made.
-
-    Attributes:
-        folds: parts that the sessions are cut into, at least 2; 0 for no teacher.
-        least_buyers: fewer buyers among the training sessions than this, and there is no teacher.
-        sample_events: events that it learns from at most, drawn from all sessions. It judges all events.
-    """
-
-    folds: int = 10
-    least_buyers: int = 200
-    sample_events: int = 500_000
-
-    def __post_init__(self) -> None:
-        if self.folds < 0 or self.folds == 1:
-            raise ValueError(f"folds: expected 0 or a whole number from 2 up, not {self.folds}")
-        for name in ("least_buyers", "sample_events"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: expected a whole number from 1 up, not {getattr(self, name)}")
-
-
-def teach(
+def fit_teacher(
     parts: list[Encoded],
     settings: TeacherSettings,
     *,
@@ -76,16 +55,16 @@ def teach(
     threads: int = 1,
     progress: Callable[[str], None] | None = None,
 ) -> list[Tensor]:
-    """Return what the teacher says of each event of each part, float32 [N].
+    """Fit the teacher and return its out-of-fold probability for each event of each part, float32 [N].
 
     Args:
-        parts: sessions with their outcomes, which no part shares with another.
-        settings: how; `folds` above 0.
-        model: whose cell's output is looked at; its weights must not have been told the outcomes. None for features
-            and indices alone.
+        parts: sessions with their outcomes; no session is in two parts.
+        settings: of the teacher; `folds` is above 0.
+        model: its cell's output is an input of the teacher. Its weights must not depend on the outcomes. None for
+            features and indices alone.
         seed: of folds, of the sample and of the trees.
         threads: of LightGBM.
-        progress: called with what is being done.
+        progress: called with a note on the current step.
     """
     generator = np.random.default_rng(seed)
     folds = [generator.integers(0, settings.folds, len(part.columns.outcome)) for part in parts]
@@ -101,8 +80,8 @@ def teach(
     )
     regressions = None if model is None else _regressions(sample, width, settings.folds, progress)
 
-    def said(seen: NDArray[np.float32], fold: NDArray[np.int64]) -> Floats:
-        """Return the log odds of each model, float64 [N, 1 or 2], of events that their folds' models did not see."""
+    def held_out_log_odds(seen: NDArray[np.float32], fold: NDArray[np.int64]) -> Floats:
+        """Return the log odds by each model, float64 [N, 1 or 2], from the models that held out the event's fold."""
         log_odds = np.empty((len(seen), 1 if regressions is None else 2))
         for held_out in np.unique(fold):
             rows = fold == held_out
@@ -111,20 +90,20 @@ def teach(
                 log_odds[rows, 1] = regressions[held_out].decision_function(seen[rows, width:])
         return log_odds
 
-    weights = _weights(said(sample.seen, sample.fold), sample.label)
-    taught = []
+    weights = _weights(held_out_log_odds(sample.seen, sample.fold), sample.label)
+    soft_targets = []
     for part, fold in zip(parts, folds, strict=True):
-        told = torch.empty(len(part.features))
+        probability = torch.empty(len(part.features))
         for events, seen, group in _groups(part, model):
             event_fold = fold[group.numpy()].repeat(part.columns.lengths[group].numpy())
-            told[events] = torch.from_numpy(expit(said(seen, event_fold) @ weights)).float()
-        taught.append(told)
-    return taught
+            probability[events] = torch.from_numpy(expit(held_out_log_odds(seen, event_fold) @ weights)).float()
+        soft_targets.append(probability)
+    return soft_targets
 
 
 @dataclass(frozen=True, slots=True)
 class _Sample:
-    """Events to learn from: what is seen float32 [N, F + I + H], the outcome float32 [N], and the fold int64 [N]."""
+    """Events to fit on: inputs `seen` float32 [N, F + I + H], outcome `label` float32 [N], `fold` int64 [N]."""
 
     seen: NDArray[np.float32]
     label: NDArray[np.float32]
@@ -151,7 +130,7 @@ def _sample(
 
 
 def _groups(part: Encoded, model: SessionModel | None) -> Iterator[tuple[Tensor, NDArray[np.float32], Tensor]]:
-    """Yield all sessions, some at a time: their events, what is seen of these [N, F + I + H], and the sessions."""
+    """Yield all sessions in groups: their events' indices, the teacher's inputs [N, F + I + H], and the sessions."""
     objective = None if model is None else Objective(model).eval()
     device = "cpu" if model is None else str(model.feature_mean.device)
     for group in batches(part.columns.lengths, _GROUP_SESSIONS, None):
@@ -173,11 +152,11 @@ def _boosted(
     threads: int,
     progress: Callable[[str], None] | None,
 ) -> list[lightgbm.Booster]:
-    """Return for each fold trees that were fitted on the others; all folds together say when to stop."""
+    """Return for each fold the trees fitted on the other folds; the mean loss of all folds stops them early."""
     fold = sample.fold
     parameters: dict[str, Any] = {**boosting_parameters(len(fold), seed=seed, threads=threads), **_SMALL_TREES}
 
-    def told(env: CallbackEnv) -> None:
+    def show(env: CallbackEnv) -> None:
         if progress is not None and env.evaluation_result_list:
             progress(f"{env.iteration + 1} trees, {env.evaluation_result_list[0][2]:.4f} nats out of fold")
 
@@ -186,11 +165,11 @@ def _boosted(
         lightgbm.Dataset(sample.seen, sample.label, categorical_feature=categorical, params=parameters),
         _ROUNDS,
         folds=[(np.flatnonzero(fold != number), np.flatnonzero(fold == number)) for number in range(settings.folds)],
-        callbacks=[lightgbm.early_stopping(_STOPPING_ROUNDS, verbose=False), told],
+        callbacks=[lightgbm.early_stopping(_STOPPING_ROUNDS, verbose=False), show],
         return_cvbooster=True,
     )
     forest = found["cvbooster"]
-    assert isinstance(forest, lightgbm.CVBooster)  # noqa: S101  # what was asked for
+    assert isinstance(forest, lightgbm.CVBooster)  # noqa: S101  # `return_cvbooster` is set
     for booster in forest.boosters:
         booster.best_iteration = forest.best_iteration
     boosters: list[lightgbm.Booster] = forest.boosters
@@ -198,7 +177,7 @@ def _boosted(
 
 
 def _regressions(sample: _Sample, first: int, folds: int, progress: Callable[[str], None] | None) -> list[Any]:
-    """Return for each fold a logistic regression on the columns from the first on, fitted on the other folds."""
+    """Return for each fold a logistic regression on the columns from `first` up, fitted on the other folds."""
     fitted = []
     for held_out in range(folds):
         if progress is not None:
@@ -210,7 +189,7 @@ def _regressions(sample: _Sample, first: int, folds: int, progress: Callable[[st
 
 
 def _weights(log_odds: Floats, label: NDArray[np.float32]) -> Floats:
-    """Return the models' shares in the mean of log odds [N, 1 or 2] with the lowest log loss."""
+    """Return the models' weights in the mean of the log odds [N, 1 or 2] that minimise the log loss."""
     if log_odds.shape[1] == 1:
         return np.ones(1)
 

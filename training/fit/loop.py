@@ -1,13 +1,13 @@
 """Fitting the network: the log loss on every prefix, early stopping, checkpoints that resume exactly.
 
 Every prefix of every session is one prediction, and the loss is their mean. A loss on complete sessions only would
-teach the network to know what it will not know when asked.
+train for a situation that the service never has: the whole session is known.
 """
 
 import math
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,62 +16,19 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from model.network import SessionModel
+from training.config import FitSettings
 from training.data.dataset import batches, event_indices
-from training.data.encoded import Encoded, encode, scaling_of
+from training.data.encoded import Encoded
 from training.fit.checkpoint import Epoch, Fit, restore, store
-from training.fit.distributed import ALONE, Workers
 from training.fit.objective import Objective, batch_of
+from training.runtime.distributed import SINGLE_PROCESS, Workers
 
-__all__ = ["Encoded", "FitSettings", "Progress", "encode", "evaluate_loss", "fit", "logits", "scaling_of"]
-
-# Sessions a batch where no gradient is wanted.
+# Sessions a batch without gradients.
 _EVALUATED_SESSIONS: Final = 512
 
 
-@dataclass(frozen=True, slots=True)
-class FitSettings:
-    """How a network is fitted.
-
-    Attributes:
-        epochs: passes over the training sessions at most.
-        patience: epochs without a better validation loss before it stops.
-        batch_sessions: sessions a step.
-        learning_rate: highest rate of AdamW; warms up over the first epoch, then falls along a cosine.
-        weight_decay: AdamW's, decoupled.
-        gradient_norm: longer gradients are clipped to this.
-        bucket_batches: see `training.data.dataset.batches`.
-        teacher_weight: share of the loss that asks for a teacher's probabilities rather than for the outcome,
-            where there is a teacher.
-        mixed_precision: bfloat16 for dense layers on a GPU that can; a CPU computes in float32 all the same.
-        seed: of weights, order and dropout. Same seed, same result on the same CPU build.
-    """
-
-    epochs: int = 15
-    patience: int = 5
-    batch_sessions: int = 128
-    learning_rate: float = 1e-3
-    weight_decay: float = 1e-2
-    gradient_norm: float = 1.0
-    bucket_batches: int = 4
-    teacher_weight: float = 0.9
-    mixed_precision: bool = True
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name in ("epochs", "patience", "batch_sessions", "bucket_batches"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: expected a whole number from 1 up, not {getattr(self, name)}")
-        for name in ("learning_rate", "gradient_norm"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name}: expected a number above 0, not {getattr(self, name)}")
-        if not self.weight_decay >= 0:
-            raise ValueError(f"weight_decay: expected a number from 0 up, not {self.weight_decay}")
-        if not 0 <= self.teacher_weight <= 1:
-            raise ValueError(f"teacher_weight: expected a share from 0 to 1, not {self.teacher_weight}")
-
-
 Progress = Callable[[int, int, Epoch | None], None]
-"""Called with the epoch's number, sessions done in it, and the epoch when it is over."""
+"""Called with the epoch's number, the sessions done in it, and the epoch's result at its end."""
 
 
 def logits(model: SessionModel, data: Encoded, *, batch_sessions: int = _EVALUATED_SESSIONS) -> Tensor:
@@ -86,7 +43,7 @@ def logits(model: SessionModel, data: Encoded, *, batch_sessions: int = _EVALUAT
     return result
 
 
-def evaluate_loss(model: SessionModel, data: Encoded, device: str = "cpu", workers: Workers = ALONE) -> float:
+def evaluate_loss(model: SessionModel, data: Encoded, device: str = "cpu", workers: Workers = SINGLE_PROCESS) -> float:
     """Return the mean log loss over all prefixes, in nats, the same in all processes."""
     return _mean_loss(Objective(model), data, device, workers)
 
@@ -115,7 +72,7 @@ def fit(
     identity: dict[str, Any] | None = None,
     progress: Progress | None = None,
     loss_to_beat: float = math.inf,
-    workers: Workers = ALONE,
+    workers: Workers = SINGLE_PROCESS,
     objective: Objective | None = None,
 ) -> Fit:
     """Fit the model in place and leave the weights of its best epoch in it.
@@ -124,16 +81,16 @@ def fit(
         model: fresh, its scaling set; moved to `device`.
         train: training sessions.
         validation: sessions for early stopping.
-        settings: how.
+        settings: of the fit.
         device: `cpu` or `cuda`.
-        checkpoint: written after each epoch where given.
-        resume: go on from `checkpoint` if it is there; the run then ends as one without a break would have.
-        identity: what must be equal between the run that wrote a checkpoint and this one.
+        checkpoint: file to write after each epoch.
+        resume: continue from `checkpoint` if it exists; the run then ends as an uninterrupted one.
+        identity: facts that the run of a checkpoint and this run must share.
         progress: see `Progress`.
-        loss_to_beat: validation loss above which no epoch is the best; the weights at the start then stay.
-        workers: the processes that fit together, each with the same model, data and settings.
-        objective: a loss of this model to go down on, and to stop early by; None for the log loss of the outcomes,
-            mixed with a teacher's word as the settings say. A few thousand outcomes alone are too noisy to stop by.
+        loss_to_beat: an epoch with a higher validation loss is not the best; the initial weights stay without one.
+        workers: the processes of the run, each with the same model, data and settings.
+        objective: the loss to minimise and to stop early by; None for the log loss against outcomes and soft targets,
+            weighted as in `settings`. A few thousand outcomes alone are too noisy for early stopping.
 
     Raises:
         training.fit.checkpoint.CheckpointError: the checkpoint is damaged or of another run.
@@ -144,19 +101,19 @@ def fit(
         if objective is None
         else objective.to(device)
     )
-    descent = _Descent(objective, settings, device, workers)
+    optimisation = _Optimisation(objective, settings, device, workers)
     state = Fit(best_loss=loss_to_beat)
     best = _copied(model)
     identity = {**asdict(settings), **(identity or {})}
-    # A run that stopped early may go on with more patience.
+    # A run that stopped early may continue with more patience.
     del identity["patience"]
-    if resume and checkpoint is not None and workers.of_the_first(checkpoint.is_file()):
-        state, best = restore(checkpoint, objective, descent.optimizer, identity, workers)
+    if resume and checkpoint is not None and workers.broadcast(checkpoint.is_file()):
+        state, best = restore(checkpoint, objective, optimisation.optimizer, identity, workers)
         state.finished = _is_over(state, settings)
     while not state.finished:
         number = len(state.epochs) + 1
         started = time.perf_counter()
-        train_loss, rate = descent.epoch(train, number, progress)
+        train_loss, rate = optimisation.epoch(train, number, progress)
         validation_loss = _mean_loss(objective, validation, device, workers)
         epoch = Epoch(number, train_loss, validation_loss, rate, time.perf_counter() - started)
         state.epochs.append(epoch)
@@ -165,7 +122,7 @@ def fit(
             best = _copied(model)
         state.finished = _is_over(state, settings)
         if checkpoint is not None and workers.first:
-            store(checkpoint, objective, descent.optimizer, state, best, identity)
+            store(checkpoint, objective, optimisation.optimizer, state, best, identity)
         if progress is not None:
             progress(number, len(train.columns.outcome), epoch)
     model.load_state_dict(best)
@@ -173,8 +130,8 @@ def fit(
     return state
 
 
-class _Descent:
-    """Takes the weights down on the loss, each process with its share of every batch."""
+class _Optimisation:
+    """Minimises the loss by AdamW, each process with its share of every batch."""
 
     def __init__(self, objective: Objective, settings: FitSettings, device: str, workers: Workers) -> None:
         self._objective = objective
@@ -187,16 +144,16 @@ class _Descent:
         )
         self._loss: nn.Module = objective
         if workers.count > 1:
-            # The buffers are vocabularies and scaling, the same everywhere and never changed.
+            # The buffers are vocabularies and scaling, which are equal everywhere and constant.
             self._loss = DistributedDataParallel(objective, forward_sync_buffers=False)
 
     def epoch(self, train: Encoded, number: int, progress: Progress | None) -> tuple[float, float]:
-        """Pass once over the training sessions; return the mean loss of a prefix, and the last learning rate."""
+        """Run one epoch; return the mean loss of a prefix and the last learning rate."""
         settings, workers = self._settings, self._workers
         lengths = train.columns.lengths
         steps = math.ceil(len(lengths) / settings.batch_sessions)
-        # Seeded by epoch, so that a resumed run draws what an uninterrupted one would have drawn. The order is the
-        # same in all processes, dropout is not.
+        # Seeded by epoch, so that a resumed run draws the same numbers as an uninterrupted one. All processes share the
+        # order; dropout differs.
         seed = settings.seed * 100_003 + number
         torch.manual_seed(seed + workers.rank * 1_000_000_007)
         generator = torch.Generator().manual_seed(seed)
@@ -214,15 +171,15 @@ class _Descent:
         return workers.total(float(total))[0] / int(lengths.sum()), rate
 
     def _step(self, train: Encoded, chosen: Tensor, events: int, rate: float) -> Tensor:
-        """Descend once; return this process's part of the summed loss."""
+        """Take one optimiser step; return this process's part of the summed loss."""
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         share = self._workers.share_of(chosen)
-        # A process with nothing to do must take part in the exchange of gradients all the same.
+        # A process with an empty share must still take part in the exchange of gradients.
         batch = batch_of(train, share if len(share) else chosen[:1], self._device)
         loss: Tensor = self._loss(batch) * float(len(share) > 0)
         self.optimizer.zero_grad(set_to_none=True)
-        # The mean over the whole batch, of which the processes' gradients are averaged again.
+        # The mean over the whole batch: DDP divides the summed gradients by `count`.
         (loss * (self._workers.count / events)).backward()  # type: ignore[no-untyped-call]  # torch ships it untyped
         torch.nn.utils.clip_grad_norm_(self._parameters, self._settings.gradient_norm)
         self.optimizer.step()

@@ -1,7 +1,7 @@
-"""What training descends on: the log loss of every prefix in a batch, computed without padding where that is quicker.
+"""The training loss: the log loss of every prefix in a batch, computed without padding where that is quicker.
 
-The network is called in its three parts, `inputs`, `lstm` and `raw_logit`, on events in a row rather than on padded
-sessions; only the recurrent part needs sessions side by side, and there those of like length stand together.
+The network's three parts, `inputs`, `lstm` and `raw_logit`, run on the events in a row rather than on padded sessions.
+Only the recurrent part needs a [session, time] layout; it groups sessions of similar length.
 
 Shape legend: B sessions, N events of all of them in a row, T events of the longest, F features, I indices, E input
 size, H output size of the cell.
@@ -19,8 +19,8 @@ from model.network import SessionModel
 from training.data.dataset import event_indices
 from training.data.encoded import Encoded
 
-# What starting one more group costs, in events of a step, and how small a group may be: measured on a CPU with 32
-# and with 128 units (docs/scale-training.md). A GPU computes a step of any width in about the same time.
+# Cost of one more group, in events of a step, and the smallest group: measured on a CPU with 32 and 128 units
+# (docs/scale-training.md). A GPU computes a step of any width in about the same time.
 _STEP_COST: Final = 16
 _LEAST_GROUP: Final = 32
 
@@ -33,14 +33,14 @@ class Batch:
         features, indices: float32 [N, F], int64 [N, I].
         lengths: events of each session, on the CPU, int64 [B].
         outcome: of each event's session, float32 [N].
-        teacher: another model's probability, float32 [N], if there is one.
+        soft_targets: the teacher's probability, float32 [N]; None without a teacher.
     """
 
     features: Tensor
     indices: Tensor
     lengths: Tensor
     outcome: Tensor
-    teacher: Tensor | None
+    soft_targets: Tensor | None
 
 
 def batch_of(data: Encoded, chosen: Tensor, device: str = "cpu") -> Batch:
@@ -54,21 +54,21 @@ def batch_of(data: Encoded, chosen: Tensor, device: str = "cpu") -> Batch:
         data.indices[here].to(device),
         lengths,
         outcome.to(device),
-        None if data.teacher is None else data.teacher[events].to(device),
+        None if data.soft_targets is None else data.soft_targets[events].to(device),
     )
 
 
 class Objective(nn.Module):
-    """The model, and the loss that its weights go down on.
+    """The model and its loss.
 
-    A loss on more than the outcome (an auxiliary head on the next event, say) is a module of this class, beside
-    `model`: it is trained and resumed with the model, and is no part of the artifact.
+    Another loss, such as next-event prediction, is a subclass. Its own heads are trained and checkpointed with the
+    model and are not part of the artifact.
 
     Args:
-        model: what is trained.
-        teacher_weight: share of the loss that asks for the teacher's probability rather than for the outcome,
-            where there is a teacher.
-        mixed_precision: compute dense layers in bfloat16 on a GPU that can; the cell stays in float32, because
+        model: the network to train.
+        teacher_weight: weight of the loss against the soft targets, where there are any; the rest is the loss against
+            the outcomes.
+        mixed_precision: compute dense layers in bfloat16 on a GPU that supports it. The cell stays in float32:
             autocast would run cuDNN's LSTM in float16, whose small gradients vanish.
     """
 
@@ -82,9 +82,9 @@ class Objective(nn.Module):
         """Return the loss, summed over all events of the batch."""
         raw = self.logits(batch)
         outcome_loss = functional.binary_cross_entropy_with_logits(raw, batch.outcome, reduction="sum")
-        if not self.teacher_weight or batch.teacher is None:
+        if not self.teacher_weight or batch.soft_targets is None:
             return outcome_loss
-        teacher_loss = functional.binary_cross_entropy_with_logits(raw, batch.teacher, reduction="sum")
+        teacher_loss = functional.binary_cross_entropy_with_logits(raw, batch.soft_targets, reduction="sum")
         return torch.lerp(outcome_loss, teacher_loss, self.teacher_weight)
 
     def logits(self, batch: Batch) -> Tensor:
@@ -111,14 +111,13 @@ class Objective(nn.Module):
     def _unroll_group(self, inputs: Tensor, lengths: list[int]) -> Tensor:
         longest = max(lengths)
         if min(lengths) == longest:
-            # Nothing to pad.
-            return self._side_by_side(inputs, len(lengths), longest)
+            return self._run_cell(inputs, len(lengths), longest)
         inside = torch.arange(longest) < torch.tensor(lengths).unsqueeze(1)
         slots = inside.flatten().nonzero().squeeze(1).to(inputs.device)
         padded = inputs.new_zeros(len(lengths) * longest, inputs.size(1)).index_copy(0, slots, inputs)
-        return self._side_by_side(padded, len(lengths), longest).index_select(0, slots)
+        return self._run_cell(padded, len(lengths), longest).index_select(0, slots)
 
-    def _side_by_side(self, inputs: Tensor, sessions: int, events: int) -> Tensor:
+    def _run_cell(self, inputs: Tensor, sessions: int, events: int) -> Tensor:
         output: Tensor = self.model.lstm(inputs.reshape(sessions, events, inputs.size(1)))
         return output.flatten(0, 1)
 
@@ -127,11 +126,11 @@ class Objective(nn.Module):
 
 
 def groups(lengths: list[int], step_cost: int | None) -> list[list[int]]:
-    """Cut sessions in a row into groups whose padding costs less than unrolling them apart would.
+    """Cut sessions in a row into groups, so that padding costs less than unrolling more groups.
 
     Args:
-        lengths: events of each session; ascending or descending ones leave the least padding.
-        step_cost: what a step costs beside its events, in events; None for one group.
+        lengths: events of each session; sorted lengths need the least padding.
+        step_cost: fixed cost of a step, in events; None for one group.
     """
     if step_cost is None:
         return [lengths]

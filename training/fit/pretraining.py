@@ -1,14 +1,13 @@
-"""What comes next in a session, as a task of its own: what the network learns before it is told any outcome.
+"""Pre-training: next-event prediction, before the network sees any outcome.
 
-A purchase is one bit a session; its events are dozens. Predicting each event from those before it asks the cell to keep
-what tells visitors apart, and cannot be got right by memorising who bought, because no outcome is in it: a session
-that bought ends here like one that did not. Measured in docs/recipe.md.
+A purchase is one bit a session, while a session has dozens of events. Predicting each next event makes the cell keep
+what distinguishes visitors. Memorising buyers does not help, as no outcome is an input or a target: sessions with and
+without a purchase end alike. docs/recipe.md has measurements.
 
 Shape legend: B sessions, N events of all of them in a row, E input size, H output size of the cell, W event names
-known, K features foretold.
+known, K features predicted.
 """
 
-from dataclasses import dataclass
 from typing import Final
 
 import torch
@@ -18,69 +17,48 @@ from torch.nn import functional
 from model.network import SessionModel
 from training.fit.objective import Batch, Objective
 
-# What of the next event is foretold beside its name and the gap before it; those that say what it is about.
-FORETOLD: Final = ("item_seen_before", "same_item_again", "log_price", "log_item_times_seen")
+# Features of the next event that are predicted beside its name and the gap before it: those that describe its item.
+PREDICTED_FEATURES: Final = ("item_seen_before", "same_item_again", "log_price", "log_item_times_seen")
 _GAP: Final = "log_gap"
 # Logarithm of the deviation of the next gap, in standard deviations of all gaps; beyond it a loss has no bound.
 _LOG_DEVIATION_LIMIT: Final = 3.0
 _FEATURE_LIMIT: Final = 8.0  # as in the network's own inputs
 
 
-@dataclass(frozen=True, slots=True)
-class PretrainingSettings:
-    """How the network learns to foretell the next event before it learns outcomes.
+class NextEventPrediction(Objective):
+    """The loss of predicting each session's next event, or its end, from the cell's output.
 
-    Attributes:
-        epochs: passes over the training sessions; 0 for none.
-        learning_rate: highest rate of AdamW.
-        weight_decay: AdamW's, decoupled.
-    """
-
-    epochs: int = 10
-    learning_rate: float = 3e-3
-    weight_decay: float = 0.5
-
-    def __post_init__(self) -> None:
-        if self.epochs < 0:
-            raise ValueError(f"epochs: expected a whole number from 0 up, not {self.epochs}")
-        if not self.learning_rate > 0:
-            raise ValueError(f"learning_rate: expected a number above 0, not {self.learning_rate}")
-        if not self.weight_decay >= 0:
-            raise ValueError(f"weight_decay: expected a number from 0 up, not {self.weight_decay}")
-
-
-class NextEvent(Objective):
-    """The loss of foretelling each session's next event, or its end, from the cell's output.
-
-    The heads are this module's own: trained with the model, and no part of it afterwards.
+    The prediction heads belong to this module: they are trained with the model and are not part of the artifact.
 
     Args:
-        model: whose inputs and cell are trained; its head is not touched.
+        model: its inputs and its cell are trained; its head stays as it is.
         mixed_precision: as in `Objective`.
     """
 
     def __init__(self, model: SessionModel, *, mixed_precision: bool = False) -> None:
         super().__init__(model, mixed_precision=mixed_precision)
         every = list(model.encoder.feature_names)
-        # What the network does not see of an event, it is not asked of the next one either.
+        # Only features that the network sees are predicted.
         seen = list(range(len(every))) if model.sizes.aggregates else model.encoder.features_of_the_event()
-        foretold = [name for name in (_GAP, *FORETOLD) if every.index(name) in seen]
-        self._columns = [every.index(name) for name in foretold]
+        predicted = [name for name in (_GAP, *PREDICTED_FEATURES) if every.index(name) in seen]
+        self._columns = [every.index(name) for name in predicted]
         self._scaling = [seen.index(column) for column in self._columns]
         self._end = model.encoder.index_sizes[0]
         self.name_head = nn.Linear(model.lstm.output_size, self._end + 1)
         self.gap_head = nn.Linear(model.lstm.output_size, 2)
-        self.feature_head = nn.Linear(model.lstm.output_size, len(foretold) - 1)
+        self.feature_head = nn.Linear(model.lstm.output_size, len(predicted) - 1)
 
     def forward(self, batch: Batch) -> Tensor:
-        """Return the negative log likelihood of what came next, summed over all events of the batch."""
+        """Return the negative log likelihood of the next events, summed over all events of the batch."""
         with self._autocast():
             inputs = self.model.inputs(batch.features, batch.indices)
         output = self.unroll(inputs.float(), batch.lengths)
         output = functional.dropout(output, self.model.dropout, self.training)
         ends = batch.lengths.cumsum(0).to(output.device) - 1
         following = torch.roll(batch.indices[:, 0], -1).index_fill(0, ends, self._end)
-        loss: Tensor = functional.cross_entropy(self.name_head(output), following, reduction="sum") + self._nothing()
+        loss: Tensor = (
+            functional.cross_entropy(self.name_head(output), following, reduction="sum") + self._zero_of_all_weights()
+        )
         inside = torch.ones(len(output), dtype=torch.bool, device=output.device).index_fill(0, ends, value=False)
         before = inside.nonzero().squeeze(1)
         if not len(before):
@@ -100,10 +78,10 @@ class NextEvent(Objective):
         total: Tensor = loss + 0.5 * error.square().sum()
         return total
 
-    def _nothing(self) -> Tensor:
-        """Return zero, made of weights that a batch may not need: processes that train together wait for each of them.
+    def _zero_of_all_weights(self) -> Tensor:
+        """Return a zero-valued term that touches every parameter, so that DDP gets a gradient for each.
 
-        The network's head foretells nothing, and where all sessions of a batch have one event nothing follows.
+        The network's own head has no part in this loss. A batch of one-event sessions uses no gap or feature head.
         """
         modules = (self.model.head, self.model.logit, self.gap_head, self.feature_head)
         parts = [parameter.sum() for module in modules for parameter in module.parameters()]

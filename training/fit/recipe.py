@@ -1,11 +1,11 @@
-"""How a network comes to be: foretell the next event, hear what a teacher says, then learn the outcomes.
+"""The first two steps of the training recipe: pre-training and distillation. `training.fit.loop.fit` is the third.
 
-    1. pretraining   the cell learns to foretell each session's next event; no outcome is used
-    2. teaching      boosted trees and a logistic regression that see the cell's output judge each session out of fold
-    3. fitting       all weights go down on the log loss of every prefix, against the teacher's word for the most part
-                     and the outcome for the rest; the epoch that does so best on the validation sessions stays
+    1. pre-training   next-event prediction trains inputs and cell; no outcome is used
+    2. distillation   boosted trees and a logistic regression see the cell's output and give out-of-fold soft targets
+    3. fitting        all weights minimise the log loss of every prefix, mostly against the soft targets and otherwise
+                      against the outcomes; the epoch with the lowest validation loss stays
 
-docs/recipe.md has what each step brought, and what was tried without success.
+docs/recipe.md measures each step, and lists what did not help.
 """
 
 from collections.abc import Callable
@@ -18,21 +18,21 @@ from torch import Tensor
 
 from model.encoder import Encoder
 from model.network import SessionModel
+from training.config import TrainSettings
 from training.data.encoded import Encoded, scaling_of
-from training.data.stages import StageFactory, silent
 from training.fit.checkpoint import Epoch
-from training.fit.distillation import teach
-from training.fit.distributed import ALONE, Workers
+from training.fit.distillation import fit_teacher
 from training.fit.loop import fit
-from training.fit.pretraining import NextEvent
-from training.settings import TrainSettings
+from training.fit.pretraining import NextEventPrediction
+from training.runtime.distributed import SINGLE_PROCESS, Workers
+from training.runtime.progress import StageFactory, null_progress
 
-# Of the sessions that are only foretold, more of like length may stand together: no base rate is learned from them.
+# Pre-training learns no base rate, so its batches may hold sessions of more similar length.
 _PRETRAINING_BUCKET_BATCHES: Final = 8
 
 
 def pretraining_checkpoint(checkpoint: Path) -> Path:
-    """Return where a run that leaves its progress in `checkpoint` leaves that of its pretraining."""
+    """Return the path of the pre-training's checkpoint, for a run whose fit writes `checkpoint`."""
     return checkpoint.with_name(f"{checkpoint.name}.pretraining")
 
 
@@ -47,7 +47,7 @@ def pretrained(
     resume: bool = False,
     identity: dict[str, Any] | None = None,
     progress: Callable[[int, int, Epoch | None], None] | None = None,
-    workers: Workers = ALONE,
+    workers: Workers = SINGLE_PROCESS,
 ) -> SessionModel:
     """Return a new network pre-trained on next-event prediction; arguments as in `training.fit.loop.fit`."""
     torch.manual_seed(settings.fit.seed)
@@ -68,55 +68,55 @@ def pretrained(
             teacher_weight=0.0,
         ),
         device=device,
-        # Of its own, so that a run that broke off later need not foretell again.
+        # A file of its own, so that a run that was interrupted later does not repeat the pre-training.
         checkpoint=None if checkpoint is None else pretraining_checkpoint(checkpoint),
         resume=resume,
         identity=identity,
         progress=progress,
         workers=workers,
-        objective=NextEvent(model, mixed_precision=settings.fit.mixed_precision),
+        objective=NextEventPrediction(model, mixed_precision=settings.fit.mixed_precision),
     )
     return model
 
 
-def taught(
+def add_soft_targets(
     model: SessionModel,
     train: Encoded,
     validation: Encoded,
     settings: TrainSettings,
     *,
     threads: int = 1,
-    stages: StageFactory = silent,
-    workers: Workers = ALONE,
+    stages: StageFactory = null_progress,
+    workers: Workers = SINGLE_PROCESS,
 ) -> str | None:
-    """Give the training sessions their teacher's word, in place, or none where there is to be none.
+    """Set `soft_targets` of both parts in place, or None where the settings or the data allow no teacher.
 
     Args:
-        model: as `pretrained` returns it; outcomes that it had been told would reach the teacher through it.
-        train: training sessions; `teacher` is set.
-        validation: validation sessions; `teacher` is set, by models that did not see the session either.
-        settings: `teacher` and the seed are read.
+        model: as `pretrained` returns it; a model fitted to outcomes would leak them to the teacher.
+        train: training sessions.
+        validation: validation sessions; their soft targets are out of fold too.
+        settings: `teacher`, `fit.teacher_weight` and the seed are read.
         threads: of LightGBM.
         stages: shows progress.
-        workers: the processes of the run; the first one teaches, for all.
+        workers: the processes of the run; the first fits the teacher and broadcasts the soft targets.
 
     Returns:
-        Why there is no teacher though one was asked for; None otherwise.
+        A warning where the settings ask for a teacher and the data has too few buyers; None otherwise.
     """
     asked = settings.teacher
-    train.teacher = validation.teacher = None
+    train.soft_targets = validation.soft_targets = None
     if not asked.folds or not settings.fit.teacher_weight:
         return None
     buyers = int(train.columns.outcome.sum())
     if min(buyers, len(train.columns.outcome) - buyers) < asked.least_buyers:
         return (
-            f"{buyers} buyers among {len(train.columns.outcome)} training sessions are too few for boosted trees to "
-            f"teach by (teacher.least_buyers: {asked.least_buyers}); the network learns from the outcomes alone"
+            f"{buyers} buyers among {len(train.columns.outcome)} training sessions are too few for boosted trees as "
+            f"a teacher (teacher.least_buyers: {asked.least_buyers}); the network learns from the outcomes alone"
         )
-    told: list[Tensor] | None = None
+    soft_targets: list[Tensor] | None = None
     if workers.first:
         with stages("fitting the teacher", 1) as stage:
-            told = teach(
+            soft_targets = fit_teacher(
                 [train, validation],
                 asked,
                 model=model if model.lstm.output_size and settings.pretraining.epochs else None,
@@ -125,5 +125,5 @@ def taught(
                 progress=lambda note: stage(0, note),
             )
             stage(1)
-    train.teacher, validation.teacher = workers.of_the_first(told) or (None, None)
+    train.soft_targets, validation.soft_targets = workers.broadcast(soft_targets) or (None, None)
     return None

@@ -1,20 +1,25 @@
-"""What a training run came to."""
+"""The result of a training run, and its export as an artifact."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from model.artifact import Manifest, manifest_of, save
 from model.network import SessionModel
 from model.summary import DataSummary
-from training.fit.calibration import Calibration
+from training.config import TrainSettings
+from training.data.prepared import PreparedDataset
+from training.evaluation.calibration import Calibration, calibrated_base_rate
 from training.fit.checkpoint import Fit
 
 
 @dataclass(frozen=True, slots=True)
 class Predictions:
-    """What each model said of every prefix of the test sessions, all [N], what became of them, and slices of them."""
+    """Each model's probability for every prefix of the test sessions, with outcomes and slices, [N] each."""
 
     probability: dict[str, NDArray[np.float64]]
     outcome: NDArray[np.float64]
@@ -26,7 +31,7 @@ class Predictions:
 
 @dataclass(frozen=True, slots=True)
 class TrainResult:
-    """What a run came to."""
+    """The fitted model of a run, with its history, test predictions and counts."""
 
     model: SessionModel
     fit: Fit
@@ -38,3 +43,60 @@ class TrainResult:
     warnings: list[str]
     device: str
     inputs: DataSummary
+
+
+def export(
+    result: TrainResult,
+    dataset: PreparedDataset,
+    settings: TrainSettings,
+    metrics: dict[str, Any],
+    path: Path,
+    *,
+    fingerprint: str = "",
+    history: Mapping[str, Any] | None = None,
+    card: Callable[[Manifest], dict[str, Any]] | None = None,
+) -> Manifest:
+    """Write the artifact with its manifest.
+
+    Args:
+        result: of `train`.
+        dataset: the data of the run.
+        settings: the run's settings.
+        metrics: copied into the manifest.
+        path: the artifact.
+        fingerprint: of the data, `training.data.provenance.data_fingerprint`.
+        history: lineage of a warm start, and summary of a search.
+        card: makes the model card of the manifest (`training.report.model_card`).
+
+    Raises:
+        model.artifact.ScriptMismatchError: the script differs from the model that was trained.
+    """
+    described = dataset.to_dict()
+    manifest = manifest_of(
+        result.model,
+        metrics=metrics,
+        data={
+            "source_format": described["source_format"],
+            "clock": described["clock"],
+            "first_time_ms": described["first_time_ms"],
+            "last_time_ms": described["last_time_ms"],
+            "counts": described["counts"],
+            "prepare": described["settings"],
+            "fingerprint": fingerprint,
+            "sessions": result.sessions,
+            "buyers": result.buyers,
+            "base_rate": calibrated_base_rate(result.sessions, result.buyers, result.calibration),
+            "inputs": result.inputs.to_dict(),
+        },
+        training={
+            **asdict(settings),
+            "seconds": round(result.seconds, 1),
+            "device": result.device,
+            "best_epoch": result.fit.best_epoch,
+            "epochs_run": len(result.fit.epochs),
+            **(history or {}),
+        },
+    )
+    if card is not None:
+        manifest = replace(manifest, model_card=card(manifest))
+    return save(result.model, path, manifest)

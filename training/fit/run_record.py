@@ -1,4 +1,4 @@
-"""What a run leaves beside its artifact to be judged and repeated by: `<stem>.config.toml` and `<stem>.run.json`."""
+"""The record of a run beside its artifact, to evaluate and repeat the run: `<stem>.config.toml`, `<stem>.run.json`."""
 
 import hashlib
 import json
@@ -16,10 +16,11 @@ from typing import Any, Final
 
 from model.manifest import Manifest
 from training.config import RunConfig
-from training.data.atomic_write import write_whole
+from training.config_file import to_toml
 from training.data.prepared import PreparedDataset
-from training.data.stages import Stage, StageFactory
 from training.fit.result import TrainResult
+from training.runtime.atomic_write import atomic_write
+from training.runtime.progress import Stage, StageFactory
 
 KIND: Final = "willbuy training run"
 FORMAT_VERSION: Final = 1
@@ -27,24 +28,24 @@ _PACKAGES: Final = ("willbuy", "torch", "numpy", "polars", "scikit-learn", "ligh
 
 
 def config_path(artifact: Path) -> Path:
-    """Return where the settings of an artifact's run are."""
+    """Return the path of the settings of an artifact's run."""
     return artifact.with_name(f"{artifact.stem}.config.toml")
 
 
 def record_path(artifact: Path) -> Path:
-    """Return where the record of an artifact's run is."""
+    """Return the path of the record of an artifact's run."""
     return artifact.with_name(f"{artifact.stem}.run.json")
 
 
 @dataclass(slots=True)
 class Timings:
-    """Seconds of each stage of a run, by its name; a stage that comes again adds up."""
+    """Seconds of each stage of a run by name; repeated stages add up."""
 
     started: datetime = field(default_factory=lambda: datetime.now(UTC))
     seconds: dict[str, float] = field(default_factory=dict)
 
     def watch(self, stages: StageFactory) -> StageFactory:
-        """Return `stages` with every stage's time noted."""
+        """Return `stages` with every stage timed."""
 
         def factory(name: str, steps: int) -> AbstractContextManager[Stage]:
             return self._timed(name, stages(name, steps))
@@ -73,10 +74,10 @@ def write_record(
 
     Args:
         artifact: as written.
-        manifest: its.
-        config: what the run was asked to compute, with what a search chose.
-        dataset: what it was trained on.
-        result: what came of it.
+        manifest: of the artifact.
+        config: of the run, with the settings that a search chose.
+        dataset: the run's data.
+        result: of the run.
         timings: of its stages.
     """
     described = dataset.to_dict()
@@ -111,13 +112,13 @@ def write_record(
         "lineage": manifest.training.get("lineage", []),
         "search": manifest.training.get("search"),
     }
-    write_whole(config_path(artifact), config.to_toml())
-    write_whole(record_path(artifact), json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+    atomic_write(config_path(artifact), to_toml(config))
+    atomic_write(record_path(artifact), json.dumps(record, indent=2, ensure_ascii=False) + "\n")
 
 
 def _command() -> list[str]:
     program = Path(sys.argv[0])
-    # `python -m training` and `python -m app` have their module's file there.
+    # `python -m training` and `python -m app` have `__main__.py` as the program.
     return ["willbuy" if program.name == "__main__.py" else program.name, *sys.argv[1:]]
 
 

@@ -1,9 +1,9 @@
-"""A small search for settings: what `willbuy train --search N` tries before it trains with the best.
+"""Hyperparameter search: `willbuy train --search N` tries N settings and then trains with the best.
 
-Optuna's tree-structured Parzen estimator (Bergstra et al., 2011) proposes, and a trial whose validation loss after some
-epoch is worse than the median of the earlier trials at that epoch is stopped there. The objective is the log loss on
-the validation sessions at the best epoch; the calibration and test sessions are never looked at. Trials run one after
-another and everything is seeded: the same seed on the same data is the same search.
+Optuna's tree-structured Parzen estimator (Bergstra et al., 2011) proposes the settings. Median pruning stops a trial
+whose validation loss after some epoch is worse than the median of the earlier trials at that epoch. The objective is
+the log loss on the validation sessions at the best epoch; calibration and test sessions are not used. Trials run one
+after another with fixed seeds, so the same seed on the same data repeats the search.
 
     setting             tried
     fit.learning_rate   0.0003 to 0.005, by its logarithm
@@ -15,7 +15,7 @@ another and everything is seeded: the same seed on the same data is the same sea
     sizes.head_size     32, 64, 96, 128
     quantile_bins       1, 6, 12, 24
 
-The first trial is the settings as given, and where they lie outside the space they widen it.
+The first trial has the given settings; settings outside the space widen it.
 """
 
 import csv
@@ -31,13 +31,14 @@ from typing import Any, Final
 import optuna
 
 from model.encoder import Encoder
-from training.data.atomic_write import write_whole
-from training.data.stages import StageFactory, silent
+from training.config import TrainSettings
+from training.data.encoded import Encoded
+from training.data.training_set import TrainingError
 from training.fit.checkpoint import Epoch
-from training.fit.loop import Encoded, fit
-from training.fit.recipe import pretrained, taught
-from training.fit.train import TrainingError
-from training.settings import TrainSettings
+from training.fit.loop import fit
+from training.fit.recipe import add_soft_targets, pretrained
+from training.runtime.atomic_write import atomic_write
+from training.runtime.progress import StageFactory, null_progress
 
 RANGES: Final[Mapping[str, tuple[float, float, bool]]] = MappingProxyType(
     {
@@ -47,7 +48,7 @@ RANGES: Final[Mapping[str, tuple[float, float, bool]]] = MappingProxyType(
         "sizes.input_dropout": (0.0, 0.3, False),
     }
 )
-"""Lowest and highest value, and whether it is the logarithm that is drawn evenly."""
+"""Lowest and highest value, and whether the value is drawn on a logarithmic scale."""
 
 CHOICES: Final[Mapping[str, tuple[int, ...]]] = MappingProxyType(
     {
@@ -58,22 +59,22 @@ CHOICES: Final[Mapping[str, tuple[int, ...]]] = MappingProxyType(
     }
 )
 
-_RANDOM_TRIALS: Final = 8  # before the estimator has something to estimate from
+_RANDOM_TRIALS: Final = 8  # random trials before the estimator starts
 _UNPRUNED_TRIALS: Final = 4
 _UNPRUNED_EPOCHS: Final = 2
 
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """One set of settings that was tried.
+    """The result of one trial.
 
     Attributes:
         number: from 0.
         settings: the values tried, by dotted key.
-        state: `complete`, `pruned` (stopped early, worse than the median) or `failed` (the loss was no number).
-        validation_loss: lowest log loss on the validation sessions, nats a prefix; None where it was never a number.
+        state: `complete`, `pruned` (stopped early, worse than the median) or `failed` (the loss was not finite).
+        validation_loss: lowest log loss on the validation sessions, nats a prefix; None where it was never finite.
         epochs: passes over the training sessions.
-        seconds: how long it took.
+        seconds: duration.
     """
 
     number: int
@@ -86,23 +87,23 @@ class Trial:
 
 @dataclass(slots=True)
 class Search:
-    """Tries settings on sessions that are encoded already; call it as `training.fit.train.train`'s `tune`.
+    """Runs trials on encoded sessions; it is a `tune` callback of `training.fit.train.train`.
 
     Attributes:
         base: settings to start from.
-        count: how many to try.
-        table: CSV file of the trials, written anew after each.
+        count: number of trials.
+        table: CSV file of the trials, rewritten after each.
         device: `cpu`, `cuda` or `auto`.
         stages: shows progress.
-        on_better: called with the best settings so far when a trial was better than all before.
-        trials: what was tried so far.
+        on_better: called with the best settings so far, after each trial that improved them.
+        trials: finished trials.
     """
 
     base: TrainSettings
     count: int
     table: Path | None = None
     device: str = "cpu"
-    stages: StageFactory = silent
+    stages: StageFactory = null_progress
     on_better: Callable[[TrainSettings], None] | None = None
     trials: list[Trial] = field(default_factory=list)
 
@@ -119,11 +120,11 @@ class Search:
 
     @property
     def settings(self) -> TrainSettings:
-        """The base with what the best trial changed."""
+        """The base settings with the values of the best trial."""
         return self.base if self.best is None else with_values(self.base, self.best.settings)
 
     def summary(self) -> dict[str, Any]:
-        """Return what a run's record says of its search."""
+        """Return the summary of the search for the run's record."""
         best = self.best
         return {
             "trials": len(self.trials),
@@ -138,7 +139,7 @@ class Search:
         """Run the trials and return the best settings.
 
         Raises:
-            TrainingError: the loss was no number in any trial.
+            TrainingError: the loss was finite in no trial.
         """
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         study = optuna.create_study(
@@ -146,9 +147,9 @@ class Search:
             pruner=optuna.pruners.MedianPruner(_UNPRUNED_TRIALS, _UNPRUNED_EPOCHS),
         )
         study.enqueue_trial(_first(self.base))
-        # One teacher for all trials: what it says hardly depends on what is searched.
+        # One teacher for all trials: its soft targets hardly depend on the searched settings.
         model = pretrained(encoder, train, validation, self.base, device=self.device)
-        taught(model, train, validation, self.base, stages=self.stages)
+        add_soft_targets(model, train, validation, self.base, stages=self.stages)
         epochs = self.base.fit.epochs
         with self.stages("searching settings", self.count * epochs) as show:
             for _ in range(self.count):
@@ -167,7 +168,7 @@ class Search:
                     states = optuna.trial.TrialState
                     study.tell(drawn, state=states.PRUNED if trial.state == "pruned" else states.FAIL)
                 show(len(self.trials) * epochs, self._note())
-                self._leave(before)
+                self._write(before)
         if self.best is None:
             raise TrainingError("the validation loss was never a number in any trial of the search")
         return self.settings
@@ -216,7 +217,7 @@ class Search:
         reached = "" if best is None else f", best {best.validation_loss:.4f} nats (trial {best.number})"
         return f"{len(self.trials)} of {self.count} trials{reached}"
 
-    def _leave(self, before: Trial | None) -> None:
+    def _write(self, before: Trial | None) -> None:
         if self.table is not None:
             write_trials(self.table, self.trials)
         if self.on_better is not None and self.best is not before:
@@ -244,7 +245,7 @@ def write_trials(path: Path, trials: list[Trial]) -> None:
             [trial.number, trial.state, trial.validation_loss, trial.epochs, trial.seconds]
             + [trial.settings[key] for key in (*RANGES, *CHOICES)]
         )
-    write_whole(path, text.getvalue())
+    atomic_write(path, text.getvalue())
 
 
 def _value(settings: TrainSettings, key: str) -> float:
@@ -255,7 +256,7 @@ def _value(settings: TrainSettings, key: str) -> float:
 
 
 def _first(base: TrainSettings) -> dict[str, float]:
-    """Return the base's own values, as the first trial; what has no logarithm starts at the range's lower end."""
+    """Return the base's values for the first trial; a value without a logarithm becomes the range's lower end."""
     values = {key: _value(base, key) for key in CHOICES}
     for key, (low, _, logarithmic) in RANGES.items():
         value = _value(base, key)

@@ -16,37 +16,20 @@ from model.encoder import Encoder
 from model.network import SessionModel
 from model.summary import DataSummary, summarise
 from training.baselines import base_rate_by_position, lightgbm_on_aggregates
+from training.config import PARTS, StorageBudget, TrainSettings
 from training.data.dataset import Columns
 from training.data.encoded import Encoded
 from training.data.prepared import PreparedDataset
-from training.data.sessions import PARTS, split
-from training.data.stages import Stage, StageFactory, silent
-from training.data.training_set import Room, TrainingData, TrainingError, load
+from training.data.sessions import split
+from training.data.training_set import TrainingData, TrainingError, load
+from training.evaluation.calibration import Calibration, fit_calibration
 from training.evaluation.slices import items_of, slices_of
-from training.fit.calibration import Calibration, fit_calibration
 from training.fit.checkpoint import Epoch, Fit
-from training.fit.distributed import ALONE, Workers, device_of
-from training.fit.export import export
 from training.fit.loop import Progress, evaluate_loss, fit, logits
-from training.fit.recipe import pretrained, taught
+from training.fit.recipe import add_soft_targets, pretrained
 from training.fit.result import Predictions, TrainResult
-from training.settings import TrainSettings
-
-__all__ = [
-    "BASE_RATE",
-    "LIGHTGBM",
-    "WILLBUY",
-    "Predictions",
-    "Stage",
-    "StageFactory",
-    "TrainResult",
-    "TrainingError",
-    "Tune",
-    "export",
-    "parts_of",
-    "silent",
-    "train",
-]
+from training.runtime.distributed import SINGLE_PROCESS, Workers, device_of
+from training.runtime.progress import Stage, StageFactory, null_progress
 
 WILLBUY: Final = "willbuy"
 LIGHTGBM: Final = "LightGBM"
@@ -70,49 +53,49 @@ def train(
     threads: int = 1,
     checkpoint: Path | None = None,
     resume: bool = False,
-    stages: StageFactory = silent,
+    stages: StageFactory = null_progress,
     start: SessionModel | None = None,
     tune: Tune | None = None,
-    room: Room | None = None,
-    workers: Workers = ALONE,
+    budget: StorageBudget | None = None,
+    workers: Workers = SINGLE_PROCESS,
 ) -> TrainResult:
     """Train on prepared sessions.
 
     Args:
         dataset: prepared sessions.
-        settings: what to compute.
+        settings: of the run.
         device: `cpu`, `cuda` or `auto`.
-        threads: of torch and LightGBM. One is quickest for a small network on shared cores; another number sums in
-            another order, which shows in the last digits.
-        checkpoint: file to resume from later; written after each epoch.
-        resume: go on from it.
+        threads: of torch and LightGBM. One is quickest for a small network on shared cores. Another number changes the
+            order of sums, and so the last digits.
+        checkpoint: file to write after each epoch.
+        resume: continue from the checkpoint.
         stages: shows progress.
-        start: an earlier model to go on from, in place: its vocabularies, scaling and sizes stay, and its weights too
-            unless an epoch is better on the validation sessions.
-        tune: asked once, when the sessions are encoded, which settings to fit with.
-        room: where encoded sessions are kept; what is computed does not depend on it.
-        workers: the processes of the run, of which only the first compares with LightGBM.
+        start: an earlier model to continue from, in place. Its vocabularies, scaling and sizes stay; its weights
+            change only where an epoch has a lower validation loss.
+        tune: called once with the encoded sessions; returns the settings to fit with.
+        budget: where encoded sessions are kept; the result does not depend on it.
+        workers: the processes of the run; only the first compares with LightGBM.
 
     Raises:
         TrainingError: a part of the data lacks buyers or non-buyers, or a property is not in the data.
-        training.data.leaks.LeakError: an input tells what is not known yet.
-        training.fit.checkpoint.CheckpointError: the checkpoint does not fit this run.
-        training.fit.distributed.WorkerError: another process of the run is gone.
-        OSError: there is no room for the encoded sessions.
-        training.fit.distributed.DeviceError: there is no such device.
+        training.data.leaks.LeakError: an input contains information from the future.
+        training.fit.checkpoint.CheckpointError: the checkpoint is of another run.
+        training.runtime.distributed.WorkerError: another process of the run was lost.
+        OSError: the disk is full.
+        training.runtime.distributed.DeviceError: there is no such device.
     """
     started = time.perf_counter()
     torch.set_num_threads(threads)
     device = device_of(device, workers)
     encoder = None if start is None else start.encoder
-    data = load(dataset, settings, encoder=encoder, room=room, stages=stages, workers=workers)
+    data = load(dataset, settings, encoder=encoder, budget=budget, stages=stages, workers=workers)
     if tune is not None:
         settings = tune(data.encoder, data.parts["train"], data.parts["validation"])
     run = _Run(data, settings, device, checkpoint, resume, stages, workers)
-    untaught = None
+    teacher_warning = None
     if start is None:
         model = run.pretrain()
-        untaught = taught(
+        teacher_warning = add_soft_targets(
             model,
             data.parts["train"],
             data.parts["validation"],
@@ -123,14 +106,14 @@ def train(
         )
         outcome = run.fit(model, math.inf)
     else:
-        # An earlier model has learned all that, on more sessions; its weights stay where nothing better is found.
+        # An earlier model has had pre-training and distillation; its weights stay unless an epoch beats them.
         model = start
         outcome = run.fit(model, evaluate_loss(start.to(device), data.parts["validation"], device, workers))
     if not math.isfinite(outcome.best_loss):
         raise TrainingError("the validation loss was never a number; a smaller --learning-rate may help")
     warnings = [*data.warnings, *_sampled(data, settings)]
-    if untaught is not None:
-        warnings.append(untaught)
+    if teacher_warning is not None:
+        warnings.append(teacher_warning)
     calibration = _calibrate(model, data.sample("calibration", settings), warnings)
     compare = settings.lightgbm and workers.first
     return TrainResult(
@@ -148,7 +131,7 @@ def train(
 
 
 def _inputs(data: TrainingData) -> DataSummary:
-    """Return what the training sessions look like to the model, for the service to compare live ones with."""
+    """Return the distribution of the training inputs, with which the service detects drift."""
     encoded = data.parts["train"]
     return summarise(
         encoded.features, encoded.indices[:, 0], data.encoder.feature_names, sessions=data.sessions["train"]
@@ -157,7 +140,7 @@ def _inputs(data: TrainingData) -> DataSummary:
 
 @dataclass(frozen=True, slots=True)
 class _Run:
-    """What both fits of a run have in common, as in `train`."""
+    """The arguments that pre-training and fit share, as in `train`."""
 
     data: TrainingData
     settings: TrainSettings
@@ -168,10 +151,10 @@ class _Run:
     workers: Workers
 
     def pretrain(self) -> SessionModel:
-        """Return a new model that foretells events; one that is fresh, where the settings ask for no more."""
+        """Return a new model after pre-training, or with its initial weights where there are no epochs of it."""
         epochs = self.settings.pretraining.epochs
         sessions = len(self.data.parts["train"].columns.outcome)
-        with self.stages("learning what comes next", epochs * sessions) if epochs else silent("", 0) as stage:
+        with self.stages("learning what comes next", epochs * sessions) if epochs else null_progress("", 0) as stage:
             return pretrained(
                 self.data.encoder,
                 self.data.parts["train"],
@@ -204,8 +187,8 @@ class _Run:
                 workers=self.workers,
             )
 
-    def _identity(self, beside: dict[str, Any]) -> dict[str, Any]:
-        """Return what must be equal for a checkpoint to fit this run."""
+    def _identity(self, further: dict[str, Any]) -> dict[str, Any]:
+        """Return the facts that a checkpoint's run and this run must share."""
         if self.checkpoint is None:
             return {}
         encoder = self.data.encoder
@@ -220,7 +203,7 @@ class _Run:
             "processes": self.workers.count,
             "training sessions": _digest(self.data.parts["train"].columns),
             "validation sessions": _digest(self.data.parts["validation"].columns),
-            **beside,
+            **further,
         }
 
 
@@ -237,7 +220,7 @@ def _shown(stage: Stage, sessions: int) -> Progress:
 
 
 def _digest(columns: Columns) -> str:
-    """Return a digest of everything that is learned from."""
+    """Return a digest of the training inputs and outcomes."""
     digest = hashlib.sha256()
     for session_id in columns.session_id:
         digest.update(f"{session_id}\n".encode())
@@ -247,15 +230,16 @@ def _digest(columns: Columns) -> str:
 
 
 def _sampled(data: TrainingData, settings: TrainSettings) -> list[str]:
-    """Say of which parts only a sample is looked at once the network is fitted."""
+    """Return a warning that names the parts represented by a sample."""
     large = [part for part in PARTS if len(data.parts[part].features) > settings.sample_events]
     if not large:
         return []
-    told = (
-        f"the network was fitted on all sessions; for calibration, LightGBM and this report, random sessions with "
-        f"{settings.sample_events:,} events (sample_events) stand for each of these parts: {', '.join(large)}"
-    )
-    return [told]
+    return [
+        (
+            f"the network was fitted on all sessions; for calibration, LightGBM and this report, random sessions with "
+            f"{settings.sample_events:,} events (sample_events) represent each of these parts: {', '.join(large)}"
+        )
+    ]
 
 
 def _calibrate(model: SessionModel, data: Encoded, warnings: list[str]) -> Calibration | None:
@@ -264,7 +248,7 @@ def _calibrate(model: SessionModel, data: Encoded, warnings: list[str]) -> Calib
         index = data.columns.session_index().numpy()
         calibration = fit_calibration(logits(model, data).numpy(), data.columns.outcome.numpy()[index], index)
     if calibration is None:
-        # A new model's is the identity, that of one that was gone on from is nearer to right than none.
+        # A new model has the identity; an earlier model's calibration is closer to right than the identity.
         earlier = float(model.temperature) != 1.0 or float(model.bias) != 0.0
         kept = "the earlier model's calibration stays" if earlier else "the logits are used as they are"
         warnings.append(f"too few sessions of either outcome to calibrate on: {kept}")

@@ -1,9 +1,9 @@
-"""Going on from an earlier model on newer data: `willbuy train --from ARTIFACT`.
+"""Warm start: `willbuy train --from ARTIFACT` continues from an earlier model on newer data.
 
-Vocabularies, scaling and sizes are the artifact's, so that its weights fit; words that the newer data has and the
-artifact has not stay "other". The learning rate is lower by default, an epoch is kept only if it is better on the new
-validation sessions than the model was before, and the calibration is fitted anew on the new calibration sessions. Older
-data is not mixed in: sessions of the newer log alone are learned from.
+Vocabularies, scaling and sizes are the artifact's, so that its weights fit; new words of the newer data count as
+"other". The learning rate is lower by default. An epoch is kept only if it improves the model's loss on the new
+validation sessions. The calibration is fitted again on the new calibration sessions. Only sessions of the newer log are
+used; older data is not mixed in.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,38 +15,38 @@ import torch
 
 from model.artifact import ArtifactCorruptError, Manifest, load
 from model.encoder import Encoder
-from model.network import FeatureScaling, NetworkSizes, SessionModel
-from training.config import RunConfig
+from model.network import FeatureScaling, SessionModel
+from model.sizes import NetworkSizes
+from training.config import RunConfig, TrainSettings
 from training.data.dataset import words_by_sessions
 from training.data.prepared import PreparedDataset
 from training.fit.train import parts_of
-from training.settings import TrainSettings
 
 LEARNING_RATE_SHARE: Final = 0.5
-"""The learning rate of a warm start as a share of the usual one, where neither file nor flag sets it."""
+"""Learning rate of a warm start as a share of the default, where neither file nor flag sets it."""
 
 NOT_BETTER: Final = (
     "no epoch was better on the new validation sessions than the earlier model: its weights stay, calibrated anew"
 )
 
-# What may be chosen anew: the weights fit whatever is dropped while training.
+# Sizes that may change, as the weights' shapes do not depend on dropout.
 _FREE_SIZES: Final = frozenset({"dropout", "input_dropout"})
 
 
 class WarmStartError(ValueError):
-    """The artifact and the newer data, or the settings, do not fit; the message says what does not."""
+    """The newer data or the settings do not fit the artifact; the message names the mismatch."""
 
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """An earlier model as training needs it: its weights, and what its artifact said of itself."""
+    """An earlier model: eager module and manifest."""
 
     model: SessionModel
     manifest: Manifest
 
 
 def read_start(path: Path) -> Start:
-    """Read an artifact and give its model back as it was before scripting.
+    """Read an artifact and return its model as it was before scripting.
 
     Raises:
         model.artifact.ArtifactError: the file cannot be used.
@@ -56,7 +56,7 @@ def read_start(path: Path) -> Start:
 
 
 def eager_model(module: torch.jit.ScriptModule, manifest: Manifest) -> SessionModel:
-    """Return the model whose script this is: same weights, buffers and calibration, open to training.
+    """Return the eager model of a script, with the same weights, buffers and calibration.
 
     Raises:
         ArtifactCorruptError: manifest and script are not of one model.
@@ -73,7 +73,7 @@ def eager_model(module: torch.jit.ScriptModule, manifest: Manifest) -> SessionMo
         )
         sizes = NetworkSizes(**manifest.sizes)
         features = len(encoder.feature_names)
-        # Only the bins' number matters here, and that they are of features the network sees: the values come below.
+        # Only the number and the features of the bins matter here; `load_state_dict` sets the values.
         seen = range(features) if sizes.aggregates else encoder.features_of_the_event()
         scaling = replace(
             FeatureScaling.identity(features),
@@ -89,10 +89,10 @@ def eager_model(module: torch.jit.ScriptModule, manifest: Manifest) -> SessionMo
 
 
 def warm_config(config: RunConfig, manifest: Manifest) -> RunConfig:
-    """Return the configuration with what the artifact decides, and a lower learning rate unless one was chosen.
+    """Return the configuration with the artifact's fixed settings, and a lower learning rate unless one was chosen.
 
     Raises:
-        WarmStartError: file or flags ask for something else than the artifact is; the message names the setting.
+        WarmStartError: file or flags contradict the artifact; the message names the setting.
     """
     train = config.train
     sizes = NetworkSizes(**manifest.sizes)
@@ -121,10 +121,10 @@ def warm_config(config: RunConfig, manifest: Manifest) -> RunConfig:
 
 
 def check_fits(start: Start, dataset: PreparedDataset) -> list[str]:
-    """Return what to warn of before going on with this data.
+    """Return warnings about continuing with this data.
 
     Raises:
-        WarmStartError: the data lacks something that the model looks at, or has it in another kind.
+        WarmStartError: the data lacks an input of the model, or has another kind of it.
     """
     check_properties(start.manifest, dataset)
     if start.manifest.calendar != (dataset.clock == "calendar"):
@@ -137,7 +137,7 @@ def check_fits(start: Start, dataset: PreparedDataset) -> list[str]:
 
 
 def check_properties(manifest: Manifest, dataset: PreparedDataset) -> None:
-    """Refuse data without the properties that a model looks at.
+    """Refuse data without the properties that a model uses.
 
     Raises:
         WarmStartError: one is missing, or of another kind; the message names it.
@@ -155,12 +155,12 @@ def check_properties(manifest: Manifest, dataset: PreparedDataset) -> None:
 
 
 def words_left_out(start: Start, dataset: PreparedDataset, settings: TrainSettings) -> list[str]:
-    """Return a warning for each column with words that would be known by name, had the training started anew.
+    """Return a warning for each column with frequent words that a new training would know and the artifact does not.
 
     Args:
         start: the earlier model.
         dataset: the newer data.
-        settings: how it is split, and how frequent a word must be to count.
+        settings: split and vocabulary limits.
     """
     manifest, limits = start.manifest, settings.vocabulary
     training_ids = parts_of(dataset, settings.fractions, settings.split_seed)["train"]

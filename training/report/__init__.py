@@ -1,7 +1,8 @@
 """What predictions came to, for people: a table in the terminal, one HTML page, and the same as JSON."""
 
+from training.config import Assumptions
 from training.report.build import FEW_BUYERS, build_report
-from training.report.content import Assumptions, Histogram, Report, write_json
+from training.report.content import Histogram, Report, write_json
 from training.report.page import write_html
 from training.report.terminal import console_table
 

@@ -7,15 +7,14 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from training.config import EVALUATE_RESAMPLES, Assumptions
 from training.evaluation.alarms import Earliness, Rule, earliness, peaks_of, profit_curve
 from training.evaluation.evaluate import score_rows
 from training.evaluation.ladder import Rung, steps_of
-from training.evaluation.metrics import PREFIX_LENGTHS, checked
+from training.evaluation.metrics import PREFIX_LENGTHS, ReliabilityPoint, checked, reliability
 from training.evaluation.prefixes import Prefixes, prefixes_of
-from training.evaluation.reliability import ReliabilityPoint, reliability
-from training.evaluation.resampling import DEFAULT_RESAMPLES
 from training.fit.checkpoint import Epoch
-from training.report.content import OPTIMUM, Assumptions, Histogram, Report
+from training.report.content import OPTIMUM, Histogram, Report
 
 FEW_BUYERS: Final = 300
 """With fewer buyers a report warns: an AUC's 95 % interval may then be wider than about 0.03 to either side."""
@@ -42,7 +41,7 @@ def build_report(
     warnings: Sequence[str] = (),
     notes: Sequence[str] = (),
     created: datetime | None = None,
-    resamples: int = DEFAULT_RESAMPLES,
+    resamples: int = EVALUATE_RESAMPLES,
     seed: int = 0,
     progress: Callable[[int], None] | None = None,
 ) -> Report:
@@ -59,14 +58,14 @@ def build_report(
         settings: facts of the run.
         assumptions: of earliness and profit.
         rungs: which of the models are rungs of the ladder.
-        epochs: what training came to.
+        epochs: of the training.
         optimum: (N,) exact posterior of the same prefixes, for synthetic data.
-        warnings: shown first; one on too few buyers is added here.
-        notes: what was done.
+        warnings: shown first; a warning about too few buyers is added here.
+        notes: how the predictions were made.
         created: now by default.
         resamples: of the bootstrap.
         seed: of the bootstrap.
-        progress: called with the number of resamples of the scores that are done.
+        progress: called with the number of finished resamples of the scores.
 
     Raises:
         ValueError: no model, no prefix, or arrays that do not fit together; the message names which.
@@ -74,14 +73,14 @@ def build_report(
     if not predictions:
         raise ValueError("predictions: at least one model is needed")
     prefixes = prefixes_of(outcome, prefix_length, session_index, slices)
-    said = {name: checked(prefixes.outcome, chance)[1] for name, chance in predictions.items()}
+    by_model = {name: checked(prefixes.outcome, chance)[1] for name, chance in predictions.items()}
     truth = {} if optimum is None else {OPTIMUM: checked(prefixes.outcome, optimum)[1]}
-    names = list(said)
-    if truth.keys() & said.keys():
+    names = list(by_model)
+    if truth.keys() & by_model.keys():
         raise ValueError(f"predictions: no model may be named {OPTIMUM!r}")
     assumed = assumptions or Assumptions()
     buyers = int(prefixes.session_outcome.sum())
-    steps = {name: rung for name, rung in (rungs or {}).items() if name in said}
+    steps = {name: rung for name, rung in (rungs or {}).items() if name in by_model}
     return Report(
         title=title,
         created=created or datetime.now(UTC),
@@ -90,19 +89,19 @@ def build_report(
         dataset=dict(dataset or {}),
         settings=dict(settings or {}),
         names=names,
-        rows=score_rows(prefixes, said | truth, resamples=resamples, seed=seed, progress=progress),
+        rows=score_rows(prefixes, by_model | truth, resamples=resamples, seed=seed, progress=progress),
         resamples=resamples,
-        reliability={name: reliability(prefixes.outcome, said[name]) for name in names},
-        reliability_by_length=_reliability_by_length(prefixes, said[names[0]]),
-        histogram=_histogram(prefixes.outcome, said[names[0]]),
-        earliness=_earliness(prefixes, said | truth, assumed, resamples, seed),
+        reliability={name: reliability(prefixes.outcome, by_model[name]) for name in names},
+        reliability_by_length=_reliability_by_length(prefixes, by_model[names[0]]),
+        histogram=_histogram(prefixes.outcome, by_model[names[0]]),
+        earliness=_earliness(prefixes, by_model | truth, assumed, resamples, seed),
         assumptions=assumed,
         profit={
             name: profit_curve(peaks_of(prefixes, chance), assumed.offer, resamples=resamples, seed=seed)
-            for name, chance in said.items()
+            for name, chance in by_model.items()
         },
         rungs=steps,
-        ladder=steps_of(prefixes, said, steps, resamples=resamples, seed=seed),
+        ladder=steps_of(prefixes, by_model, steps, resamples=resamples, seed=seed),
         epochs=list(epochs),
         warnings=[*warnings, *_few_buyers(prefixes.sessions, buyers)],
         notes=list(notes),
@@ -136,7 +135,7 @@ def _reliability_by_length(prefixes: Prefixes, probability: NDArray[np.float64])
 
 def _earliness(
     prefixes: Prefixes,
-    said: Mapping[str, NDArray[np.float64]],
+    by_model: Mapping[str, NDArray[np.float64]],
     assumed: Assumptions,
     resamples: int,
     seed: int,
@@ -144,8 +143,8 @@ def _earliness(
     if not prefixes.outcome.any():
         return {}
     rules: dict[Rule, float] = {"precision": assumed.precision, "alarm share": assumed.alarm_share}
-    peaks = {name: peaks_of(prefixes, chance) for name, chance in said.items()}
+    peaks = {name: peaks_of(prefixes, chance) for name, chance in by_model.items()}
     return {
-        rule: {name: earliness(peaks[name], rule, target, resamples=resamples, seed=seed) for name in said}
+        rule: {name: earliness(peaks[name], rule, target, resamples=resamples, seed=seed) for name in by_model}
         for rule, target in rules.items()
     }

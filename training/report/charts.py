@@ -17,14 +17,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from training.evaluation.reliability import ReliabilityPoint
+from training.evaluation.metrics import ReliabilityPoint
 from training.fit.checkpoint import Epoch
 
 PALETTE: Final = ("#2b6cd9", "#dd7a27", "#8b93a1", "#1f9e83", "#b257cc", "#c4a114", "#d1495b", "#5aa9c4")
-"""Colours of the models, in their order; told apart also by most who see fewer colours."""
+"""Colours of the models, in their order; most colour-blind readers can distinguish them."""
 
 OPTIMUM_COLOUR: Final = "#000001"
-"""Stands for the page's text colour in every chart, also in that of the best possible answer."""
+"""Placeholder of the page's text colour in every chart, also for the best possible predictions."""
 
 # Any: matplotlib types the keys of its settings one by one.
 _STYLE: Final[Any] = {
@@ -70,7 +70,7 @@ class Line:
 
 
 def lines_by_length(lengths: Sequence[str], lines: Sequence[Line], *, quantity: str, percent: bool = False) -> Markup:
-    """Draw a quantity over numbers of events, the first line on top; what is undefined is left out."""
+    """Draw a quantity over numbers of events, the first line on top; undefined values are left out."""
     with mpl.rc_context(_STYLE):
         figure, axes = _figure()
         # Places rather than values: lengths are spaced for reading, and the short ones matter most.

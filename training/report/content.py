@@ -1,25 +1,103 @@
-"""What a report says: scores of every model, how they compare, and what a reader must be warned of."""
+"""The content of a report: scores of every model, differences and warnings; and how scores are formatted."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
-from training.evaluation.alarms import Earliness, Offer, ProfitCurve
+from training.config import Assumptions
+from training.evaluation.alarms import Earliness, ProfitCurve
 from training.evaluation.evaluate import Row
 from training.evaluation.ladder import Rung, Step
-from training.evaluation.metrics import ScoreRow, Scores
+from training.evaluation.metrics import ReliabilityPoint, ScoreRow, Scores
 from training.evaluation.prefixes import LAST, PER_SESSION, POOLED
-from training.evaluation.reliability import ReliabilityPoint
 from training.evaluation.resampling import Estimate
 from training.fit.checkpoint import Epoch
 
-OPTIMUM: Final = "best possible"
-"""Under this name stands the exact posterior of synthetic data."""
+NONE: Final = "–"  # noqa: RUF001 - an en dash, as tables have it
+_MINUS: Final = "\u2212"
 
-DEFAULT_PRECISION: Final = 0.5
-DEFAULT_ALARM_SHARE: Final = 0.1
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """How a score is shown; `field` is its name in `training.evaluation.metrics.Scores`."""
+
+    field: str
+    name: str
+    higher_is_better: bool
+    digits: int
+    meaning: str
+
+    def text(self, found: Estimate) -> str:
+        """Return the value as shown; a dash where it is undefined."""
+        return number(found.value, self.digits)
+
+    def interval(self, found: Estimate) -> str:
+        """Return the 95 % interval as shown; empty where there is none."""
+        return interval(found, self.digits)
+
+    def best(self, row: Sequence[Estimate]) -> list[bool]:
+        """Return which of the models' values are the best of the row, at the shown precision."""
+        shown = [None if found.value is None else round(found.value, self.digits) for found in row]
+        known = [value for value in shown if value is not None]
+        if len(row) < 2 or not known:  # noqa: PLR2004 - nothing to compare with
+            return [False] * len(row)
+        best = max(known) if self.higher_is_better else min(known)
+        return [value == best for value in shown]
+
+    def verdict(self, difference: Estimate) -> str:
+        """Return `better`, `worse` or `same` from the interval of a difference."""
+        if difference.low is None or difference.high is None or difference.low <= 0.0 <= difference.high:
+            return "same"
+        return "better" if (difference.low > 0.0) == self.higher_is_better else "worse"
+
+
+METRICS: Final = (
+    Metric("auc", "AUC", True, 3, "chance that a buyer is ranked above a non-buyer; 0.5 is guessing"),
+    Metric("average_precision", "Average precision", True, 3, "over all thresholds; guessing gives the base rate"),
+    Metric("log_loss", "Log loss", False, 4, "surprise at what happened, in nats; punishes confident mistakes"),
+    Metric(
+        "log_loss_skill", "Skill", True, 3, "share of the loss of saying the base rate at that position that is gone"
+    ),
+    Metric("brier", "Brier score", False, 4, "mean squared error of the probability"),
+    Metric("calibration_error", "Calibration error", False, 4, "mean distance of predicted and observed share"),
+    Metric("lift", "Lift in the top decile", True, 2, "how many times as often the top 10 % bought as all did"),
+)
+
+
+def metric(field: str) -> Metric:
+    """Return the metric of that field."""
+    return next(found for found in METRICS if found.field == field)
+
+
+def number(value: float | None, digits: int, *, sign: bool = False) -> str:
+    """Return a number as shown; a dash where there is none."""
+    if value is None:
+        return NONE
+    return f"{value:{'+' if sign else ''}.{digits}f}".replace("-", _MINUS)
+
+
+def percent(value: float | None, digits: int = 1) -> str:
+    """Return a share as a percentage; a dash where there is none."""
+    return NONE if value is None else f"{value:.{digits}%}"
+
+
+def interval(found: Estimate, digits: int, *, sign: bool = False) -> str:
+    """Return an interval as shown; empty where there is none."""
+    if found.low is None or found.high is None:
+        return ""
+    return f"{number(found.low, digits, sign=sign)} to {number(found.high, digits, sign=sign)}"
+
+
+def row_facts(row: Row) -> tuple[str, str, str]:
+    """Return a row's name, number of prefixes and share of buyers, as shown."""
+    return row.name, f"{row.count:,}", percent(row.base_rate.value)
+
+
+OPTIMUM: Final = "best possible"
+"""Name of the exact posterior of synthetic data."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,28 +110,8 @@ class Histogram:
 
 
 @dataclass(frozen=True, slots=True)
-class Assumptions:
-    """What a report has to be told, as no log says it.
-
-    Attributes:
-        offer: what a contact earns and costs.
-        precision: share of alarmed sessions that shall buy, for the first table of earliness.
-        alarm_share: share of the sessions that shall be alarmed, for the second.
-    """
-
-    offer: Offer = field(default_factory=Offer)
-    precision: float = DEFAULT_PRECISION
-    alarm_share: float = DEFAULT_ALARM_SHARE
-
-    def __post_init__(self) -> None:
-        for name in ("precision", "alarm_share"):
-            if not 0.0 < getattr(self, name) < 1.0:
-                raise ValueError(f"{name}: expected a share above 0 and below 1, not {getattr(self, name)}")
-
-
-@dataclass(frozen=True, slots=True)
 class Report:
-    """All that a report shows. The first of `names` is its subject; the others are what it is compared with.
+    """All content of a report. The first of `names` is the subject; the others are compared with it.
 
     Attributes:
         title: the report's heading.
@@ -72,11 +130,11 @@ class Report:
         assumptions: of earliness and profit.
         profit: by model.
         rungs: which of the models are rungs of the ladder.
-        ladder: what memory, gates and aggregates buy, where there are models that differ in just these.
+        ladder: the gain by memory, gates and aggregates, where models differ in just one of them.
         model_card: of the subject.
-        epochs: what training came to; may be empty.
-        warnings: what a reader must know before believing the numbers.
-        notes: what was done to get them.
+        epochs: of the training; may be empty.
+        warnings: reasons to doubt the numbers.
+        notes: how the numbers were computed.
     """
 
     title: str
@@ -108,7 +166,7 @@ class Report:
 
     @property
     def has_optimum(self) -> bool:
-        """Whether the best possible answer is known."""
+        """Whether the best possible predictions are known."""
         return OPTIMUM in self.pooled.scores
 
     @property
@@ -142,7 +200,7 @@ class Report:
 
     @property
     def optimum(self) -> list[ScoreRow] | None:
-        """The same of the best possible answer, where it is known."""
+        """Scores without intervals of the best possible predictions, where they are known."""
         return self._score_rows(OPTIMUM) if self.has_optimum else None
 
     @property
@@ -174,7 +232,7 @@ class Report:
 
 
 def write_json(path: Path, report: Report) -> None:
-    """Write the report as JSON: see `Report.to_dict`; the moment in RFC 3339, what is undefined as null."""
+    """Write the report as JSON: see `Report.to_dict`; times in RFC 3339, undefined values as null."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(
         json.dumps(report.to_dict(), indent=2, allow_nan=False, ensure_ascii=False, default=str) + "\n",

@@ -1,7 +1,7 @@
-"""The model card: what a model is for, how good it is, and what it is not, as plain JSON for the manifest.
+"""The model card: a model's intended use, quality and limits, as plain JSON for the manifest.
 
 After Mitchell et al. (2019, doi:10.1145/3287560.3287596), "Model Cards for Model Reporting". Numbers come from the
-report's rows, and a reader who wants to doubt them finds here how to repeat them.
+report's rows; the card also has the command, seeds and versions that repeat them.
 """
 
 from collections.abc import Mapping
@@ -117,13 +117,13 @@ def _split(data: Mapping[str, Any], training: Mapping[str, Any]) -> str:
     shares = training.get("fractions")
     if shares is None:
         return "unknown"
-    told = ", ".join(
+    shares_by_part = ", ".join(
         f"{share:.0%} {part}"
         for share, part in zip(shares, ("training", "validation", "calibration", "test"), strict=True)
     )
     if data.get("clock") == "session":
-        return f"whole sessions by a hash of their id, as the log has no calendar time: {told}"
-    return f"whole sessions by their start, training earliest and test latest: {told}"
+        return f"whole sessions by a hash of their id, as the log has no calendar time: {shares_by_part}"
+    return f"whole sessions by their start, training earliest and test latest: {shares_by_part}"
 
 
 def _calibration(manifest: Manifest, report: Report) -> dict[str, Any]:

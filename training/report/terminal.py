@@ -7,10 +7,9 @@ from rich.table import Table
 from rich.text import Text
 
 from training.evaluation.prefixes import POOLED
-from training.report.content import OPTIMUM, Report
-from training.report.wording import METRICS, row_facts
+from training.report.content import METRICS, OPTIMUM, Report, row_facts
 
-# Eighty columns have no room for the skill, which the log loss already tells, nor for the lift; the page shows both.
+# Eighty columns do not fit the skill, which follows from the log loss, and the lift; the page shows both.
 TERMINAL_METRICS: Final = tuple(metric for metric in METRICS if metric.field not in {"log_loss_skill", "lift"})
 _MOST_BY_LENGTH: Final = 4
 _HEADINGS: Final = {
@@ -39,7 +38,7 @@ def console_table(report: Report) -> Table:
     table.add_column("model", no_wrap=True)
     for metric in TERMINAL_METRICS:
         table.add_column(_HEADINGS[metric.field], justify="right", no_wrap=True)
-    # Of many models, the lengths are for the page.
+    # With many models, only the page has the lengths.
     few = len(report.names) <= _MOST_BY_LENGTH
     for row in [*(report.by_length if few else []), report.pooled]:
         best = {

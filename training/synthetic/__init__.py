@@ -1,6 +1,6 @@
 """A synthetic shop: sessions from a known hidden process, and the exact best answer for each prefix of them.
 
-`process` says what the shop does, `sample` draws from it, `posterior` inverts it, `log` turns both into tables.
+`process` has the shop's probabilities, `sample` draws from it, `posterior` inverts it, `log` turns both into tables.
 """
 
 from training.synthetic.log import DEFAULT_START, SyntheticLog, generate, sessions, write

@@ -1,4 +1,4 @@
-"""Turn drawn sessions into what the rest of the project reads: an event table with the truth beside it, or events."""
+"""From drawn sessions to an event table with its exact posterior, or to events."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,15 +18,15 @@ from training.synthetic.sample import Index, Traces, sample
 from training.synthetic.shape import ShopShape
 
 DEFAULT_START: Final = datetime(2026, 1, 1, tzinfo=UTC)
-# Sessions are drawn in chunks, which bounds what is in memory beside the result to some hundred MB.
+# Sessions are drawn in chunks, which bounds the memory besides the result to some hundred MB.
 _CHUNK_SESSIONS: Final = 4_096
 _CHUNK_EVENTS: Final = 1_600_000
-_STREAM_CHUNK_SESSIONS: Final = 256  # the first session of a stream should not wait for thousands
+_STREAM_CHUNK_SESSIONS: Final = 256  # small, so that a stream's first session comes soon
 
 
 @dataclass(frozen=True, slots=True)
 class SyntheticLog:
-    """A log and the truth about it.
+    """A log and its exact posterior.
 
     Attributes:
         events: one row an event in the canonical event table (docs/event-table.md), purchases included, by time.
@@ -43,7 +43,7 @@ def generate(shape: ShopShape, sessions: int, seed: int, start: datetime = DEFAU
     """Return a log of `sessions` sessions. The same arguments give the same log, with the same release of NumPy.
 
     Args:
-        shape: what the shop is like.
+        shape: of the shop.
         sessions: how many sessions, at least one.
         seed: not negative; other seeds give other visitors of the same shop.
         start: the log's start, with a time zone.
@@ -73,7 +73,7 @@ def generate(shape: ShopShape, sessions: int, seed: int, start: datetime = DEFAU
 def write(log: SyntheticLog, out: Path) -> Path:
     """Write the events to `out` (Parquet) and the posterior to `<stem>.posterior.parquet` beside it; return the latter.
 
-    Two files, so that the truth can never be taken for an input.
+    Two files, so that the posterior cannot become an input by mistake.
     """
     truth = out.with_name(f"{out.stem}.posterior.parquet")
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -85,7 +85,7 @@ def write(log: SyntheticLog, out: Path) -> Path:
 def sessions(shape: ShopShape, seed: int, start: datetime = DEFAULT_START) -> Iterator[list[Event]]:
     """Yield sessions without end, each in order and with its purchase if it has one; for replays and load.
 
-    Session starts are spread over the shape's days in no order: who replays sets the pace.
+    Session starts are spread over the shape's days in random order; a caller that replays sets the pace.
 
     Raises:
         ValueError: an argument is out of its range; the message names it.

@@ -1,13 +1,13 @@
-"""The best possible answer: P(purchase | first n events) of a synthetic shop, by Bayes' rule, exactly.
+"""The exact posterior: P(purchase | first n events) of a synthetic shop, by Bayes' rule.
 
-Write o_n for all that the log shows of event n (name, gap, item) and g_n for "the session went on after event n".
+Write o_n for the observations of event n in the log (name, gap, item) and g_n for "the session continued after n".
 The filter over the hidden intent is the forward algorithm (Rabiner 1989, doi:10.1109/5.18626, section III.A), with
-the observation that the session goes on as one more factor:
+the observation that the session continues as one more factor:
 
     alpha_1(z) ~ start(z | properties) p(o_1 | z)
     alpha_n(z) ~ p(o_n | z, context) sum_y alpha_{n-1}(y) (1 - buys - leaves)(y, x_{n-1}) transition(y, z)
 
-and what will become of a session is a recursion backward from the most events it can have (N = max_events):
+and the probability of a purchase is a backward recursion from the largest number of events (N = max_events):
 
     V_N(z, x) = buys(z, x)
     V_n(z, x) = buys(z, x) + (1 - buys - leaves)(z, x) sum_w transition(z, w) sum_e emission(w, x, e) V_{n+1}(w, x')
@@ -46,8 +46,8 @@ def posterior(process: Process, traces: Traces, *, ignore: Collection[Factor] = 
     Args:
         process: the process that the sessions were drawn from.
         traces: the sessions.
-        ignore: observations that the filter leaves out, to measure what each of them is worth. With any, the answer
-            is no longer the posterior.
+        ignore: observations that the filter leaves out, to measure the value of each. With any, the result is no
+            longer the posterior.
     """
     value = purchase_values(process)
     goes_on = 1.0 - process.buys - process.leaves

@@ -1,4 +1,4 @@
-"""The hidden process of a synthetic shop: every probability it is made of, as tables.
+"""The hidden process of a synthetic shop: all its probabilities, as tables.
 
 A session has a hidden intent z_n, a Markov chain over `INTENTS` that steps once an event, and an observed context
 x_n, made of the n-th event's name and the number of items then in the cart. For n = 1, 2, ...:
@@ -8,11 +8,11 @@ x_n, made of the n-th event's name and the number of items then in the cart. For
     gap_n = min(ceil(exp(Normal(gap_mean[z_n, x_{n-1}], gap_deviation[z_n]))), MAX_GAP_MS), for n > 1
     item_n, if name_n is `view_item`: with probability revisit[z_n] one of the distinct items viewed before, all
         equally likely (if there are any), else tier ~ tier[z_n] and an item of that tier by popularity
-    then the session ends in a purchase with probability buys[z_n, x_n], in leaving with leaves[z_n, x_n], or goes
-        on; after `max_events` events a visitor who would go on leaves.
+    then the session ends in a purchase with probability buys[z_n, x_n], in leaving with leaves[z_n, x_n], or
+        continues; after `max_events` events a visitor who would continue leaves.
 
-Items of `add_to_cart` (the one just viewed) and `remove_from_cart` (the one added last) follow from what came
-before and so say nothing more about the intent; neither do the moment a session starts nor its id.
+Items of `add_to_cart` (the one just viewed) and `remove_from_cart` (the one added last) follow from earlier events
+and so have no information about the intent; neither have the session's start and id.
 """
 
 from dataclasses import dataclass
@@ -21,8 +21,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from training.synthetic.catalogue import Catalogue
-from training.synthetic.shape import ShopShape
+from training.synthetic.shape import Catalogue, ShopShape
 
 Table = NDArray[np.float64]
 
@@ -67,7 +66,7 @@ _TRANSITION = np.array(
         [0.000, 0.003, 0.003, 0.019, 0.975],
     ]
 )
-# How readily a name follows another (rows, the last one the session's start), before intent and cart have their say.
+# Weight with which a name follows another (rows; the last one is the session's start), before intent and cart.
 _FOLLOWS = np.array(
     [
         [2.0, 4.0, 2.0, 2.0, 0.0, 0.0, 0.6, 0.0, 0.0, 0.0],
@@ -116,7 +115,7 @@ class Process:
     """All tables of one shop. K intents, E names, X contexts (name or start, times cart size), T price tiers.
 
     Attributes:
-        shape: what the tables were made from.
+        shape: from which the tables were made.
         catalogue: the items.
         start: (devices, campaigns, visits, K) distribution of the first intent.
         transition: (K, K).

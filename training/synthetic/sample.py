@@ -29,7 +29,7 @@ _PAYING_MEDIAN_MS: Final = 20_000.0
 
 @dataclass(frozen=True, slots=True)
 class Traces:
-    """What a shop's log can see of S sessions, their hidden intents left out. N is the longest session's length.
+    """The observable part of S sessions, without their hidden intents. N is the longest session's length.
 
     Attributes:
         device: (S,) index into `DEVICES`.

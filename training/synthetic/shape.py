@@ -1,14 +1,17 @@
-"""`ShopShape`: what a synthetic shop is like, checked when it is made, and the presets that have a name."""
+"""The parameters of a synthetic shop (`ShopShape`), its named presets, and its catalogue of items."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final
 
+import numpy as np
+from numpy.typing import NDArray
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShopShape:
-    """The knobs of a synthetic shop. Two equal shapes are the same shop, down to each item's price.
+    """The parameters of a synthetic shop. Two equal shapes are the same shop, down to each item's price.
 
     Raises:
         ValueError: a field is of the wrong type or out of its range; the message names the field.
@@ -25,7 +28,7 @@ class ShopShape:
     days: int = 28
     """Whole days over which sessions start."""
     max_events: int = 80
-    """Most events a session has, its purchase not counted; a visitor who would go on leaves there."""
+    """Most events of a session, without its purchase; a visitor who would continue leaves there."""
     max_cart: int = 6
     """Most items in a cart; with a full cart nothing more is added."""
     intent: float = 0.0
@@ -69,4 +72,69 @@ PRESETS: Final[Mapping[str, ShopShape]] = MappingProxyType(
         "long-tail": ShopShape(items=60_000, categories=400, zipf_exponent=1.1, late_items=0.4),
     }
 )
-"""Shapes with a name; docs/synthetic-shop.md says what each is for and measures it."""
+"""Named shapes; docs/synthetic-shop.md describes and measures each."""
+
+
+TIER_PRICE_BOUNDS: Final = ((5.0, 20.0), (20.0, 60.0), (60.0, 200.0), (200.0, 900.0))
+"""Lowest and highest price of each tier, cheapest tier first."""
+
+# The catalogue belongs to the shape: shoppers drawn with another seed visit the same shop.
+_CATALOGUE_SEED: Final = 20_260_101
+
+
+class Catalogue:
+    """Items numbered tier by tier and, within a tier, by launch: the launched items are a prefix of each tier.
+
+    That order makes the Zipf law over the items launched so far exact and cheap: a normaliser is one look-up in the
+    running sum of weights. Moments are fractions of the log's duration, 0 its start and 1 its end.
+
+    Attributes:
+        tier: (items,) tier of each item.
+        price: (items,) price of each item, in the shop's currency, two decimals.
+        category: (items,) category number of each item.
+    """
+
+    def __init__(self, shape: ShopShape) -> None:
+        rng = np.random.default_rng([_CATALOGUE_SEED, shape.items, shape.categories])
+        tiers = len(TIER_PRICE_BOUNDS)
+        sizes = np.full(tiers, shape.items // tiers) + (np.arange(tiers) < shape.items % tiers)
+        self._offset = np.concatenate([[0], np.cumsum(sizes)])
+        self.tier = np.repeat(np.arange(tiers), sizes)
+        low, high = np.array(TIER_PRICE_BOUNDS)[self.tier].T
+        self.price = np.round(low * (high / low) ** rng.random(shape.items), 2)
+        self.category = rng.integers(shape.categories, size=shape.items)
+        weights, launches = [], []
+        for size in sizes:
+            rank = rng.permutation(size) + 1.0
+            weights.append(rank**-shape.zipf_exponent)
+            # Never all of a tier, so that each tier has an item from the start.
+            late = min(int(size * shape.late_items), size - 1)
+            launches.append(np.concatenate([np.zeros(size - late), np.sort(rng.random(late))]))
+        self._weight = np.concatenate(weights)
+        self._launch = launches
+        self._running_weight = np.concatenate([[0.0], np.cumsum(self._weight)])
+
+    def launched(self, moment: NDArray[np.float64]) -> NDArray[np.int64]:
+        """Return (sessions, tiers): one past the last item of each tier that can be seen at each moment."""
+        ends = [
+            start + np.searchsorted(launch, moment, side="right")
+            for start, launch in zip(self._offset[:-1], self._launch, strict=True)
+        ]
+        return np.stack(ends, axis=1).astype(np.int64)
+
+    def draw(self, rng: np.random.Generator, tier: NDArray[np.int64], launched: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return one item for each row, from its tier, by popularity among what `launched` (rows, tiers) allows."""
+        first, end = self._offset[tier], np.take_along_axis(launched, tier[:, None], axis=1)[:, 0]
+        low, high = self._running_weight[first], self._running_weight[end]
+        item = np.searchsorted(self._running_weight, low + rng.random(len(tier)) * (high - low), side="right") - 1
+        # Rounding may carry the sum over a boundary by one unit in the last place.
+        clipped: NDArray[np.int64] = np.clip(item, first, end - 1)
+        return clipped
+
+    def probability_in_tier(self, item: NDArray[np.int64], launched: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Return (rows,): the probability that `draw` gives `item`, given its tier; 0 for one not launched yet."""
+        tier = self.tier[item]
+        end = np.take_along_axis(launched, tier[:, None], axis=1)[:, 0]
+        mass = self._running_weight[end] - self._running_weight[self._offset[tier]]
+        probability: NDArray[np.float64] = np.where(item < end, self._weight[item] / mass, 0.0)
+        return probability

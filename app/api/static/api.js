@@ -1,14 +1,14 @@
-// The service's API, asked conditionally: what did not change is not sent again.
+// HTTP client of the service. Conditional requests (ETag): the service sends an unchanged body only once.
 
 const BASE = new URL("../v1/", document.baseURI);
 const TIMEOUT_MS = 5000;
-const MOST_REMEMBERED = 16;
-const KEY = "willbuy-api-key";
+const MAX_CACHED = 16;
+const KEY_ITEM = "willbuy-api-key";
 
 /**
- * A request that gave no answer to show.
- * `kind` is "unreachable" (no answer), "unavailable" (503 or 429: the service cannot now), "unauthorized" (401 or 403),
- * "missing" (404), or "unexpected" (everything else). `keySent` says whether the request carried an API key.
+ * A failed request.
+ * `kind` is "unreachable" (no response, 502 or 504), "unavailable" (503 or 429), "unauthorized" (401 or 403),
+ * "missing" (404) or "unexpected" (every other failure). `keySent` is true if the request carried an API key.
  */
 export class ApiError extends Error {
   constructor(kind, message, { status = null, code = null, retryAfterMs = null, keySent = false } = {}) {
@@ -21,44 +21,44 @@ export class ApiError extends Error {
   }
 }
 
-/** The tags and bodies of the last answers, by path. */
-const remembered = new Map();
-let key = null;
+/** ETags and bodies of the last responses by path; the body that was stored first is dropped first. */
+const cache = new Map();
+let apiKey = null;
 
-/** Send `value` as the API key from now on, for as long as this tab lives. */
+/** Send `value` as the API key with every further request, until the tab is closed. */
 export function useKey(value) {
-  key = value;
+  apiKey = value;
   try {
-    sessionStorage.setItem(KEY, value);
+    sessionStorage.setItem(KEY_ITEM, value);
   } catch {
-    // Storage may be switched off; the key then lasts until the page is loaded again.
+    // The browser may deny storage. The key then lasts until the page is reloaded.
   }
 }
 
-function knownKey() {
-  if (key === null) {
+function currentKey() {
+  if (apiKey === null) {
     try {
-      key = sessionStorage.getItem(KEY);
+      apiKey = sessionStorage.getItem(KEY_ITEM);
     } catch {
-      key = "";
+      apiKey = "";
     }
   }
-  return key;
+  return apiKey;
 }
 
 /**
- * Return the body of `GET v1/path`; the very same object as last time where the service says that nothing changed.
+ * Return the body of `GET v1/path`. After a 304 response, return the identical object as the last time.
  * @throws {ApiError}
  */
 export async function get(path) {
-  const known = remembered.get(path);
+  const cached = cache.get(path);
   const headers = { Accept: "application/json" };
-  if (known?.tag) headers["If-None-Match"] = known.tag;
-  if (knownKey()) headers.Authorization = `Bearer ${knownKey()}`;
+  if (cached?.tag) headers["If-None-Match"] = cached.tag;
+  if (currentKey()) headers.Authorization = `Bearer ${currentKey()}`;
   let response;
   let text;
   try {
-    // The tag is sent by hand: the browser's own cache would answer 200 and hide that nothing changed.
+    // Set explicitly, without the browser's cache: the cache turns a 304 into a 200, which hides that nothing changed.
     response = await fetch(new URL(path, BASE), {
       headers,
       cache: "no-store",
@@ -66,44 +66,44 @@ export async function get(path) {
     });
     text = await response.text();
   } catch (error) {
-    const late = error.name === "TimeoutError";
-    throw new ApiError("unreachable", late ? `No answer within ${TIMEOUT_MS / 1000} s.` : "No connection.");
+    const timedOut = error.name === "TimeoutError";
+    throw new ApiError("unreachable", timedOut ? `No response within ${TIMEOUT_MS / 1000} s.` : "No connection.");
   }
-  if (response.status === 304 && known) return known.body;
-  if (!response.ok) throw refusal(response, text);
-  const body = parsed(text);
-  if (body === null) throw new ApiError("unexpected", "The answer is no JSON.", { status: response.status });
-  remember(path, { tag: response.headers.get("ETag"), body });
+  if (response.status === 304 && cached) return cached.body;
+  if (!response.ok) throw apiError(response, text);
+  const body = parseJson(text);
+  if (body === null) throw new ApiError("unexpected", "The response is not valid JSON.", { status: response.status });
+  cacheResponse(path, { tag: response.headers.get("ETag"), body });
   return body;
 }
 
-function remember(path, answer) {
-  remembered.delete(path);
-  remembered.set(path, answer);
-  if (remembered.size > MOST_REMEMBERED) remembered.delete(remembered.keys().next().value);
+function cacheResponse(path, response) {
+  cache.delete(path);
+  cache.set(path, response);
+  if (cache.size > MAX_CACHED) cache.delete(cache.keys().next().value);
 }
 
-function refusal(response, text) {
-  const problem = parsed(text);
+function apiError(response, text) {
+  const problem = parseJson(text);
   const message = typeof problem?.detail === "string" ? problem.detail : `Status ${response.status}.`;
   const seconds = Number(response.headers.get("Retry-After"));
   return new ApiError(kindOf(response.status), message, {
     status: response.status,
     code: typeof problem?.code === "string" ? problem.code : null,
     retryAfterMs: seconds > 0 ? seconds * 1000 : null,
-    keySent: Boolean(knownKey()),
+    keySent: Boolean(currentKey()),
   });
 }
 
 function kindOf(status) {
   if (status === 503 || status === 429) return "unavailable";
-  // A proxy answers so for a service that is gone.
+  // A proxy returns these for a service that does not run.
   if (status === 502 || status === 504) return "unreachable";
   if (status === 401 || status === 403) return "unauthorized";
   return status === 404 ? "missing" : "unexpected";
 }
 
-function parsed(text) {
+function parseJson(text) {
   try {
     const body = JSON.parse(text);
     return typeof body === "object" ? body : null;

@@ -1,23 +1,23 @@
-// The live board: a row a session, in the service's order, and what the user wants to see of it.
+// The live board: one row per session in the service's order, with filters and sorting.
 
 import { get } from "./api.js";
 import { secondsSince } from "./clock.js";
 import { arrange, byId, element, isolated, setText } from "./dom.js";
-import { NOTHING, count, counted, duration, outcomeWord, percent } from "./format.js";
+import { NO_VALUE, count, counted, duration, outcomeLabel, percent } from "./format.js";
 import { sessionHash } from "./route.js";
 import { drawSparkline, sparkline } from "./sparkline.js";
 import { announce } from "./status.js";
 
 const RECENT = 16;
-const MOST_FURTHER_PAGES = 3;
+const MAX_FURTHER_PAGES = 3;
 const FILTERS = ["minimum-probability", "minimum-events"];
 
-/** The rows on the page by session id. */
+/** The rows by session id. */
 let rows = new Map();
 let order = "probability";
 let shown = null;
 
-/** Wire the board's controls; `onChange` is called when the board has to be asked anew. */
+/** Add listeners to the controls; they call `onChange` when the board has to be requested again. */
 export function startBoard(onChange) {
   for (const button of document.querySelectorAll("[data-order]")) {
     button.addEventListener("click", () => {
@@ -34,7 +34,7 @@ export function startBoard(onChange) {
   });
 }
 
-/** Show how to send a first event; `needsKey` says whether it takes an API key. */
+/** Show the command that sends a first event; `needsKey`: the service requires an API key. */
 export function showFirstEvent(needsKey) {
   const example = '{"session_id": "s-1", "event_name": "view_item", "item_id": "SKU-1"}';
   setText(byId("first-event"), [
@@ -43,7 +43,7 @@ export function showFirstEvent(needsKey) {
     "-H 'Content-Type: application/json'",
     `-d '${example}'`,
   ].join(" \\\n  "));
-  // Hidden until the model has said whether it takes a key: an empty box would be nothing that its name says.
+  // Hidden until `GET v1/model` returns `access`: before, the element is empty and does not match its label.
   byId("first-event").parentElement.hidden = false;
 }
 
@@ -55,9 +55,9 @@ function sortBy(wanted) {
 }
 
 /**
- * Ask for what the board is to show. A page of the service's may come short of rows where few sessions pass the filters;
- * a few more pages are asked for then.
- * @return null where the user has asked for something else meanwhile.
+ * Request the sessions of the board. If few sessions match the filters, a page of the service may have too few rows;
+ * then up to three further pages are requested.
+ * @return null if the user changed the order or the filters meanwhile.
  * @throws {ApiError}
  */
 export async function loadBoard() {
@@ -66,7 +66,7 @@ export async function loadBoard() {
   const limit = Number(byId("row-limit").value);
   const sessions = new Map(first.sessions.map((session) => [session.session_id, session]));
   let cursor = first.next_cursor;
-  for (let page = 0; page < MOST_FURTHER_PAGES && cursor && sessions.size < limit; page += 1) {
+  for (let page = 0; page < MAX_FURTHER_PAGES && cursor && sessions.size < limit; page += 1) {
     const further = await get(`${path}&cursor=${encodeURIComponent(cursor)}`);
     for (const session of further.sessions) sessions.set(session.session_id, session);
     cursor = further.next_cursor;
@@ -86,44 +86,45 @@ function boardPath() {
 
 /** Show what `loadBoard` returned. */
 export function showBoard(board) {
-  // The same answer again: only the clock goes on.
+  // An unchanged response: only the times since the last event change.
   if (board !== shown) fill(board);
   shown = board;
   for (const row of rows.values()) row.tick();
 }
 
 function fill(board) {
-  const most = Math.max(0.05, ...board.sessions.flatMap((session) => [session.probability ?? 0, ...curve(session)]));
+  const max = Math.max(0.05, ...board.sessions.flatMap((session) => [session.probability ?? 0, ...recent(session)]));
   const next = new Map();
   for (const session of board.sessions) {
     const row = rows.get(session.session_id) ?? new Row(session.session_id);
-    row.fill(session, most);
+    row.fill(session, max);
     next.set(session.session_id, row);
   }
   const body = byId("rows");
   const focused = document.activeElement?.closest?.("#rows > tr") ?? null;
   const at = focused ? [...body.children].indexOf(focused) : -1;
   const nodes = [...next.values()].map((row) => row.node);
-  const stays = nodes.includes(focused);
-  arrange(body, nodes, stays ? focused : null);
-  // The focused session left the board: its neighbour takes over, else the keyboard would start from the page's top.
-  if (focused && !stays) (nodes[Math.min(at, nodes.length - 1)] ?? byId("board")).querySelector("a, button")?.focus();
+  const remains = nodes.includes(focused);
+  arrange(body, nodes, remains ? focused : null);
+  // The focused session left the board. Focus its neighbour, because otherwise the focus returns to the top of the page.
+  if (focused && !remains) (nodes[Math.min(at, nodes.length - 1)] ?? byId("board")).querySelector("a, button")?.focus();
   rows = next;
   describe(board);
 }
 
-const curve = (session) => session.recent_probabilities ?? [];
+const recent = (session) => session.recent_probabilities ?? [];
 
 function describe({ sessions, live_sessions: live }) {
   const filtered = FILTERS.some((id) => byId(id).value !== "");
   byId("empty").hidden = sessions.length > 0 || live > 0;
-  byId("nothing-matches").hidden = sessions.length > 0 || live === 0 || !filtered;
+  byId("no-match").hidden = sessions.length > 0 || live === 0 || !filtered;
   document.querySelector("#board table").hidden = sessions.length === 0;
-  const of = live === sessions.length ? counted(live, "live session") : `${count(sessions.length)} of ${counted(live, "live session")}`;
-  setText(byId("board-count"), sessions.length > live ? counted(sessions.length, "session") : of);
+  const liveSessions = counted(live, "live session");
+  const summary = live === sessions.length ? liveSessions : `${count(sessions.length)} of ${liveSessions}`;
+  setText(byId("board-count"), sessions.length > live ? counted(sessions.length, "session") : summary);
 }
 
-/** One session's row. It is filled again and again, and its parts stay the same, so that focus and selection do. */
+/** The row of a session. An update reuses the row's elements, so that focus and selection remain. */
 class Row {
   #link;
   #bar;
@@ -147,26 +148,26 @@ class Row {
     this.node = element("tr", { role: "row" },
       element("th", { role: "rowheader", scope: "row", class: "c-session" }, this.#link),
       cell("c-probability", element("span", { class: "bar", "aria-hidden": "true" }, this.#bar), this.#share),
-      cell("c-course", this.#spark),
+      cell("c-trend", this.#spark),
       this.#events,
       cell("c-last-event", this.#lastEvent),
       this.#seen,
       cell("c-outcome", this.#outcome));
   }
 
-  fill(session, most) {
+  fill(session, max) {
     this.#bar.style.inlineSize = `${100 * (session.probability ?? 0)}%`;
     setText(this.#share, percent(session.probability));
-    drawSparkline(this.#spark, curve(session), most);
+    drawSparkline(this.#spark, recent(session), max);
     setText(this.#events, count(session.events));
-    setText(this.#lastEvent, session.last_event ?? NOTHING);
-    setText(this.#outcome, outcomeWord(session.outcome));
+    setText(this.#lastEvent, session.last_event ?? NO_VALUE);
+    setText(this.#outcome, outcomeLabel(session.outcome));
     this.#outcome.dataset.outcome = session.outcome;
     this.#lastSeen = session.last_seen;
   }
 
   tick() {
     const seconds = secondsSince(this.#lastSeen);
-    setText(this.#seen, seconds === null ? NOTHING : `${duration(seconds)} ago`);
+    setText(this.#seen, seconds === null ? NO_VALUE : `${duration(seconds)} ago`);
   }
 }

@@ -1,4 +1,4 @@
-// uPlot in this page's manner: colours of the theme, the width of its place, a description for those who do not see it.
+// uPlot charts with the theme's colours, the width of their container, and a text alternative for screen readers.
 
 import { timeOfDay } from "./format.js";
 
@@ -6,10 +6,10 @@ const { uPlot } = globalThis;
 const dark = matchMedia("(prefers-color-scheme: dark)");
 const FONT = '12px system-ui, -apple-system, "Segoe UI", Roboto, sans-serif';
 
-/** Return the theme's colour of that name, as it is now. */
+/** Return the current value of the theme's colour `name`. */
 const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
 
-/** The options that differ from chart to chart; each is called anew when the theme changes. */
+/** A uPlot chart that follows the width of its container and the theme. */
 class Chart {
   #host;
   #options;
@@ -19,9 +19,9 @@ class Chart {
   #width = 0;
 
   /**
-   * @param {HTMLElement} host the place, which the chart fills in width.
+   * @param {HTMLElement} host the container; the chart has the same width.
    * @param {number} height_px
-   * @param {() => object} options uPlot's, without size.
+   * @param {() => object} options returns uPlot's options without the size; called again when the theme changes.
    */
   constructor(host, height_px, options) {
     this.#host = host;
@@ -31,11 +31,11 @@ class Chart {
     dark.addEventListener("change", () => this.#rebuild());
   }
 
-  /** Show `data`, as uPlot takes it, and describe it in `words`. */
-  show(data, words) {
+  /** Show `data` in uPlot's format; `description` is the text alternative. */
+  show(data, description) {
     this.#data = data;
     this.#host.setAttribute("role", "img");
-    this.#host.setAttribute("aria-label", words);
+    this.#host.setAttribute("aria-label", description);
     if (this.#plot) this.#plot.setData(data);
     else this.#rebuild();
   }
@@ -53,7 +53,7 @@ class Chart {
 
   #rebuild() {
     this.#width = Math.floor(this.#host.clientWidth);
-    // In a view that is hidden there is no width; the observer comes back to it.
+    // A hidden view has width 0. The ResizeObserver calls again when the view is shown.
     if (!this.#data || !this.#width) return;
     this.#plot?.destroy();
     this.#plot = new uPlot(
@@ -61,23 +61,23 @@ class Chart {
   }
 }
 
-const axis = (more = {}) => ({
+const axis = (options = {}) => ({
   stroke: colour("muted"),
   font: FONT,
   grid: { stroke: colour("grid"), width: 1 },
   ticks: { stroke: colour("grid"), width: 1, size: 4 },
-  ...more,
+  ...options,
 });
 
 const asPercent = (_plot, splits) => splits.map((split) => `${Number((100 * split).toPrecision(6))}%`);
-const upFromZero = (_plot, _least, most) => [0, most > 0 ? most * 1.1 : 1];
+const fromZero = (_plot, _min, max) => [0, max > 0 ? max * 1.1 : 1];
 
-/** Bars over equal steps from 0 to 1: `show([middles, counts])`. */
+/** Histogram with bins of equal width from 0 to 1: `show([midpoints, counts])`. */
 export function histogram(host) {
   return new Chart(host, 170, () => ({
     legend: { show: false },
     cursor: { show: false },
-    scales: { x: { time: false, range: [0, 1] }, y: { range: (_plot, _least, most) => [0, Math.max(1, most * 1.05)] } },
+    scales: { x: { time: false, range: [0, 1] }, y: { range: (_plot, _min, max) => [0, Math.max(1, max * 1.05)] } },
     axes: [
       axis({ values: asPercent, grid: { show: false }, space: 40, size: 28 }),
       axis({ size: 44, space: 28, incrs: [1, 2, 5, 10, 20, 50, 100, 200, 500, 1e3, 2e3, 5e3, 1e4, 2e4, 5e4, 1e5, 1e6] }),
@@ -91,13 +91,13 @@ export function histogram(host) {
   }));
 }
 
-/** Lines over time: `show([seconds, ...values])`; null breaks a line. */
+/** Lines over time: `show([seconds, ...values])`. A null value breaks a line. */
 export function timeLines(host, names) {
   const colours = ["accent", "second", "third"];
   return new Chart(host, 150, () => ({
     legend: { show: names.length > 1, live: false },
     cursor: { show: false },
-    scales: { x: { time: true }, y: { range: upFromZero } },
+    scales: { x: { time: true }, y: { range: fromZero } },
     axes: [
       axis({ grid: { show: false }, space: 80, size: 28, values: (_plot, splits) => splits.map((split) => timeOfDay(1000 * split)) }),
       axis({ size: 44, space: 28 }),
@@ -116,16 +116,16 @@ export function timeLines(host, names) {
   }));
 }
 
-/** Happened over said, with the diagonal of a model that is right: `show([said, happened], ...)`, `said` ascending. */
+/** Reliability diagram with the diagonal of perfect calibration: `show([predicted, observed])`, `predicted` ascending. */
 export function reliability(host) {
-  const most = (plot) => Math.min(1, 1.08 * Math.max(0.01, ...plot.data[0], ...plot.data[1]));
+  const upper = (plot) => Math.min(1, 1.08 * Math.max(0.01, ...plot.data[0], ...plot.data[1]));
   return new Chart(host, 260, () => ({
     legend: { show: false },
     cursor: { show: false },
-    scales: { x: { time: false, range: (plot) => [0, most(plot)] }, y: { range: (plot) => [0, most(plot)] } },
+    scales: { x: { time: false, range: (plot) => [0, upper(plot)] }, y: { range: (plot) => [0, upper(plot)] } },
     axes: [
-      axis({ values: asPercent, label: "the model said", labelFont: FONT, labelSize: 20, size: 30, space: 50 }),
-      axis({ values: asPercent, label: "bought in the end", labelFont: FONT, labelSize: 20, size: 48, space: 34 }),
+      axis({ values: asPercent, label: "predicted probability", labelFont: FONT, labelSize: 20, size: 30, space: 50 }),
+      axis({ values: asPercent, label: "observed purchase rate", labelFont: FONT, labelSize: 20, size: 48, space: 34 }),
     ],
     series: [{}, {
       stroke: colour("accent"),
@@ -150,14 +150,14 @@ function diagonal(plot) {
   ctx.restore();
 }
 
-/** A session's course: `show([numbers, probabilities])`; `onPoint` gets the index under the pointer, or null. */
-export function course(host, onPoint) {
+/** A session's probabilities: `show([eventNumbers, probabilities])`. `onPoint` gets the index under the pointer, or null. */
+export function probabilityTrend(host, onPoint) {
   return new Chart(host, 260, () => ({
     legend: { show: false },
     cursor: { drag: { x: false, y: false }, y: false },
     scales: {
-      x: { time: false, range: (_plot, least, most) => (least === most ? [least - 1, most + 1] : [least, most]) },
-      y: { range: (_plot, _least, most) => [0, Math.min(1, Math.max(0.05, most * 1.1))] },
+      x: { time: false, range: (_plot, min, max) => (min === max ? [min - 1, max + 1] : [min, max]) },
+      y: { range: (_plot, _min, max) => [0, Math.min(1, Math.max(0.05, max * 1.1))] },
     },
     axes: [
       axis({ grid: { show: false }, label: "event", labelFont: FONT, labelSize: 20, size: 30, incrs: [1, 2, 5, 10, 20, 50, 100, 200, 500], space: 30 }),

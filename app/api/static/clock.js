@@ -1,15 +1,15 @@
-// The service's clock as this browser can tell it: browsers' own are often minutes off.
+// The service's clock. The clock of a browser is often minutes off, so only the offset between the two is kept.
 
-let aheadMs = 0;
+let offsetMs = 0;
 
-/** Take note of what the service says the time is, as RFC 3339. */
+/** Set the service's current time, in RFC 3339; a text that is no time is ignored. */
 export function setServiceTime(text) {
-  const told = Date.parse(text);
-  if (Number.isFinite(told)) aheadMs = told - Date.now();
+  const serviceTime = Date.parse(text);
+  if (Number.isFinite(serviceTime)) offsetMs = serviceTime - Date.now();
 }
 
-/** Return the seconds since a time of the service, not less than 0; null where it is no time. */
+/** Return the seconds since `text`, a time of the service, at least 0; null if `text` is no time. */
 export function secondsSince(text) {
   const then = Date.parse(text);
-  return Number.isFinite(then) ? Math.max(0, (Date.now() + aheadMs - then) / 1000) : null;
+  return Number.isFinite(then) ? Math.max(0, (Date.now() + offsetMs - then) / 1000) : null;
 }

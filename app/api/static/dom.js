@@ -1,46 +1,46 @@
-// Building and filling elements. Data becomes text nodes and attributes, never markup.
+// Creates and fills elements. Data becomes text nodes and attributes, never markup.
 
-/** Return the element of that id, which the page has. */
+/** Return the element with this id. */
 export const byId = (id) => document.getElementById(id);
 
 /**
  * Return a new element.
  * @param {string} tag
- * @param {Object<string, string|number|boolean|null>} attributes null and false leave the attribute away.
- * @param {...(Node|string|number|null)} children null is left away, everything but nodes becomes text.
+ * @param {Object<string, string|number|boolean|null>} attributes null or false: the attribute is not set.
+ * @param {...(Node|string|number|null)} children null is skipped; a string or number becomes a text node.
  */
 export function element(tag, attributes = {}, ...children) {
-  const made = document.createElement(tag);
+  const node = document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) {
-    if (value !== null && value !== false) made.setAttribute(name, value === true ? "" : String(value));
+    if (value !== null && value !== false) node.setAttribute(name, value === true ? "" : String(value));
   }
-  made.append(...children.filter((child) => child !== null));
-  return made;
+  node.append(...children.filter((child) => child !== null));
+  return node;
 }
 
-/** Return a string of the shop's in an element that keeps its writing direction from the text around it. */
+/** Return a string from the shop in a `bdi` element, so that its writing direction does not change the text around it. */
 export const isolated = (text, attributes = {}) => element("bdi", attributes, text);
 
-/** Set an element's text, unless it is that already: a text that is set anew would be selected and read out anew. */
+/** Set an element's text if it differs. Setting an equal text loses the user's selection and screen readers repeat it. */
 export function setText(node, text) {
   if (node.textContent !== text) node.textContent = text;
 }
 
 /**
- * Bring `nodes` into order as the children of `parent`, and remove all others, without moving `still`.
+ * Make `nodes` the children of `parent`, in this order, without moving `fixed`.
  *
- * Moving an element takes the keyboard focus from what is in it; the others are moved around it.
+ * Moving an element removes the keyboard focus from its descendants. So `fixed` keeps the focus, and the others move.
  */
-export function arrange(parent, nodes, still = null) {
+export function arrange(parent, nodes, fixed = null) {
   const wanted = new Set(nodes);
   for (const child of [...parent.children]) if (!wanted.has(child)) child.remove();
-  const pivot = still ? nodes.indexOf(still) : -1;
-  let next = pivot < 0 ? null : still;
+  const pivot = fixed ? nodes.indexOf(fixed) : -1;
+  let next = pivot < 0 ? null : fixed;
   for (let at = pivot < 0 ? nodes.length - 1 : pivot - 1; at >= 0; at -= 1) {
     if (nodes[at].nextSibling !== next || nodes[at].parentNode !== parent) parent.insertBefore(nodes[at], next);
     next = nodes[at];
   }
-  let previous = still;
+  let previous = fixed;
   for (let at = pivot < 0 ? nodes.length : pivot + 1; at < nodes.length; at += 1) {
     if (previous.nextSibling !== nodes[at]) parent.insertBefore(nodes[at], previous.nextSibling);
     previous = nodes[at];
@@ -50,8 +50,8 @@ export function arrange(parent, nodes, still = null) {
 /**
  * Return a table.
  * @param {{title: string, number?: boolean}[]} columns
- * @param {(string|Node)[][]} rows whose first cell names the row.
- * @param {string} label what the table is, for those who do not see it.
+ * @param {(string|Node)[][]} rows the first cell of a row is its header.
+ * @param {string} label the table's accessible name.
  */
 export function table(columns, rows, label) {
   const kind = (at) => (columns[at].number ? "number" : null);
@@ -65,8 +65,8 @@ export function table(columns, rows, label) {
     element("thead", {}, element("tr", {}, ...head)), element("tbody", {}, ...body));
 }
 
-/** Return a fact for a `dl`: its name, its value, and what else there is to say of it. */
-export function fact(name, value, more = null) {
+/** Return an entry of a `dl`: name, value and an optional note. */
+export function fact(name, value, note = null) {
   return element("div", {}, element("dt", {}, name),
-    element("dd", {}, value), more === null ? null : element("dd", { class: "note" }, more));
+    element("dd", {}, value), note === null ? null : element("dd", { class: "note" }, note));
 }

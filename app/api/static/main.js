@@ -1,4 +1,4 @@
-// The page put together: the address says what is shown, one poller keeps it up to date.
+// Entry point: the URL hash selects the view, and one poller updates the view.
 
 import { ApiError, get, useKey } from "./api.js";
 import { loadBoard, showBoard, showFirstEvent, startBoard } from "./board.js";
@@ -8,64 +8,65 @@ import { count } from "./format.js";
 import { showModel } from "./model.js";
 import { keepSample, showOverview, startOverview } from "./overview.js";
 import { Poller } from "./poller.js";
+import { showQuality, startQuality } from "./quality.js";
 import { currentRoute, sessionHash } from "./route.js";
 import { openSession, refreshSession, startSession } from "./session.js";
 import { showFailure, showHalted, showWorking } from "./status.js";
-import { showTrust, startTrust } from "./trust.js";
 
 let route = currentRoute();
 let modelShown = null;
 let paused = false;
-let arrived = false;
+let scrolled = false;
 
 const poller = new Poller(poll, (error, waitMs) => {
   if (!(error instanceof ApiError)) console.error(error);
   showFailure(error, waitMs);
 });
 
-/** Ask once for everything that is on the page. What worked is shown, whatever else failed. */
+/** Request everything that the view shows. If one request fails, the page still shows the other responses. */
 async function poll() {
-  const results = await Promise.allSettled([stats(), route.session === null ? board() : refreshSession()]);
+  const results = await Promise.allSettled([loadStats(), route.session === null ? updateBoard() : refreshSession()]);
   const failure = results.find((result) => result.status === "rejected");
   if (failure) throw failure.reason;
   showWorking(overload(results[0].value));
-  arrive();
+  scrollOnce();
 }
 
-/** Go to the section that the page was opened at, once everything above it has its size. */
-function arrive() {
-  if (!arrived && route.session === null && route.section !== "overview") byId(route.section).scrollIntoView();
-  arrived = true;
+/** Scroll to the section in the URL after the first poll, because the parts above then have their final height. */
+function scrollOnce() {
+  if (!scrolled && route.session === null && route.section !== "overview") byId(route.section).scrollIntoView();
+  scrolled = true;
 }
 
-async function stats() {
-  const answer = await get("stats");
-  setServiceTime(answer.as_of);
-  keepSample(answer);
+async function loadStats() {
+  const figures = await get("stats");
+  setServiceTime(figures.as_of);
+  keepSample(figures);
   if (route.session === null) {
-    showOverview(answer);
-    showTrust(answer.trust);
+    showOverview(figures);
+    showQuality(figures.trust);
   }
-  if (answer.model !== modelShown) {
+  if (figures.model !== modelShown) {
     const model = await get("model");
     showModel(model);
     showFirstEvent(model.access !== "open");
     modelShown = model.fingerprint;
   }
-  return answer;
+  return figures;
 }
 
-async function board() {
-  const answer = await loadBoard();
-  if (answer) showBoard(answer);
+async function updateBoard() {
+  const board = await loadBoard();
+  if (board) showBoard(board);
 }
 
 function overload({ queue }) {
   if (!queue.overloaded) return null;
-  return `${count(queue.length)} events wait, ${count(queue.capacity)} may; further ones are refused until there is room.`;
+  return `${count(queue.length)} events are queued; the capacity is ${count(queue.capacity)}. `
+    + "A full queue rejects events with status 503.";
 }
 
-/** Show what the address says; `byUser` moves the focus there, as a new page would. */
+/** Show the view of the URL hash. With `byUser`, move the focus to the view, as loading a page does. */
 function navigate(byUser) {
   const before = route;
   route = currentRoute();
@@ -79,7 +80,7 @@ function navigate(byUser) {
     else link.removeAttribute("aria-current");
   }
   if (byUser) moveFocus(before);
-  poller.poke();
+  poller.pollNow();
 }
 
 function moveFocus(before) {
@@ -88,14 +89,15 @@ function moveFocus(before) {
     byId("session-title").focus();
     return;
   }
-  // Back on the board, the keyboard goes on at the row that it left.
-  const left = before.session === null ? null : document.querySelector(`#rows a[href="${CSS.escape(sessionHash(before.session))}"]`);
-  if (left && route.section === "overview") left.focus();
+  // After a session's view, the focus returns to the row of the session.
+  const link = before.session === null ? null
+    : document.querySelector(`#rows a[href="${CSS.escape(sessionHash(before.session))}"]`);
+  if (link && route.section === "overview") link.focus();
   else byId(`${route.section}-title`).focus();
 }
 
-/** Paused, the page asks only for what the user opens. */
-function pause() {
+/** Pause or resume polling. While paused, the page sends requests only for a view that the user opens. */
+function togglePause() {
   paused = !paused;
   byId("pause").setAttribute("aria-pressed", String(paused));
   if (paused) poller.halt("paused");
@@ -109,19 +111,19 @@ function followVisibility() {
   showHalted(paused ? "paused" : document.hidden ? "hidden" : null);
 }
 
-startBoard(() => poller.poke());
+startBoard(() => poller.pollNow());
 startOverview();
-startTrust();
+startQuality();
 startSession();
-byId("pause").addEventListener("click", pause);
-byId("retry").addEventListener("click", () => poller.poke());
+byId("pause").addEventListener("click", togglePause);
+byId("retry").addEventListener("click", () => poller.pollNow());
 byId("key-form").addEventListener("submit", (event) => {
   event.preventDefault();
   useKey(byId("key").value);
-  poller.poke();
+  poller.pollNow();
 });
 byId("skip").addEventListener("click", (event) => {
-  // The address is the route, so the link must not become part of it.
+  // The URL hash is the route, so the link must not change the hash.
   event.preventDefault();
   byId("main").focus();
 });

@@ -1,53 +1,55 @@
-// Doing a job again and again: in a steady rhythm while it works, less and less often while it fails.
+// Polling: at a fixed period while the job succeeds, with exponential backoff while it fails.
 
 const PERIOD_MS = 1000;
-const LONGEST_WAIT_MS = 5000;
+const MAX_WAIT_MS = 5000;
 
-/** How long to wait after so many failures in a row; at random, so that many pages do not come back as one. */
-export function backoffMs(failures, leastMs = 0) {
-  const ceiling = Math.min(LONGEST_WAIT_MS, PERIOD_MS * 2 ** (failures - 1));
-  return Math.max(leastMs, ceiling * (0.5 + Math.random() / 2));
+/** Return the wait after `failures` failures in a row, with jitter, so that many pages do not retry at the same time. */
+export function backoffMs(failures, minimumMs = 0) {
+  const ceiling = Math.min(MAX_WAIT_MS, PERIOD_MS * 2 ** (failures - 1));
+  return Math.max(minimumMs, ceiling * (0.5 + Math.random() / 2));
 }
 
-/** Runs a job, never twice at a time; by itself only while there is no reason to halt. */
+/** Runs a job periodically while no reason to halt is set. Runs never overlap. */
 export class Poller {
   #job;
   #onFailure;
   #timer = null;
   #running = false;
-  #pokedMeanwhile = false;
+  #runAgain = false;
   #failures = 0;
   #reasons = new Set();
 
   /**
    * @param {() => Promise<void>} job
-   * @param {(error: Error, waitMs: number|null) => void} onFailure told after each failure when the next try is.
+   * @param {(error: Error, waitMs: number|null) => void} onFailure called after each failure with the wait before the
+   *   next run; null while halted.
    */
   constructor(job, onFailure) {
     this.#job = job;
     this.#onFailure = onFailure;
   }
 
-  /** Run the job now, halted or not, or once more when it is just running. */
-  poke() {
+  /** Run the job now, even while halted. If the job is running, run it once more afterwards. */
+  pollNow() {
     clearTimeout(this.#timer);
-    if (this.#running) this.#pokedMeanwhile = true;
+    if (this.#running) this.#runAgain = true;
     else this.#run();
   }
 
-  /** Run by itself no more until `reason`, and every other, is released. */
+  /** Stop periodic runs until `reason` and all other reasons are released. */
   halt(reason) {
     this.#reasons.add(reason);
     clearTimeout(this.#timer);
   }
 
+  /** Remove `reason`. If it was the last one, run the job now. */
   release(reason) {
-    if (this.#reasons.delete(reason) && !this.#reasons.size) this.poke();
+    if (this.#reasons.delete(reason) && !this.#reasons.size) this.pollNow();
   }
 
   async #run() {
     this.#running = true;
-    this.#pokedMeanwhile = false;
+    this.#runAgain = false;
     let waitMs = PERIOD_MS;
     try {
       await this.#job();
@@ -58,7 +60,7 @@ export class Poller {
       this.#onFailure(error, this.#reasons.size ? null : waitMs);
     }
     this.#running = false;
-    if (this.#pokedMeanwhile) this.#run();
+    if (this.#runAgain) this.#run();
     else if (!this.#reasons.size) this.#timer = setTimeout(() => this.#run(), waitMs);
   }
 }

@@ -1,8 +1,10 @@
-// What the address says: `#/`, `#/trust`, `#/model`, or `#/session/` and the id, percent-encoded.
+// Routes in the URL hash: `#/`, `#/quality`, `#/model`, or `#/session/` and the percent-encoded session id.
 
 const SESSION = "#/session/";
+// `#/trust` is the former address of `#/quality`; bookmarks may contain it.
+const SECTIONS = { "#/quality": "quality", "#/trust": "quality", "#/model": "model" };
 
-/** Return the address of a session's view; the board's where the id has no address (half of a surrogate pair). */
+/** Return the hash of a session's view; the board's if the id cannot be encoded (half of a surrogate pair). */
 export function sessionHash(sessionId) {
   try {
     return SESSION + encodeURIComponent(sessionId);
@@ -11,7 +13,7 @@ export function sessionHash(sessionId) {
   }
 }
 
-/** Return what to show: a session's id, or the section of the overview to go to. */
+/** Return the current route: a session id, or null and a section of the overview. */
 export function currentRoute() {
   const { hash } = location;
   if (hash.startsWith(SESSION) && hash.length > SESSION.length) {
@@ -22,5 +24,5 @@ export function currentRoute() {
       return { session: encoded };
     }
   }
-  return { session: null, section: { "#/trust": "trust", "#/model": "model" }[hash] ?? "overview" };
+  return { session: null, section: SECTIONS[hash] ?? "overview" };
 }

@@ -1,22 +1,22 @@
-// One session: what its visitor did, and how the probability went with it.
+// View of one session: its events, and the probability after each event.
 
 import { get } from "./api.js";
-import { course } from "./charts.js";
+import { probabilityTrend } from "./charts.js";
 import { secondsSince } from "./clock.js";
 import { byId, element, fact, isolated, setText } from "./dom.js";
-import { NOTHING, count, dayAndTime, duration, outcomeWord, percent, timeOfDay } from "./format.js";
+import { NO_VALUE, count, dateAndTime, duration, outcomeLabel, percent, timeOfDay } from "./format.js";
 
 let chart = null;
 let sessionId = null;
 let traced = null;
 let tracedSummary = null;
 
-/** Make the chart's place ready. */
+/** Create the chart. Call once. */
 export function startSession() {
-  chart = course(byId("session-chart"), markEvent);
+  chart = probabilityTrend(byId("session-chart"), markEvent);
 }
 
-/** Open the view of a session, empty until its answer is there. */
+/** Open the view of a session. The view stays empty until `refreshSession` gets a response. */
 export function openSession(id) {
   if (id === sessionId) return;
   sessionId = id;
@@ -25,12 +25,13 @@ export function openSession(id) {
   byId("session-title").replaceChildren("Session ", isolated(id));
   byId("session-parts").hidden = true;
   byId("session-outcome").hidden = true;
-  setText(byId("session-words"), "Asking the service …");
+  setText(byId("session-summary"), "Loading the session …");
 }
 
 /**
- * Ask for the session that is open and show it. Its course is computed by the service, so only when there is a new event.
- * @throws {ApiError} for everything but a session that is not there.
+ * Request the open session and show it. The page requests the trace only after a change, because the service computes
+ * the trace from all events.
+ * @throws {ApiError} for every failure except a missing session.
  */
 export async function refreshSession() {
   const id = sessionId;
@@ -39,16 +40,16 @@ export async function refreshSession() {
     const summary = await get(path);
     if (id !== sessionId) return;
     if (hasChanged(summary)) {
-      const answer = await get(`${path}?trace=true`);
+      const response = await get(`${path}?trace=true`);
       if (id !== sessionId) return;
-      traced = answer;
+      traced = response;
       tracedSummary = summary;
-      showCourse();
+      showTrace();
     }
     showSummary(summary);
   } catch (error) {
     if (id !== sessionId) return;
-    // 422: the address names something that is no session id.
+    // 422: the URL contains no valid session id.
     if (error.kind !== "missing" && error.status !== 422) throw error;
     showMissing();
   }
@@ -60,18 +61,18 @@ function hasChanged(summary) {
 
 function showMissing() {
   byId("session-outcome").hidden = true;
-  setText(byId("session-words"), traced
-    ? "The session has ended, and the service no longer has it. This is the last that was seen of it."
-    : "There is no such session: it never was, or it ended and its idle time has passed.");
+  setText(byId("session-summary"), traced
+    ? "The service no longer has this session: the session expired or was deleted. The page shows the last data received."
+    : "The service has no session with this id: no event had this id, or the session expired.");
 }
 
 function showSummary(summary) {
   const outcome = byId("session-outcome");
   outcome.hidden = false;
   outcome.dataset.state = summary.outcome;
-  setText(outcome, outcomeWord(summary.outcome));
-  setText(byId("session-words"), {
-    purchase: "The session ended in a purchase. Its probability stands still: the purchase itself is never an input.",
+  setText(outcome, outcomeLabel(summary.outcome));
+  setText(byId("session-summary"), {
+    purchase: "The session ended in a purchase. The probability is final, because a purchase is never an input of the model.",
     none: "The session ended without a purchase.",
   }[summary.outcome] ?? "");
   const idle_s = secondsSince(summary.last_seen);
@@ -79,31 +80,31 @@ function showSummary(summary) {
   const tiles = [
     ["Probability", percent(summary.probability), "after its last event"],
     ["Events", count(summary.events), `over ${duration(length_s)}`],
-    ["Last seen", idle_s === null ? NOTHING : `${duration(idle_s)} ago`, dayAndTime(summary.last_seen)],
-    ["Model", element("code", {}, summary.model), "gave the last answer"],
+    ["Last seen", idle_s === null ? NO_VALUE : `${duration(idle_s)} ago`, dateAndTime(summary.last_seen)],
+    ["Model", element("code", {}, summary.model), "computed the last probability"],
   ];
   byId("session-tiles").replaceChildren(...tiles.map((tile) => fact(...tile)));
 }
 
-function showCourse() {
+function showTrace() {
   const { trace, trace_model: traceModel, model } = traced;
   byId("session-parts").hidden = false;
   const values = trace.map((point) => point.probability);
-  const last = values.length ? percent(values[values.length - 1]) : NOTHING;
+  const last = values.length ? percent(values[values.length - 1]) : NO_VALUE;
   chart.show([trace.map((_point, at) => at + 1), values],
-    `Probability after each of ${count(values.length)} events, now ${last}. The table below has every value.`);
+    `Probability after each of ${count(values.length)} events, now ${last}. The table below lists every value.`);
   setText(byId("session-note"), traceModel === model
     ? ""
-    : `Computed by model ${traceModel}, which is live now; the last answer came from model ${model}.`);
+    : `The current model ${traceModel} computed these probabilities. The last response to an event came from model ${model}.`);
   byId("session-events").replaceChildren(...trace.map((point, at) => element("tr", {},
     element("td", { class: "number" }, at + 1),
-    element("td", {}, element("time", { datetime: point.timestamp, title: dayAndTime(point.timestamp) }, timeOfDay(point.timestamp))),
+    element("td", {}, element("time", { datetime: point.timestamp, title: dateAndTime(point.timestamp) }, timeOfDay(point.timestamp))),
     element("td", {}, isolated(point.event_name)),
     element("td", { class: "number" }, percent(point.probability)),
-    element("td", { class: "item" }, isolated(point.item_id ?? NOTHING)))));
+    element("td", { class: "item" }, isolated(point.item_id ?? NO_VALUE)))));
 }
 
-/** Mark the row of the point under the pointer. */
+/** Highlight the table row of the point under the pointer. */
 function markEvent(index) {
   [...byId("session-events").children].forEach((row, at) => row.classList.toggle("marked", at === index));
 }

@@ -1,9 +1,9 @@
 --[[
-Reads the next entries of some shards' boards, highest first, without the sessions that have ended.
+Reads the next entries of several shards' boards, highest first, without sessions that have ended.
 
 KEYS, two for each shard, i = 1, 2, ...
   KEYS[2i-1]    board of the shard      sorted set: session ids by probability
-  KEYS[2i]      last seen of the shard  sorted set: session ids by the time of their last commit, ms, server's clock
+  KEYS[2i]      last seen of the shard  sorted set: session ids by time of last commit, ms, Redis' clock
 
 ARGV
   ARGV[1]       idle time after which a session has ended, ms
@@ -11,18 +11,18 @@ ARGV
   ARGV[3]       smallest probability
   ARGV[4]       largest probability
   ARGV[5]       earliest last commit, ms
-  ARGV[6]       most entries of a shard to return
-  ARGV[7]       most entries of a shard to look at
+  ARGV[6]       most entries to return for each shard
+  ARGV[7]       most entries to examine in each shard
   then for each shard:
-  ARGV[2i+6]    score after which to go on; empty: from the top
-  ARGV[2i+7]    id after which to go on among the entries of that score; it need not be there any more
+  ARGV[2i+6]    score of the last entry read before; empty: start at the top
+  ARGV[2i+7]    session id of that entry; the entry may have been removed since
 
-Returns for each shard: the number of its live sessions; whether there are entries behind the last one looked at; score
-and id of that one, two empty strings if there is none; then id and score of each entry.
+Returns for each shard: the number of live sessions; 1 if entries follow the last examined one, else 0; score and id of
+the last examined entry, or two empty strings; then id and score of each returned entry.
 
-Entries of one score go by id, the largest first, byte by byte as the server sorts them. By last seen, sessions that
-have bought have no score here: whoever reads their records checks their probability.
-Changes nothing; takes time O(log n) and what it looks at. Runs on Redis 6.2 and later and on Valkey.
+Entries of equal score are sorted by id, descending, byte by byte, as the server sorts them. In the order `last_seen` a
+session that has bought has no probability here, so the reader of the records has to check it.
+Read only. Takes O(log n) for each examined entry. Runs on Redis 6.2 and later and on Valkey.
 ]]
 
 local by_probability = ARGV[2] == 'probability'
@@ -35,7 +35,7 @@ local alive = string.format('%.0f', alive_ms)
 local earliest_ms = math.max(alive_ms, tonumber(ARGV[5]))
 local lowest = by_probability and smallest or earliest_ms
 
--- Not Lua's `<`, which goes by the server's locale.
+-- Lua's `<` depends on the server's locale, so compare bytes.
 local function is_below(one, another)
   for place = 1, math.min(#one, #another) do
     local left, right = string.byte(one, place), string.byte(another, place)
@@ -58,7 +58,7 @@ local function fits(other, id)
   return not probability or (tonumber(probability) >= smallest and tonumber(probability) <= largest)
 end
 
--- The rank, from the top, of the first entry to look at.
+-- Returns the rank, from the top, of the first entry to examine.
 local function first_rank(ordered, after_score, after_id)
   if after_score == '' then
     return by_probability and largest < 1 and redis.call('ZCOUNT', ordered, '(' .. ARGV[4], '+inf') or 0

@@ -1,14 +1,14 @@
 --[[
-Reads sessions for the board: each one's record and the end of its history, of the same moment.
+Reads sessions for the board atomically: the record of each and the end of its history.
 
 KEYS, two for each session, i = 1, 2, ...
   KEYS[2i-1]  record of the session   string
-  KEYS[2i]    history of the session  list: one entry an event, oldest first
+  KEYS[2i]    history of the session  list: one entry for each event, oldest first
 
 ARGV
-  ARGV[1]     how many of the last entries of each, at least 1
+  ARGV[1]     number of last entries of each history, at least 1
 
-Returns for each session its record, false if there is none, and the list of those entries. Changes nothing.
+Returns for each session its record, or false if there is none, and the list of entries. Read only.
 Runs on Redis 6.2 and later and on Valkey.
 ]]
 

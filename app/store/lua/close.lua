@@ -1,24 +1,25 @@
 --[[
-Closes sessions of one shard that have idled out, each once however many replicas try.
+Closes sessions of one shard whose idle time has passed; each is closed once even if several replicas try.
 
 KEYS
   KEYS[1]       board of the shard      sorted set: session ids by probability
-  KEYS[2]       last seen of the shard  sorted set: session ids by the time of their last commit, ms, server's clock
-  KEYS[3]       closed of the shard     stream: see `closing.lua`, which stands before this text
+  KEYS[2]       last seen of the shard  sorted set: session ids by time of last commit, ms, Redis' clock
+  KEYS[3]       closed of the shard     stream: see `closing.lua`, whose text precedes this one
   then two for each session, i = 1, 2, ...:
   KEYS[2i+2]    record of the session   string
-  KEYS[2i+3]    history of the session  list: one entry an event, oldest first
+  KEYS[2i+3]    history of the session  list: one entry for each event, oldest first
 
 ARGV
   ARGV[1]       idle time that ends a session, in milliseconds
-  ARGV[2]       entries of `closed` at most, about
+  ARGV[2]       most entries of `closed`, approximate
   ARGV[3]       lifetime of `closed` in milliseconds
   ARGV[3+i]     session id
 
-Returns one integer a session: 0 it has not ended, or is gone already; 1 closed as not bought; 2 it was open and its
-history has expired: its outcome is lost; 3 it was closed before. In the last three cases nothing is left of it.
+Returns one integer for each session: 0 it has not ended, or was removed before; 1 closed as not bought; 2 it was open
+and its history has expired, so its outcome is lost; 3 it was closed before. In cases 1 to 3 its keys are removed.
 
-Everything is looked at anew: a session that goes on, or whose id was used again, since the list was made is left alone.
+The script checks each session again. It skips a session that got an event, or whose id was used again, since the caller
+listed it.
 Runs on Redis 6.2 and later and on Valkey.
 ]]
 

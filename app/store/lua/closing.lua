@@ -1,11 +1,11 @@
 --[[
-What several scripts share: how a session is put among the closed ones. Stands before their own text.
+Shared by several scripts, whose text follows this one: appends a session to the stream `closed`.
 
 An entry of the stream `closed` has four fields, in this order:
   id      session id
-  facts   JSON: what became of the session and how that is known
-  seen    time of its last commit, ms, server's clock
-  events  its history as one MessagePack array: the entries as they are, behind the head of an array of 32 bits' length
+  facts   JSON: the outcome and its source
+  seen    time of the last commit, ms, Redis' clock
+  events  history as one MessagePack array: an `array 32` header, then the entries unchanged
 ]]
 
 local IDLED_OUT = '{"outcome":"none","closed_by":"idle"}'

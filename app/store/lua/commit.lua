@@ -1,38 +1,39 @@
 --[[
-Commits sessions, each if and only if its record is still the one that was read. On a cluster all of one shard.
+Commits sessions by compare-and-set: each only if its record still has the version that was read.
+On a cluster all sessions of a call are of one shard.
 
 KEYS, five for each session:
   board         of its shard            sorted set: session ids by probability
-  last seen     of its shard            sorted set: session ids by the time of their last commit, ms, server's clock
-  closed        of its shard            stream: see `closing.lua`, which stands before this text
+  last seen     of its shard            sorted set: session ids by time of last commit, ms, Redis' clock
+  closed        of its shard            stream: see `closing.lua`, whose text precedes this one
   record        of the session          string: one codec byte, eight bytes of version, the rest
-  history       of the session          list: one entry an event, oldest first
+  history       of the session          list: one entry for each event, oldest first
 
 ARGV
   ARGV[1]       idle time that ends a session, in milliseconds
-  ARGV[2]       for how many milliseconds more the history of an open session stays, to be closed
-  ARGV[3]       entries of `closed` at most, about
+  ARGV[2]       grace time in milliseconds: how much longer the history of an open session stays, to be closed
+  ARGV[3]       most entries of `closed`, approximate
   ARGV[4]       lifetime of `closed` in milliseconds
   then for each session:
     id          session id
     expected    version that was read, eight bytes; empty: there must be no record
     record      the new record, its version inside
-    score       probability for the board; empty: the session is to leave the board
-    closing     facts for `closed` where this commit closes the session; 'closed' where one before it did; else empty
-    count       how many history entries follow
+    score       probability for the board; empty: remove the session from the board
+    closing     facts for `closed` if this commit closes the session; 'closed' if an earlier one did; else empty
+    count       number of history entries that follow
     entry...    history entries to append, oldest first
 
-Returns one integer a session: 1 committed, 0 the record is another one now and nothing was changed.
+Returns one integer for each session: 1 committed; 0 the record has another version, and nothing was changed.
 
-A record that already has the new version counts as committed: a first attempt went through and its reply was lost, so
-sending the same commit again is safe. Versions are random and never used twice, hence a session that expired and began
-anew never passes for the old one.
-A commit that closes a session appends it to `closed`; so does one that begins a session under the id of one that idled
-out and was not closed yet. Only those two read a history.
-Records and `seen` go by one clock and to the millisecond: who is longer in `seen` than the idle time has no record. The
-two sorted sets outlive the histories by half the grace time or more, so that a closer which comes too late still finds
-out how many it missed.
-Runs on Redis 6.2 and later and on Valkey; touches only the version of the old record.
+A record that already has the new version counts as committed: an earlier attempt succeeded and its reply was lost. So
+a commit may be sent again. Versions are random and never reused, so a new session under the id of an expired one is
+never taken for the expired one.
+A commit that closes a session appends the session to `closed`. A commit that starts a session under the id of an ended
+session that was not closed yet first appends the ended one to `closed`. Only these two read a history.
+Records expire by the same clock as `seen`, to the millisecond: a session older in `seen` than the idle time has no
+record. The two sorted sets expire at least half the grace time after the histories, so that a late sweeper can still
+count the sessions whose history has expired.
+Runs on Redis 6.2 and later and on Valkey. Reads only the version of the old record.
 ]]
 
 local call = redis.call
@@ -40,7 +41,7 @@ local idle_ms, grace_ms = tonumber(ARGV[1]), tonumber(ARGV[2])
 local longest, kept_ms = ARGV[3], ARGV[4]
 local time = call('TIME')
 local now_ms = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
--- As text: Lua would write a number of this size with an exponent.
+-- As text, because Lua writes a number of this size with an exponent.
 local seen_ms = string.format('%.0f', now_ms)
 local ends_ms = string.format('%.0f', now_ms + idle_ms)
 local forgotten_ms = string.format('%.0f', now_ms + idle_ms + grace_ms)
@@ -66,12 +67,12 @@ for session = 1, sessions do
       append_closed(closed_key, longest, kept_ms, id, IDLED_OUT, before_ms, history_key)
       call('DEL', history_key)
     end
-    -- Before the record: should something else stand under the history's key, then nothing of the session changes.
+    -- Before the record: if the history's key has another type, RPUSH fails before anything has changed.
     for entry = position, position + count - 1 do
       call('RPUSH', history_key, ARGV[entry])
     end
     call('SET', record_key, record, 'PXAT', ends_ms)
-    -- What is closed has no outcome left to be written down, so its history need not outlive its record.
+    -- The outcome of a closed session is already written, so its history expires with its record.
     call('PEXPIREAT', history_key, closing == '' and forgotten_ms or ends_ms)
     call('ZADD', seen_key, seen_ms, id)
     if score == '' then
@@ -93,8 +94,8 @@ for session = 1, sessions do
 end
 
 for seen_key, board_key in pairs(board_of) do
-  -- Both end together. One read says that neither has to be told so again, where two writes would also go to every
-  -- replica and into the append-only file; but a board that was empty, and so did not exist, knows of no end.
+  -- Both sets expire together. One read usually shows that no write is needed; two writes would also go to every
+  -- replica and into the append-only file. A board that was empty did not exist, so its expiry has to be set.
   if has_grown[board_key] or call('PTTL', seen_key) < sets_least_ms then
     call('PEXPIREAT', board_key, sets_end_ms)
     call('PEXPIREAT', seen_key, sets_end_ms)

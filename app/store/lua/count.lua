@@ -1,18 +1,18 @@
 --[[
-Adds counts to hashes, once however often the call is sent.
+Adds counts to hashes; a call that is sent again adds nothing.
 
 KEYS
-  KEYS[1]    marker   string: set when the counts were added
+  KEYS[1]    marker   string: exists once the counts are added
   KEYS[2..]  hashes   field to integer
 
 ARGV
-  ARGV[1]    lifetime of the marker in milliseconds: longer than a call may be on its way
+  ARGV[1]    lifetime of the marker in milliseconds: longer than any retry of the call
   ARGV[2]    lifetime of the hashes in milliseconds
   then for each hash:
-    count       how many fields follow
-    field, add  name, and what to add
+    count       number of fields that follow
+    field, add  name and increment of each
 
-Returns 1 if the counts were added, 0 if they were before.
+Returns 1 if the counts were added, 0 if they had been added before.
 Runs on Redis 6.2 and later and on Valkey.
 ]]
 

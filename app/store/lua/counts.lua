@@ -1,11 +1,11 @@
 --[[
-Reads what was counted of a model in a time bucket.
+Reads a model's counts in one time bucket.
 
 KEYS
   KEYS[1]  counts of its answers  hash: field to integer
   KEYS[2]  counts of its inputs   hash: field to integer
 
-Returns two lists of fields and integers in turn.
+Returns two lists, each of alternating fields and integers.
 Runs on Redis 6.2 and later and on Valkey.
 ]]
 

@@ -1,5 +1,5 @@
 --[[
-Erases everything of one session, the sessions of this id that were closed and not trimmed yet among it.
+Erases all data of one session id, including its closed sessions that are still in the streams.
 
 KEYS
   KEYS[1]  board of the shard      sorted set: session ids by probability
@@ -14,8 +14,8 @@ ARGV
 
 Returns 1 if there was a record, 0 if not.
 
-The streams are read whole, a page at a time: there is no index, and their length is bounded.
-A commit that read the session before and comes after finds another version, reads again, and begins a new session.
+Reads both streams completely, one page after another: they have no index, and their length is bounded.
+A commit that loaded the session before the deletion conflicts, loads again, and starts a new session.
 Runs on Redis 6.2 and later and on Valkey.
 ]]
 

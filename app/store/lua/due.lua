@@ -1,20 +1,20 @@
 --[[
-Asks one shard what there is to do for a closer: which sessions have ended, and which closed ones nobody has taken on.
+Lists a sweeper's work in one shard: sessions that have ended, and closed sessions that are not published yet.
 
 KEYS
-  KEYS[1]  closer of the shard     string: the replica that does it for now
-  KEYS[2]  last seen of the shard  sorted set: session ids by the time of their last commit, ms, server's clock
+  KEYS[1]  closer of the shard     string: the replica that sweeps the shard now
+  KEYS[2]  last seen of the shard  sorted set: session ids by time of last commit, ms, Redis' clock
   KEYS[3]  closed of the shard     stream: see `closing.lua`
 
 ARGV
-  ARGV[1]  name of the replica that asks
-  ARGV[2]  for how many milliseconds the shard is its own when there is something to do
+  ARGV[1]  name of the calling replica
+  ARGV[2]  milliseconds for which the caller owns the shard if there is work
   ARGV[3]  idle time that ends a session, in milliseconds
-  ARGV[4]  session ids at most
-  ARGV[5]  closed sessions at most
+  ARGV[4]  most session ids
+  ARGV[5]  most closed sessions
 
-Returns the ids and the entries of `closed`, each oldest first; two empty lists when there is nothing to do, or another
-replica does it. That only one does it saves work: doing it twice would change nothing.
+Returns the ids and the entries of `closed`, each oldest first. Returns two empty lists if there is no work or another
+replica owns the shard. Ownership only saves work: a second sweep would change nothing.
 Runs on Redis 6.2 and later and on Valkey.
 ]]
 

@@ -1,19 +1,19 @@
 --[[
-Moves closed sessions of one shard to its outcomes, each once however many replicas try.
+Moves closed sessions of one shard to the stream `outcomes`; each is moved once even if several replicas try.
 
 KEYS
   KEYS[1]  closed of the shard    stream: see `closing.lua`
   KEYS[2]  outcomes of the shard  stream: fields `id`, the session id, and `session`, JSON (docs/outcomes.md)
 
 ARGV
-  ARGV[1]  entries of `outcomes` at most, about; 0: none are to be written
-  ARGV[2]  for how many milliseconds entries of `outcomes` stay
+  ARGV[1]  most entries of `outcomes`, approximate; 0: write none
+  ARGV[2]  lifetime of entries of `outcomes` in milliseconds
   then for each session:
     entry  id of its entry in `closed`
     id     session id
-    json   what to write; empty: the entry could not be read, and is only taken away
+    json   the session as JSON; empty: the entry is unreadable and is only removed
 
-Returns one integer a session: 1 it was moved, 0 another replica did it, or it was erased.
+Returns one integer for each session: 1 moved; 0 another replica moved it, or it was erased.
 Runs on Redis 6.2 and later and on Valkey.
 ]]
 

@@ -1,16 +1,16 @@
 --[[
-Puts down what one replica reports of itself, and forgets replicas that have not reported for a while.
+Stores one replica's report, and removes replicas whose report has expired.
 
 KEYS
-  KEYS[1]  replicas  sorted set: their names by the time of their last report, ms, server's clock
-  KEYS[2]  reports   hash: the last report of each
+  KEYS[1]  replicas  sorted set: replica names by time of last report, ms, Redis' clock
+  KEYS[2]  reports   hash: last report of each replica
 
 ARGV
-  ARGV[1]  for how long a report counts, ms
+  ARGV[1]  lifetime of a report, ms
   ARGV[2]  name of the replica
-  ARGV[3]  its report; empty: the replica ends, its report goes
+  ARGV[3]  its report; empty: the replica stops, so remove it
 
-Returns 1. Safe to be run twice. Runs on Redis 6.2 and later and on Valkey.
+Returns 1. Idempotent. Runs on Redis 6.2 and later and on Valkey.
 ]]
 
 local MOST_FORGOTTEN = 64

@@ -1,15 +1,15 @@
 --[[
-Reads the reports of the replicas that are alive.
+Reads the reports of all live replicas.
 
 KEYS
-  KEYS[1]  replicas  sorted set: their names by the time of their last report, ms, server's clock
-  KEYS[2]  reports   hash: the last report of each
+  KEYS[1]  replicas  sorted set: replica names by time of last report, ms, Redis' clock
+  KEYS[2]  reports   hash: last report of each replica
 
 ARGV
-  ARGV[1]  for how long a report counts, ms
-  ARGV[2]  most replicas, the last heard of first
+  ARGV[1]  lifetime of a report, ms
+  ARGV[2]  most replicas; the most recent reports come first
 
-Returns name and report of each. Changes nothing. Runs on Redis 6.2 and later and on Valkey.
+Returns name and report of each. Read only. Runs on Redis 6.2 and later and on Valkey.
 ]]
 
 local time = redis.call('TIME')

@@ -1,11 +1,11 @@
 --[[
-Reads one session whole, record and history of the same moment.
+Reads record and history of one session atomically.
 
 KEYS
   KEYS[1]  record of the session   string
-  KEYS[2]  history of the session  list: one entry an event, oldest first
+  KEYS[2]  history of the session  list: one entry for each event, oldest first
 
-Returns the record, false if there is none, and the list of the history's entries. Changes nothing.
+Returns the record, or false if there is none, and the list of history entries. Read only.
 Runs on Redis 6.2 and later and on Valkey.
 ]]
 

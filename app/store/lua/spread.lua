@@ -1,19 +1,19 @@
 --[[
-Counts some shards' sessions that live, those of them that are open, and these by probability.
+Counts the live sessions of several shards, the open ones among them, and the open ones by class of probability.
 
 KEYS, two for each shard, i = 1, 2, ...
   KEYS[2i-1]  board of the shard      sorted set: session ids by probability
-  KEYS[2i]    last seen of the shard  sorted set: session ids by the time of their last commit, ms, server's clock
+  KEYS[2i]    last seen of the shard  sorted set: session ids by time of last commit, ms, Redis' clock
 
 ARGV
   ARGV[1]     idle time after which a session has ended, ms
   ARGV[2..]   edges between the classes of probability, ascending; an edge belongs to the class above it
 
-Returns live sessions, open ones, and the open ones of each class, one more than there are edges; sums of the shards.
+Returns the number of live sessions, of open ones, and of open ones in each class (edges plus one), summed over shards.
 
-Sessions that have ended stay in both sets until a later commit or the closer takes them out; up to 256 of them a shard
-are found and not counted, what goes beyond counts as open.
-Changes nothing; takes time O(log n) a class. Runs on Redis 6.2 and later and on Valkey.
+Ended sessions stay in both sets until the sweeper removes them or a commit reuses their id. Up to 256 of them in a
+shard are found and not counted; further ones count as open.
+Read only. Takes O(log n) for each class. Runs on Redis 6.2 and later and on Valkey.
 ]]
 
 local MOST_ENDED = 256
@@ -28,7 +28,7 @@ for class = 1, classes do
   reply[2 + class] = 0
 end
 
--- Halves until a class is alone, or nobody is left: most classes of a shop are empty.
+-- Counts by bisection, because most classes of a shop are empty.
 local function divide(board_key, first, last, count)
   if count == 0 then
     return

@@ -1,1 +1,1 @@
-"""Connections to Redis: one server, a primary behind sentinels, or a cluster."""
+"""What redis-py lacks, on its connections: bounded round trips, circuit breakers, failures per cluster node."""

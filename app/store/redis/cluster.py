@@ -1,13 +1,13 @@
-"""A Redis Cluster: each command goes to the node that has its shard's slot, all nodes of a batch at the same time.
+"""A Redis Cluster: each command goes to the node of its shard's slot, and all nodes of a batch work at the same time.
 
-Only the slots of our 256 shards are kept. What nodes say of moved slots is followed:
+The slot map holds the slots of our 256 shards only. Redirections of the nodes are followed:
 
-    MOVED       another node has the slot for good: asked there, and the map is read again
-    ASK         the slot is on its way and this key is there already: asked there, this once
-    TRYAGAIN    the slot is on its way and some of the keys are here, some there: asked again until the time is up
+    MOVED       another node owns the slot: send the command there, and read the slot map again
+    ASK         the slot is moving, and the key has moved already: send ASKING and the command there, this once
+    TRYAGAIN    the slot is moving, and only some of the keys have moved: send again until the time limit
 
-One node that is gone fails the commands of its own shards and no others. It is a client of its own because the
-driver's closes the connections of all nodes when one of them fails, and fails the whole pipeline with it.
+A node that fails takes only the commands of its own shards with it. redis-py's cluster client closes the connections
+of all nodes when one of them fails, and fails the whole pipeline.
 """
 
 import asyncio
@@ -27,34 +27,34 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from app.store.keys import SHARDS
-from app.store.redis.address import Endpoint
-from app.store.redis.server import Reply, Server, Word
+from app.store.redis.server import Reply, RespArg, Server
+from model.redis_url import Endpoint
 
-# A shard stands in braces in all of its keys (see `app.store.keys`), and what stands in braces makes the slot.
+# The shard is the hash tag of all its keys (see `app.store.keys`), and a hash tag alone decides the slot.
 _SLOT_OF_SHARD: Final = tuple(key_slot(f"{{{shard:02x}}}".encode()) for shard in range(SHARDS))
 _TRY_AGAIN_S: Final = 0.02
-# However many nodes fail, the map is read no more often than this.
+# Least time between two readings of the slot map, however many nodes fail.
 _REFRESH_GAP_S: Final = 0.25
 
 
 class Command(NamedTuple):
-    """Something to do within one shard."""
+    """One command, whose keys are all of one shard."""
 
     shard: int
-    words: Sequence[Word]
+    arguments: Sequence[RespArg]
 
 
-class Cluster:
-    """A link to a cluster (see `app.store.redis.connection.Link`).
+class ClusterClient:
+    """Client of a cluster; implements `app.store.redis.connection.RedisClient`.
 
     Args:
-        seeds: nodes to ask where the others are.
-        open_server: makes the connections to one node.
-        timeout_s: for how long moving slots are followed; a round trip has a bound of its own.
+        seeds: nodes that are asked for the slot map first.
+        open_server: returns the connections to one node.
+        timeout_s: for how long redirections are followed; `Server` bounds each round trip.
     """
 
-    # Shards are in slots of their own.
-    shards_a_script = 1
+    # A script's keys must be in one slot, and each shard has a slot of its own.
+    max_shards_per_script = 1
 
     def __init__(
         self, seeds: Sequence[Endpoint], open_server: Callable[[Endpoint], Server], *, timeout_s: float
@@ -69,11 +69,10 @@ class Cluster:
         self._refreshing = asyncio.Lock()
 
     async def get(self, shards: Sequence[int], keys: Sequence[str]) -> list[Reply]:
-        """See `Link.get`; one GET a key, as one of several keys could not be answered while their slot moves."""
+        # One GET per key: an MGET fails while the slot of one of its keys moves.
         return await self.execute([Command(shard, ("GET", key)) for shard, key in zip(shards, keys, strict=True)])
 
     async def execute(self, commands: Sequence[Command], *, wait_replicas: int = 0) -> list[Reply]:
-        """See `Link.execute`."""
         loop = asyncio.get_running_loop()
         deadline_s = loop.time() + self._timeout_s
         replies: list[Reply] = [RedisConnectionError("no node has this slot")] * len(commands)
@@ -84,7 +83,7 @@ class Cluster:
             tried = {index: asked_at.get(index) or self._owners[commands[index].shard] for index in pending}
             await self._round(commands, tried, frozenset(asked_at), replies, wait_replicas)
             again = [
-                index for index in pending if await self._helps(commands[index].shard, tried[index], replies[index])
+                index for index in pending if await self._may_help(commands[index].shard, tried[index], replies[index])
             ]
             if not again or loop.time() + _TRY_AGAIN_S >= deadline_s:
                 return replies
@@ -97,8 +96,8 @@ class Cluster:
             }
             pending = again
 
-    async def _helps(self, shard: int, asked: Endpoint | None, reply: Reply) -> bool:
-        """Draw from a reply where the shard is, and return whether asking again helps."""
+    async def _may_help(self, shard: int, asked: Endpoint | None, reply: Reply) -> bool:
+        """Update the slot map from a reply, and return whether sending the command again may help."""
         if isinstance(reply, MovedError):
             self._owners[shard] = _redirected(reply, asked)
             self._stale = True
@@ -110,12 +109,12 @@ class Cluster:
             await self._refresh_if_stale()
             return self._owners[shard] not in {asked, None}
         if isinstance(reply, RedisTimeoutError | OSError):
-            # Another wait would be too long; the next call looks who has the slot then.
+            # A second wait would be too long; the next call reads the slot map.
             self._stale = True
         return False
 
     async def ping(self) -> Exception | None:
-        """See `Link.ping`; a node may be gone, as the sessions of the others can still be served."""
+        # Some nodes may be away: the others still serve their own sessions.
         await self._refresh_if_stale()
         owners = {owner for owner in self._owners if owner is not None}
         if not owners:
@@ -127,7 +126,6 @@ class Cluster:
         return failures[0] if len(failures) == len(owners) else None
 
     async def close(self) -> None:
-        """See `Link.close`."""
         await asyncio.gather(*(server.close() for server in self._servers.values()))
 
     async def _round(
@@ -138,23 +136,23 @@ class Cluster:
         replies: list[Reply],
         wait_replicas: int,
     ) -> None:
-        """Send each command to its node, and put its reply into its place."""
+        """Send each command to its node, and store the replies by index."""
         by_node: dict[Endpoint, list[int]] = defaultdict(list)
         for index, endpoint in tried.items():
             if endpoint is not None:
                 by_node[endpoint].append(index)
 
         async def at(endpoint: Endpoint, indices: list[int]) -> None:
-            words: list[Sequence[Word]] = []
-            places: list[int] = []
+            sent: list[Sequence[RespArg]] = []
+            positions: list[int] = []
             for index in indices:
                 if index in asking:
-                    words.append(("ASKING",))
-                places.append(len(words))
-                words.append(commands[index].words)
-            found = await self._server(endpoint).execute(words, wait_replicas=wait_replicas)
-            for index, place in zip(indices, places, strict=True):
-                replies[index] = found[place]
+                    sent.append(("ASKING",))
+                positions.append(len(sent))
+                sent.append(commands[index].arguments)
+            found = await self._server(endpoint).execute(sent, wait_replicas=wait_replicas)
+            for index, position in zip(indices, positions, strict=True):
+                replies[index] = found[position]
 
         await asyncio.gather(*(at(endpoint, indices) for endpoint, indices in by_node.items()))
 
@@ -169,7 +167,7 @@ class Cluster:
             if not self._stale or now_s - self._refreshed_s < _REFRESH_GAP_S:
                 return
             self._refreshed_s = now_s
-            # All at once, and the first good answer counts: one that hangs would take all the time there is.
+            # All nodes at once, and the first complete map counts: a node that hangs would use up the time limit.
             asked = [asyncio.create_task(self._slots(endpoint)) for endpoint in {*self._servers, *self._seeds}]
             try:
                 for answer in asyncio.as_completed(asked):
@@ -180,17 +178,17 @@ class Cluster:
             finally:
                 for task in asked:
                     task.cancel()
-            await self._close_strangers()
+            await self._close_removed()
 
     async def _slots(self, endpoint: Endpoint) -> tuple[Endpoint, Reply]:
         (slots,) = await self._server(endpoint).execute([("CLUSTER", "SLOTS")])
         return endpoint, slots
 
     def _read(self, slots: Any, asked: Endpoint) -> bool:  # noqa: ANN401 - the reply of CLUSTER SLOTS
-        """Take over which node has which slot; return whether every shard has one."""
+        """Take over the slot map; return whether every shard has a node."""
         owners: list[Endpoint | None] = [None] * SHARDS
         for first, last, primary, *_ in slots:
-            # A node that does not know the address that others know it by leaves it out.
+            # A node that does not know its own host name leaves it empty.
             host = (primary[0] or b"").decode() or asked[0]
             endpoint = (asked[0] if host == "?" else host, int(primary[1]))
             for shard, slot in enumerate(_SLOT_OF_SHARD):
@@ -201,12 +199,12 @@ class Cluster:
         self._owners = owners
         return True
 
-    async def _close_strangers(self) -> None:
-        """Close connections to nodes that have left."""
+    async def _close_removed(self) -> None:
+        """Close connections to nodes that have left the cluster."""
         for endpoint in {*self._servers} - {*self._owners} - {*self._seeds}:
             await self._servers.pop(endpoint).close()
 
 
 def _redirected(reply: MovedError | AskError, asked: Endpoint | None) -> Endpoint:
-    """Return the node that a reply points at; a node that leaves the host out means its own."""
+    """Return the node of a redirection; an empty host is the host of the node that replied."""
     return (reply.host or (asked[0] if asked else ""), reply.port)

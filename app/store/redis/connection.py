@@ -1,6 +1,6 @@
-"""From an address to something that commands can be sent to, whatever kind of Redis it is.
+"""From a URL to a client: one server, a primary behind sentinels, or a cluster.
 
-A command names its shard, so that a cluster knows where it goes; a single server does not care.
+A command names its shard, by which a cluster finds the node. A single server ignores the shard.
 """
 
 import ssl
@@ -8,65 +8,64 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Final, Protocol
 
+from redis.asyncio.connection import AbstractConnection, Connection, SSLConnection, UnixDomainSocketConnection
 from redis.asyncio.sentinel import Sentinel
 
-from app.store.redis.address import Endpoint, RedisAddress, parse_address
-from app.store.redis.breaker import CircuitBreaker
-from app.store.redis.cluster import Cluster, Command
+from app.store.redis.breaker import FAILURES_TO_OPEN, OPEN_S, CircuitBreaker
+from app.store.redis.cluster import ClusterClient, Command
 from app.store.redis.server import Reply, Server
-from app.store.redis.wire import Connection, connect
+from model.redis_url import Endpoint, RedisAddress, parse_redis_url
 
-__all__ = ["Command", "ConnectionOptions", "Link", "open_link"]
+__all__ = ["Command", "ConnectionOptions", "RedisClient", "open_client"]
+
+# Two batches, two readings of the board and the background loops run at a time; the rest is for reads of sessions.
+MAX_CONNECTIONS: Final = 16
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@dataclass(frozen=True, slots=True)
 class ConnectionOptions:
-    """How Redis is talked to, beside its address; not printable, as it holds a password.
+    """Options of connections, beside the URL.
 
     Attributes:
         timeout_s: longest wait for one round trip, connecting included.
         max_connections: most connections to one server.
-        ca_file: certificates that TLS trusts; None: the system's.
-        sentinel_username: user at the sentinels.
-        sentinel_password: password at the sentinels.
-        failures_to_open: failures of a server in a row after which it is left alone.
-        open_s: for how many seconds it is left alone.
-        on_breaker: called with True when a server is left alone, with False when it answers again.
+        ca_file: certificate authorities that TLS trusts, in PEM; None: the system's.
+        failures_to_open: failures of a server in a row that open its circuit breaker.
+        open_s: seconds until an open circuit breaker lets a probe through.
+        on_breaker: called with True when a server's circuit breaker opens, with False when it closes.
     """
 
     timeout_s: float = 0.5
-    max_connections: int = 16
+    max_connections: int = MAX_CONNECTIONS
     ca_file: Path | None = None
-    sentinel_username: str | None = None
-    sentinel_password: str | None = None
-    failures_to_open: int = 3
-    open_s: float = 1.0
+    failures_to_open: int = FAILURES_TO_OPEN
+    open_s: float = OPEN_S
     on_breaker: Callable[[bool], None] = lambda _opened: None
 
 
-class Link(Protocol):
-    """Where commands go. Nothing raises: an error stands in its reply's place."""
+class RedisClient(Protocol):
+    """Sends commands. Nothing raises: an error takes the place of its reply."""
 
     @property
-    def shards_a_script(self) -> int:
-        """How many shards one script call may touch; it holds up the server for as long as it runs."""
+    def max_shards_per_script(self) -> int:
+        """How many shards one script call may touch; the server serves nobody else while a script runs."""
         ...
 
     async def get(self, shards: Sequence[int], keys: Sequence[str]) -> list[Reply]:
-        """Return the strings under keys, given the shard of each, in one round trip a server."""
+        """Return the strings under keys, given the shard of each, in one round trip per server."""
         ...
 
     async def execute(self, commands: Sequence[Command], *, wait_replicas: int = 0) -> list[Reply]:
-        """Return the replies of commands in order, in one round trip a server where nothing moves.
+        """Return the replies of commands in order, in one round trip per server unless slots move.
 
         A command may be sent twice. With `wait_replicas`, writes that fewer replicas confirmed are errors.
         """
         ...
 
     async def ping(self) -> Exception | None:
-        """Return what is wrong, or None when there is a server that answers."""
+        """Return the failure, or None when at least one server answers."""
         ...
 
     async def close(self) -> None:
@@ -74,93 +73,121 @@ class Link(Protocol):
         ...
 
 
-class SingleLink:
-    """One server, or the primary that sentinels name."""
+class SingleClient:
+    """Client of one server, or of the primary that sentinels name; implements `RedisClient`."""
 
-    shards_a_script = 16
+    max_shards_per_script = 16
 
     def __init__(self, server: Server, sentinel: Sentinel | None = None) -> None:
         self._server = server
         self._sentinel = sentinel
 
     async def get(self, shards: Sequence[int], keys: Sequence[str]) -> list[Reply]:  # noqa: ARG002 - for a cluster
-        """See `Link.get`."""
         if not keys:
             return []
         (values,) = await self._server.execute([("MGET", *keys)])
         return [values] * len(keys) if isinstance(values, Exception) else values
 
     async def execute(self, commands: Sequence[Command], *, wait_replicas: int = 0) -> list[Reply]:
-        """See `Link.execute`."""
-        return await self._server.execute([words for _, words in commands], wait_replicas=wait_replicas)
+        return await self._server.execute([arguments for _, arguments in commands], wait_replicas=wait_replicas)
 
     async def ping(self) -> Exception | None:
-        """See `Link.ping`."""
         (reply,) = await self._server.execute([("PING",)])
         return reply if isinstance(reply, Exception) else None
 
     async def close(self) -> None:
-        """See `Link.close`."""
         await self._server.close()
         if self._sentinel is not None:
             await self._sentinel.aclose()
 
 
-def open_link(url: str, options: ConnectionOptions) -> Link:
-    """Return a link to what the URL names; connects when the first command comes."""
-    address = parse_address(url)
-    tls = _tls(options) if address.tls else None
+def open_client(url: str, options: ConnectionOptions) -> RedisClient:
+    """Return a client, which connects at its first command.
+
+    Raises:
+        ValueError: the URL is invalid; the message repeats nothing of it.
+        OSError: the file of certificate authorities cannot be read; `ssl.SSLError` when it holds none.
+    """
+    address = parse_redis_url(url)
+    # One context for all connections: loading the certificates takes milliseconds, and a bad file fails at start.
+    ca_file = None if options.ca_file is None else str(options.ca_file)
+    tls = ssl.create_default_context(cafile=ca_file) if address.tls else None
     if address.kind == "cluster":
-        return Cluster(
+        return ClusterClient(
             address.endpoints,
-            lambda endpoint: _server(_connector(address, endpoint, tls), options),
+            lambda endpoint: _server(lambda: _connect(address, endpoint, tls), options),
             timeout_s=options.timeout_s,
         )
     if address.kind == "sentinel":
         sentinel = _sentinel(address, options)
 
-        async def connect_to_primary() -> Connection:
-            # Asked anew for each connection: another server may be the primary by now.
-            host, port = await sentinel.discover_master(address.service)
-            return await _connector(address, (host, port), tls)()
+        async def connect_to_primary() -> AbstractConnection:
+            # Asked for each connection, as a fail-over makes another server the primary.
+            return await _connect(address, await sentinel.discover_master(address.service), tls)
 
-        return SingleLink(_server(connect_to_primary, options), sentinel)
-    return SingleLink(_server(_connector(address, address.socket_path or address.endpoints[0], tls), options))
+        return SingleClient(_server(connect_to_primary, options), sentinel)
+    where = address.socket_path or address.endpoints[0]
+    return SingleClient(_server(lambda: _connect(address, where, tls), options))
 
 
-def _connector(
-    address: RedisAddress, where: Endpoint | str, tls: ssl.SSLContext | None
-) -> Callable[[], Awaitable[Connection]]:
-    """Return what makes connections to one server."""
-    return lambda: connect(
-        where, tls=tls, username=address.username, password=address.password, database=address.database
-    )
+async def _connect(address: RedisAddress, where: Endpoint | str, tls: ssl.SSLContext | None) -> AbstractConnection:
+    """Return a connection that is logged in and has selected the database.
+
+    Args:
+        address: login and database.
+        where: host and port, or the path of a Unix socket.
+        tls: None for no TLS.
+
+    Raises:
+        redis.exceptions.RedisError: there is no server, or the server refuses the login.
+    """
+    # Without time limits, which cost a timer per call: `Server` bounds the whole round trip.
+    options: dict[str, Any] = {
+        "socket_timeout": None,
+        "socket_connect_timeout": None,
+        "protocol": 2,
+        "driver_info": None,
+        "username": address.username,
+        "password": address.password,
+        "db": address.database,
+    }
+    connection: AbstractConnection
+    if isinstance(where, str):
+        connection = UnixDomainSocketConnection(path=where, **options)
+    elif tls is None:
+        connection = Connection(host=where[0], port=where[1], **options)
+    else:
+        connection = SSLConnection(host=where[0], port=where[1], **options)
+        # redis-py's own context trusts the system's authorities beside those of the file.
+        connection.ssl_context.context = tls
+    try:
+        await connection.connect()  # type: ignore[no-untyped-call]  # redis-py ships it untyped
+    except BaseException:
+        # redis-py leaves the socket open when a login is cancelled.
+        await connection.disconnect(nowait=True)
+        raise
+    return connection
 
 
 def _sentinel(address: RedisAddress, options: ConnectionOptions) -> Sentinel:
-    return Sentinel(  # type: ignore[no-untyped-call]  # the driver ships it untyped
+    tls = {"ssl": True, "ssl_ca_certs": None if options.ca_file is None else str(options.ca_file)}
+    return Sentinel(  # type: ignore[no-untyped-call]  # redis-py ships it untyped
         address.endpoints,
         sentinel_kwargs={
             "socket_timeout": options.timeout_s,
             "socket_connect_timeout": options.timeout_s,
-            "username": options.sentinel_username,
-            "password": options.sentinel_password,
-            **({"ssl": True} if address.tls else {}),
-            **({"ssl_ca_certs": str(options.ca_file)} if address.tls and options.ca_file is not None else {}),
+            "username": address.sentinel_username,
+            "password": address.sentinel_password,
+            **(tls if address.tls else {}),
         },
     )
 
 
-def _server(connector: Callable[[], Awaitable[Connection]], options: ConnectionOptions) -> Server:
+def _server(connect: Callable[[], Awaitable[AbstractConnection]], options: ConnectionOptions) -> Server:
     breaker = CircuitBreaker(
         failures_to_open=options.failures_to_open,
         open_s=options.open_s,
         clock_s=time.monotonic,
         on_change=options.on_breaker,
     )
-    return Server(connector, timeout_s=options.timeout_s, max_connections=options.max_connections, breaker=breaker)
-
-
-def _tls(options: ConnectionOptions) -> ssl.SSLContext:
-    """Return what checks certificates and host names; loads the certificates, so a bad file is told at start."""
-    return ssl.create_default_context(cafile=None if options.ca_file is None else str(options.ca_file))
+    return Server(connect, timeout_s=options.timeout_s, max_connections=options.max_connections, breaker=breaker)

@@ -1,4 +1,4 @@
-"""Lua scripts by their hash: one round trip a server for many calls, and the text only where a server lacks it."""
+"""Lua scripts by their hash: many calls in one round trip per server; the text only where a server lacks the script."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -10,74 +10,75 @@ from importlib.resources import files
 from redis.exceptions import NoScriptError
 
 from app.errors import StoreError, StoreUnavailableError
-from app.store.redis.connection import Command, Link
-from app.store.redis.server import Reply, Word
+from app.store.redis.connection import Command, RedisClient
+from app.store.redis.server import Reply, RespArg
 
-# One call a round trip, named by what the store was asked to do.
+# Called after each round trip with the name of the store's operation and the seconds.
 ObserveRoundTrip = Callable[[str, float], None]
 
 
 @dataclass(frozen=True, slots=True)
 class Script:
-    """A script's text, and the hash that Redis knows it by."""
+    """A script's text, and its SHA-1 for EVALSHA."""
 
     text: str
     digest: str
 
 
 def load_script(*names: str) -> Script:
-    """Return the script of that file beside this module; of several, what stands in the first ones is shared."""
+    """Return the script of a file in `app/store/lua`; several are joined, so that scripts can share functions."""
     text = "".join(files("app.store").joinpath("lua", name).read_text(encoding="utf-8") for name in names)
-    # Redis names a script by this hash; it is no safeguard.
+    # Redis identifies scripts by SHA-1; security does not depend on it.
     return Script(text, sha1(text.encode(), usedforsecurity=False).hexdigest())
 
 
 class ScriptRunner:
-    """Runs scripts over a link.
+    """Runs scripts.
 
     Args:
-        link: where they go.
+        client: sends the commands.
         observe: called after each round trip with the operation's name and its seconds.
     """
 
-    def __init__(self, link: Link, observe: ObserveRoundTrip = lambda _operation, _seconds: None) -> None:
-        self._link = link
+    def __init__(self, client: RedisClient, observe: ObserveRoundTrip = lambda _operation, _seconds: None) -> None:
+        self._client = client
         self._observe = observe
 
     @property
-    def shards_a_script(self) -> int:
+    def max_shards_per_script(self) -> int:
         """How many shards one call may touch."""
-        return self._link.shards_a_script
+        return self._client.max_shards_per_script
 
     async def run(
-        self, operation: str, script: Script, calls: Sequence[tuple[int, Sequence[Word]]], *, wait_replicas: int = 0
+        self, operation: str, script: Script, calls: Sequence[tuple[int, Sequence[RespArg]]], *, wait_replicas: int = 0
     ) -> list[Reply]:
-        """Make all calls in one round trip a server; a reply is the script's, or an error.
+        """Make all calls in one round trip per server, and return their results in order, errors in their places.
 
         Args:
-            operation: name of the round trip.
-            script: safe to be run twice with the same arguments.
-            calls: each its shard, and what follows the hash in EVALSHA: number of keys, keys, arguments.
-            wait_replicas: replicas that must have what was written.
+            operation: name for `observe`.
+            script: must be safe to run twice with the same arguments.
+            calls: shard of each, and the arguments of EVALSHA after the hash: number of keys, keys, arguments.
+            wait_replicas: replicas that must confirm the writes.
         """
         commands = [Command(shard, ("EVALSHA", script.digest, *call)) for shard, call in calls]
         with self.timed(operation):
-            replies = await self._link.execute(commands, wait_replicas=wait_replicas)
+            replies = await self._client.execute(commands, wait_replicas=wait_replicas)
         unknown = [place for place, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
         if unknown:
-            # A server that was restarted, or that is new, has never seen the script; EVAL tells it for good.
-            told = [
-                Command(commands[place].shard, ("EVAL", script.text, *commands[place].words[2:])) for place in unknown
+            # A restarted or new server lacks the script; EVAL runs and caches it.
+            texts = [
+                Command(commands[place].shard, ("EVAL", script.text, *commands[place].arguments[2:]))
+                for place in unknown
             ]
             with self.timed(operation):
-                answers = await self._link.execute(told, wait_replicas=wait_replicas)
-            for place, answer in zip(unknown, answers, strict=True):
-                replies[place] = answer
+                results = await self._client.execute(texts, wait_replicas=wait_replicas)
+            for place, result in zip(unknown, results, strict=True):
+                replies[place] = result
         return replies
 
     @contextmanager
     def timed(self, operation: str) -> Iterator[None]:
-        """Observe how long what is done inside takes."""
+        """Report the duration of the block to `observe`."""
         started = time.perf_counter()
         try:
             yield
@@ -86,7 +87,7 @@ class ScriptRunner:
 
 
 def unavailable(error: Exception) -> StoreError:
-    """Wrap a driver's error; its text stays out, as it may name hosts and paths. The cause is kept for logs."""
+    """Return an error of redis-py as a `StoreError` without its text, which may name hosts; logs have the cause."""
     if isinstance(error, StoreError):
         return error
     wrapped = StoreUnavailableError("Redis did not answer, or did not accept the write; nothing is lost: try again.")

@@ -34,19 +34,19 @@ class Shown(Protocol):
     """What the network looks at in an event, however a peer has parsed it."""
 
     @property
-    def session_id(self) -> str: ...  # noqa: D102  # the event's own fields
+    def session_id(self) -> str: ...  # the event's own fields
     @property
-    def event_name(self) -> str: ...  # noqa: D102
+    def event_name(self) -> str: ...
     @property
-    def item_category(self) -> str | None: ...  # noqa: D102
+    def item_category(self) -> str | None: ...
     @property
-    def price(self) -> float | None: ...  # noqa: D102
+    def price(self) -> float | None: ...
     @property
-    def quantity(self) -> float | None: ...  # noqa: D102
+    def quantity(self) -> float | None: ...
     @property
-    def item_id(self) -> str | None: ...  # noqa: D102
+    def item_id(self) -> str | None: ...
     @property
-    def properties(self) -> dict[str, str | float | bool]: ...  # noqa: D102
+    def properties(self) -> dict[str, str | float | bool]: ...
 
 
 # From events and states before them to probabilities and states after them.

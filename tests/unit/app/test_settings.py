@@ -2,7 +2,7 @@ import pytest
 from pydantic import ValidationError
 
 from app.main import StartupError, create_app
-from app.settings import Settings
+from app.settings import REMOVED_SETTINGS, Settings
 
 
 @pytest.fixture(autouse=True)
@@ -94,6 +94,41 @@ def test_a_bad_pair_of_variables_is_one_line_too(monkeypatch):
     with pytest.raises(StartupError) as caught:
         create_app()
     assert str(caught.value) == "willbuy cannot start: redis_timeout_s must not be larger than request_timeout_s"
+
+
+def test_a_variable_of_an_earlier_release_is_named_in_one_warning_and_its_value_is_not(artifact, monkeypatch, capsys):
+    monkeypatch.setenv("WILLBUY_REDIS_SENTINEL_PASSWORD", "hidden")
+    monkeypatch.setenv("WILLBUY_TRACES", "off")
+    create_app(Settings(artifact=artifact, open_access=True))
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "settings_removed" in line]
+    assert '"level": "warning"' in line
+    assert "WILLBUY_REDIS_SENTINEL_PASSWORD" in line
+    assert "WILLBUY_TRACES" in line
+    assert "WILLBUY_API_KEYS" not in line
+    assert "hidden" not in line
+
+
+def test_no_setting_is_called_removed():
+    assert not REMOVED_SETTINGS.keys() & {f"WILLBUY_{name.upper()}" for name in Settings.model_fields}
+    assert len(Settings.model_fields) <= 36
+
+
+@pytest.mark.parametrize(("idle_s", "every_s"), [(1800, 5), (50, 5), (20, 2), (1, 0.1)])
+def test_sweeps_are_as_frequent_as_sessions_are_short(idle_s, every_s):
+    assert Settings(artifact="model.pt", session_idle_s=idle_s).sweep_every_s == every_s
+
+
+@pytest.mark.parametrize(
+    ("limits", "bound"),
+    [
+        ({}, 4 * 2**20),
+        ({"max_batch_events": 10}, 10 * 65536),
+        ({"max_batch_events": 100_000}, 4 * 2**20),
+        ({"max_body_bytes": 8 * 2**20}, 8 * 2**20),
+    ],
+)
+def test_a_batch_body_has_room_for_its_events_up_to_4_mib(limits, bound):
+    assert Settings(artifact="model.pt", **limits).max_batch_body_bytes == bound
 
 
 def test_without_an_artifact_the_variable_to_set_is_named():

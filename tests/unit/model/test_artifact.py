@@ -30,7 +30,8 @@ from model.artifact import (
 )
 from model.columns import PropertySpec
 from model.encoder import Encoder
-from model.network import FeatureScaling, NetworkSizes, SessionModel
+from model.network import FeatureScaling, SessionModel
+from model.sizes import NetworkSizes
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,8 @@ from support.textbook import as_float64, sigmoid, textbook_outputs
 
 from model.cells import CELLS
 from model.encoder import Encoder
-from model.network import FeatureScaling, NetworkSizes, SessionModel
+from model.network import FeatureScaling, SessionModel
+from model.sizes import NetworkSizes
 
 LADDER = [(cell, aggregates) for cell in CELLS for aggregates in (True, False)]
 

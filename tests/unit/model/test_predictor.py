@@ -18,7 +18,7 @@ from model.cells import CELLS
 from model.columns import fingerprint
 from model.device_step import DeviceStep
 from model.events import Event
-from model.predictor import Predictor, _quicker, _step_s, load_predictor
+from model.predictor import Predictor, _faster, _step_s, load_predictor
 
 LENGTHS = [60, 1, 33, 2, 60, 17, 5, 48]
 TOLERANCE = {"float32": 1e-5, "float16": 2e-3}
@@ -470,13 +470,13 @@ def test_auto_is_the_cpu_where_there_is_no_gpu(artifacts, monkeypatch):
         load_predictor(artifacts[8][0], device="cuda")
 
 
-@pytest.mark.parametrize(("gpu_s", "is_quicker"), [(0.0004, True), (0.002, False)])
-def test_auto_takes_the_quicker_device_and_says_why(predictor, monkeypatch, gpu_s, is_quicker):
+@pytest.mark.parametrize(("gpu_s", "is_faster"), [(0.0004, True), (0.002, False)])
+def test_auto_takes_the_faster_device_and_names_the_reason(predictor, monkeypatch, gpu_s, is_faster):
     # Given a GPU's predictor, and what a step takes on both
     gpu = copy.copy(predictor)
     monkeypatch.setattr("model.predictor._step_s", lambda timed: gpu_s if timed is gpu else 0.001)
-    chosen = _quicker(predictor, lambda: gpu)
-    assert chosen is (gpu if is_quicker else predictor)
+    chosen = _faster(predictor, lambda: gpu)
+    assert chosen is (gpu if is_faster else predictor)
     assert chosen.device_reason == f"a step of 64 sessions takes {gpu_s * 1000:.2f} ms on the GPU, 1.00 on the CPU"
 
 
@@ -485,7 +485,7 @@ def test_a_gpu_that_fails_is_not_taken(predictor):
         raise RuntimeError("CUDA error: out of memory\nand many lines more")
 
     host = copy.copy(predictor)
-    assert _quicker(host, fail) is host
+    assert _faster(host, fail) is host
     assert host.device_reason == "the GPU cannot be used: CUDA error: out of memory"
 
 

@@ -13,16 +13,14 @@ from support.threads import one_thread
 
 from model.columns import PropertySpec, columns_from_events
 from model.events import Event
-from model.network import NetworkSizes
+from model.sizes import NetworkSizes
+from training.config import FitSettings, PretrainingSettings, TeacherSettings, TrainSettings
 from training.data.dataset import Columns
 from training.data.prepare import prepare
 from training.data.prepared import PreparedDataset
 from training.data.sources.canonical import write_events
-from training.fit.distillation import TeacherSettings
-from training.fit.loop import FitSettings
-from training.fit.pretraining import PretrainingSettings
-from training.fit.train import TrainResult, train
-from training.settings import TrainSettings
+from training.fit.result import TrainResult
+from training.fit.train import train
 from training.synthetic import PRESETS, generate, write
 
 SETTINGS = TrainSettings(
@@ -69,7 +67,7 @@ def small_shop(tmp_path_factory: pytest.TempPathFactory) -> PreparedDataset:
 def no_page() -> Iterator[None]:
     """Leave out the report's HTML page, which takes longer than these small trainings and is tested elsewhere."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("training.commands.training_run.write_html", lambda _path, _report: None)
+        patch.setattr("training.commands.train.write_html", lambda _path, _report: None)
         yield
 
 

@@ -9,11 +9,11 @@ from numpy.typing import NDArray
 
 from model.base_rate import logit_shift
 from model.predictor import load_predictor
-from training.commands.replay_sessions import read_sessions
+from training.commands.replay import read_events
 from training.data.prepare import prepare
+from training.evaluation.calibration import Calibration, calibrated_base_rate, fit_calibration
 from training.evaluation.metrics import PREFIX_LENGTHS, score
-from training.fit.calibration import Calibration, calibrated_base_rate, fit_calibration
-from training.fit.train import export
+from training.fit.result import export
 from training.synthetic import PRESETS, generate, write
 
 # Shares of the buyers and of the others that are kept: a shop with far fewer buyers, and one with far more.
@@ -54,7 +54,7 @@ def resampled(tmp_path_factory):
     truth = pl.read_parquet(write(generate(PRESETS["default"], 6000, seed=77), folder / "live.parquet"))
     dataset = prepare(folder / "live.parquet", folder / "prepared")
     bought = dict(dataset.sessions().select("session_id", "outcome").iter_rows())
-    events = read_sessions(dataset, sorted(bought))
+    events = read_events(dataset, sorted(bought))
     by_session = truth.sort("session_id", "prefix_length").group_by("session_id").agg("probability")
     exact = dict(by_session.iter_rows())
     # What it was drawn with, not the share that chance made of it, would be better; 6,000 sessions know it well.

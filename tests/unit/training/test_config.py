@@ -8,9 +8,8 @@ import typer
 from typer.testing import CliRunner
 
 from training.cli import cli
-from training.config import ComputeSettings, ConfigError, LogSettings, RunConfig, read_config
-from training.fit.loop import FitSettings
-from training.settings import TrainSettings
+from training.config import ComputeSettings, FitSettings, LogSettings, RunConfig, TrainSettings
+from training.config_file import ConfigError, read_config, to_toml
 
 
 def printed(*arguments: object) -> str:
@@ -83,7 +82,7 @@ def test_a_flag_can_ask_for_the_default_again(tmp_path) -> None:
 def test_what_is_written_is_read_back(flags, tmp_path) -> None:
     config = read_config(None, flags)
     path = tmp_path / "written.toml"
-    path.write_text(config.to_toml())
+    path.write_text(to_toml(config))
     # What is chosen differs: a written file chooses everything.
     assert replace(read_config(path), chosen=config.chosen) == config
 
@@ -156,7 +155,7 @@ def test_what_help_shows_as_defaults_are_the_defaults() -> None:
             arguments += [on, str(getattr(option.default, "value", option.default))]
     # Then the configuration is that of no option at all
     assert len(arguments) > 20
-    assert printed(*arguments) == RunConfig().to_toml()
+    assert printed(*arguments) == to_toml(RunConfig())
 
 
 @pytest.mark.parametrize("missing", [["--out", "m.pt"], ["data"]])

@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Final
 
 from training.data.sources import canonical, clickstreamdmm, diginetica, rees46, retailrocket, yoochoose
-from training.data.sources.base import Adapter, Batch, Source
+from training.data.sources.base import Adapter, Batch, Source, open_mapped
 from training.data.sources.errors import SourceError
-from training.data.sources.mapped import open_mapped
 from training.data.sources.mapping import Clock, ColumnMapping, PropertyColumn
 
 AUTO: Final = "auto"
@@ -41,10 +40,10 @@ __all__ = [
 
 
 def detect(path: Path) -> str:
-    """Return the name of the format that `path` holds, told by its file names and columns.
+    """Return the name of the format of `path`, from its file names and columns.
 
     Raises:
-        SourceError: nothing is there, or it is none of the known formats.
+        SourceError: there is no such path, or its format is unknown.
     """
     _must_exist(path)
     for name, adapter in FORMATS.items():
@@ -56,16 +55,16 @@ def detect(path: Path) -> str:
     )
 
 
-def open_source(path: Path, format: str = AUTO, mapping: ColumnMapping | None = None) -> Source:  # noqa: A002 - the word users say
+def open_source(path: Path, format: str = AUTO, mapping: ColumnMapping | None = None) -> Source:  # noqa: A002 - as the option
     """Open a log.
 
     Args:
-        path: a file or a folder, as the format has it.
-        format: a name in `FORMATS`, `"mapping"`, or `"auto"`: the mapping if one is given, else what is detected.
+        path: a file or a folder, depending on the format.
+        format: a name in `FORMATS`, `"mapping"`, or `"auto"`: the mapping if there is one, else the detected format.
         mapping: the columns of a log in none of the known formats.
 
     Raises:
-        SourceError: nothing is there, the format is unknown, or the files are not of it.
+        SourceError: there is no such path, the format is unknown, or the files are of another format.
     """
     _must_exist(path)
     if mapping is not None:

@@ -1,23 +1,26 @@
-"""What a source of logged events is: files, how their columns map, and batches of canonical events.
+"""Sources of logged events: files, their column mappings, and batches of canonical events.
 
 The canonical event table is described in docs/event-table.md. A source yields it in batches of bounded size, so that a
-log may be larger than memory, and yields beside them every row that it had to reject.
+log may be larger than memory, together with every rejected row.
 """
 
-from collections.abc import Callable, Generator, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Final
 
 import polars as pl
 
 from training.data.sources.conversion import convert, event_schema
 from training.data.sources.errors import SourceError
 from training.data.sources.mapping import Clock, ColumnMapping, PropertyColumn
-from training.data.sources.tables import BLOCK_BYTES, read_table
+from training.data.sources.tables import BLOCK_BYTES, is_parquet, parquet_schema, read_table
+
+TABLE_SUFFIXES: Final = (".csv", ".tsv", ".txt", ".dat", ".csv.gz", ".tsv.gz", ".txt.gz", ".dat.gz", ".parquet")
 
 
 def unchanged(rows: pl.DataFrame) -> pl.DataFrame:
-    """Return `rows` as they are: the refinement of files that need none."""
+    """Return `rows` unchanged: the default refinement."""
     return rows
 
 
@@ -44,7 +47,7 @@ class EventFile:
         return {column: of for column, of in self.mapping.needed_columns().items() if column not in self.absent}
 
     def completed(self, rows: pl.DataFrame) -> pl.DataFrame:
-        """Return refined rows, with nulls for what this file lacks."""
+        """Return refined rows, with nulls for the columns that this file lacks."""
         return self.refine(rows.with_columns(pl.lit(None, pl.String).alias(column) for column in sorted(self.absent)))
 
 
@@ -56,10 +59,10 @@ class Batch:
         file: the file's name in reports.
         file_index: its position in the source, which orders events of equal time.
         events: canonical events.
-        rejected: `line`, `field`, `reason`, `value` of the rows that are none.
-        rows_read: data rows that this batch accounts for.
+        rejected: `line`, `field`, `reason`, `value` of the malformed rows.
+        rows_read: data rows of this batch.
         rows_lookup: those of them that describe items instead of being events.
-        bytes_done: how far into the file, as it lies on disk, the reader is.
+        bytes_done: position in the file on disk.
     """
 
     file: str
@@ -72,7 +75,7 @@ class Batch:
 
 
 Enrichment = Callable[[pl.DataFrame], pl.DataFrame]
-# Yields batches without events (they account for its rows) and returns what completes events.
+# Yields batches without events, which count its rows, and returns a function that completes events.
 Lookup = Callable[[int], Generator[Batch, None, Enrichment]]
 
 
@@ -82,7 +85,7 @@ class Source:
 
     Attributes:
         format: its name in `training.data.sources.FORMATS`.
-        clock: what its times mean, see `Clock`.
+        clock: meaning of its times, see `Clock`.
         event_files: the files with events; all declare the same properties and the same session key.
         lookup: reads files that describe items, before the events.
         lookup_paths: those files.
@@ -101,12 +104,12 @@ class Source:
 
     @property
     def by_visitor(self) -> bool:
-        """Whether `session_id` holds a visitor, whose events are still to be split into sessions."""
+        """Whether `session_id` holds a visitor, whose events must be split into sessions."""
         return self.event_files[0].mapping.visitor_id is not None
 
     @property
     def equal_rows_are_duplicates(self) -> bool:
-        """Whether two rows that agree in everything are one row logged twice."""
+        """Whether two equal rows are one event logged twice."""
         return self.event_files[0].mapping.equal_rows_are_duplicates
 
     @property
@@ -141,7 +144,7 @@ class Source:
 
 
 def lookup_batch(path: Path, index: int, rejected: pl.DataFrame, *, rows_read: int, bytes_done: int) -> Batch:
-    """Return the batch that accounts for rows which describe items."""
+    """Return a batch that counts rows which describe items."""
     return Batch(
         file=path.name,
         file_index=index,
@@ -182,3 +185,34 @@ def one_file(folder: Path, pattern: str) -> Path:
         present = ", ".join(sorted(path.name for path in folder.iterdir())[:20]) or "nothing"
         raise SourceError(f"{folder}: no file matches {pattern}[.gz]; found {present}")
     return found[0]
+
+
+def open_mapped(path: Path, mapping: ColumnMapping) -> Source:
+    """Open a file, or every table of a folder, with `mapping`.
+
+    Raises:
+        SourceError: the folder has no table.
+    """
+    files = [path]
+    if path.is_dir():
+        files = sorted(file for file in path.iterdir() if file.name.lower().endswith(TABLE_SUFFIXES))
+        if not files:
+            raise SourceError(f"{path}: no table in this folder; looked for {', '.join(TABLE_SUFFIXES)}")
+    if all(file.is_file() and is_parquet(file) for file in files):
+        mapping = replace(mapping, properties=parquet_property_kinds(files, mapping.properties))
+    return Source(
+        format="mapping",
+        clock=mapping.clock,
+        event_files=tuple(EventFile(file, mapping) for file in files),
+    )
+
+
+def parquet_property_kinds(files: Sequence[Path], properties: tuple[PropertyColumn, ...]) -> tuple[PropertyColumn, ...]:
+    """Return the properties with kinds: number where every file with the column types it as number or Boolean."""
+    schemas = [parquet_schema(file) for file in files]
+    resolved = []
+    for declared in properties:
+        types = [schema[declared.column] for schema in schemas if declared.column in schema] or [pl.String()]
+        numeric = all(dtype.is_numeric() or dtype == pl.Boolean for dtype in types)
+        resolved.append(replace(declared, kind=declared.kind or ("number" if numeric else "category")))
+    return tuple(resolved)

@@ -1,7 +1,7 @@
 """The canonical event table itself, as Parquet: reading and writing it.
 
-What times mean is in the files' key-value metadata under `willbuy.clock`; without it they are the calendar's. Where
-`willbuy.equal_rows` says `distinct`, rows that agree in everything are events of their own.
+The files' key-value metadata has the meaning of times under `willbuy.clock`; without it they are calendar times. With
+`willbuy.equal_rows` = `distinct`, equal rows are distinct events.
 """
 
 from collections.abc import Mapping
@@ -12,13 +12,12 @@ from typing import Final, cast, get_args
 import polars as pl
 
 from model.events import FIELD_NAMES
-from training.data.sources.base import Adapter, EventFile, Source
-from training.data.sources.blocks import LINE
+from training.data.sources.base import Adapter, EventFile, Source, parquet_property_kinds
 from training.data.sources.conversion import EVENT_COLUMNS, PROPERTY_PREFIX, SOURCE_LINE
 from training.data.sources.errors import SourceError
-from training.data.sources.mapped import parquet_property_kinds
 from training.data.sources.mapping import Clock, ColumnMapping, PropertyColumn
 from training.data.sources.tables import column_names, is_parquet
+from training.data.sources.text import LINE
 
 CLOCK_KEY: Final = "willbuy.clock"
 EQUAL_ROWS_KEY: Final = "willbuy.equal_rows"
@@ -37,11 +36,11 @@ def write_events(
     Args:
         events: the events.
         path: the file.
-        clock: what times mean.
+        clock: meaning of the times.
         metadata: further key-value metadata, such as `EQUAL_ROWS_KEY`.
 
     Raises:
-        SourceError: a required column is missing, or the table has no such column.
+        SourceError: a required column is missing, or a column is unknown.
     """
     for name in REQUIRED:
         if name not in events.columns:
@@ -112,7 +111,7 @@ def _open(path: Path) -> Source:
     clocks = {_clock(file) for file in files}
     if len(clocks) > 1:
         raise SourceError(f"{path}: the files' clocks differ: {', '.join(sorted(clocks))}")
-    # A property may have turned up in a later file only.
+    # Only some files may have a property.
     columns = dict.fromkeys(name for file in files for name in column_names(file) if name.startswith(PROPERTY_PREFIX))
     declared = tuple(PropertyColumn(name.removeprefix(PROPERTY_PREFIX), name) for name in columns)
     properties = parquet_property_kinds(files, declared)

@@ -1,7 +1,7 @@
 """The ClickstreamDMM sessions (Ozyurt et al., WWW 2022), re-shaped into one row a page.
 
 Columns: `session_id, elapsed_s, page, flag_1 ... flag_4, level, bought`. The outcome is given; no purchase is marked.
-Times are whole seconds and rows name no item, so equal rows are pages that the log cannot tell apart, and are kept.
+Times are whole seconds and rows name no item, so equal rows may be distinct page views and are kept.
 """
 
 from pathlib import Path

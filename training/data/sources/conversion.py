@@ -1,4 +1,4 @@
-"""Raw rows to canonical events: the one conversion that every format goes through."""
+"""The conversion of raw rows to canonical events, for every format."""
 
 from collections.abc import Sequence
 from typing import Final
@@ -7,8 +7,8 @@ import polars as pl
 
 from model.events import FIELDS, canonical_event_name
 from training.data.sources import values
-from training.data.sources.blocks import LINE, no_rejections, rejections
 from training.data.sources.mapping import ColumnMapping, PropertyColumn
+from training.data.sources.text import LINE, no_rejections, rejections
 
 SOURCE_LINE: Final = "source_line"
 PROPERTY_PREFIX: Final = "property."
@@ -25,7 +25,7 @@ EVENT_COLUMNS: Final = {
 
 
 def event_schema(properties: Sequence[PropertyColumn]) -> pl.Schema:
-    """Return the schema of canonical events; a property of unknown kind is text until all of it was seen."""
+    """Return the schema of canonical events; a property of unknown kind is text at first."""
     kinds = {
         PROPERTY_PREFIX + declared.name: pl.Float64() if declared.kind == "number" else pl.String()
         for declared in properties
@@ -34,7 +34,7 @@ def event_schema(properties: Sequence[PropertyColumn]) -> pl.Schema:
 
 
 class _Row:
-    """Collects the columns of a batch and what is wrong with its rows."""
+    """Collects the columns of a batch and the problems of its rows."""
 
     def __init__(self, raw: pl.DataFrame, mapping: ColumnMapping) -> None:
         self.raw = raw
@@ -93,7 +93,7 @@ class _Row:
         return self.text(declared.column)
 
     def rejected(self) -> tuple[pl.Series, pl.DataFrame]:
-        """Return which rows are refused, and a report with the first problem of each."""
+        """Return the mask of rejected rows, and their report with each row's first problem."""
         refused = pl.repeat(value=False, n=self.raw.height, dtype=pl.Boolean, eager=True)
         frames = [no_rejections()]
         for column, mask, reason in self.problems:
@@ -106,7 +106,7 @@ class _Row:
 
 
 def convert(raw: pl.DataFrame, mapping: ColumnMapping) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Return canonical events, and the rows that cannot be converted.
+    """Return canonical events, and the rejected rows.
 
     Args:
         raw: the columns that `mapping` names, as text or as Parquet types them, and `LINE`.

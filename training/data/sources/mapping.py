@@ -1,4 +1,4 @@
-"""Which column of a foreign log is which field of the canonical event table.
+"""Column mappings: from a foreign log's columns to the fields of the canonical event table.
 
 The same mapping expresses the built-in formats and whatever a shop has; see docs/event-table.md for the TOML file.
 """
@@ -14,7 +14,7 @@ from training.data.sources.errors import SourceError
 from training.data.sources.text import TextLayout
 
 Clock = Literal["calendar", "date", "session"]
-"""What times mean: the calendar; a day and the time since the session's start; or only the latter."""
+"""Meaning of times: calendar times; a day and the time since the session's start; or only the latter."""
 
 PropertyKind = Literal["number", "category"]
 
@@ -28,7 +28,7 @@ _SETTINGS: Final = ("constant_event_name", "time_format", "separator", "has_head
 
 @dataclass(frozen=True, slots=True)
 class PropertyColumn:
-    """A declared property: its name, its column, and whether it is a number or a category (None: as its values say)."""
+    """A declared property: its name, its column, and its kind (None: inferred from its values)."""
 
     name: str
     column: str
@@ -52,9 +52,9 @@ class ColumnMapping:
         time_format: one of `TIME_FORMATS`, or a strptime pattern; times without an offset are UTC.
         separator: one character between fields.
         has_header: without a header, columns are called `column_1`, `column_2`, and so on.
-        missing_values: texts that mean "no value", beside the empty text.
-        equal_rows_are_duplicates: False where equal rows are distinct events that the log cannot tell apart.
-        also_needed: further columns that an adapter works with.
+        missing_values: texts that mean "no value", in addition to the empty text.
+        equal_rows_are_duplicates: False where equal rows are distinct events.
+        also_needed: further columns that an adapter reads.
     """
 
     timestamp: str
@@ -99,7 +99,7 @@ class ColumnMapping:
 
     @property
     def clock(self) -> Clock:
-        """What the times mean."""
+        """Meaning of the times."""
         if self.date is not None:
             return "date"
         return "session" if self.time_format in ELAPSED_FORMATS else "calendar"

@@ -1,4 +1,4 @@
-"""Reading a table, whatever its file is, in blocks of bounded size."""
+"""Reading a table from text, gzipped text or Parquet in blocks of bounded size."""
 
 import gzip
 import zlib
@@ -8,9 +8,17 @@ from typing import Final
 
 import polars as pl
 
-from training.data.sources.blocks import LINE, Block, no_rejections
 from training.data.sources.errors import SourceError
-from training.data.sources.text import TextLayout, check_columns, header, is_gzipped, read_text
+from training.data.sources.text import (
+    LINE,
+    Block,
+    TextLayout,
+    check_columns,
+    header,
+    is_gzipped,
+    no_rejections,
+    read_text,
+)
 
 BLOCK_BYTES: Final = 32 * 1024 * 1024
 ROWS_PER_PARQUET_BLOCK: Final = 250_000
@@ -30,7 +38,7 @@ def parquet_schema(path: Path) -> pl.Schema:
         SourceError: the file is damaged.
     """
     try:
-        # Opened here, as polars would take a path with `[` or `*` in it for a pattern.
+        # Opened here, as polars would interpret `[` or `*` in a path as a pattern.
         with path.open("rb") as file:
             return pl.Schema(pl.read_parquet_schema(file))
     except (pl.exceptions.PolarsError, OSError) as exc:
@@ -38,12 +46,12 @@ def parquet_schema(path: Path) -> pl.Schema:
 
 
 def is_compressed(path: Path) -> bool:
-    """Return whether a file's bytes stand for several times as many bytes of text."""
+    """Return whether a file is compressed, so that its text is several times as large."""
     return is_gzipped(path) or is_parquet(path)
 
 
 def column_names(path: Path, separator: str = ",") -> tuple[str, ...]:
-    """Return the columns that the file names, or nothing where it is no table; for telling formats apart."""
+    """Return the file's column names, or none where it is not a table; for format detection."""
     try:
         if is_parquet(path):
             return tuple(parquet_schema(path))
@@ -58,7 +66,7 @@ def read_table(
     """Yield the table's rows in order, blocks of about `block_bytes` of text or of a bounded number of Parquet rows.
 
     Args:
-        path: text, gzipped text or Parquet; told apart by its first bytes.
+        path: text, gzipped text or Parquet; detected by its first bytes.
         needed: the columns wanted, each with the field that needs it, for messages.
         layout: how text is laid out.
         block_bytes: how much text to hold at a time.

@@ -1,7 +1,7 @@
 """Reading a text table block by block, with the line number of every row and of every malformed one.
 
-Text is read as lines, never as one CSV document: only so does a row that is cut, has a stray quote or is not UTF-8
-cost itself alone and keep its exact line number. The price is that a quoted field cannot hold a line break.
+Text is read as lines, never as one CSV document. So a truncated row, a stray quote or invalid UTF-8 affects one row
+only, and its line number is exact. The drawback: a quoted field cannot contain a line break.
 """
 
 import csv
@@ -15,8 +15,46 @@ from typing import IO, Final, cast
 
 import polars as pl
 
-from training.data.sources.blocks import LINE, MAX_REPORTED_CHARACTERS, REJECTED_SCHEMA, Block, rejections
 from training.data.sources.errors import SourceError
+
+# Begins with a space, which column names of text tables never do, so that it cannot clash with one.
+LINE: Final = " line"
+REJECTED_SCHEMA: Final = {"line": pl.Int64, "field": pl.String, "reason": pl.String, "value": pl.String}
+MAX_REPORTED_CHARACTERS: Final = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Some rows of a table.
+
+    Attributes:
+        rows: the needed columns, as text or as Parquet types them, and `LINE`: the row's line number.
+        rejected: `line`, `field`, `reason`, `value` of rows that could not be split into fields.
+        rows_read: data rows in the block, blank lines not counted.
+        bytes_done: position in the file as it lies on disk.
+    """
+
+    rows: pl.DataFrame
+    rejected: pl.DataFrame
+    rows_read: int
+    bytes_done: int
+
+
+def rejections(lines: pl.Series, fields: str | Sequence[str], reason: str, values: pl.Series) -> pl.DataFrame:
+    """Return rejected rows with one reason; `fields` is one for all rows or one for each; values are shortened."""
+    field = pl.lit(fields) if isinstance(fields, str) else pl.Series(fields, dtype=pl.String)
+    return pl.DataFrame({"line": lines, "value": values}).select(
+        pl.col("line").cast(pl.Int64),
+        field=field,
+        reason=pl.lit(reason),
+        value=pl.col("value").cast(pl.String).str.slice(0, MAX_REPORTED_CHARACTERS),
+    )
+
+
+def no_rejections() -> pl.DataFrame:
+    """Return an empty table of rejected rows."""
+    return pl.DataFrame(schema=REJECTED_SCHEMA)
+
 
 MAX_LINE_BYTES: Final = 16 * 1024 * 1024
 _GZIP_MAGIC: Final = b"\x1f\x8b"
@@ -40,7 +78,7 @@ def is_gzipped(path: Path) -> bool:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[tuple[IO[bytes], IO[bytes]]]:
-    """Open for reading; gives the text and the file under it, which are two where the file is gzipped."""
+    """Open for reading; yields the text stream and the underlying file, which differ where the file is gzipped."""
     with path.open("rb") as file:
         if is_gzipped(path):
             with gzip.GzipFile(fileobj=file) as stream:
@@ -50,7 +88,7 @@ def _opened(path: Path) -> Iterator[tuple[IO[bytes], IO[bytes]]]:
 
 
 def header(path: Path, separator: str) -> list[str]:
-    """Return the fields of the first line; raises what a file that is no text raises."""
+    """Return the fields of the first line; raises decoding errors where the file is not text."""
     with _opened(path) as (stream, _):
         first = stream.readline(MAX_LINE_BYTES).decode("utf-8-sig")
     return [name.strip() for name in split_quoted(first.rstrip("\r\n"), separator) or ()]

@@ -1,7 +1,7 @@
-"""Raw columns to typed values, and what is wrong with those that cannot be.
+"""Raw columns to typed values, with the problems of malformed ones.
 
-Each function takes one column, as text or as Parquet typed it, and returns the values with the problems found: pairs
-of a mask and a reason. Where no mask is true the value is good; null means "not given".
+Each function takes one column, as text or as typed by Parquet, and returns values and problems: pairs of a mask and a
+reason. A value without a true mask is valid; null means "not given".
 """
 
 from collections.abc import Collection
@@ -14,7 +14,7 @@ from training.data.sources.errors import SourceError
 Problem = tuple[pl.Series, str]
 
 MS_PER_UNIT: Final = {"epoch_s": 1000, "epoch_ms": 1, "elapsed_s": 1000, "elapsed_ms": 1}
-# The first millisecond of the year 10000, where calendars and other tools end.
+# The first millisecond of the year 10000, beyond the range of most tools.
 END_OF_TIME_MS: Final = 253_402_300_800_000
 _ISO_FORMATS: Final = ("%Y-%m-%dT%H:%M:%S%.f%#z", "%Y-%m-%dT%H:%M", "%Y-%m-%d")
 _TRUE_OR_FALSE: Final = {"1": True, "true": True, "0": False, "false": False}
@@ -24,7 +24,7 @@ def text(column: pl.Series, missing_values: Collection[str] = ()) -> pl.Series:
     """Return the column as text, null where it is blank or one of `missing_values`."""
     texts = column.cast(pl.String)
     if column.dtype.is_float():
-        # A whole number has one spelling, as `model.columns.category_text` gives it when serving.
+        # A whole number has the same text as in the service (`model.columns.category_text`).
         texts = texts.str.replace(r"\.0$", "")
     blank = texts.str.strip_chars() == ""
     if missing_values:
@@ -33,7 +33,7 @@ def text(column: pl.Series, missing_values: Collection[str] = ()) -> pl.Series:
 
 
 def required(texts: pl.Series) -> list[Problem]:
-    """Return the problem of values that are not there."""
+    """Return the problem of missing values."""
     return [(texts.is_null(), "missing")]
 
 
@@ -72,8 +72,7 @@ def time_ms(
 ) -> tuple[pl.Series, list[Problem]]:
     """Return milliseconds, since 1970 or the session's start; `time_format` is one of a `ColumnMapping`.
 
-    Columns that Parquet types as dates or times are taken as such, whatever the format says. Times without an offset
-    are UTC.
+    Columns that Parquet types as dates or times ignore the format. Times without an offset are UTC.
     """
     if column.dtype.is_temporal():
         values, given = _epoch_ms(column), column.is_not_null()

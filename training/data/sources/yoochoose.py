@@ -1,6 +1,6 @@
 """YooChoose (RecSys Challenge 2015): `yoochoose-clicks.dat` and `yoochoose-buys.dat`, neither with a header.
 
-Clicks: session, time, item, category. Buys: session, time, item, price, quantity. As the challenge's read-me says,
+Clicks: session, time, item, category. Buys: session, time, item, price, quantity. In the challenge's read-me,
 category 0 is unknown, S a special offer, 1 to 12 a category and any longer number a brand; price and quantity are 0
 where they are unknown.
 """

@@ -145,7 +145,7 @@ async def test_more_events_than_the_limit_are_refused_whole(store, limits, lines
 
 
 async def test_the_body_has_a_limit_of_its_own(store):
-    async with running(store, max_body_bytes=1024, max_batch_body_bytes=2048) as client:
+    async with running(store, max_body_bytes=1024, max_batch_events=2) as client:
         fitting = json.dumps([event()]).encode().ljust(2048)
         assert (await client.post("/v1/events/batch", content=fitting, headers=JSON)).status_code == 200
         response = await client.post("/v1/events/batch", content=fitting + b" ", headers=JSON)

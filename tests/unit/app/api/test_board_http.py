@@ -35,8 +35,10 @@ def store():
 
 
 @pytest.fixture
-async def client(store):
-    async with running(store, board_cache_s=10) as client:
+async def client(store, monkeypatch):
+    # However slow the machine, an answer is still kept when the next request comes.
+    monkeypatch.setattr("app.wiring.BOARD_KEPT_S", 10)
+    async with running(store) as client:
         yield client
 
 

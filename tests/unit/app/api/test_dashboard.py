@@ -27,15 +27,15 @@ def page_files() -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-async def test_the_page_is_under_its_name_and_leads_there_by_a_relative_way(client) -> None:
-    led = await client.get("/dashboard")
-    assert (led.status_code, led.headers["location"]) == (308, "dashboard/")
+async def test_the_page_redirects_to_its_folder_by_a_relative_location(client) -> None:
+    redirect = await client.get("/dashboard")
+    assert (redirect.status_code, redirect.headers["location"]) == (308, "dashboard/")
     page = await client.get("/dashboard/")
     assert page.headers["content-type"] == "text/html; charset=utf-8"
     assert "<title>willbuy</title>" in page.text
 
 
-async def test_every_file_is_served_as_it_is_with_its_type_and_head_says_the_same(client) -> None:
+async def test_every_file_is_served_with_its_media_type_and_head_returns_the_same_headers(client) -> None:
     types = {"html": "text/html", "css": "text/css", "js": "text/javascript", "svg": "image/svg+xml"}
     for path, content in page_files().items():
         answer = await client.get(f"/dashboard/{path}")
@@ -46,7 +46,7 @@ async def test_every_file_is_served_as_it_is_with_its_type_and_head_says_the_sam
         assert head.headers == answer.headers
 
 
-async def test_a_file_that_is_known_is_not_sent_again_and_only_versioned_ones_are_kept_unasked(client) -> None:
+async def test_a_matching_etag_gives_304_and_only_versioned_files_are_immutable(client) -> None:
     for path, caching in [("main.js", "no-cache"), ("vendor/uplot-1.6.32/uPlot.iife.min.js", "immutable")]:
         first = await client.get(f"/dashboard/{path}")
         assert caching in first.headers["cache-control"]
@@ -87,15 +87,15 @@ async def test_nothing_else_is_served(client, path) -> None:
 def test_the_page_names_no_other_host_and_has_no_inline_script_or_style() -> None:
     own = {path: content.decode() for path, content in page_files().items() if not path.startswith("vendor/")}
     for path, text in own.items():
-        # The namespace of SVG is a name, not an address.
+        # The SVG namespace is an identifier; the browser does not request it.
         assert re.findall(r"(?:https?:)?//[\w.-]+\.\w+", text.replace("http://www.w3.org/2000/svg", "")) == [], path
         assert "innerHTML" not in text
     page = own["index.html"]
     assert not re.search(r"\son\w+=|\sstyle=|<style|<script(?![^>]*\ssrc=)", page)
 
 
-def test_uplot_is_what_was_published() -> None:
-    # Of `dist/` in the npm package of that version.
+def test_the_vendored_uplot_equals_the_published_package() -> None:
+    # SHA-256 of the files in `dist/` of the npm package.
     published = {
         "uPlot.iife.min.js": "19c8d4c6ad88929a79f4ae49d6f7161566dfd0ba3d15cc495e974f787eb78f1f",
         "uPlot.min.css": "df630c6a8d6f8eeaff264b50f73ce5b114f646ffd9a0bb74f049b0a00135fa04",

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 import httpx
 import pytest
 from support.artifacts import write_artifact
+from support.keys import make_key, write_keys
 from support.memory_store import MemoryStore
 
 from app.main import create_app
@@ -20,14 +21,16 @@ EVENT = {"session_id": "s-1", "event_name": "page_view"}
 
 
 @asynccontextmanager
-async def running(path, **settings):
-    """An app and a client of it."""
-    chosen = Settings(artifact=path, open_access=True, log_format="console", max_batch_size=4, **settings)
+async def running(path, tmp_path, **settings):
+    """An app and a client of it with a key that may do everything."""
+    key = make_key("events:write", "sessions:read", "model:admin")
+    keys = write_keys(tmp_path / "keys.toml", key)
+    chosen = Settings(artifact=path, api_keys_file=keys, log_format="console", max_batch_size=4, **settings)
     store = MemoryStore(session_idle_s=1800, now_ms=lambda: NOW_MS)
     app = create_app(chosen, store=store, now_ms=lambda: NOW_MS)
     async with app.router.lifespan_context(app):
         transport = httpx.ASGITransport(app)
-        async with httpx.AsyncClient(transport=transport, base_url="http://willbuy") as client:
+        async with httpx.AsyncClient(transport=transport, base_url="http://willbuy", headers=key.headers) as client:
             yield app, client
 
 
@@ -35,7 +38,7 @@ async def test_a_model_that_was_replaced_is_freed(artifact, tmp_path):
     path = tmp_path / "model.pt"
     shutil.copy(artifact, path)
     other = write_artifact(tmp_path / "other.pt", seed=1)
-    async with running(path, allow_reload=True) as (app, client):
+    async with running(path, tmp_path) as (app, client):
         old = weakref.ref(app.state.services.model)
         first = (await client.get("/v1/model")).json()
         await client.post("/v1/events", json=EVENT)
@@ -55,7 +58,7 @@ async def test_a_pinned_artifact_cannot_be_replaced_by_another(artifact, tmp_pat
     path = tmp_path / "model.pt"
     shutil.copy(artifact, path)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    async with running(path, allow_reload=True, artifact_sha256=digest) as (_, client):
+    async with running(path, tmp_path, artifact_sha256=digest) as (_, client):
         write_artifact(path, seed=1)
         response = await client.post("/v1/model/reload")
         assert response.status_code == 422
@@ -64,7 +67,7 @@ async def test_a_pinned_artifact_cannot_be_replaced_by_another(artifact, tmp_pat
 
 async def test_a_shadow_in_the_app_is_named_and_compares(artifact, tmp_path):
     candidate = write_artifact(tmp_path / "candidate.pt", seed=1)
-    async with running(artifact, shadow_artifact=candidate, shadow_share=1.0) as (_, client):
+    async with running(artifact, tmp_path, shadow_artifact=candidate, shadow_share=1.0) as (_, client):
         answer = (await client.post("/v1/events", json=EVENT)).json()
         metrics = (await client.get("/metrics")).text
         assert 'willbuy_shadow_info{fingerprint="' in metrics

@@ -152,7 +152,7 @@ async def test_events_that_come_in_between_are_waited_for():
         await post(client)
         assert (await say(client, "purchase")).json()["outcome"] == "purchase"
     store = ConfirmingStore(conflicts=9)
-    async with running(store, commit_attempts=4) as client:
+    async with running(store) as client:
         await post(client)
         answer = await say(client, "purchase")
         assert (answer.status_code, answer.json()["code"]) == (409, "conflict")

@@ -1,12 +1,10 @@
 """What is kept of keys, and what lists of them may hold."""
 
-import json
-
 import pytest
-from support.keys import make_key, write_keys
+from support.keys import make_key, toml, write_keys
 
 from app.auth.access import Access
-from app.auth.keys import MOST_KEYS, AccessError, all_different, digest_of, new_key, parse_keys, read_keys
+from app.auth.keys import MOST_KEYS, AccessError, all_different, digest_of, new_key, read_keys
 from app.auth.scopes import Scope
 from app.errors import ForbiddenError, UnauthorizedError
 
@@ -29,8 +27,14 @@ def test_what_is_kept_of_a_key_is_its_hash_and_not_the_key(tmp_path) -> None:
     assert made.key not in repr(made.entry)
 
 
-def test_keys_come_as_json_too() -> None:
-    (key,) = parse_keys(json.dumps([ENTRY | {"scopes": ["sessions:read", "model:admin"], "events_per_s": 5}]))
+def keys_of(tmp_path, entries):
+    path = tmp_path / "keys.toml"
+    path.write_text(f"keys = {toml(entries)}\n")
+    return read_keys(path)
+
+
+def test_a_key_has_scopes_and_a_limit(tmp_path) -> None:
+    (key,) = keys_of(tmp_path, [ENTRY | {"scopes": ["sessions:read", "model:admin"], "events_per_s": 5}])
     assert (key.name, key.scopes, key.events_per_s) == ("shop", [Scope.SESSIONS_READ, Scope.MODEL_ADMIN], 5)
 
 
@@ -49,9 +53,9 @@ def test_keys_come_as_json_too() -> None:
         ([ENTRY, ENTRY | {"name": "other", "sha256": DIGEST.upper()}], "key of 'other' is there twice"),
     ],
 )
-def test_a_wrong_entry_is_one_line_that_names_it(entries, message) -> None:
+def test_a_wrong_entry_is_one_line_that_names_it(tmp_path, entries, message) -> None:
     with pytest.raises(AccessError, match=message) as caught:
-        parse_keys(json.dumps(entries))
+        keys_of(tmp_path, entries)
     assert "\n" not in str(caught.value)
     assert "pasted" not in str(caught.value)
 
@@ -64,6 +68,7 @@ def test_a_wrong_entry_is_one_line_that_names_it(entries, message) -> None:
         ('[[key]]\nname = "shop"\n', r"expected \[\[keys\]\] entries and nothing else, not 'key'"),
         ("keys = []", "expected at least one key"),
         ("\udcff", "expected UTF-8"),
+        ("keys = " + "[" * 100_000, "expected TOML"),
     ],
 )
 def test_a_file_that_is_no_list_of_keys_is_refused_by_its_name(tmp_path, text, message) -> None:
@@ -77,12 +82,6 @@ def test_a_file_that_is_no_list_of_keys_is_refused_by_its_name(tmp_path, text, m
 def test_a_file_that_is_not_there_is_refused_by_its_name(tmp_path) -> None:
     with pytest.raises(AccessError, match=r"missing\.toml: No such file"):
         read_keys(tmp_path / "missing.toml")
-
-
-@pytest.mark.parametrize("text", ["", "{", "[" * 100_000])
-def test_what_is_no_json_is_refused(text) -> None:
-    with pytest.raises(AccessError, match="WILLBUY_API_KEYS: expected a JSON list"):
-        parse_keys(text)
 
 
 def test_more_keys_than_each_request_should_be_compared_with_are_refused() -> None:

@@ -250,7 +250,7 @@ async def test_a_slow_listener_misses_what_is_outdated():
     frames = listener.frames()
     await anext(frames)
     for number in range(100):
-        listener.hear("stats", b"%d" % number)
+        listener.put("stats", b"%d" % number)
     assert await anext(frames) == b"event: stats\ndata: 99\n\n"
     assert await anext(listener.frames(heartbeat_s=0.001)) == b"retry: 2000\n\n"
 

@@ -4,8 +4,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from app.board.cursor import InvalidCursorError, decode_cursor, encode_cursor
-from app.board.query import BoardQuery, parse_query
+from app.board.query import BoardQuery, InvalidCursorError, decode_cursor, encode_cursor, parse_query
 from app.errors import InvalidRequestError
 from app.store.board import Order, Position, Selection
 

@@ -222,10 +222,10 @@ class Looked:
         async def live_sessions():
             return (await self.store.spread(())).live
 
-        self.vitals = HealthMonitor(live_sessions, readiness, metrics=self.metrics, logger=logger)
+        self.health = HealthMonitor(live_sessions, readiness, metrics=self.metrics, logger=logger)
 
     async def after_a_look(self, name):
-        await self.vitals.look()
+        await self.health.update()
         return values(self.metrics.exposition().decode())[name]
 
 
@@ -241,7 +241,7 @@ async def test_readiness_shows_whatever_is_missing():
     assert await looked.after_a_look("willbuy_ready") == 0
     looked.draining = False
     assert await looked.after_a_look("willbuy_ready") == 1
-    await looked.vitals.close()
+    await looked.health.close()
     assert values(looked.metrics.exposition().decode())["willbuy_ready"] == 0
 
 
@@ -267,10 +267,10 @@ async def test_a_defect_in_one_look_does_not_end_the_looking():
         return len(reads)
 
     looked.metrics.watch(looked.metrics.queue_length, fails_once)
-    looked.vitals.start()
+    looked.health.start()
     async with asyncio.timeout(30):
         while len(reads) < 2:  # noqa: ASYNC110 - nothing tells
             await asyncio.sleep(0.01)
-    await looked.vitals.close()
+    await looked.health.close()
     assert "vitals_failed" in looked.log.getvalue()
     assert values(looked.metrics.exposition().decode())["willbuy_loop_delay_seconds_count"] >= 1

@@ -5,8 +5,7 @@ import json
 
 import pytest
 
-from app.monitoring.logging import build_logger
-from app.monitoring.session_ids import hide_session_ids
+from app.monitoring.logging import build_logger, hide_session_ids
 
 LONG_ID = "visitor-4711@example.org"
 

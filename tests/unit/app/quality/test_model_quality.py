@@ -8,13 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import log_loss, roc_auc_score
+from support.memory_store import NoOutcomes
 
 from app.quality.counts import BINS, GROUPS, answers_by_model, bin_of, count_answers, count_inputs, group_of
-from app.quality.drift import drift_of, population_stability_index
-from app.quality.figures import quality_of
+from app.quality.figures import drift_of, population_stability_index, quality_of
 from app.quality.window import BUCKETS, Window
 from app.store.history_codec import Entry
-from app.store.outcomes import ClosedSession, Counts, NoOutcomes
+from app.store.outcomes import ClosedSession, Counts
 from model.events import Event
 from model.summary import DataSummary, InputCounts
 
@@ -166,7 +166,7 @@ class Shelf(NoOutcomes):
     async def count(self, token, counts, *, lifetime_s):
         for key, added in counts.items():
             before = self.kept.get(key, Counts())
-            self.kept[key] = Counts(Counter(before.trust) + Counter(added.trust), before.drift)
+            self.kept[key] = Counts(Counter(before.answers) + Counter(added.answers), before.inputs)
 
     async def counts(self, keys):
         self.reads.update(keys)
@@ -180,9 +180,9 @@ async def test_the_window_slides_and_settled_buckets_are_read_once():
     hour_ms = 3_600_000
     for hour in range(30):
         await window.add("token", {(ONE, hour): Counts({"s": 1})})
-    assert (await window.read(ONE, 29 * hour_ms)).trust["s"] == BUCKETS
-    assert (await window.read(ONE, 40 * hour_ms)).trust["s"] == 30 - (40 - BUCKETS + 1)
-    assert (await window.read(OTHER, 29 * hour_ms)).trust["s"] == 0
+    assert (await window.read(ONE, 29 * hour_ms)).answers["s"] == BUCKETS
+    assert (await window.read(ONE, 40 * hour_ms)).answers["s"] == 30 - (40 - BUCKETS + 1)
+    assert (await window.read(OTHER, 29 * hour_ms)).answers["s"] == 0
     # The current bucket and the one just over may still change
     shelf.reads.clear()
     await window.read(ONE, 40 * hour_ms + 60_000)

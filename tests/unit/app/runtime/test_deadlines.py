@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from app.runtime.deadlines import Deadlines
+from app.runtime.deadlines import Deadlines, Timeout
 
 pytestmark = pytest.mark.anyio
 
@@ -53,3 +53,52 @@ async def test_nothing_is_ended_after_closing():
     later.add(witness, now + 0.05)
     await asyncio.wait_for(witness.ended.wait(), 30)
     assert not wait.is_over
+
+
+async def test_a_part_of_a_task_past_its_deadline_is_cancelled_and_times_out():
+    deadlines = Deadlines()
+    with pytest.raises(TimeoutError), Timeout(deadlines, 0.01):
+        await asyncio.sleep(30)
+    # The task itself goes on
+    task = asyncio.current_task()
+    assert task is not None
+    assert task.cancelling() == 0
+    with Timeout(deadlines, 0.01):
+        pass
+    await asyncio.sleep(0.03)
+    deadlines.close()
+
+
+async def test_a_cancellation_by_another_goes_through_a_timeout():
+    deadlines, began = Deadlines(), asyncio.Event()
+
+    async def wait():
+        with Timeout(deadlines, 3600):
+            began.set()
+            await asyncio.sleep(30)
+
+    task = asyncio.create_task(wait())
+    await began.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    deadlines.close()
+
+
+async def test_a_cancellation_that_comes_with_the_deadline_is_not_lost():
+    deadlines = Deadlines()
+
+    async def wait():
+        with Timeout(deadlines, 0.01) as timeout:
+            asyncio.get_running_loop().call_at(timeout.at, task.cancel)
+            await asyncio.sleep(30)
+
+    task = asyncio.create_task(wait())
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    deadlines.close()
+
+
+async def test_an_error_of_the_part_itself_is_raised_as_it_is():
+    with pytest.raises(KeyError), Timeout(Deadlines(), 3600):
+        raise KeyError("planted")

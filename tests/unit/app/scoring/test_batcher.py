@@ -153,7 +153,7 @@ async def test_an_exception_as_result_goes_to_its_own_caller():
     await batcher.close()
 
 
-async def test_too_few_results_give_nobody_anothers():
+async def test_too_few_results_give_no_caller_anothers():
     async def handle(items, callers):
         return items[1:]
 
@@ -245,7 +245,7 @@ async def test_many_items_that_take_too_long_are_answered_as_far_as_they_came():
     batcher = a_batcher(handler, max_batch_size=2)
     results = await batcher.submit_many(["a", "b", "c", "d", "e"], give_up_at=in_a_while(0.05))
     assert results == ["answer to a", "answer to b", None, None, None]
-    # What no batch had taken is taken back, and the batch that runs can know that nobody waits for it
+    # Items in the queue are withdrawn, and the running batch can see that its items are abandoned
     assert batcher.queue_length == 0
     handler.gate.set()
     assert await batcher.submit("f") == "answer to f"
@@ -254,7 +254,7 @@ async def test_many_items_that_take_too_long_are_answered_as_far_as_they_came():
     await batcher.close()
 
 
-async def test_a_batch_knows_which_of_its_items_are_still_wanted():
+async def test_a_batch_knows_which_of_its_items_are_abandoned():
     handler = Handler()
     wanted = []
 
@@ -264,38 +264,38 @@ async def test_a_batch_knows_which_of_its_items_are_still_wanted():
         return results
 
     batcher = a_batcher(handle)
-    kept, gone = await submit_all(batcher, ["a", "b"])
+    kept, abandoned = await submit_all(batcher, ["a", "b"])
     await handler.entered.wait()
-    gone.cancel()
+    abandoned.cancel()
     handler.gate.set()
-    await asyncio.gather(kept, gone, return_exceptions=True)
+    await asyncio.gather(kept, abandoned, return_exceptions=True)
     await batcher.close()
     assert handler.batches == [["a", "b"]]
     assert wanted == [[True, False]]
 
 
-class TellsTheFirst(Handler):
-    """Answers the first item of a batch at once, the others when the test lets it."""
+class ResolvesTheFirst(Handler):
+    """Resolves the first item of a batch at once, the others when the test opens the gate."""
 
     def __init__(self, then=None):
         super().__init__()
         self.then = then
-        self.gone = []
+        self.abandoned = []
 
     async def __call__(self, items, callers):
         callers.resolve(0, f"first answer to {items[0]}")
         results = await super().__call__(items, callers)
-        self.gone.append(list(callers.abandoned()))
+        self.abandoned.append(list(callers.abandoned()))
         if self.then is not None:
             raise self.then
         return results
 
 
-async def test_what_the_handler_tells_is_answered_at_once_and_only_once():
-    handler = TellsTheFirst()
+async def test_an_item_that_the_handler_resolves_is_answered_at_once_and_only_once():
+    handler = ResolvesTheFirst()
     batcher = a_batcher(handler)
-    told, other = await submit_all(batcher, ["a", "b"])
-    assert await told == "first answer to a"
+    resolved, other = await submit_all(batcher, ["a", "b"])
+    assert await resolved == "first answer to a"
     assert not other.done()
     # Its key is busy until the batch is through
     again, third = await submit_all(batcher, ["a", "c"])
@@ -304,17 +304,17 @@ async def test_what_the_handler_tells_is_answered_at_once_and_only_once():
     others = list(await asyncio.gather(other, again, third))
     assert others == ["answer to b", "first answer to a", "answer to c"]
     assert handler.batches == [["a", "b"], ["a", "c"]]
-    # Who was answered waits no longer, and has not gone away
-    assert handler.gone == [[], []]
+    # A caller that has its answer does not count as abandoned
+    assert handler.abandoned == [[], []]
     await batcher.close()
 
 
-async def test_what_was_told_stands_when_the_batch_crashes():
-    handler = TellsTheFirst(then=RuntimeError("crashed"))
+async def test_a_resolved_item_keeps_its_result_when_the_batch_crashes():
+    handler = ResolvesTheFirst(then=RuntimeError("crashed"))
     handler.gate.set()
     batcher = a_batcher(handler)
-    told, failed = await asyncio.gather(*(batcher.submit(item) for item in "ab"), return_exceptions=True)
-    assert told == "first answer to a"
+    resolved, failed = await asyncio.gather(*(batcher.submit(item) for item in "ab"), return_exceptions=True)
+    assert resolved == "first answer to a"
     assert isinstance(failed, RuntimeError)
     many = await batcher.submit_many(["c", "d"], give_up_at=in_a_while())
     assert many[0] == "first answer to c"
@@ -322,7 +322,7 @@ async def test_what_was_told_stands_when_the_batch_crashes():
     await batcher.close()
 
 
-async def test_what_the_handler_puts_off_comes_again_before_the_rest_of_its_key():
+async def test_a_requeued_item_comes_again_before_the_rest_of_its_key():
     batches = []
 
     async def handle(items, callers):
@@ -337,7 +337,7 @@ async def test_what_the_handler_puts_off_comes_again_before_the_rest_of_its_key(
     await batcher.close()
 
 
-async def test_what_is_put_off_is_handled_before_closing_and_dropped_when_nobody_waits():
+async def test_a_requeued_item_is_handled_before_closing_and_dropped_when_abandoned():
     handler = Handler()
 
     async def handle(items, callers):
@@ -345,9 +345,9 @@ async def test_what_is_put_off_is_handled_before_closing_and_dropped_when_nobody
         return [REQUEUE if len(handler.batches) < 3 else f"answer to {item}" for item in items]
 
     batcher = a_batcher(handle)
-    kept, gone = await submit_all(batcher, ["a", "b"])
+    kept, abandoned = await submit_all(batcher, ["a", "b"])
     await handler.entered.wait()
-    gone.cancel()
+    abandoned.cancel()
     handler.gate.set()
     await batcher.close()
     assert await kept == "answer to a"
@@ -376,7 +376,7 @@ def test_whatever_the_interleaving_each_item_is_handled_once_and_in_order(
 
 
 async def run_script(script, pauses, max_batch_size, max_items_per_key, put_off, max_batches):
-    """An item is (key, number); numbers grow in the order of submission. Keys are put off in batches `put_off`."""
+    """An item is (key, number); numbers grow in the order of submission. Keys are requeued in the batches `put_off`."""
     batches = []
     handled: list[tuple[int, int]] = []
     running: list[set[int]] = []
@@ -449,7 +449,7 @@ def assert_bounded(batches, max_batch_size, max_items_per_key):
         assert all(sum(key == one for key, _ in batch) <= max_items_per_key for one, _ in batch)
 
 
-async def test_a_call_ends_at_its_time_and_its_item_is_not_handled():
+async def test_a_call_ends_at_its_deadline_and_its_item_is_not_handled():
     # Given a batch that does not end, and calls behind it that may wait for some time
     held = asyncio.Event()
     handled: list[str] = []
@@ -463,14 +463,13 @@ async def test_a_call_ends_at_its_time_and_its_item_is_not_handled():
     batcher.start()
     first = asyncio.create_task(batcher.submit("first"))
     await asyncio.sleep(0)
-    now = asyncio.get_running_loop().time()
     calls = [
-        asyncio.create_task(batcher.submit(item, give_up_at=now + wait_s))
+        asyncio.create_task(asyncio.wait_for(batcher.submit(item), wait_s))
         for item, wait_s in [("soon", 0.02), ("later", 0.05), ("much later", 3600.0)]
     ]
     # When their times come
     done = await asyncio.wait_for(asyncio.gather(*calls[:2], return_exceptions=True), 30)
-    # Then each has ended for itself, and what nobody waits for is left out
+    # Then each has ended separately, and abandoned items are not handled
     assert [type(one) for one in done] == [TimeoutError, TimeoutError]
     assert not calls[2].done()
     held.set()

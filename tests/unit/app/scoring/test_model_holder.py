@@ -9,7 +9,8 @@ from support.fakes import FakeModel
 from app.errors import ArtifactRefusedError, ReloadInProgressError
 from app.monitoring.logging import build_logger
 from app.monitoring.metrics import Metrics
-from app.scoring.model_holder import ModelHolder, stamp_of
+from app.runtime.file_watch import stamp_of
+from app.scoring.model_holder import ModelHolder
 
 pytestmark = pytest.mark.anyio
 
@@ -51,6 +52,7 @@ def a_live_model(release, model=None):
         load_unless=release.load_unless,
         metrics=Metrics(),
         logger=build_logger(log_format="json", log_level="error", stream=io.StringIO()),
+        watch_every_s=0.001,
     )
 
 
@@ -97,7 +99,7 @@ async def test_two_reloads_at_once_are_one_too_many(release):
 
 async def test_the_watch_looks_without_loading_until_the_file_is_another(release):
     models = a_live_model(release)
-    models.start_watch(0.001)
+    models.start_watch()
     await asyncio.sleep(0.05)
     assert release.loads == 0
     release.put("bad")

@@ -31,7 +31,7 @@ NOW_MS = 1_795_392_000_000
 _codes = count(1)
 
 
-def submission(session_id="s", event_name="page_view", *, event_id=None, at_ms=NOW_MS, item_id=None):
+def queued(session_id="s", event_name="page_view", *, event_id=None, at_ms=NOW_MS, item_id=None):
     return QueuedEvent(
         session_id=session_id,
         event=Event(event_name, at_ms, item_id),
@@ -47,18 +47,18 @@ def store():
 
 
 class Callers:
-    """Who waits for a batch, and what they were told."""
+    """The callers of a batch, and the results they got."""
 
-    def __init__(self, gone=()):
-        self._gone = gone
-        self.told = {}
+    def __init__(self, abandoned=()):
+        self._abandoned = abandoned
+        self.resolved = {}
 
     def abandoned(self):
-        return self._gone
+        return self._abandoned
 
-    def resolve(self, place, result):
-        assert place not in self.told
-        self.told[place] = result
+    def resolve(self, index, result):
+        assert index not in self.resolved
+        self.resolved[index] = result
 
 
 class Bench:
@@ -78,11 +78,11 @@ class Bench:
         } | limits
         self.scorer = Scorer(store, self.model, metrics=self.metrics, logger=logger, **limits)
 
-    async def score(self, *submissions):
-        return await self.scorer.score(submissions)
+    async def score(self, *batch):
+        return await self.scorer.score(batch)
 
-    async def score_in_turn(self, *submissions):
-        return [(await self.scorer.score([one]))[0] for one in submissions]
+    async def score_in_turn(self, *batch):
+        return [(await self.scorer.score([one]))[0] for one in batch]
 
     def counted(self, name):
         return self.metrics.registry.get_sample_value(f"willbuy_{name}_total")
@@ -94,26 +94,26 @@ def bench(store):
 
 
 async def test_each_answer_is_the_fold_of_the_events_so_far(bench):
-    submissions = [submission(at_ms=NOW_MS + i, item_id=str(i)) for i in range(10)]
-    scores = await bench.score_in_turn(*submissions)
+    batch = [queued(at_ms=NOW_MS + i, item_id=str(i)) for i in range(10)]
+    scores = await bench.score_in_turn(*batch)
     for index, score in enumerate(scores):
         assert score.answer.events == index + 1
-        assert score.answer.probability == bench.model.expected([one.event for one in submissions[: index + 1]])
+        assert score.answer.probability == bench.model.expected([one.event for one in batch[: index + 1]])
         assert score.answer.model == bench.model.fingerprint
 
 
 async def test_sessions_of_a_batch_are_stepped_together_and_get_their_own_answers(bench):
-    submissions = [submission(str(i), item_id=str(i)) for i in range(20)]
-    scores = await bench.score(*submissions)
+    batch = [queued(str(i), item_id=str(i)) for i in range(20)]
+    scores = await bench.score(*batch)
     assert bench.model.batches == [20]
     assert [score.session_id for score in scores] == [str(i) for i in range(20)]
-    assert [score.answer.probability for score in scores] == [bench.model.expected([one.event]) for one in submissions]
+    assert [score.answer.probability for score in scores] == [bench.model.expected([one.event]) for one in batch]
 
 
 async def test_an_event_that_comes_again_gets_the_same_answer_and_changes_nothing(bench):
-    first, second = submission(event_id="e"), submission()
+    first, second = queued(event_id="e"), queued()
     original, later = await bench.score_in_turn(first, second)
-    (again,) = await bench.score(submission(event_id="e"))
+    (again,) = await bench.score(queued(event_id="e"))
     assert again.duplicate
     assert again.answer == original.answer
     assert (await bench.store.load(["s"]))[0].probability == later.answer.probability
@@ -122,14 +122,14 @@ async def test_an_event_that_comes_again_gets_the_same_answer_and_changes_nothin
 
 async def test_an_event_id_past_the_window_is_folded_again(store):
     bench = Bench(store, dedupe_window=2)
-    await bench.score_in_turn(submission(event_id="e"), submission(), submission())
-    (again,) = await bench.score(submission(event_id="e"))
+    await bench.score_in_turn(queued(event_id="e"), queued(), queued())
+    (again,) = await bench.score(queued(event_id="e"))
     assert not again.duplicate
     assert again.answer.events == 4
 
 
 async def test_a_purchase_closes_the_session_and_is_no_input(bench):
-    view, purchase, after = submission(), submission(event_name="purchase"), submission()
+    view, purchase, after = queued(), queued(event_name="purchase"), queued()
     viewed, bought, later = await bench.score_in_turn(view, purchase, after)
     for score in (bought, later):
         assert score.answer.outcome is Outcome.PURCHASE
@@ -141,14 +141,14 @@ async def test_a_purchase_closes_the_session_and_is_no_input(bench):
 
 
 async def test_a_purchase_as_first_event_makes_a_closed_session_without_probability(bench):
-    bought, later = await bench.score_in_turn(submission(event_name="purchase"), submission())
+    bought, later = await bench.score_in_turn(queued(event_name="purchase"), queued())
     assert bought.answer.probability is later.answer.probability is None
     assert bought.answer.events == later.answer.events == 0
     assert later.answer.outcome is Outcome.PURCHASE
 
 
 async def test_a_purchase_that_comes_again_is_a_duplicate(bench):
-    purchase = submission(event_name="purchase", event_id="p")
+    purchase = queued(event_name="purchase", event_id="p")
     first, again = await bench.score_in_turn(purchase, purchase)
     assert again.duplicate
     assert again.answer == first.answer
@@ -157,18 +157,16 @@ async def test_a_purchase_that_comes_again_is_a_duplicate(bench):
 
 async def test_a_full_session_refuses_events_but_not_duplicates_nor_the_purchase(store):
     bench = Bench(store, max_session_events=2)
-    await bench.score_in_turn(submission(event_id="e"), submission())
-    full, duplicate, purchase = await bench.score_in_turn(
-        submission(), submission(event_id="e"), submission(event_name="purchase")
-    )
+    await bench.score_in_turn(queued(event_id="e"), queued())
+    full, duplicate, purchase = await bench.score_in_turn(queued(), queued(event_id="e"), queued(event_name="purchase"))
     assert isinstance(full, SessionFullError)
     assert "may have 2" in full.detail
     assert duplicate.duplicate
     assert purchase.answer.outcome is Outcome.PURCHASE
 
 
-async def test_a_late_event_is_folded_in_order_of_arrival_and_told(bench):
-    on_time, late = submission(at_ms=NOW_MS), submission(at_ms=NOW_MS - 1)
+async def test_a_late_event_is_folded_in_order_of_arrival_with_a_warning(bench):
+    on_time, late = queued(at_ms=NOW_MS), queued(at_ms=NOW_MS - 1)
     first, second = await bench.score_in_turn(on_time, late)
     assert first.warnings == ()
     assert second.warnings == (LATE,)
@@ -180,10 +178,10 @@ async def test_a_late_event_is_folded_in_order_of_arrival_and_told(bench):
 
 @pytest.mark.parametrize("successor", [FakeModel("b"), FakeModel("a", state_size=32)], ids=["model", "state size"])
 async def test_another_models_record_is_rebuilt_from_history(store, successor):
-    before = [submission(at_ms=NOW_MS + i) for i in range(5)]
+    before = [queued(at_ms=NOW_MS + i) for i in range(5)]
     await Bench(store).score_in_turn(*before)
     bench = Bench(store, successor)
-    step, next_step = submission(at_ms=NOW_MS + 5), submission(at_ms=NOW_MS + 6)
+    step, next_step = queued(at_ms=NOW_MS + 5), queued(at_ms=NOW_MS + 6)
     first, second = await bench.score_in_turn(step, next_step)
     events = [one.event for one in [*before, step]]
     assert first.answer.probability == successor.expected(events)
@@ -196,19 +194,19 @@ async def test_two_models_in_turn_stay_exact(store):
     events = []
     for turn in range(6):
         replica = replicas[turn % 2]
-        one = submission(event_id=f"e{turn}", at_ms=NOW_MS + turn)
+        one = queued(event_id=f"e{turn}", at_ms=NOW_MS + turn)
         events.append(one.event)
         (score,) = await replica.score(one)
         assert score.answer.probability == replica.model.expected(events)
         assert score.answer.model == replica.model.fingerprint
     # And an old duplicate names the model that answered it
-    (again,) = await replicas[1].score(submission(event_id="e0"))
+    (again,) = await replicas[1].score(queued(event_id="e0"))
     assert again.answer.model == replicas[0].model.fingerprint
 
 
 async def test_a_history_that_grew_between_two_reads_is_read_again(store):
     old, current = Bench(store, FakeModel("a")), Bench(store, FakeModel("b"))
-    first, raced, last = (submission(at_ms=NOW_MS + i) for i in range(3))
+    first, raced, last = (queued(at_ms=NOW_MS + i) for i in range(3))
     await old.score(first)
     # Given a replica that commits after the record was read and before the history is
     load_histories = store.load_histories
@@ -224,10 +222,10 @@ async def test_a_history_that_grew_between_two_reads_is_read_again(store):
     assert current.counted("conflicts") == 1
 
 
-async def test_a_history_that_the_server_threw_away_is_told_and_nothing_is_folded(store):
-    await Bench(store, FakeModel("a")).score_in_turn(submission("good"), submission("bad"), submission("bad"))
+async def test_a_history_that_the_server_evicted_is_an_error_and_nothing_is_folded(store):
+    await Bench(store, FakeModel("a")).score_in_turn(queued("good"), queued("bad"), queued("bad"))
     store._sessions["bad"].history.pop()
-    good, bad = await Bench(store, FakeModel("b")).score(submission("good"), submission("bad"))
+    good, bad = await Bench(store, FakeModel("b")).score(queued("good"), queued("bad"))
     assert good.answer.events == 2
     assert isinstance(bad, CorruptRecordError)
     assert "2 events and the history has 1" in bad.detail
@@ -235,7 +233,7 @@ async def test_a_history_that_the_server_threw_away_is_told_and_nothing_is_folde
 
 
 async def test_a_bad_event_fails_alone(bench):
-    good, bad = [submission(str(i)) for i in range(3)], submission("bad", item_id="poison")
+    good, bad = [queued(str(i)) for i in range(3)], queued("bad", item_id="poison")
     *scores, error = await bench.score(*good, bad)
     assert isinstance(error, PredictionError)
     assert [score.answer.probability for score in scores] == [bench.model.expected([one.event]) for one in good]
@@ -245,8 +243,8 @@ async def test_a_bad_event_fails_alone(bench):
 
 async def test_a_bad_history_fails_alone(store):
     # Given sessions of another model, one with an event on which the current model crashes
-    await Bench(store, FakeModel("a", poison="")).score(submission("good"), submission("bad", item_id="poison"))
-    good, bad = await Bench(store, FakeModel("b")).score(submission("good"), submission("bad"))
+    await Bench(store, FakeModel("a", poison="")).score(queued("good"), queued("bad", item_id="poison"))
+    good, bad = await Bench(store, FakeModel("b")).score(queued("good"), queued("bad"))
     assert good.answer.events == 2
     assert isinstance(bad, PredictionError)
 
@@ -257,15 +255,15 @@ async def test_a_probability_that_is_no_number_is_an_error(store):
             return [float("nan")] * len(events), [bytes(16)] * len(events)
 
     bench = Bench(store, BrokenModel())
-    (error,) = await bench.score(submission())
+    (error,) = await bench.score(queued())
     assert isinstance(error, PredictionError)
     assert await store.load(["s"]) == [None]
 
 
 async def test_a_corrupt_record_fails_alone_and_is_logged(bench):
-    await bench.score(submission("good"), submission("bad"))
+    await bench.score(queued("good"), queued("bad"))
     bench.store._sessions["bad"].record = b"\x01garbage"
-    good, bad = await bench.score(submission("good"), submission("bad"))
+    good, bad = await bench.score(queued("good"), queued("bad"))
     assert good.answer.events == 2
     assert isinstance(bad, CorruptRecordError)
     assert "record_corrupt" in bench.log.getvalue()
@@ -276,7 +274,7 @@ async def test_a_store_that_is_gone_fails_every_event(bench):
         return [StoreUnavailableError("gone")] * len(session_ids)
 
     bench.store.load = load
-    assert all(isinstance(result, StoreUnavailableError) for result in await bench.score(submission(), submission("t")))
+    assert all(isinstance(result, StoreUnavailableError) for result in await bench.score(queued(), queued("t")))
 
 
 async def test_racing_replicas_lose_nothing_and_answer_in_commit_order(store):
@@ -294,7 +292,7 @@ async def test_racing_replicas_lose_nothing_and_answer_in_commit_order(store):
             return await store.commit(commits)
 
     replicas = [Bench(YieldingStore(), commit_attempts=100) for _ in range(5)]
-    scores = await asyncio.gather(*(replicas[i % 5].score(submission(item_id=str(i))) for i in range(30)))
+    scores = await asyncio.gather(*(replicas[i % 5].score(queued(item_id=str(i))) for i in range(30)))
     assert sorted(score.answer.events for (score,) in scores) == list(range(1, 31))
     (history,) = await store.load_histories(["s"])
     model = replicas[0].model
@@ -308,15 +306,15 @@ async def test_conflicts_without_end_become_an_error(bench):
         return [False] * len(commits)
 
     bench.store.commit = commit
-    (error,) = await bench.score(submission())
+    (error,) = await bench.score(queued())
     assert isinstance(error, ConflictError)
     assert bench.counted("conflicts") == 4
 
 
 async def test_a_commit_whose_reply_was_lost_is_recognised_also_without_an_event_id(bench):
-    # The attempt is stored, then another event on top of it, and only then is the attempt told to have failed.
+    # The attempt is stored, then another event on top of it, and only then is the attempt reported as failed.
     commit = bench.store.commit
-    mine, other = submission(), submission()
+    mine, other = queued(), queued()
 
     async def commit_but_lose_the_reply(commits):
         bench.store.commit = commit
@@ -340,8 +338,8 @@ async def test_events_of_one_session_in_a_batch_are_folded_in_order_and_stored_a
         return await commit(some)
 
     bench.store.commit = watched
-    mine = [submission("s", at_ms=NOW_MS + i, item_id=str(i)) for i in range(3)]
-    other = submission("t")
+    mine = [queued("s", at_ms=NOW_MS + i, item_id=str(i)) for i in range(3)]
+    other = queued("t")
     scores = await bench.score(mine[0], other, mine[1], mine[2])
     events = [one.event for one in mine]
     mine_scores = [scores[0], scores[2], scores[3]]
@@ -359,13 +357,13 @@ async def test_events_of_one_session_in_a_batch_are_folded_in_order_and_stored_a
 async def test_within_a_batch_a_duplicate_a_purchase_and_a_limit_are_what_they_are_across_batches(store):
     def events():
         return [
-            submission(event_id="a", item_id="1"),
-            submission(event_id="a", item_id="2"),
-            submission(event_id="b", at_ms=NOW_MS - 5),
-            submission(event_id="c"),
-            submission(event_id="d", event_name="purchase"),
-            submission(event_id="e"),
-            submission(event_id="b"),
+            queued(event_id="a", item_id="1"),
+            queued(event_id="a", item_id="2"),
+            queued(event_id="b", at_ms=NOW_MS - 5),
+            queued(event_id="c"),
+            queued(event_id="d", event_name="purchase"),
+            queued(event_id="e"),
+            queued(event_id="b"),
         ]
 
     together = await Bench(store, max_session_events=2).score(*events())
@@ -387,7 +385,7 @@ async def test_within_a_batch_a_duplicate_a_purchase_and_a_limit_are_what_they_a
 
 
 async def test_an_event_that_fails_does_not_undo_others_of_its_session(bench):
-    before, bad, after = submission(), submission(item_id="poison"), submission()
+    before, bad, after = queued(), queued(item_id="poison"), queued()
     first, error, second = await bench.score(before, bad, after)
     assert isinstance(error, PredictionError)
     assert first.answer.events == 1
@@ -397,7 +395,7 @@ async def test_an_event_that_fails_does_not_undo_others_of_its_session(bench):
 
 async def test_a_run_that_conflicts_is_folded_again_from_what_is_stored_then(bench):
     commit = bench.store.commit
-    mine, other = [submission(item_id=str(i)) for i in range(3)], submission(item_id="other")
+    mine, other = [queued(item_id=str(i)) for i in range(3)], queued(item_id="other")
 
     async def commit_behind_another(commits):
         bench.store.commit = commit
@@ -414,7 +412,7 @@ async def test_a_run_that_conflicts_is_folded_again_from_what_is_stored_then(ben
 
 async def test_a_run_whose_reply_was_lost_is_recognised_whole(bench):
     commit = bench.store.commit
-    mine, other = [submission(item_id=str(i)) for i in range(3)], submission(item_id="other")
+    mine, other = [queued(item_id=str(i)) for i in range(3)], queued(item_id="other")
 
     async def commit_but_lose_the_reply(commits):
         bench.store.commit = commit
@@ -439,25 +437,25 @@ async def test_a_run_fails_whole_when_the_store_does(bench):
         return [StoreUnavailableError("gone")] * len(commits)
 
     bench.store.commit = commit
-    results = await bench.score(submission(), submission(), submission("t"))
+    results = await bench.score(queued(), queued(), queued("t"))
     assert all(isinstance(result, StoreUnavailableError) for result in results)
 
 
-@pytest.mark.parametrize("gone", [{0}, {1}, {2}, {0, 2}, {0, 1, 2}])
-async def test_events_whose_callers_are_gone_before_the_commit_are_not_folded(bench, gone):
-    mine = [submission(item_id=str(i)) for i in range(3)]
-    callers = Callers(gone)
-    results = await bench.scorer.score([*mine, submission("t")], callers)
-    assert callers.told == {place: result for place, result in enumerate(results) if place not in gone}
-    kept = [one.event for place, one in enumerate(mine) if place not in gone]
-    assert all(isinstance(results[place], DeadlineExceededError) for place in gone)
-    scores = [results[place] for place in range(3) if place not in gone]
+@pytest.mark.parametrize("abandoned", [{0}, {1}, {2}, {0, 2}, {0, 1, 2}])
+async def test_events_whose_callers_have_left_before_the_commit_are_not_folded(bench, abandoned):
+    mine = [queued(item_id=str(i)) for i in range(3)]
+    callers = Callers(abandoned)
+    results = await bench.scorer.score([*mine, queued("t")], callers)
+    assert callers.resolved == {place: result for place, result in enumerate(results) if place not in abandoned}
+    kept = [one.event for place, one in enumerate(mine) if place not in abandoned]
+    assert all(isinstance(results[place], DeadlineExceededError) for place in abandoned)
+    scores = [results[place] for place in range(3) if place not in abandoned]
     assert [score.answer.probability for score in scores] == [
         bench.model.expected(kept[: i + 1]) for i in range(len(kept))
     ]
     assert await bench.store.load_histories(["s"]) == [kept]
     assert results[3].answer.events == 1
-    assert bench.counted("abandoned_events") == len(gone)
+    assert bench.counted("abandoned_events") == len(abandoned)
     # It costs no attempt
     assert bench.counted("conflicts") == 0
 
@@ -482,22 +480,22 @@ class Gate:
         return await self._commit(commits)
 
 
-async def test_a_large_commit_goes_in_halves_and_the_first_is_told_meanwhile(store):
+async def test_a_large_commit_goes_in_halves_and_the_first_is_answered_meanwhile(store):
     bench, gate, callers = Bench(store), Gate(store), Callers()
-    submissions = [submission(str(i), item_id=str(i)) for i in range(41)]
-    scoring = asyncio.create_task(bench.scorer.score(submissions, callers))
+    batch = [queued(str(i), item_id=str(i)) for i in range(41)]
+    scoring = asyncio.create_task(bench.scorer.score(batch, callers))
     for _ in range(20):
         await asyncio.sleep(0)
-    assert sorted(callers.told) == list(range(20))
+    assert sorted(callers.resolved) == list(range(20))
     assert gate.sizes == [20, 21]
-    # Told means stored
+    # An answer means stored
     assert all(await store.load([str(i) for i in range(20)]))
     assert await store.load([str(i) for i in range(20, 41)]) == [None] * 21
     assert not scoring.done()
     gate.opened.set()
     scores = [one for one in await scoring if isinstance(one, Score)]
-    assert callers.told == dict(enumerate(scores))
-    assert [one.answer.probability for one in scores] == [bench.model.expected([one.event]) for one in submissions]
+    assert callers.resolved == dict(enumerate(scores))
+    assert [one.answer.probability for one in scores] == [bench.model.expected([one.event]) for one in batch]
     assert bench.counted("events_folded") == bench.counted("sessions_started") == 41
 
 
@@ -505,16 +503,16 @@ async def test_a_large_commit_goes_in_halves_and_the_first_is_told_meanwhile(sto
 async def test_a_small_commit_stays_whole(store, sessions, sizes):
     bench, gate, callers = Bench(store), Gate(store), Callers()
     gate.opened.set()
-    scores = await bench.scorer.score([submission(str(i)) for i in range(sessions)], callers)
+    scores = await bench.scorer.score([queued(str(i)) for i in range(sessions)], callers)
     assert gate.sizes == sizes
-    assert callers.told == dict(enumerate(scores))
+    assert callers.resolved == dict(enumerate(scores))
 
 
 @pytest.mark.parametrize("failing", [1, 2])
 async def test_a_defect_in_one_half_leaves_the_other_to_its_end(store, failing):
     bench, gate, callers = Bench(store), Gate(store), Callers()
     gate.failures[failing] = RuntimeError("a defect")
-    scoring = asyncio.create_task(bench.scorer.score([submission(str(i)) for i in range(40)], callers))
+    scoring = asyncio.create_task(bench.scorer.score([queued(str(i)) for i in range(40)], callers))
     for _ in range(20):
         await asyncio.sleep(0)
     # While a half is on its way, the batch is not through: its sessions must not be in another
@@ -523,12 +521,12 @@ async def test_a_defect_in_one_half_leaves_the_other_to_its_end(store, failing):
     with pytest.raises(RuntimeError, match="a defect"):
         await scoring
     half = range(20, 40) if failing == 1 else range(20)
-    assert sorted(callers.told) == list(half)
+    assert sorted(callers.resolved) == list(half)
     assert [number for number in range(40) if (await store.load([str(number)]))[0]] == list(half)
 
 
 async def test_an_event_that_races_a_delete_is_erased_or_starts_a_new_session(bench):
-    first, raced = submission(item_id="first"), submission(item_id="raced")
+    first, raced = queued(item_id="first"), queued(item_id="raced")
     await bench.score(first)
     commit = bench.store.commit
 
@@ -549,9 +547,9 @@ async def test_an_event_that_races_a_delete_is_erased_or_starts_a_new_session(be
 async def test_rebuilds_beyond_the_budget_wait_for_a_later_batch_and_nothing_else_does(store):
     old = Bench(store, FakeModel("a"))
     for name in "pqr":
-        await old.score(*[submission(name, item_id=str(i)) for i in range(4)])
+        await old.score(*[queued(name, item_id=str(i)) for i in range(4)])
     bench = Bench(store, FakeModel("b"), max_rebuild_events=8)
-    batch = [submission("p"), submission("q"), submission("r"), submission("r"), submission("new")]
+    batch = [queued("p"), queued("q"), queued("r"), queued("r"), queued("new")]
     results = await bench.score(*batch)
     assert [result is REQUEUE for result in results] == [False, False, True, True, False]
     assert bench.counted("rebuilt_events") == 8
@@ -564,9 +562,9 @@ async def test_rebuilds_beyond_the_budget_wait_for_a_later_batch_and_nothing_els
 
 async def test_a_history_longer_than_the_budget_is_rebuilt_alone(store):
     for name in "pq":
-        await Bench(store, FakeModel("a")).score(*[submission(name) for _ in range(4)])
+        await Bench(store, FakeModel("a")).score(*[queued(name) for _ in range(4)])
     bench = Bench(store, FakeModel("b"), max_rebuild_events=1)
-    first, second = await bench.score(submission("p"), submission("q"))
+    first, second = await bench.score(queued("p"), queued("q"))
     assert first.answer.events == 5
     assert second is REQUEUE
 
@@ -597,7 +595,7 @@ async def back_and_forth(steps, budget):
     folded: dict[str, list[Event]] = {name: [] for name in "pqr"}
     for replica, batch in steps:
         bench = replicas[replica]
-        waiting = [submission(name, event_id=f"{name}{number}", item_id=str(number)) for name, number in batch]
+        waiting = [queued(name, event_id=f"{name}{number}", item_id=str(number)) for name, number in batch]
         rounds = 0
         while waiting:
             results = await bench.score(*waiting)
@@ -634,13 +632,13 @@ async def test_an_event_whose_commit_was_not_confirmed_is_not_acknowledged_befor
     store = ConfirmingStore(session_idle_s=1800, now_ms=lambda: NOW_MS)
     bench = Bench(store)
     store.is_confirmed = False
-    (first,) = await bench.score(submission(event_id="e"))
+    (first,) = await bench.score(queued(event_id="e"))
     assert isinstance(first, StoreUnavailableError)
 
     # When it is sent again while the replicas are still away, and once more when they are back
-    (second,) = await bench.score(submission(event_id="e"))
+    (second,) = await bench.score(queued(event_id="e"))
     store.is_confirmed = True
-    (third,) = await bench.score(submission(event_id="e"))
+    (third,) = await bench.score(queued(event_id="e"))
 
     # Then only what the replicas have is acknowledged, and it counts once
     assert isinstance(second, StoreUnavailableError)

@@ -54,9 +54,9 @@ class Shop:
         """The events of a session, one batch each, seen by the shadow."""
         for event in events:
             self._codes += 1
-            submission = QueuedEvent(session_id, event, code or self._codes, has_event_id=True, received_ms=self.now_ms)
-            results = await self.scorer.score([submission])
-            self.shadow.observe([submission], results)
+            queued = QueuedEvent(session_id, event, code or self._codes, has_event_id=True, received_ms=self.now_ms)
+            results = await self.scorer.score([queued])
+            self.shadow.observe([queued], results)
 
     def value(self, name, **labels):
         return self.metrics.registry.get_sample_value(f"willbuy_shadow_{name}", labels) or 0.0
@@ -107,13 +107,13 @@ async def test_a_purchase_and_the_end_of_a_session_without_one_give_each_models_
 async def test_a_session_that_went_on_elsewhere_is_left_to_the_replica_it_went_to(shop):
     await shop.post("s-1", *EVENTS)
     await shop.until("difference_count", 1)
-    # Given a later event that another replica took, so that the record outlives what this one knows
+    # Given a later event that another replica took, so that the record exists longer than this replica expects
     shop.now_ms += (IDLE_S - 1) * 1000
     await shop.scorer.score([QueuedEvent("s-1", Event("view_item", 9), 99, has_event_id=True, received_ms=shop.now_ms)])
     shop.now_ms += 10_000
-    await shop.shadow._settle()
+    await shop.shadow.count_ended()
     shop.now_ms += 10 * IDLE_S * 1000
-    await shop.shadow._settle()
+    await shop.shadow.count_ended()
     assert shop.value("outcomes_total", outcome="none") == 0
 
 
@@ -121,25 +121,25 @@ async def test_duplicates_and_sessions_outside_the_share_are_not_looked_at():
     shop = Shop(share=0.25)
     for number in range(400):
         await shop.post(f"s-{number}", EVENTS[0], code=1)
-    chosen = len(shop.shadow._line)
+    chosen = len(shop.shadow._queue)
     assert 60 < chosen < 140
-    shop.shadow._line.clear()
+    shop.shadow._queue.clear()
     for number in range(400):
         await shop.post(f"s-{number}", EVENTS[0], code=1)
-    assert not shop.shadow._line
+    assert not shop.shadow._queue
     # Every replica chooses the same ones
     other = Shop(share=0.25)
     for number in range(400):
         await other.post(f"s-{number}", EVENTS[0])
-    assert len(other.shadow._line) == chosen
+    assert len(other.shadow._queue) == chosen
 
 
 async def test_what_finds_no_place_in_line_is_dropped_and_counted(monkeypatch):
-    monkeypatch.setattr("app.scoring.shadow._LONGEST_LINE", 2)
+    monkeypatch.setattr("app.scoring.shadow._MAX_QUEUE", 2)
     shop = Shop()
     for session_id in ("a", "b", "c", "a"):
         await shop.post(session_id, EVENTS[0])
-    assert list(shop.shadow._line) == ["a", "b"]
+    assert list(shop.shadow._queue) == ["a", "b"]
     assert shop.value("dropped_total") == 1
 
 
@@ -161,8 +161,8 @@ async def test_a_store_that_crashes_is_counted_and_the_shadow_goes_on(shop):
 
     await shop.scorer.score([QueuedEvent("s-1", EVENTS[0], 1, has_event_id=True, received_ms=shop.now_ms)])
     shop.store.load = failing
-    shop.shadow._put_into_line("s-1", bought=False)
+    shop.shadow._enqueue("s-1", bought=False)
     await shop.until("failures_total", 1)
     shop.store.load = load
-    shop.shadow._put_into_line("s-1", bought=False)
+    shop.shadow._enqueue("s-1", bought=False)
     await shop.until("difference_count", 1)

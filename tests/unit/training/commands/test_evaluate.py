@@ -11,10 +11,11 @@ from typer.testing import CliRunner
 from model.artifact import read_manifest
 from model.predictor import load_predictor
 from training.cli import cli
-from training.commands.replay_sessions import read_sessions
+from training.commands.replay import read_events
 from training.data.prepare import prepare
 from training.evaluation.metrics import score
-from training.fit.train import export, parts_of, train
+from training.fit.result import export
+from training.fit.train import parts_of, train
 from training.report import build_report
 from training.report.model_card import LIMITS, NOT_AN_INPUT, model_card
 from training.synthetic import PRESETS, generate, write
@@ -68,7 +69,7 @@ def test_from_an_artifact_to_a_report(artifact, plain, shop, settings, tmp_path)
     for name in content["names"]:
         assert name in told
     # And the scores are those of what the service would answer
-    sessions = read_sessions(shop.dataset, ids)
+    sessions = read_events(shop.dataset, ids)
     said = load_predictor(artifact, state_dtype="float32").score_sessions(list(sessions.values()))
     bought = dict(shop.dataset.sessions().select("session_id", "outcome").iter_rows())
     expected = score(

@@ -10,7 +10,8 @@ from typer.testing import CliRunner
 from model.artifact import load, read_manifest
 from training.cli import cli
 from training.commands.ladder import RUNGS, name_of, run_ladder, rungs_of
-from training.config import ConfigError, RunConfig
+from training.config import RunConfig
+from training.config_file import ConfigError
 from training.evaluation.ladder import Rung
 from training.synthetic import PRESETS, generate, write
 

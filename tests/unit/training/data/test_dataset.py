@@ -10,7 +10,7 @@ import torch
 
 from model.columns import PropertySpec, columns_from_events, fingerprint
 from model.events import Event, PropertyValue
-from training.commands.replay_sessions import read_sessions
+from training.commands.replay import read_events
 from training.data.dataset import Columns, batches, event_indices, padded, read_columns, words_by_sessions
 from training.data.prepare import prepare
 from training.data.sources import ColumnMapping, PropertyColumn
@@ -136,7 +136,7 @@ def test_replayed_events_are_the_events_that_training_read(shop) -> None:
     ids = shop.dataset.sessions()["session_id"].head(40).to_list()
     specs = [PropertySpec(p.name, p.kind, p.scope) for p in shop.dataset.properties]
     whole = read_columns(shop.dataset.shards, specs)
-    played = read_sessions(shop.dataset, ids)
+    played = read_events(shop.dataset, ids)
     row_of = {session_id: row for row, session_id in enumerate(whole.session_id)}
     chosen = whole.select(torch.tensor([row_of[session_id] for session_id in ids]))
     columns = columns_from_events([event for session_id in ids for event in played[session_id]], specs)

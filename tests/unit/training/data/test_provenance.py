@@ -11,9 +11,9 @@ import pytest
 from support.artifacts import random_model
 
 from model.artifact import Manifest, manifest_of
+from training.config import DEFAULT_FRACTIONS
 from training.data.prepared import PreparedDataset, read_prepared
 from training.data.provenance import data_fingerprint, lineage, unseen_sessions
-from training.data.sessions import DEFAULT_FRACTIONS
 from training.fit.train import parts_of
 
 HOUR_MS = 3_600_000
@@ -96,7 +96,7 @@ def test_a_model_has_seen_all_of_its_data_but_the_test_part(dataset) -> None:
     unseen = unseen_sessions(dataset, {"a": trained_on(dataset)})
     assert unseen.known
     assert unseen.session_ids == part_for_test(dataset)
-    assert "a trained on this data: only the test part" in unseen.told
+    assert "a trained on this data: only the test part" in unseen.note
 
 
 def test_of_two_splits_what_is_in_both_test_parts_is_left(dataset) -> None:
@@ -112,7 +112,7 @@ def test_what_an_ancestor_has_seen_counts_as_seen(dataset, prepared, tmp_path) -
     other = trained_on(dataset, ancestors=[elsewhere])
     other = replace(other, data={**other.data, "fingerprint": "other"})
     unseen = unseen_sessions(dataset, {"warm": other})
-    # Then only the ancestor's test part is unseen, and what the other data holds cannot be told
+    # Then only the ancestor's test part is unseen, and what the other data holds is unknown
     assert unseen.session_ids == part_for_test(dataset)
     assert not unseen.known
 
@@ -131,13 +131,13 @@ def calendar(make: Any, folder: Path, first_ms: int) -> PreparedDataset:
 def test_sessions_after_the_end_of_the_training_data_are_new(prepared, tmp_path) -> None:
     before = calendar(prepared, tmp_path / "before", 1_000)
     after = calendar(prepared, tmp_path / "after", 1_000 + 1_000 * HOUR_MS)
-    # Requeue data is unseen, whole
+    # Later data is unseen, whole
     unseen = unseen_sessions(after, {"a": trained_on(before)})
     assert (unseen.session_ids, unseen.known) == (None, True)
     # Of earlier data nothing can be told
     unseen = unseen_sessions(before, {"a": trained_on(after)})
     assert (unseen.session_ids, unseen.known) == (None, False)
-    assert "cannot be told" in unseen.told
+    assert "is unknown" in unseen.note
 
 
 def test_nothing_can_be_told_of_a_model_that_says_nothing(dataset) -> None:

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model.events import PURCHASE
-from training.data.sessions import DEFAULT_FRACTIONS, PARTS, SessionRules, fractions_for, make_sessions, split
+from training.config import DEFAULT_FRACTIONS, PARTS, fractions_for
+from training.data.sessions import SessionRules, make_sessions, split
 from training.data.sources.conversion import EVENT_COLUMNS
 from training.data.sources.mapping import Clock
 

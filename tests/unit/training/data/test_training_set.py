@@ -8,18 +8,15 @@ import pytest
 import torch
 
 from model.events import Event
+from training.config import PARTS, PretrainingSettings, StorageBudget, TeacherSettings, TrainSettings
 from training.data.encoded import Encoded, scaling_of
 from training.data.index import index_sessions
 from training.data.prepare import prepare
 from training.data.prepared import PreparedDataset
-from training.data.sessions import PARTS
 from training.data.storage import files
-from training.data.training_set import Room, load
-from training.fit.distillation import TeacherSettings
-from training.fit.pretraining import PretrainingSettings
+from training.data.training_set import load
 from training.fit.result import TrainResult
 from training.fit.train import WILLBUY, train
-from training.settings import TrainSettings
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +57,7 @@ def test_the_index_tells_of_every_session_in_the_order_of_the_shards(split) -> N
 
 def test_a_model_trained_from_files_is_the_one_trained_from_memory(split, brief, in_memory, tmp_path) -> None:
     # When the same data is trained on in files
-    in_files = train(split, brief, room=Room(memory_mib=0, scratch=tmp_path))
+    in_files = train(split, brief, budget=StorageBudget(memory_mib=0, scratch=tmp_path))
     # Then weights, scaling, calibration and predictions are equal to the last bit
     ours, theirs = in_files.model.state_dict(), in_memory.model.state_dict()
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
@@ -80,7 +77,7 @@ def test_files_lose_their_names_before_the_work_begins(split, brief, tmp_path) -
         def __exit__(self, *_: object) -> None:
             pass
 
-    data = load(split, brief, room=Room(memory_mib=0, scratch=tmp_path), stages=lambda name, steps: Bar())
+    data = load(split, brief, budget=StorageBudget(memory_mib=0, scratch=tmp_path), stages=lambda name, steps: Bar())
     assert data.in_files
     assert seen == [[]]
 
@@ -93,7 +90,7 @@ def test_files_are_gone_when_making_them_fails(tmp_path) -> None:
 
 def test_a_scratch_folder_that_is_not_there_is_told(split, brief, tmp_path) -> None:
     with pytest.raises(OSError, match="nowhere"):
-        load(split, brief, room=Room(memory_mib=0, scratch=tmp_path / "nowhere"))
+        load(split, brief, budget=StorageBudget(memory_mib=0, scratch=tmp_path / "nowhere"))
 
 
 def test_what_was_written_into_a_file_is_read_from_it(tmp_path) -> None:
@@ -141,12 +138,12 @@ def test_a_sample_is_the_whole_where_that_is_small_and_one_session_where_none_fi
     rows = [row for session in chosen for row in range(*part.columns.offsets[session : session + 2].tolist())]
     assert 8 < len(rows) <= 16
     assert few.features.flatten().tolist() == few.indices.flatten().tolist() == rows
-    assert part.teacher is not None
-    assert few.teacher is not None
-    assert torch.equal(few.teacher, part.teacher[rows])
+    assert part.soft_targets is not None
+    assert few.soft_targets is not None
+    assert torch.equal(few.soft_targets, part.soft_targets[rows])
     assert {tuple(part.sample(16, seed).columns.session_id) for seed in range(9)} > {tuple(few.columns.session_id)}
 
 
 def test_a_bound_below_nothing_is_refused() -> None:
     with pytest.raises(ValueError, match="memory_mib: expected a whole number from 0 up, not -1"):
-        Room(memory_mib=-1)
+        StorageBudget(memory_mib=-1)

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from support.estimates import known
 
-from training.evaluation.alarms import Offer, Peaks, Rule, earliness, peaks_of, profit_curve
+from training.config import Offer
+from training.evaluation.alarms import Peaks, Rule, earliness, peaks_of, profit_curve
 from training.evaluation.prefixes import prefixes_of
 
 

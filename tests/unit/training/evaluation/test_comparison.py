@@ -16,14 +16,13 @@ from typer.testing import CliRunner
 
 from model.artifact import manifest_of, read_manifest, save
 from training.cli import cli
+from training.config import DEFAULT_FRACTIONS, TrainSettings
 from training.data.prepared import PreparedDataset
-from training.data.sessions import DEFAULT_FRACTIONS
 from training.evaluation.comparison import Comparison, compare
 from training.evaluation.metrics import calibration_error
 from training.evaluation.prefixes import Prefixes, prefixes_of
 from training.fit.train import parts_of
 from training.fit.warm_start import read_start
-from training.settings import TrainSettings
 
 RESAMPLES = 400
 
@@ -279,7 +278,7 @@ def test_of_models_that_say_nothing_of_their_data_nothing_can_be_told(models, tm
     assert shown.code == 0
     said = " ".join(shown.out.split())
     assert "bare.pt trained on other data" in said
-    assert "cannot be told" in said
+    assert "is unknown" in said
     assert "note: a model does better on sessions that it was trained on" in " ".join(shown.err.split())
 
 

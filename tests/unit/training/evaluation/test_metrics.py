@@ -15,11 +15,10 @@ from training.evaluation.metrics import (
     calibration_error,
     lift,
     log_losses,
-    paired_bootstrap,
     position_rates,
+    reliability,
     score,
 )
-from training.evaluation.reliability import reliability
 
 
 def test_scores_of_four_predictions_worked_out_by_hand() -> None:
@@ -175,47 +174,6 @@ def test_rows_by_prefix_length_and_all_prefixes_pooled() -> None:
     assert rows[-1].scores == score(outcome, probability)  # also the prefixes of length 4, which has no row
 
 
-def test_paired_bootstrap_resamples_sessions_and_not_prefixes() -> None:
-    # Given 400 sessions of 25 prefixes that all share the session's difference
-    rng = np.random.default_rng(4)
-    per_session = rng.normal(0.1, 1.0, 400)
-    session = np.repeat(np.arange(400), 25)
-    loss_a = np.repeat(per_session, 25)
-
-    interval = paired_bootstrap(session, loss_a, np.zeros(10_000), resamples=4_000, seed=1)
-
-    # Then the width is that of 400 independent values, not of 10,000
-    assert interval is not None
-    assert interval.difference == pytest.approx(per_session.mean())
-    half_width = 1.96 * per_session.std() / math.sqrt(400)
-    assert (interval.high - interval.low) / 2 == pytest.approx(half_width, rel=0.08)
-
-
-def test_paired_bootstrap_weighs_sessions_by_their_length() -> None:
-    interval = paired_bootstrap([7, 7, 7, -2], [1.0, 1.0, 1.0, 0.0], [0.0, 0.0, 0.0, 1.0], resamples=1_000)
-
-    assert interval is not None
-    assert interval.difference == pytest.approx(0.5)
-    assert (interval.low, interval.high) == (-1.0, 1.0)
-
-
-def test_paired_bootstrap_gives_the_same_answer_for_the_same_seed_and_any_block_size(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    rng = np.random.default_rng(0)
-    arguments = (rng.integers(50, size=500), rng.random(500), rng.random(500))
-    first = paired_bootstrap(*arguments, resamples=100, seed=3)
-    assert first != paired_bootstrap(*arguments, resamples=100, seed=4)
-
-    monkeypatch.setattr("training.evaluation.metrics._RESAMPLING_CELLS", 500)
-
-    assert paired_bootstrap(*arguments, resamples=100, seed=3) == first
-
-
-def test_paired_bootstrap_of_nothing_is_nothing() -> None:
-    assert paired_bootstrap([], [], []) is None
-
-
 @pytest.mark.parametrize(
     ("call", "message"),
     [
@@ -225,8 +183,6 @@ def test_paired_bootstrap_of_nothing_is_nothing() -> None:
         (lambda: score([0, 1], [0.5, math.nan]), "^probability: .* not nan"),
         (lambda: score([0, 1], [0.5, 1.5]), "^probability: .* not 1.5"),
         (lambda: by_prefix_length([1], [0, 1], [0.5, 0.5]), "^prefix_length: "),
-        (lambda: paired_bootstrap([1], [0.5, 0.5], [0.1, 0.1]), "^session_index: "),
-        (lambda: paired_bootstrap([1], [0.5], [0.1], resamples=0), "^resamples: "),
     ],
 )
 def test_wrong_input_is_refused_by_name(call: Callable[[], Any], message: str) -> None:

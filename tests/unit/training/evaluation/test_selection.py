@@ -4,9 +4,11 @@ from dataclasses import replace
 
 import pytest
 
+from training.config import SelectionSettings
 from training.data.prepare import prepare
-from training.evaluation.selection import SelectionError, Wanted, select
-from training.fit.train import export, parts_of
+from training.evaluation.selection import SelectionError, select
+from training.fit.result import export
+from training.fit.train import parts_of
 from training.synthetic import PRESETS, generate, write
 
 
@@ -30,7 +32,7 @@ def parts(shop, settings):
 def test_on_its_own_data_the_test_part_is_judged_and_baselines_learn_from_the_training_part(
     manifest, shop, parts
 ) -> None:
-    found = select(shop.dataset, {"m": manifest}, Wanted())
+    found = select(shop.dataset, {"m": manifest}, SelectionSettings())
     assert found.judged == parts["test"]
     assert found.training == parts["train"]
     assert found.validation == parts["validation"]
@@ -40,7 +42,7 @@ def test_on_its_own_data_the_test_part_is_judged_and_baselines_learn_from_the_tr
 
 
 def test_a_sample_is_told_and_the_same_for_the_same_seed(manifest, shop, parts) -> None:
-    wanted = Wanted(most_sessions=50, most_fitted=200)
+    wanted = SelectionSettings(most_sessions=50, most_fitted=200)
     found, again, other = (select(shop.dataset, {"m": manifest}, replace(wanted, seed=seed)) for seed in (0, 0, 1))
     assert (len(found.judged), len(found.training or ()), len(found.validation)) == (50, 200, 50)
     assert found.judged < parts["test"]
@@ -51,13 +53,13 @@ def test_a_sample_is_told_and_the_same_for_the_same_seed(manifest, shop, parts) 
 
 def test_a_model_with_another_split_leaves_only_what_neither_has_seen(manifest, shop, parts) -> None:
     other = replace(manifest, training={**manifest.training, "fractions": (0.5, 0.1, 0.1, 0.3)})
-    found = select(shop.dataset, {"m": other, "n": manifest}, Wanted())
+    found = select(shop.dataset, {"m": other, "n": manifest}, SelectionSettings())
     assert found.judged == parts["test"]
     assert not found.judged & (found.training or frozenset())
 
 
 def test_all_sessions_leave_nothing_to_learn_from(manifest, shop) -> None:
-    found = select(shop.dataset, {"m": manifest}, Wanted(all_sessions=True))
+    found = select(shop.dataset, {"m": manifest}, SelectionSettings(all_sessions=True))
     assert len(found.judged) == shop.dataset.counts.sessions.sessions
     assert found.training is None
     assert any("too good" in warning for warning in found.warnings)
@@ -68,14 +70,14 @@ def test_data_of_others_is_judged_whole_without_baselines_or_with_those_of_elsew
     manifest, shop, newer, parts
 ) -> None:
     every = newer.counts.sessions.sessions
-    without = select(newer, {"m": manifest}, Wanted(baselines=False))
+    without = select(newer, {"m": manifest}, SelectionSettings(baselines=False))
     assert (len(without.judged), without.training, without.own) == (every, None, None)
-    elsewhere = select(newer, {"m": manifest}, Wanted(), shop.dataset)
+    elsewhere = select(newer, {"m": manifest}, SelectionSettings(), shop.dataset)
     assert (len(elsewhere.judged), elsewhere.training) == (every, parts["train"])
 
 
 def test_of_data_of_others_the_test_part_is_judged_where_the_baselines_learn_from_the_rest(manifest, newer) -> None:
-    found = select(newer, {"m": manifest}, Wanted())
+    found = select(newer, {"m": manifest}, SelectionSettings())
     assert found.training
     assert found.judged
     assert not found.judged & found.training
@@ -87,4 +89,4 @@ def test_of_data_of_others_the_test_part_is_judged_where_the_baselines_learn_fro
 def test_baselines_never_learn_from_what_is_judged(manifest, shop, newer) -> None:
     # All sessions are judged, and the same data was given to learn from
     with pytest.raises(SelectionError, match="no session of this data is left to fit baselines on"):
-        select(shop.dataset, {"m": manifest}, Wanted(all_sessions=True), shop.dataset)
+        select(shop.dataset, {"m": manifest}, SelectionSettings(all_sessions=True), shop.dataset)

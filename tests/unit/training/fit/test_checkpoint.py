@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from model.encoder import Encoder
-from model.network import NetworkSizes, SessionModel
+from model.network import SessionModel
+from model.sizes import NetworkSizes
 from training.fit.checkpoint import CheckpointError, Epoch, Fit, restore, store
 
 IDENTITY = {"epochs": 3, "model": {"hidden_size": 4}}

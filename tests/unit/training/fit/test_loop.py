@@ -10,9 +10,12 @@ import torch
 
 from model.encoder import Encoder
 from model.events import Event
-from model.network import NetworkSizes, SessionModel
+from model.network import SessionModel
+from model.sizes import NetworkSizes
+from training.config import FitSettings
+from training.data.encoded import Encoded, encode, scaling_of
 from training.fit.checkpoint import CheckpointError, Epoch, Fit
-from training.fit.loop import Encoded, FitSettings, encode, evaluate_loss, fit, logits, scaling_of
+from training.fit.loop import evaluate_loss, fit, logits
 
 NAMES = ["a", "b", "c"]
 SIZES = NetworkSizes(hidden_size=8, head_size=8, dropout=0.0, input_dropout=0.0)

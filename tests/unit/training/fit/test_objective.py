@@ -9,7 +9,8 @@ from torch.nn import functional
 
 from model.encoder import Encoder
 from model.events import Event
-from model.network import NetworkSizes, SessionModel
+from model.network import SessionModel
+from model.sizes import NetworkSizes
 from training.data.dataset import padded
 from training.data.encoded import Encoded, encode, scaling_of
 from training.fit.objective import Objective, batch_of, groups
@@ -71,14 +72,14 @@ def test_the_loss_is_the_sum_over_all_events(data) -> None:
 
 @pytest.mark.parametrize("weight", [0.25, 1.0])
 def test_a_teachers_word_has_its_share_of_the_loss(data, weight: float) -> None:
-    data.teacher = torch.rand(len(data.features), generator=torch.Generator().manual_seed(1))
+    data.soft_targets = torch.rand(len(data.features), generator=torch.Generator().manual_seed(1))
     objective = objective_of(data, teacher_weight=weight)
     batch = batch_of(data, torch.tensor([3, 1]))
     begin, end = data.columns.offsets[3:5].tolist()
     first, second = data.columns.offsets[1:3].tolist()
-    told = torch.cat([data.teacher[begin:end], data.teacher[first:second]])
-    assert batch.teacher is not None
-    assert torch.equal(batch.teacher, told)
+    told = torch.cat([data.soft_targets[begin:end], data.soft_targets[first:second]])
+    assert batch.soft_targets is not None
+    assert torch.equal(batch.soft_targets, told)
     raw = objective.logits(batch)
     of_the_outcome, of_the_teacher = (
         functional.binary_cross_entropy_with_logits(raw, target, reduction="sum") for target in (batch.outcome, told)

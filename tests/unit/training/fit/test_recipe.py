@@ -1,4 +1,4 @@
-"""The three steps to a network: foretelling events, a teacher who did not see the session, learning from both."""
+"""The three steps of the recipe: pre-training, out-of-fold soft targets, and the fit to both."""
 
 from dataclasses import replace
 
@@ -10,15 +10,15 @@ from torch.nn import functional
 
 from model.encoder import Encoder
 from model.events import Event
-from model.network import NetworkSizes, SessionModel
+from model.network import SessionModel
+from model.sizes import NetworkSizes
+from training.config import FitSettings, PretrainingSettings, TeacherSettings, TrainSettings
 from training.data.encoded import Encoded, encode, scaling_of
-from training.fit.distillation import TeacherSettings, teach
-from training.fit.loop import FitSettings
+from training.fit.distillation import fit_teacher
 from training.fit.objective import batch_of
-from training.fit.pretraining import FORETOLD, NextEvent, PretrainingSettings
-from training.fit.recipe import pretrained, taught
+from training.fit.pretraining import PREDICTED_FEATURES, NextEventPrediction
+from training.fit.recipe import add_soft_targets, pretrained
 from training.fit.train import train
-from training.settings import TrainSettings
 
 NAMES = ["a", "b", "c"]
 SIZES = NetworkSizes(hidden_size=8, head_size=8, dropout=0.0, input_dropout=0.0)
@@ -55,13 +55,13 @@ def model_of(data: Encoded, **sizes) -> SessionModel:
     return SessionModel(encoder, replace(SIZES, **sizes), scaling_of(data.features))
 
 
-# --- foretelling
+# --- pre-training
 
 
 def test_the_loss_is_that_of_name_or_end_gap_and_what_the_next_event_is_about(sessions_of) -> None:
     data = sessions_of(["ab", "c", "bca"], [1.0, 0.0, 0.0])
     model = model_of(data)
-    objective = NextEvent(model)
+    objective = NextEventPrediction(model)
     batch = batch_of(data, torch.arange(3))
     inputs = model.inputs(batch.features, batch.indices)
     output = objective.unroll(inputs, batch.lengths)
@@ -78,21 +78,21 @@ def test_the_loss_is_that_of_name_or_end_gap_and_what_the_next_event_is_about(se
         mean, log_deviation = objective.gap_head(output[row])
         gap = scaled.clamp(-8, 8)[names.index("log_gap")]
         expected = expected + 0.5 * ((gap - mean) / log_deviation.exp()) ** 2 + log_deviation
-        about = scaled.clamp(-8, 8)[[names.index(name) for name in FORETOLD]]
+        about = scaled.clamp(-8, 8)[[names.index(name) for name in PREDICTED_FEATURES]]
         expected = expected + 0.5 * (objective.feature_head(output[row]) - about).square().sum()
     torch.testing.assert_close(objective(batch), expected)
 
 
 def test_sessions_of_one_event_only_end(sessions_of) -> None:
     data = sessions_of(["a", "b"], [1.0, 0.0])
-    objective = NextEvent(model_of(data))
+    objective = NextEventPrediction(model_of(data))
     assert torch.isfinite(objective(batch_of(data, torch.arange(2))))
 
 
 def test_every_weight_has_a_gradient_even_where_nothing_follows(sessions_of) -> None:
     """Processes that train together wait for each weight's, whatever their share of a batch is."""
     data = sessions_of(["a", "b"], [1.0, 0.0])
-    objective = NextEvent(model_of(data))
+    objective = NextEventPrediction(model_of(data))
     objective(batch_of(data, torch.arange(2))).backward()
     assert [name for name, weight in objective.named_parameters() if weight.requires_grad and weight.grad is None] == []
 
@@ -120,10 +120,10 @@ def test_the_cell_learns_what_follows(alternating) -> None:
     assert losses[-1] < 0.6 * losses[0]
 
 
-def test_without_aggregates_none_of_them_is_foretold(alternating) -> None:
-    objective = NextEvent(model_of(alternating, aggregates=False))
+def test_without_aggregates_none_of_them_is_predicted(alternating) -> None:
+    objective = NextEventPrediction(model_of(alternating, aggregates=False))
     assert torch.isfinite(objective(batch_of(alternating, torch.arange(10))))
-    assert objective.feature_head.out_features < len(FORETOLD)
+    assert objective.feature_head.out_features < len(PREDICTED_FEATURES)
 
 
 @pytest.mark.parametrize(
@@ -152,9 +152,9 @@ def telling(sessions_of):
 
 
 @pytest.mark.parametrize("with_cell", [True, False])
-def test_the_teacher_tells_buyers_that_it_did_not_see(telling, with_cell: bool) -> None:
+def test_the_teacher_ranks_buyers_that_it_did_not_see(telling, with_cell: bool) -> None:
     model = model_of(telling[0]) if with_cell else None
-    for part, said in zip(telling, teach(list(telling), SETTINGS.teacher, model=model, seed=0), strict=True):
+    for part, said in zip(telling, fit_teacher(list(telling), SETTINGS.teacher, model=model, seed=0), strict=True):
         assert said.shape == (len(part.features),)
         assert ((said > 0) & (said < 1)).all()
         bought = part.columns.outcome[part.columns.session_index()]
@@ -166,30 +166,30 @@ def test_of_outcomes_that_are_chance_the_teacher_knows_nothing(telling) -> None:
     part = telling[0]
     random = np.random.default_rng(2)
     part.columns.outcome.copy_(torch.from_numpy(random.integers(0, 2, 400).astype(np.float32)))
-    (said,) = teach([part], SETTINGS.teacher, model=model_of(part), seed=0)
+    (said,) = fit_teacher([part], SETTINGS.teacher, model=model_of(part), seed=0)
     bought = part.columns.outcome[part.columns.session_index()]
     assert 0.4 < roc_auc_score(bought, said) < 0.6
 
 
 def test_a_teacher_that_learned_from_a_sample_judges_every_event(telling) -> None:
     few = replace(SETTINGS.teacher, sample_events=600)
-    said = teach(list(telling), few, model=None, seed=0)
+    said = fit_teacher(list(telling), few, model=None, seed=0)
     for part, told in zip(telling, said, strict=True):
         assert torch.isfinite(told).all()
         assert len(told) == len(part.features)
 
 
 def test_the_same_seed_is_the_same_teacher(telling) -> None:
-    first, second, other = (teach([telling[0]], SETTINGS.teacher, model=None, seed=seed)[0] for seed in (5, 5, 6))
+    first, second, other = (fit_teacher([telling[0]], SETTINGS.teacher, model=None, seed=seed)[0] for seed in (5, 5, 6))
     assert torch.equal(first, second)
     assert not torch.equal(first, other)
 
 
-def test_training_and_validation_sessions_are_taught(telling) -> None:
+def test_training_and_validation_sessions_get_soft_targets(telling) -> None:
     training, validation = telling
-    assert taught(model_of(training), training, validation, SETTINGS) is None
-    assert training.teacher is not None
-    assert validation.teacher is not None
+    assert add_soft_targets(model_of(training), training, validation, SETTINGS) is None
+    assert training.soft_targets is not None
+    assert validation.soft_targets is not None
 
 
 @pytest.mark.parametrize(
@@ -200,12 +200,12 @@ def test_training_and_validation_sessions_are_taught(telling) -> None:
         (replace(SETTINGS, fit=replace(SETTINGS.fit, teacher_weight=0.0)), None),
     ],
 )
-def test_where_nobody_teaches_the_outcomes_do(telling, settings, says) -> None:
+def test_without_a_teacher_there_are_no_soft_targets(telling, settings, says) -> None:
     training, validation = telling
-    why = taught(model_of(training), training, validation, settings)
+    why = add_soft_targets(model_of(training), training, validation, settings)
     assert (why is None) if says is None else (says in (why or ""))
-    assert training.teacher is None
-    assert validation.teacher is None
+    assert training.soft_targets is None
+    assert validation.soft_targets is None
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from model.artifact import Manifest, load, read_manifest
 from training.cli import cli
-from training.config import read_config
+from training.config_file import read_config
 from training.data.prepared import read_prepared
 from training.data.provenance import data_fingerprint
 

@@ -17,15 +17,16 @@ from support import paths
 from typer.testing import CliRunner
 
 from model.artifact import read_manifest
-from model.network import NetworkSizes
+from model.sizes import NetworkSizes
 from training.cli import cli
-from training.config import read_config
+from training.config import FitSettings, TrainSettings
+from training.config_file import read_config
 from training.data.prepared import PreparedDataset
-from training.data.stages import Stage
-from training.fit.loop import FitSettings
+from training.data.training_set import TrainingError
+from training.fit.result import TrainResult
 from training.fit.search import CHOICES, RANGES, Search, Trial, with_values
-from training.fit.train import TrainingError, TrainResult, train
-from training.settings import TrainSettings
+from training.fit.train import train
+from training.runtime.progress import Stage
 
 ROOT = paths.ROOT
 BASE = TrainSettings(

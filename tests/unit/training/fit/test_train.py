@@ -15,19 +15,16 @@ import torch
 from model.artifact import Manifest, read_manifest
 from model.columns import PropertySpec
 from model.predictor import load_predictor
-from training.commands.replay_sessions import read_sessions
-from training.commands.train import TrainRequest, run_train
-from training.commands.training_run import run_training
-from training.config import RunConfig
+from training.commands.replay import read_events
+from training.commands.train import run_train, run_training
+from training.config import PARTS, LeakSettings, RunConfig, TrainSettings
 from training.data.dataset import read_columns
-from training.data.leaks import LeakSettings
-from training.data.sessions import PARTS
+from training.data.encoded import encode
+from training.data.training_set import TrainingError
 from training.evaluation.metrics import PREFIX_LENGTHS, score
-from training.evaluation.reading import PosteriorError
+from training.evaluation.posterior import PosteriorError
 from training.fit.checkpoint import CheckpointError
-from training.fit.loop import encode
-from training.fit.train import BASE_RATE, LIGHTGBM, WILLBUY, TrainingError, parts_of, train
-from training.settings import TrainSettings
+from training.fit.train import BASE_RATE, LIGHTGBM, WILLBUY, parts_of, train
 
 HOUR_MS = 3_600_000
 
@@ -129,10 +126,10 @@ def test_a_large_log_is_trained_on_with_the_shares_that_its_artifact_then_tells(
     shop, settings, tmp_path, monkeypatch
 ) -> None:
     # Given a log that counts as large, and nobody who chose the shares of its parts
-    monkeypatch.setattr("training.data.sessions._ENOUGH_HELD_OUT", 120)
+    monkeypatch.setattr("training.config._ENOUGH_HELD_OUT", 120)
     config = RunConfig(replace(settings, lightgbm=False, fit=replace(settings.fit, epochs=1)))
     # When it is trained on as the command does it
-    run_train(TrainRequest(shop.dataset.path, tmp_path / "model.pt", config))
+    run_train(shop.dataset.path, tmp_path / "model.pt", config)
     # Then less is held out, the same for the test, and the artifact has what tells the parts apart again
     told = read_manifest(tmp_path / "model.pt")
     total = shop.dataset.counts.sessions.sessions
@@ -308,7 +305,7 @@ def test_the_artifact_says_what_the_run_said(shop, trained, exported) -> None:
     predictor = load_predictor(exported.artifact, state_dtype="float32")
     said = trained.test.probability[WILLBUY]
     ids = trained.test.session_id.tolist()[:60]
-    sessions = read_sessions(shop.dataset, ids)
+    sessions = read_events(shop.dataset, ids)
     # When it scores test sessions from their events
     scores = predictor.score_sessions([sessions[name] for name in ids])
     # Then it answers as the model that was evaluated

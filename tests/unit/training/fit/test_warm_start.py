@@ -13,14 +13,17 @@ from typer.testing import CliRunner
 
 from model.artifact import ArtifactCorruptError, load, manifest_of, read_manifest
 from model.columns import PropertySpec
-from model.network import NetworkSizes, SessionModel
+from model.network import SessionModel
+from model.sizes import NetworkSizes
 from training.cli import cli
-from training.config import RunConfig, read_config
+from training.config import FitSettings, RunConfig, TrainSettings
+from training.config_file import read_config
 from training.data.dataset import read_columns
+from training.data.encoded import encode
 from training.data.prepare import prepare
 from training.data.prepared import PreparedDataset
 from training.evaluation.metrics import log_losses
-from training.fit.loop import FitSettings, encode, logits
+from training.fit.loop import logits
 from training.fit.train import train
 from training.fit.warm_start import (
     LEARNING_RATE_SHARE,
@@ -30,7 +33,6 @@ from training.fit.warm_start import (
     read_start,
     warm_config,
 )
-from training.settings import TrainSettings
 from training.synthetic import ShopShape, generate, write
 
 QUICK = ("--no-lightgbm", "--device", "cpu", "--epochs", "2")

@@ -14,15 +14,15 @@ import pytest
 from rich.console import Console
 from rich.text import Text
 
+from training.config import Assumptions
 from training.evaluation.ladder import Rung
 from training.evaluation.metrics import Scores, by_prefix_length
 from training.evaluation.resampling import Estimate
 from training.fit.checkpoint import Epoch
-from training.report import Assumptions, Report, build_report, console_table, write_html, write_json
-from training.report.content import OPTIMUM
-from training.report.drawings import draw
+from training.report import Report, build_report, console_table, write_html, write_json
+from training.report.content import METRICS, OPTIMUM
+from training.report.page import draw
 from training.report.terminal import TERMINAL_METRICS
-from training.report.wording import METRICS
 
 # Four scores by length, reliability over all and by length, spread, two of earliness, profit, learning curve.
 CHARTS = 11

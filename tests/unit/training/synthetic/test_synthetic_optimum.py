@@ -29,7 +29,7 @@ def judgement(posterior: np.ndarray, probability: np.ndarray) -> Judgement:
 
 def test_the_truth_itself_has_no_excess_and_only_the_luck_of_the_outcomes_for_a_calibration_error(posterior) -> None:
     truth = judgement(posterior, posterior)
-    assert truth.excess.difference == truth.observed_excess.difference == truth.calibration_error == 0
+    assert truth.excess.value == truth.observed_excess.value == truth.calibration_error == 0
     assert truth.observed_calibration_error == truth.chance_calibration_error > 0
     assert truth.near
     assert (truth.tested, truth.prefixes) == (SESSIONS, SESSIONS * EVENTS)
@@ -39,8 +39,12 @@ def test_the_excess_is_the_divergence_from_the_truth_and_its_interval_holds_it(p
     off = posterior.clip(0.2, 0.4)
     found = judgement(posterior, off)
     divergence = posterior * np.log(posterior / off) + (1 - posterior) * np.log((1 - posterior) / (1 - off))
-    assert found.excess.difference == pytest.approx(divergence.mean(), rel=1e-9)
-    assert 0 < found.excess.low < found.excess.difference < found.excess.high
+    assert found.excess.value == pytest.approx(divergence.mean(), rel=1e-9)
+    low, value, high = found.excess.low, found.excess.value, found.excess.high
+    assert low is not None
+    assert value is not None
+    assert high is not None
+    assert 0 < low < value < high
     assert found.excess_by_length.keys() == {1, 2, 3, 5}
     assert not found.near
 

@@ -10,8 +10,8 @@ from support import paths
 
 from model.events import FIELDS
 from training.data.sources import ColumnMapping, PropertyColumn, SourceError
-from training.data.sources.blocks import LINE
 from training.data.sources.conversion import convert
+from training.data.sources.text import LINE
 
 TOML = """
 time_format = "epoch_s"
@@ -93,7 +93,7 @@ def test_the_example_of_the_documentation_does_what_it_says(
     text = (paths.DOCS / "event-table.md").read_text("utf-8")
     log = text.split('```csv title="shop.csv"\n')[1].split("```")[0]
     toml = text.split('```toml title="shop.toml"\n')[1].split("```")[0]
-    table = text.split("and these are the events:\n\n")[1].split("\n\n")[0].splitlines()
+    table = text.split("The events are:\n\n")[1].split("\n\n")[0].splitlines()
     names, *rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table if "---" not in line]
     reading = read(write("shop.csv", log), mapping=ColumnMapping.from_toml(write("shop.toml", toml)))
     assert [[str(value) for value in row] for row in reading.rows(*names)] == rows

@@ -1,0 +1,1 @@
+"""What every stage of a run uses: its processes, its progress, and files that are replaced as a whole."""
