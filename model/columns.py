@@ -3,11 +3,11 @@
 A batch of B events is three tensors:
 
 * ``timestamp_ms`` int64 [B]
-* ``codes`` int64 [B, 3 + C]: event name, item id, item category, then the C category properties, each as its
-  `fingerprint`; 0 where there is no value
-* ``numbers`` float32 [B, 2 + N]: price, quantity, then the N number properties; NaN where there is no value
+* ``codes`` int64 [B, 3 + C]: `CODE_FIELDS`, then the C category properties, each as its `fingerprint`; 0 where there
+  is no value
+* ``numbers`` float32 [B, 2 + N]: `NUMBER_FIELDS`, then the N number properties; NaN where there is no value
 
-No feature is computed here. Counts, gaps, vocabularies and scaling are the artifact's business (`model.encoder`).
+No feature is computed here: counts, gaps, vocabularies and scaling are in the artifact (`model.encoder`).
 """
 
 import math
@@ -21,18 +21,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from model.events import Event, PropertyValue, identifier_code
+from model.events import FIELDS, Event, PropertyValue, identifier_code
 
 _Numbers = np.ndarray[Any, Any]
-_TIMESTAMP_MS = attrgetter("timestamp_ms")
-_EVENT_NAME = attrgetter("event_name")
-_ITEM_ID = attrgetter("item_id")
-_ITEM_CATEGORY = attrgetter("item_category")
-_PRICE = attrgetter("price")
-_QUANTITY = attrgetter("quantity")
 
-FIXED_CODES = 3
-FIXED_NUMBERS = 2
+# A model reads these of every event, in this order. A further input changes the columns that artifacts take.
+CODE_FIELDS = ("event_name", *(field.name for field in FIELDS if field.kind == "text" and field.is_input))
+NUMBER_FIELDS = tuple(field.name for field in FIELDS if field.kind == "amount" and field.is_input)
+_TIMESTAMP_MS = attrgetter("timestamp_ms")
+_CODES = tuple(map(attrgetter, CODE_FIELDS))
+_NUMBERS = tuple(map(attrgetter, NUMBER_FIELDS))
+FIXED_CODES = len(CODE_FIELDS)
+FIXED_NUMBERS = len(NUMBER_FIELDS)
 _FINGERPRINT_MASK = 0x7FFFFFFF
 
 
@@ -60,7 +60,7 @@ class PropertySpec:
 
 
 def category_text(value: PropertyValue | None) -> str | None:
-    """Return the text under which a category property's value is known; None for no value.
+    """Return a category property's value as text; None for no value.
 
     Booleans and whole numbers get one spelling, so that a log's `1` and a POST's `1.0` are the same category.
     """
@@ -85,9 +85,9 @@ def number_value(value: PropertyValue | None) -> float:
 
 @lru_cache(maxsize=65536)
 def fingerprint(identifier: str | None) -> int:
-    """Return the number under which the artifact knows a string: 31 bits of its `identifier_code`, 0 for no value.
+    """Return a string's number in the artifact: 31 bits of its `identifier_code`, 0 for no value.
 
-    Four bytes hold it in a stored state; two strings share one with a probability of 2**-31 a pair.
+    The number takes four bytes of a stored state. Two strings share one with a probability of 2**-31 a pair.
     """
     if not identifier:
         return 0
@@ -96,12 +96,12 @@ def fingerprint(identifier: str | None) -> int:
 
 @lru_cache(maxsize=65536, typed=True)
 def category_code(value: PropertyValue | None) -> int:
-    """Return the fingerprint under which a category property's value is known."""
+    """Return the fingerprint of a category property's value."""
     return fingerprint(category_text(value))
 
 
 class ColumnReader:
-    """Reads events into columns, for an artifact's declared properties; others that an event carries are not looked at.
+    """Reads events into columns, for an artifact's declared properties; ignores other properties.
 
     Attributes:
         categories, numbers: names of the properties of each kind.
@@ -118,27 +118,27 @@ class ColumnReader:
             events: may be none.
             rows: B, at least as many as there are events, the last ones zeros; None: as many as events.
         """
-        # Column by column, each a flat list that is filled without bytecode of ours, and through NumPy, which reads
-        # None as NaN: torch takes several times as long to read nested lists.
-        codes = [
-            *map(fingerprint, map(_EVENT_NAME, events)),
-            *map(fingerprint, map(_ITEM_ID, events)),
-            *map(fingerprint, map(_ITEM_CATEGORY, events)),
-        ]
-        numbers: list[float | None] = [*map(_PRICE, events), *map(_QUANTITY, events)]
+        # Column by column into flat lists, filled by `map` without Python bytecode an event. NumPy reads None as NaN;
+        # torch takes several times as long to read nested lists.
+        codes: list[int] = []
+        for field in _CODES:
+            codes += map(fingerprint, map(field, events))
+        numbers: list[float | None] = []
+        for field in _NUMBERS:
+            numbers += map(field, events)
         if self.categories or self.numbers:
             given = [event.properties for event in events]
             for name in self.categories:
                 codes += map(category_code, [properties.get(name) for properties in given])
             for name in self.numbers:
                 numbers += map(number_value, [properties.get(name) for properties in given])
-        with np.errstate(over="ignore"):  # a number beyond float32 is infinite, and the encoder bounds it
+        with np.errstate(over="ignore"):  # a number beyond float32 becomes infinite; the encoder bounds it
             number_rows = np.array(numbers, np.float32).reshape(FIXED_NUMBERS + len(self.numbers), len(events))
         code_rows = np.array(codes, np.int64).reshape(FIXED_CODES + len(self.categories), len(events))
         stamps = np.array([*map(_TIMESTAMP_MS, events)], np.int64)
         if rows is not None and rows > len(events):
             stamps, code_rows, number_rows = (_widened(values, rows) for values in (stamps, code_rows, number_rows))
-        # As the encoder takes them: the values of one column beside each other.
+        # Transposed views: in memory, the values of one column are adjacent, as the encoder takes them.
         return torch.from_numpy(stamps), torch.from_numpy(code_rows).t(), torch.from_numpy(number_rows).t()
 
 

@@ -1,9 +1,13 @@
-"""Events as the whole project knows them, and the names they may carry.
+"""Events, the table of their fields, and the names they may carry.
 
 Names follow Google Analytics 4 (https://developers.google.com/analytics/devguides/collection/ga4/ecommerce). Names of
 Segment and RudderStack (https://segment.com/docs/connections/spec/ecommerce/v2/) and of Google Retail
 (https://cloud.google.com/retail/docs/user-events) are accepted as aliases. Any other name is a page type of the shop's
 own and is kept as it is.
+
+To add a field, add it to `FIELDS` and `Event` here, to both bodies in `app.schemas.events`, to `EventValidator` in
+`app.scoring.events`, to `app.store.history_codec`, and to `ColumnMapping` in `training.data.sources.mapping`. All else
+derives from `FIELDS`, and tests compare these five with the table.
 """
 
 import re
@@ -11,7 +15,7 @@ from collections.abc import Mapping
 from functools import lru_cache
 from hashlib import blake2b
 from types import MappingProxyType
-from typing import Final
+from typing import Final, Literal, NamedTuple
 
 import msgspec
 
@@ -53,7 +57,7 @@ GA4_EVENT_NAMES: Final = frozenset(
     }
 )
 
-# Keys are written as `_folded` leaves them: lower case, words joined by one underscore.
+# Keys have the form that `_folded` returns: lower case, words joined by one underscore.
 ALIASES: Final[Mapping[str, str]] = MappingProxyType(
     {
         # Segment and RudderStack, e-commerce specification
@@ -90,10 +94,34 @@ ALIASES: Final[Mapping[str, str]] = MappingProxyType(
 )
 
 
-class Event(msgspec.Struct, frozen=True):
-    """One thing a visitor did, as the model sees it.
+class EventField(NamedTuple):
+    """An optional field of an event.
 
-    A struct, as one is made for every event: in a fifth of a dataclass' time.
+    Attributes:
+        name: its name in the API, the history, the outcomes, the event table and `Event`.
+        kind: `text` (an identifier or a word) or `amount` (a finite number, not negative).
+        is_input: whether artifacts have a column for it (`model.columns`). Other fields are kept and passed on.
+    """
+
+    name: str
+    kind: Literal["text", "amount"]
+    is_input: bool = True
+
+
+# All fields of an event but its name, time and properties. A new one goes to the end, and to the end of `Event`.
+FIELDS: Final = (
+    EventField("item_id", "text"),
+    EventField("item_category", "text"),
+    EventField("price", "amount"),
+    EventField("quantity", "amount"),
+)
+FIELD_NAMES: Final = tuple(field.name for field in FIELDS)
+
+
+class Event(msgspec.Struct, frozen=True):
+    """One thing a visitor did: name, time, `FIELDS`, properties.
+
+    A msgspec struct, as one is made for every event, in a fifth of a dataclass' time.
 
     Attributes:
         event_name: canonical name, see `canonical_event_name`.
@@ -102,7 +130,7 @@ class Event(msgspec.Struct, frozen=True):
         item_category: the item's category.
         price: price of one unit in the shop's currency, finite and not negative.
         quantity: number of units, finite and not negative; None counts as one.
-        properties: further facts of the event or the session; the artifact's manifest says which are used.
+        properties: further facts of the event or the session; the artifact's manifest lists those that the model uses.
     """
 
     event_name: str
@@ -120,7 +148,7 @@ def _folded(name: str) -> str:
 
 @lru_cache(maxsize=4096)
 def canonical_event_name(name: str) -> str:
-    """Return the GA4 name that `name` stands for, or `name` itself, stripped, when it is a shop's own.
+    """Return the GA4 name of which `name` is an alias, or `name` itself, stripped, when it is a shop's own.
 
     Case, spaces, hyphens and underscores do not matter in known names: `Product Viewed`, `detail-page-view` and
     `View_Item` are all `view_item`.

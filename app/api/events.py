@@ -36,8 +36,7 @@ from app.errors import (
     WillbuyError,
     to_problem,
 )
-from app.schemas.events import EVENT_EXAMPLE, BatchOut, ScoreOut
-from app.scoring.event_body import EventBody
+from app.schemas.events import EVENT_EXAMPLE, BatchOut, EventBody, ScoreOut
 from app.scoring.events import NDJSON, QueuedEvent, check_headers, parse_events
 from app.scoring.session_update import Score
 

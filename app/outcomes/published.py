@@ -1,25 +1,19 @@
 """A closed session as JSON for the stream of outcomes, described in docs/outcomes.md."""
 
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import msgspec
+from msgspec.structs import astuple
 
 from app.store.outcomes import ClosedSession
-from model.events import PropertyValue
+from model.events import Event
 
 FORMAT: Final = 1
 
 
-class _Event(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One folded event; fields without a value are left out."""
+class _ScoredEvent(Event, frozen=True, omit_defaults=True):
+    """A folded event and its score; the model only where the event before has another."""
 
-    event_name: str
-    timestamp_ms: int
-    item_id: str | None = None
-    item_category: str | None = None
-    price: float | None = None
-    quantity: float | None = None
-    properties: dict[str, PropertyValue] = {}
     probability: float | None = None
     model: str | None = None
 
@@ -32,7 +26,7 @@ class _Session(msgspec.Struct, frozen=True):
     outcome_ms: int | None
     closed_ms: int
     last_seen_ms: int
-    events: list[_Event]
+    events: list[_ScoredEvent]
 
 
 _encoder: Final = msgspec.json.Encoder()
@@ -43,20 +37,8 @@ def session_json(session: ClosedSession) -> bytes:
     events = []
     model = None
     for entry in session.entries:
-        event = entry.event
-        events.append(
-            _Event(
-                event_name=event.event_name,
-                timestamp_ms=event.timestamp_ms,
-                item_id=event.item_id,
-                item_category=event.item_category,
-                price=event.price,
-                quantity=event.quantity,
-                properties=dict(event.properties),
-                probability=entry.probability,
-                model=None if entry.model == model else entry.model,
-            )
-        )
+        values: list[Any] = [*astuple(entry.event), entry.probability, None if entry.model == model else entry.model]
+        events.append(_ScoredEvent(*values))
         model = entry.model
     return _encoder.encode(
         _Session(

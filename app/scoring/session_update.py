@@ -13,9 +13,9 @@ from msgspec.structs import replace
 
 from app.scoring.batcher import Requeue
 from app.scoring.events import QueuedEvent
+from app.store.history_codec import properties_code
 from app.store.interface import Commit
 from app.store.record_codec import VERSION_BYTES, Answer, Answers, Outcome, Record
-from app.store.shorthand import properties_code
 from model.events import Event
 
 LATE: Final = "timestamp: earlier than an event before it; no time is counted between them"

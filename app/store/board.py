@@ -11,7 +11,7 @@ from enum import StrEnum
 from typing import Final, NamedTuple, Protocol
 
 from app.errors import CorruptRecordError
-from app.store.history_codec import decode_event
+from app.store.history_codec import decode_name_and_score
 from app.store.keys import SHARDS, board_key, history_key, record_key, seen_key, shard_of
 from app.store.record_codec import Record, decode_record
 from app.store.redis.scripts import ScriptRunner, load_script, unavailable
@@ -189,10 +189,10 @@ def row_of(record: Record, last_entries: Sequence[bytes], recent: int) -> Row:
     Raises:
         CorruptRecordError: an entry cannot be decoded.
     """
-    # The end of the history suffices, because name and probability are in each entry.
-    entries = [decode_event(entry) for entry in last_entries]
-    known = [entry.probability for entry in entries if entry.probability is not None]
-    return Row(record, entries[-1].event_name if entries else None, known[-recent:] if recent else [])
+    # Every entry has its name and score, so the end of the history is enough.
+    entries = [decode_name_and_score(entry) for entry in last_entries]
+    known = [probability for _, probability in entries if probability is not None]
+    return Row(record, entries[-1][0] if entries else None, known[-recent:] if recent else [])
 
 
 def _keys(shards: Sequence[int]) -> list[RespArg]:

@@ -1,69 +1,101 @@
-"""The bytes of one event of a session's history, with the score that it was answered with.
+"""A session's history: its folded events, each with the score that answered it, as MessagePack arrays.
 
-An entry is a MessagePack array. Version 3, where an entry goes by what stands before it:
+An entry depends on the entries before it, so a history is read from its first entry on. Version 3 of an entry is
 
     kind, time, name, score, item id, category, price, quantity, properties, model
 
-kind        3: the entry stands alone, as the first of every history does; 4: it continues the entries before it;
-            5 and above: so it does, and it has no field for its name, which is the well-known one of number kind - 5
-time        of kind 3 in ms; else as difference to the largest time of the entries before it, at least 0
-name        a well-known one as its number, see `app.store.shorthand`; any other as it is
-score       the probability as it was served: the bits of a float32, which is what the model computes in, as one integer
-price       as integer a number of hundredths, else a float64: what is divided by 100 is the very float that it was
-quantity    as integer a whole number, else a float64
-properties  numbers like quantities; left out of kind 3: there are none; else: they are those of the entry before
-model       fingerprint of the one that served it, eight bytes, only where it is another one than in the entry before
+kind        3: independent of other entries, as the first of every history; 4: continues the entries before it;
+            5 and above: continues them and has no name field; its name is the well-known one of number kind - 5
+time        of kind 3 in ms; else the difference to the largest time of the entries before it, at least 0
+name        the number of a well-known name (`NAMES`), any other name as text
+score       the probability as it was served: the bits of a float32, which is the model's type, as one integer
+price       an integer is a number of hundredths, which divided by 100 gives exactly the original float; else a float64
+quantity    an integer is a whole number; else a float64
+properties  numbers like quantities; left out of kind 3: none; left out of other kinds: those of the entry before
+model       fingerprint of the model that served the score, eight bytes, only where the entry before has another
 
-Trailing fields without a value are left out, as most page views have few. Prices and quantities come back as the floats
-they were, properties as the texts, truth values and floats. Name and score stand in each entry, so that the end of a
-history tells them alone; all else takes the whole of it, oldest entry first.
+Trailing fields without a value are left out, as most page views have few. A field that is added to `Event` follows the
+model. Prices and quantities are read as the floats that were written, properties as texts, truth values and floats.
+Every entry has its name and score, so that the end of a history is enough to read these; all other fields need the
+whole history, oldest entry first.
 
-Versions 1 and 2, of kinds 1 and 2, had the same fields, but for score and model in version 1; each entry stood alone,
-and names and numbers were as the event has them. Both are still read.
+Versions 1 and 2 (kinds 1 and 2) had the same fields, except score and model in version 1. Each entry was independent,
+and names and numbers were those of the event. Both are still read.
 """
 
+import math
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from hashlib import blake2b
 from typing import Any, Final
 
 import msgspec
 
 from app.errors import CorruptRecordError
-from app.store.shorthand import NAMES, NUMBERS, hundredths, whole
 from model.events import Event, PropertyValue
 
-_ALONE: Final = 3
+# By number. Numbers are stored: a new name goes to the end, and no name is ever removed.
+NAMES: Final = (
+    "page_view",
+    "view_item_list",
+    "view_item",
+    "search",
+    "add_to_cart",
+    "remove_from_cart",
+    "view_cart",
+    "begin_checkout",
+    "add_shipping_info",
+    "add_payment_info",
+    "purchase",
+    "add_to_wishlist",
+    "click",
+    "first_visit",
+    "generate_lead",
+    "login",
+    "refund",
+    "scroll",
+    "select_content",
+    "select_item",
+    "select_promotion",
+    "session_start",
+    "share",
+    "sign_up",
+    "user_engagement",
+    "view_promotion",
+    "view_search_results",
+)
+_NUMBERS: Final = {name: number for number, name in enumerate(NAMES)}
+_INDEPENDENT: Final = 3
 _CONTINUED: Final = 4
 _NAMED: Final = 5
 _FLOAT: Final = struct.Struct("<f")
 _BITS: Final = struct.Struct("<I")
+# Beyond it an integer takes as many bytes as the float, and products are no longer close enough to round.
+_LARGEST_AMOUNT: Final = 2.0**40
+# Up to here times are exact as floats, and so for every JSON parser.
+_LATEST_MS: Final = 2**53
 
 
-class StoredEvent(msgspec.Struct, frozen=True):
-    """What an entry says by itself.
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One event of a history.
 
     Attributes:
-        is_continued: whether it goes by the entries before it.
-        time_ms: its time or, if it is continued, the difference to the largest time before it.
-        event_name, item_id, item_category, price, quantity: see `Event`.
-        probability: as it was answered, to float32; None: not known.
-        properties: None: those of the entry before.
-        model: fingerprint of the model that answered, 16 hex characters; None: the one of the entry before.
+        event: the event.
+        probability: the score that answered it, to float32; None: not known, as in entries of older releases.
+        model: fingerprint of the model that answered, 16 hex characters; None: not known.
     """
 
-    is_continued: bool
-    time_ms: int
-    event_name: str
-    probability: float | None
-    item_id: str | None
-    item_category: str | None
-    price: float | None
-    quantity: float | None
-    properties: Mapping[str, PropertyValue] | None
-    model: str | None
+    event: Event
+    probability: float | None = None
+    model: str | None = None
 
 
 class _Named(msgspec.Struct, array_like=True, forbid_unknown_fields=True, frozen=True):
+    """Version 3 of kinds 3 and 4."""
+
     kind: int
     time_ms: int
     name: int | str
@@ -77,6 +109,8 @@ class _Named(msgspec.Struct, array_like=True, forbid_unknown_fields=True, frozen
 
 
 class _Numbered(msgspec.Struct, array_like=True, forbid_unknown_fields=True, frozen=True):
+    """Version 3 of the kinds that have a well-known name."""
+
     kind: int
     time_ms: int
     score: int | None = None
@@ -118,21 +152,24 @@ class _Version1(msgspec.Struct, array_like=True, forbid_unknown_fields=True, fro
 
     @property
     def score(self) -> None:
-        """None was kept."""
+        """Not stored in version 1."""
 
     @property
     def model(self) -> None:
-        """None was kept."""
+        """Not stored in version 1."""
 
+
+_Stored = _Named | _Numbered | _Version2 | _Version1
 
 _encoder: Final = msgspec.msgpack.Encoder()
 _decoders: Final[Mapping[int, msgspec.msgpack.Decoder[Any]]] = {
     1: msgspec.msgpack.Decoder(_Version1),
     2: msgspec.msgpack.Decoder(_Version2),
-    _ALONE: msgspec.msgpack.Decoder(_Named),
+    _INDEPENDENT: msgspec.msgpack.Decoder(_Named),
     _CONTINUED: msgspec.msgpack.Decoder(_Named),
     **dict.fromkeys(range(_NAMED, _NAMED + len(NAMES)), msgspec.msgpack.Decoder(_Numbered)),
 }
+_array: Final = msgspec.msgpack.Decoder(list[msgspec.Raw])
 
 
 def encode_event(
@@ -143,21 +180,21 @@ def encode_event(
     after_ms: int | None = None,
     repeats_properties: bool = False,
 ) -> bytes:
-    """Return the bytes of an event, in the newest codec version.
+    """Return the entry of an event, in the newest version.
 
     Args:
         event: the event.
-        probability: what it was answered, in [0, 1]; kept as float32.
-        model: fingerprint of the model that answered, where the entry before does not have the same.
-        after_ms: largest time of the entries that this one continues, at least 0; None: it stands alone, as the first
-            of a history does and any other may.
-        repeats_properties: whether it continues one that has the very same properties.
+        probability: the score that answered it, in [0, 1]; stored as float32.
+        model: fingerprint of the model that answered, where the entry before has another.
+        after_ms: largest time of the entries that this one continues, at least 0; None: the entry is independent, as
+            the first of a history must be.
+        repeats_properties: whether the entry before has exactly the same properties.
     """
     name, price, quantity = event.event_name, event.price, event.quantity
-    number = NUMBERS.get(name)
+    number = _NUMBERS.get(name)
     properties: Mapping[str, PropertyValue] | None = event.properties
     if after_ms is None:
-        kind, time_ms = _ALONE, event.timestamp_ms
+        kind, time_ms = _INDEPENDENT, event.timestamp_ms
         properties = properties or None
     else:
         kind, time_ms = _CONTINUED if number is None else _NAMED + number, event.timestamp_ms - after_ms
@@ -180,9 +217,111 @@ def encode_event(
     return _encoder.encode(fields)
 
 
-def decode_event(data: bytes) -> StoredEvent:
-    """Return what `encode_event` wrote in any version; raise `CorruptRecordError` for any other bytes."""
-    # The first byte says that it is an array; the second is its first element, small enough to be one byte.
+def decode_history(entries: Iterable[bytes]) -> list[Entry]:
+    """Return the entries of a whole history, oldest first, in any version, each with its model.
+
+    Raises:
+        CorruptRecordError: the bytes are no history.
+    """
+    history: list[Entry] = []
+    last_event_ms = 0
+    properties: Mapping[str, PropertyValue] = {}
+    model: str | None = None
+    for data in entries:
+        stored = _decoded(data)
+        time_ms = stored.time_ms
+        if stored.kind > _INDEPENDENT:
+            if not history:
+                raise CorruptRecordError("The beginning of the session's history is missing.")
+            time_ms += last_event_ms
+        if abs(time_ms) > _LATEST_MS:
+            raise CorruptRecordError("An entry of the session's history has a time that is out of range.")
+        last_event_ms = max(last_event_ms, time_ms)
+        if stored.properties is not None:
+            properties = _long(stored.properties) if stored.kind >= _INDEPENDENT else stored.properties
+        elif stored.kind <= _INDEPENDENT:
+            properties = {}
+        if stored.model:
+            model = stored.model.hex()
+        price, quantity = stored.price, stored.quantity
+        event = Event(
+            event_name=_name(stored),
+            timestamp_ms=time_ms,
+            item_id=stored.item_id,
+            item_category=stored.item_category,
+            price=price / 100 if isinstance(price, int) else price,
+            quantity=None if quantity is None else float(quantity),
+            properties=properties,
+        )
+        history.append(Entry(event, _probability(stored.score), model))
+    return history
+
+
+def decode_events(entries: Iterable[bytes]) -> list[Event]:
+    """Return the events of a whole history, as `decode_history` reads them."""
+    return [entry.event for entry in decode_history(entries)]
+
+
+def decode_joined(data: bytes) -> list[Entry]:
+    """Return the entries of a whole history that was written as one MessagePack array.
+
+    Raises:
+        CorruptRecordError: the bytes are no history.
+    """
+    try:
+        parts = _array.decode(data)
+    except msgspec.DecodeError as exc:
+        raise CorruptRecordError("The history of a closed session is not one that this release can read.") from exc
+    return decode_history(map(bytes, parts))
+
+
+def decode_name_and_score(data: bytes) -> tuple[str, float | None]:
+    """Return the event name and the probability of one entry; the entries before it are not needed.
+
+    Raises:
+        CorruptRecordError: the bytes are no entry.
+    """
+    stored = _decoded(data)
+    return _name(stored), _probability(stored.score)
+
+
+def hundredths(amount: float) -> int | float:
+    """Return a whole number of hundredths that divided by 100 is the amount, or else the amount as a float."""
+    if 0.0 <= amount <= _LARGEST_AMOUNT:
+        number = round(amount * 100)
+        if number / 100 == amount and (number or _is_positive_zero(amount)):
+            return number
+    return float(amount)
+
+
+def whole(amount: float) -> int | float:
+    """Return the amount as an integer if it is a whole number from 0 up, or else as a float."""
+    if 0.0 <= amount <= _LARGEST_AMOUNT:
+        number = int(amount)
+        if number == amount and (number or _is_positive_zero(amount)):
+            return number
+    return float(amount)
+
+
+def properties_code(properties: Mapping[str, PropertyValue]) -> int:
+    """Return a 64-bit code of an event's properties, the same in every process; never 0.
+
+    Two different ones share a code with a probability of 2**-64. Their order and their types count.
+    """
+    return _code(_encoder.encode(dict(properties)))
+
+
+@lru_cache(maxsize=4096)
+def _code(properties: bytes) -> int:
+    return int.from_bytes(blake2b(properties, digest_size=8).digest(), "little") or 1
+
+
+def _is_positive_zero(amount: float) -> bool:
+    return math.copysign(1.0, amount) > 0
+
+
+def _decoded(data: bytes) -> _Stored:
+    # The first byte declares an array; the second is its first element, which fits one byte.
     kind = data[1] if len(data) > 1 else 0
     decoder = _decoders.get(kind)
     if decoder is None:
@@ -190,34 +329,16 @@ def decode_event(data: bytes) -> StoredEvent:
             f"An entry of the session's history is of kind {kind}; this release reads kinds 1 to {max(_decoders)}."
         )
     try:
-        entry: _Version1 | _Version2 | _Named | _Numbered = decoder.decode(data)
+        stored: _Stored = decoder.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError) as exc:
         raise CorruptRecordError("An entry of the session's history is not one that this release can read.") from exc
-    if entry.kind != kind:
+    if stored.kind != kind:
         raise CorruptRecordError("An entry of the session's history does not begin with its kind.")
-    price: float | None = entry.price
-    quantity: float | None = entry.quantity
-    properties: Mapping[str, PropertyValue] | None = entry.properties
-    if kind >= _ALONE:
-        price = price / 100 if isinstance(price, int) else price
-        quantity = None if quantity is None else float(quantity)
-        properties = None if properties is None else {key: _long(value) for key, value in properties.items()}
-    is_continued = kind > _ALONE
-    return StoredEvent(
-        is_continued=is_continued,
-        time_ms=entry.time_ms,
-        event_name=_name(entry.name),
-        probability=_probability(entry.score),
-        item_id=entry.item_id,
-        item_category=entry.item_category,
-        price=price,
-        quantity=quantity,
-        properties={} if properties is None and not is_continued else properties,
-        model=None if entry.model is None else entry.model.hex(),
-    )
+    return stored
 
 
-def _name(name: int | str) -> str:
+def _name(stored: _Stored) -> str:
+    name = stored.name
     if isinstance(name, str):
         return name
     if 0 <= name < len(NAMES):
@@ -226,13 +347,13 @@ def _name(name: int | str) -> str:
 
 
 def _short(value: PropertyValue) -> PropertyValue:
-    """Return a property as it is written: a float as an integer where that is the same number."""
+    """Return a property's value as it is written: a float as an integer of the same value, if there is one."""
     return whole(value) if type(value) is float else value
 
 
-def _long(value: PropertyValue) -> PropertyValue:
-    """Return a property as it was before `_short`."""
-    return float(value) if type(value) is int else value
+def _long(properties: Mapping[str, PropertyValue]) -> dict[str, PropertyValue]:
+    """Return properties with the values that they had before `_short`."""
+    return {key: float(value) if type(value) is int else value for key, value in properties.items()}
 
 
 def _probability(bits: int | None) -> float | None:

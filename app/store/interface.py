@@ -8,11 +8,10 @@ import msgspec
 
 from app.errors import CorruptRecordError, StoreError
 from app.store.board import BoardStore
-from app.store.history_codec import encode_event
+from app.store.history_codec import encode_event, properties_code
 from app.store.outcomes import OutcomeStore
 from app.store.record_codec import Record
 from app.store.replicas import ReplicaStore
-from app.store.shorthand import properties_code
 from model.events import Event
 
 # Attempts of a commit while other replicas commit to the same session. With n replicas, each attempt succeeds for one

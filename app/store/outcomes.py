@@ -14,7 +14,7 @@ from typing import Any, Final, NamedTuple, Protocol
 import msgspec
 
 from app.errors import CorruptRecordError
-from app.store.history import Entry, decode_joined
+from app.store.history_codec import Entry, decode_joined
 from app.store.keys import (
     COUNTS_SHARD,
     SHARDS,

@@ -1,6 +1,6 @@
-"""A session as the store keeps it, and its bytes.
+"""A session's record and the answers in it, as bytes.
 
-Little endian, first byte the codec's version. Version 2 begins with
+Little endian; the first byte is the codec's version. Version 2 begins with
 
     offset  bytes  field
          0      1  codec version, 2
@@ -9,17 +9,18 @@ Little endian, first byte the codec's version. Version 2 begins with
         17      1  0 for a compact record; else bit 2 set, bits 0 and 1 the outcome: 0 open, 1 purchase, 2 none;
                    bit 3 set if the answers are wide
 
-and goes on, if the session is open, its answers are compact, its probability is that of the last of them, and all fits,
+A record is compact if the session is open, its answers are compact, its probability is that of the last answer, and
+every value fits. It continues with
 
         18      2  events folded
         20      8  first seen, server's clock, ms since the epoch
         28      4  last seen, ms after it
-        32      4  largest event time folded, ms after it or, negative, before
+        32      4  largest event time folded, ms after first seen; negative if before
         36      1  a, number of answers
         37      2  s, size of the state
         39      8  code of the last folded event's properties; 0: not known
 
-or else, in a wide one,
+Any other record is wide and continues with
 
         18      8  probability, float64; NaN: nothing was folded yet
         26      4  events folded
@@ -28,22 +29,40 @@ or else, in a wide one,
         63      4  s
         67      8  code of the properties
 
-then the answers: compact ones all of the record's model, wide ones behind the number of their models (1) and the
-fingerprints of those (8 each); `app.store.answers_codec` has their bytes. Then s bytes of the model's state.
+Then follow the answers, oldest first, so that a repeated event gets the same answer again. Compact answers are all of
+the record's model. Wide answers follow the number of their models (1) and those fingerprints (8 each). The s bytes of
+the model's state come last.
 
-Version 1 had one header, wide answers, and knew nothing of properties. It is still read.
+While a session is open and has one model, each answer counts one folded event more than the answer before it:
+
+    bytes  compact answer
+        8  event code
+        4  probability, float32
+
+The number of folded events derives from the answer's position. All other lists of answers, as of a session that has
+bought or that two models have answered, have the wide form, which is that of version 1:
+
+    bytes  wide answer
+        8  event code
+        8  probability, float64; NaN: nothing was folded yet
+        4  events folded
+        1  index of the model
+        1  outcome
+        1  whether the event was folded
+
+Answers stay packed in memory, so that a step costs the same for any number of them.
+
+Version 1 had one header, wide answers, and no code of properties. It is still read.
 """
 
 import math
 import struct
-from typing import Final
+from enum import IntEnum
+from typing import Final, Literal, Self
 
 import msgspec
 
 from app.errors import CorruptRecordError
-from app.store.answers_codec import OUTCOMES, Answer, Answers, Outcome, answer_size, answers_of
-
-__all__ = ["CODEC_VERSION", "VERSION_BYTES", "Answer", "Answers", "Outcome", "Record", "decode_record", "encode_record"]
 
 CODEC_VERSION: Final = 2
 VERSION_BYTES: Final = 8
@@ -57,9 +76,152 @@ _IS_WIDE: Final = 0b0100
 _HAS_WIDE_ANSWERS: Final = 0b1000
 _LARGEST_FLAGS: Final = 0b1111
 
+_COMPACT_ANSWER: Final = struct.Struct("<qf")
+_WIDE_ANSWER: Final = struct.Struct("<qdIBBB")
+_CODE: Final = struct.Struct("<q")
+_PROBABILITY: Final = struct.Struct("<f")
+_MOST_MODELS: Final = 255
+
+
+class Outcome(IntEnum):
+    """A session's outcome so far.
+
+    The shop sets `NONE` by a call. A session that ends by idle time has no record any more.
+    """
+
+    OPEN = 0
+    PURCHASE = 1
+    NONE = 2
+
+    @property
+    def word(self) -> Literal["open", "purchase", "none"]:
+        """Its name in the API."""
+        return _WORDS[self]
+
+
+# By number: a tuple's index is faster than the enum's call, and every record that is read has an outcome.
+_OUTCOMES: Final = tuple(Outcome)
+_WORDS: Final[tuple[Literal["open"], Literal["purchase"], Literal["none"]]] = ("open", "purchase", "none")
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """The answer to an event, given again if the event is repeated.
+
+    Attributes:
+        probability: None when the session had no folded event.
+        events: events folded at the time of the answer.
+        model: fingerprint of the model that answered, 16 hex characters.
+        outcome: the session's outcome at that time.
+        folded: whether the event became part of the session's score.
+    """
+
+    probability: float | None
+    events: int
+    model: str
+    outcome: Outcome
+    folded: bool
+
+
+class Answers(msgspec.Struct, frozen=True):
+    """The last answers of a session, each under its event's code.
+
+    Attributes:
+        models: fingerprints of the models that gave them; one in the compact form, none if there are no answers.
+        packed: the answers' bytes.
+        events: events folded after the last of them; used in the compact form only.
+        is_wide: whether they have the wide form.
+    """
+
+    models: tuple[str, ...] = ()
+    packed: bytes = b""
+    events: int = 0
+    is_wide: bool = False
+
+    def __len__(self) -> int:
+        return len(self.packed) // _answer_size(is_wide=self.is_wide)
+
+    @property
+    def last_probability(self) -> float:
+        """Probability of the newest compact answer; NaN: there is none."""
+        if self.is_wide or not self.packed:
+            return math.nan
+        (probability,) = _PROBABILITY.unpack_from(self.packed, len(self.packed) - _PROBABILITY.size)
+        return float(probability)
+
+    def find(self, code: int) -> Answer | None:
+        """Return the answer with an event's code, the newest if there are two, or None."""
+        wanted = _CODE.pack(code)
+        packed, size = self.packed, _WIDE_ANSWER.size if self.is_wide else _COMPACT_ANSWER.size
+        end = len(packed)
+        while (offset := packed.rfind(wanted, 0, end)) >= 0:
+            if offset % size == 0:
+                return self._wide_answer(offset) if self.is_wide else self._compact_answer(offset)
+            # The code's bytes were found inside another answer.
+            end = offset + len(wanted) - 1
+        return None
+
+    def with_answer(self, code: int, answer: Answer, window: int) -> Self:
+        """Return these answers and one more, of which the last `window` (1 to 255) are kept."""
+        if self.is_wide:
+            return self._with_wide(code, answer, window)
+        packed, models = self.packed, self.models
+        is_next = answer.folded and not answer.outcome
+        if not packed:
+            models = (answer.model,)
+            is_next = is_next and answer.events > 0
+        else:
+            is_next = is_next and answer.events == self.events + 1 and answer.model == models[0]
+        probability = _packable(answer.probability)
+        entry = _COMPACT_ANSWER.pack(code, probability)
+        # A repeated answer must be exactly the same number, so float32 is only for numbers that it holds exactly.
+        if not is_next or _PROBABILITY.unpack_from(entry, _CODE.size)[0] != probability:
+            return self._widened().with_answer(code, answer, window)
+        kept = packed[max(0, len(packed) - (window - 1) * _COMPACT_ANSWER.size) :]
+        return type(self)(models, kept + entry, answer.events)
+
+    def of_record(self, model: str, events: int) -> Self:
+        """Return them in the form in which a record of that model and that many events can store them."""
+        if self.is_wide or not self.packed or (self.events == events and self.models[0] == model):
+            return self
+        return self._widened()
+
+    def _compact_answer(self, offset: int) -> Answer:
+        _, probability = _COMPACT_ANSWER.unpack_from(self.packed, offset)
+        later = (len(self.packed) - offset) // _COMPACT_ANSWER.size - 1
+        return Answer(_none_for_nan(probability), self.events - later, self.models[0], Outcome.OPEN, folded=True)
+
+    def _wide_answer(self, offset: int) -> Answer:
+        _, probability, events, model, outcome, folded = _WIDE_ANSWER.unpack_from(self.packed, offset)
+        return Answer(_none_for_nan(probability), events, self.models[model], _OUTCOMES[outcome], folded=bool(folded))
+
+    def _widened(self) -> Self:
+        """Return the same answers in the wide form."""
+        packed = [
+            _WIDE_ANSWER.pack(code, probability, events, 0, Outcome.OPEN, 1)
+            for events, (code, probability) in enumerate(
+                _COMPACT_ANSWER.iter_unpack(self.packed), start=self.events - len(self) + 1
+            )
+        ]
+        return type(self)(self.models, b"".join(packed), is_wide=True)
+
+    def _with_wide(self, code: int, answer: Answer, window: int) -> Self:
+        kept = self.packed[max(0, len(self.packed) - (window - 1) * _WIDE_ANSWER.size) :]
+        models = self.models
+        if answer.model not in models:
+            models, kept = _with_model(models, kept, answer.model)
+        entry = _WIDE_ANSWER.pack(
+            code,
+            _packable(answer.probability),
+            answer.events,
+            models.index(answer.model),
+            answer.outcome,
+            answer.folded,
+        )
+        return type(self)(models, kept + entry, is_wide=True)
+
 
 class Record(msgspec.Struct, frozen=True):
-    """A session between two events.
+    """A session's state between two events.
 
     Attributes:
         version: 8 random bytes, new with every commit.
@@ -70,10 +232,10 @@ class Record(msgspec.Struct, frozen=True):
         last_seen_ms: server's clock at its last.
         last_event_ms: largest time among the folded events; 0 when nothing was folded.
         outcome: open, purchase or none; a closed session folds nothing more.
-        outcome_ms: time of the purchase, or when it was known that there is none; 0 while open.
+        outcome_ms: time of the purchase, or when the shop set the outcome `NONE`; 0 while open.
         answers: the last answers given.
         state: the model's state, opaque; empty when nothing was folded.
-        properties_code: code of the last folded event's properties, see `app.store.history`; 0: not known.
+        properties_code: code of the last folded event's properties (`history_codec.properties_code`); 0: not known.
     """
 
     version: bytes
@@ -116,8 +278,7 @@ def decode_record(data: bytes) -> Record:
 
 
 def _compact_header(record: Record, answers: Answers) -> bytes | None:
-    """Return the compact header, None where it does not hold what the record says."""
-    # With no answers there is no probability of the last one.
+    """Return the compact header, None if the record does not fit into one."""
     if record.outcome or record.outcome_ms or record.probability is None:
         return None
     if answers.last_probability != record.probability:
@@ -162,10 +323,10 @@ def _compact(data: bytes) -> Record:
     _, version, model, _, events, first_seen_ms, seen_ms, event_ms, answer_count, state_size, properties_code = (
         _COMPACT.unpack_from(data)
     )
-    state_start = _COMPACT.size + answer_count * answer_size(is_wide=False)
+    state_start = _COMPACT.size + answer_count * _answer_size(is_wide=False)
     _check(data, state_start + state_size)
     fingerprint = model.hex()
-    answers = answers_of((fingerprint,), data[_COMPACT.size : state_start], events, is_wide=False)
+    answers = _answers_of((fingerprint,), data[_COMPACT.size : state_start], events, is_wide=False)
     return Record(
         version=version,
         model=fingerprint,
@@ -188,13 +349,13 @@ def _wide(data: bytes) -> Record:
     )
     answer_count, state_size, properties_code = rest
     if not flags & _IS_WIDE or flags > _LARGEST_FLAGS:
-        raise CorruptRecordError("The record says neither that it is compact nor that it is wide.")
+        raise CorruptRecordError("The record's flags are neither those of a compact nor of a wide record.")
     start, fingerprint = _WIDE.size, model.hex()
     models: tuple[str, ...] = (fingerprint,)
     has_wide_answers = bool(flags & _HAS_WIDE_ANSWERS)
     if has_wide_answers:
         models, start = _models(data, start + 1, data[start])
-    state_start = start + answer_count * answer_size(is_wide=has_wide_answers)
+    state_start = start + answer_count * _answer_size(is_wide=has_wide_answers)
     _check(data, state_start + state_size)
     return Record(
         version=version,
@@ -206,7 +367,7 @@ def _wide(data: bytes) -> Record:
         last_event_ms=last_event_ms,
         outcome=_outcome(flags & _OUTCOME_BITS),
         outcome_ms=outcome_ms,
-        answers=answers_of(models, data[start:state_start], events, is_wide=has_wide_answers),
+        answers=_answers_of(models, data[start:state_start], events, is_wide=has_wide_answers),
         state=data[state_start:],
         properties_code=properties_code,
     )
@@ -218,7 +379,7 @@ def _version_1(data: bytes) -> Record:
     )
     model_count, answer_count, state_size = rest
     models, start = _models(data, _VERSION_1.size, model_count)
-    state_start = start + answer_count * answer_size(is_wide=True)
+    state_start = start + answer_count * _answer_size(is_wide=True)
     _check(data, state_start + state_size)
     return Record(
         version=version,
@@ -230,13 +391,13 @@ def _version_1(data: bytes) -> Record:
         last_event_ms=last_event_ms,
         outcome=_outcome(outcome),
         outcome_ms=outcome_ms,
-        answers=answers_of(models, data[start:state_start], events, is_wide=True),
+        answers=_answers_of(models, data[start:state_start], events, is_wide=True),
         state=data[state_start:],
     )
 
 
 def _models(data: bytes, start: int, count: int) -> tuple[tuple[str, ...], int]:
-    """Return the fingerprints of models that begin at a place, and where they end."""
+    """Return `count` fingerprints from an offset on, and the offset after them."""
     end = start + count * _FINGERPRINT_BYTES
     places = range(start, end, _FINGERPRINT_BYTES)
     return tuple(data[place : place + _FINGERPRINT_BYTES].hex() for place in places), end
@@ -248,9 +409,9 @@ def _check(data: bytes, size: int) -> None:
 
 
 def _outcome(number: int) -> Outcome:
-    if number >= len(OUTCOMES):
-        raise CorruptRecordError(f"The record has an outcome that is none, {number}.")
-    return OUTCOMES[number]
+    if number >= len(_OUTCOMES):
+        raise CorruptRecordError(f"The record has an unknown outcome, {number}.")
+    return _OUTCOMES[number]
 
 
 def _known(probability: float) -> float | None:
@@ -258,4 +419,52 @@ def _known(probability: float) -> float | None:
         return probability
     if math.isnan(probability):
         return None
-    raise CorruptRecordError(f"The record has a probability that is none, {probability}.")
+    raise CorruptRecordError(f"The record has a probability that is out of range, {probability}.")
+
+
+def _answer_size(*, is_wide: bool) -> int:
+    """Return the bytes of one answer in a form."""
+    return _WIDE_ANSWER.size if is_wide else _COMPACT_ANSWER.size
+
+
+def _answers_of(models: tuple[str, ...], packed: bytes, events: int, *, is_wide: bool) -> Answers:
+    """Return the answers of a record; compact ones get its model and its number of events.
+
+    Raises:
+        CorruptRecordError: an answer has an unknown model or outcome, or there are more answers than events.
+    """
+    if not packed:
+        return Answers()
+    if is_wide:
+        # Two strided slices check the index and the outcome of every answer without unpacking one.
+        indices, outcomes = (
+            packed[_WIDE_ANSWER.size - 3 :: _WIDE_ANSWER.size],
+            packed[_WIDE_ANSWER.size - 2 :: _WIDE_ANSWER.size],
+        )
+        is_sound = max(indices) < len(models) and max(outcomes) < len(_OUTCOMES)
+        events = 0
+    else:
+        is_sound = len(packed) // _COMPACT_ANSWER.size <= events
+    if not is_sound:
+        raise CorruptRecordError("The record's answers name a model, an outcome or an event that does not exist.")
+    return Answers(models, packed, events, is_wide)
+
+
+def _with_model(models: tuple[str, ...], packed: bytes, model: str) -> tuple[tuple[str, ...], bytes]:
+    """Return the models with one more, and the wide answers with indices into them."""
+    if len(models) < _MOST_MODELS:
+        return (*models, model), packed
+    # Most of so many models have no answer left.
+    entries = [list(entry) for entry in _WIDE_ANSWER.iter_unpack(packed)]
+    used = tuple(dict.fromkeys(models[entry[3]] for entry in entries))
+    for entry in entries:
+        entry[3] = used.index(models[entry[3]])
+    return (*used, model), b"".join(_WIDE_ANSWER.pack(*entry) for entry in entries)
+
+
+def _packable(probability: float | None) -> float:
+    return math.nan if probability is None else probability
+
+
+def _none_for_nan(probability: float) -> float | None:
+    return None if math.isnan(probability) else probability

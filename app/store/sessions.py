@@ -18,7 +18,7 @@ from redis.exceptions import ResponseError
 from app.errors import CorruptRecordError, StoreError
 from app.monitoring import tracing
 from app.store.board import RedisBoard
-from app.store.history import decode_events
+from app.store.history_codec import decode_events
 from app.store.interface import Commit, whole_history
 from app.store.keys import (
     board_key,

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from types import ModuleType
 from typing import Final
 
-from app.store import answers_codec as answers
 from app.store import history_codec as entries
 from app.store import keys
 from app.store import record_codec as records
@@ -30,8 +29,6 @@ def page() -> str:
             _described(keys),
             f"## Record\n\nCodec version {records.CODEC_VERSION}.\n",
             _described(records),
-            "## Answers\n",
-            _described(answers),
             "## State\n",
             _described(states),
             "## History\n",

@@ -15,14 +15,11 @@ from support.keys import toml
 
 from app.auth.keys import AccessError, read_keys
 from app.errors import CorruptRecordError, InvalidJsonError, InvalidRequestError, TooManyEventsError, WillbuyError
-from app.schemas.events import EVENT_EXAMPLE
-from app.scoring.event_body import EventBody
+from app.schemas.events import EVENT_EXAMPLE, EventBody
 from app.scoring.events import parse_event, parse_events, parse_outcome
-from app.store.history import Entry, decode_history, decode_joined
-from app.store.history_codec import encode_event
+from app.store.history_codec import Entry, decode_history, decode_joined, encode_event, properties_code
 from app.store.interface import Commit
 from app.store.record_codec import Answer, Answers, Outcome, Record, decode_record, encode_record
-from app.store.shorthand import properties_code
 from fuzz.cases import tried
 from model.artifact import load, read_manifest
 from model.events import Event

@@ -15,14 +15,13 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
-from app.store.history import decode_joined
+from app.store.history_codec import decode_joined, properties_code
 from app.store.interface import Commit
 from app.store.keys import board_key, closed_key, history_key, outcomes_key, record_key, seen_key, shard_of
 from app.store.outcomes import Written
 from app.store.record_codec import Answers, Outcome, Record
 from app.store.redis.connection import ConnectionOptions
 from app.store.sessions import RedisStore
-from app.store.shorthand import properties_code
 from model.events import Event
 
 IDLE_S = 600

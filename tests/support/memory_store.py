@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from app.errors import CorruptRecordError, StoreError
-from app.store.history import decode_events
+from app.store.history_codec import decode_events
 from app.store.interface import Commit, whole_history
 from app.store.outcomes import ClosedCount, Counts, CountsOf, Due, Written
 from app.store.record_codec import Record, decode_record, encode_record

@@ -14,13 +14,12 @@ from typing import Any, Final, NamedTuple
 import polars as pl
 
 from model.columns import category_text
-from model.events import PURCHASE
+from model.events import FIELD_NAMES, PURCHASE
 from training.collect.errors import CollectError
 from training.data.sources.conversion import EVENT_COLUMNS, PROPERTY_PREFIX, SOURCE_LINE
 
 FORMAT: Final = 1
 _COLUMNS: Final = tuple(name for name in EVENT_COLUMNS if name != SOURCE_LINE)
-_FACTS: Final = ("item_id", "item_category", "price", "quantity")
 
 
 class EntryId(NamedTuple):
@@ -58,7 +57,7 @@ def ended_session(entry: EntryId, text: bytes) -> Ended:
     """Return the session of an entry.
 
     Raises:
-        CollectError: it is not JSON of the format that docs/outcomes.md describes.
+        CollectError: the text is not JSON of the format that docs/outcomes.md describes.
     """
     try:
         session = json.loads(text)
@@ -74,9 +73,9 @@ def ended_session(entry: EntryId, text: bytes) -> Ended:
         rows = []
         for event in session["events"]:
             latest_ms = max(latest_ms, event["timestamp_ms"])
-            facts = {name: event.get(name) for name in _FACTS}
+            fields = {name: event.get(name) for name in FIELD_NAMES}
             properties = {PROPERTY_PREFIX + name: value for name, value in event.get("properties", {}).items()}
-            rows.append(_row(session_id, latest_ms, event["event_name"], bought) | facts | properties)
+            rows.append(_row(session_id, latest_ms, event["event_name"], bought) | fields | properties)
         if bought:
             rows.append(_row(session_id, max(latest_ms + 1, session["outcome_ms"] or 0), PURCHASE, bought))
         return Ended(entry, session_id, bought, session["closed_ms"], rows)

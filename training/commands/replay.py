@@ -22,7 +22,7 @@ from msgspec import structs
 from rich.table import Table
 
 from model.artifact import ArtifactError, Manifest
-from model.events import Event
+from model.events import FIELD_NAMES, Event
 from model.predictor import Predictor, load_predictor
 from training.commands.console import ERR, OUT, progress_bars
 from training.config import ReplaySettings
@@ -125,11 +125,8 @@ def read_events(dataset: PreparedDataset, session_ids: Sequence[str]) -> dict[st
             Event(
                 row["event_name"],
                 row["timestamp_ms"],
-                row["item_id"],
-                row["item_category"],
-                row["price"],
-                row["quantity"],
-                properties,
+                **{name: row.get(name) for name in FIELD_NAMES},
+                properties=properties,
             )
         )
     return sessions
@@ -148,10 +145,7 @@ def event_body(session_id: str, event_id: str, event: Event) -> dict[str, Any]:
         "session_id": session_id,
         "timestamp": event.timestamp_ms,
         "event_name": event.event_name,
-        "item_id": event.item_id,
-        "item_category": event.item_category,
-        "price": event.price,
-        "quantity": event.quantity,
+        **{name: getattr(event, name) for name in FIELD_NAMES},
         "properties": dict(event.properties),
     }
     return {key: value for key, value in body.items() if value is not None}

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from model.columns import FIXED_CODES, FIXED_NUMBERS, PropertySpec, category_text, fingerprint
+from model.columns import CODE_FIELDS, NUMBER_FIELDS, PropertySpec, category_text, fingerprint
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,17 +131,15 @@ def _columns(frame: pl.DataFrame, properties: Sequence[PropertySpec]) -> Columns
     is_first = (frame["session_id"] != frame["session_id"].shift(1)).fill_null(value=True)
     sessions = frame.filter(is_first)
     offsets = np.append(np.flatnonzero(is_first.to_numpy()), len(frame))
-    codes = [_fingerprints(frame[name]) for name in ("event_name", "item_id", "item_category")]
-    numbers = [_numbers(frame[name]) for name in ("price", "quantity")]
+    # In the order of an artifact's columns: fields, then properties.
+    codes = [_fingerprints(frame[name]) for name in CODE_FIELDS]
+    numbers = [_numbers(frame[name]) for name in NUMBER_FIELDS]
     for spec in properties:
         column = frame[f"property.{spec.name}"]
         if spec.kind == "category":
             codes.append(_fingerprints(_category_texts(column)))
         else:
             numbers.append(_numbers(column))
-    width = FIXED_CODES + sum(spec.kind == "category" for spec in properties)
-    assert len(codes) == width  # noqa: S101  # the columns' order is the artifact's
-    assert len(numbers) == FIXED_NUMBERS + len(properties) - (width - FIXED_CODES)  # noqa: S101  # same
     return Columns(
         sessions["session_id"].to_numpy(),
         sessions["session_start_ms"].to_numpy(),

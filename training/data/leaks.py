@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 
 from model.auc import auc
 from model.columns import PropertySpec
+from model.events import FIELDS
 from training.config import LeakSettings
 
 OUTCOME_NAMES: Final = frozenset(
@@ -35,7 +36,7 @@ OUTCOME_NAMES: Final = frozenset(
         "revenue", "outcome", "label", "target",
     }
 )  # fmt: skip
-_FIELDS: Final = ("event_name", "item_id", "item_category", "price", "quantity")
+_FIELDS: Final = ("event_name", *(field.name for field in FIELDS if field.is_input))
 _PROPERTY_PREFIX: Final = "property."
 _FIRST_POSITIONS: Final = (1, 2, 3)
 _MOST_BINS: Final = 64

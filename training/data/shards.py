@@ -9,6 +9,7 @@ from typing import Final, Self
 import polars as pl
 
 from model.columns import PropertySpec
+from model.events import FIELD_NAMES
 from training.data.sessions import SessionCounts, Sessions
 from training.data.sources.canonical import CLOCK_KEY
 from training.data.sources.conversion import PROPERTY_PREFIX
@@ -18,16 +19,7 @@ BUFFER_BYTES: Final = 256_000_000
 _SHARD: Final = " shard"
 # An arbitrary fixed seed: it assigns all rows of a session to one shard.
 _HASH_SEED: Final = 20_151_112
-_COLUMNS: Final = (
-    "session_id",
-    "session_start_ms",
-    "timestamp_ms",
-    "event_name",
-    "item_id",
-    "item_category",
-    "price",
-    "quantity",
-)
+_COLUMNS: Final = ("session_id", "session_start_ms", "timestamp_ms", "event_name", *FIELD_NAMES)
 
 
 class Partition:

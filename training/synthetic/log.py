@@ -10,7 +10,7 @@ from typing import Final
 import numpy as np
 import polars as pl
 
-from model.events import PURCHASE, Event
+from model.events import FIELD_NAMES, PURCHASE, Event
 from training.data.sources.canonical import write_events
 from training.synthetic.posterior import posterior
 from training.synthetic.process import ADD, CAMPAIGNS, DEVICES, EVENT_NAMES, REMOVE, Process
@@ -105,10 +105,7 @@ def _stream(process: Process, seed: int, start_ms: int) -> Iterator[list[Event]]
                 Event(
                     event_name=row["event_name"],
                     timestamp_ms=row["timestamp_ms"],
-                    item_id=row["item_id"],
-                    item_category=row["item_category"],
-                    price=row["price"],
-                    quantity=row["quantity"],
+                    **{name: row.get(name) for name in FIELD_NAMES},
                     properties={
                         name.removeprefix("property."): value
                         for name, value in row.items()

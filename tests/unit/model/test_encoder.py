@@ -207,7 +207,7 @@ def test_nothing_a_shop_sends_makes_a_feature_or_a_carry_infinite(events):
             features, _, carry, memory = encoder(*(column.unsqueeze(0) for column in step), carry, memory)
             assert features.isfinite().all()
             # Number properties never given are NaN in the carry, the only NaN there is.
-            assert carry[:, : encoder.at_numbers].isfinite().all()
+            assert carry[:, : encoder.carry_size - encoder.number_properties].isfinite().all()
             assert (memory[:, 2:] >= 0).all()
             assert (memory[:, 2:] < 2**31).all()
 

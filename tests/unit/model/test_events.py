@@ -5,7 +5,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model.events import ALIASES, GA4_EVENT_NAMES, PURCHASE, Event, canonical_event_name, identifier_code
+from model.events import (
+    ALIASES,
+    FIELD_NAMES,
+    GA4_EVENT_NAMES,
+    PURCHASE,
+    Event,
+    canonical_event_name,
+    identifier_code,
+)
 
 GA4 = {
     "page_view": "page_view",
@@ -140,3 +148,8 @@ def test_an_event_cannot_be_changed():
     event = Event("view_item", 1)
     with pytest.raises(AttributeError, match="immutable"):
         event.timestamp_ms = 2  # type: ignore[misc]  # that it is frozen is what is tested
+
+
+def test_an_event_has_exactly_the_fields_of_the_table():
+    assert [name for name in Event.__struct_fields__ if name in FIELD_NAMES] == list(FIELD_NAMES)
+    assert set(Event.__struct_fields__) == {"event_name", "timestamp_ms", "properties", *FIELD_NAMES}

@@ -11,6 +11,7 @@ from typing import Final, cast, get_args
 
 import polars as pl
 
+from model.events import FIELD_NAMES
 from training.data.sources.base import Adapter, EventFile, Source, parquet_property_kinds
 from training.data.sources.conversion import EVENT_COLUMNS, PROPERTY_PREFIX, SOURCE_LINE
 from training.data.sources.errors import SourceError
@@ -22,7 +23,7 @@ CLOCK_KEY: Final = "willbuy.clock"
 EQUAL_ROWS_KEY: Final = "willbuy.equal_rows"
 DISTINCT: Final = "distinct"
 REQUIRED: Final = ("session_id", "timestamp_ms", "event_name")
-_OPTIONAL: Final = ("item_id", "item_category", "price", "quantity", "outcome")
+_OPTIONAL: Final = (*FIELD_NAMES, "outcome")
 
 
 def write_events(
@@ -92,7 +93,7 @@ def _event_file(path: Path, properties: tuple[PropertyColumn, ...], *, equal_row
         properties=properties,
         also_needed=(SOURCE_LINE,) if SOURCE_LINE in found else (),
         equal_rows_are_duplicates=equal_rows_are_duplicates,
-        **{name: name for name in _OPTIONAL if name in found},  # type: ignore[arg-type]  # all five are texts
+        **{name: name for name in _OPTIONAL if name in found},  # type: ignore[arg-type]  # all of them are texts
     )
     absent = frozenset(declared.column for declared in properties if declared.column not in found)
     return EventFile(path, mapping, refine=_with_given_lines, absent=absent)

@@ -5,7 +5,7 @@ from typing import Final
 
 import polars as pl
 
-from model.events import canonical_event_name
+from model.events import FIELDS, canonical_event_name
 from training.data.sources import values
 from training.data.sources.mapping import ColumnMapping, PropertyColumn
 from training.data.sources.text import LINE, no_rejections, rejections
@@ -18,10 +18,7 @@ EVENT_COLUMNS: Final = {
     "session_id": pl.String,
     "timestamp_ms": pl.Int64,
     "event_name": pl.String,
-    "item_id": pl.String,
-    "item_category": pl.String,
-    "price": pl.Float64,
-    "quantity": pl.Float64,
+    **{field.name: pl.String if field.kind == "text" else pl.Float64 for field in FIELDS},
     "outcome": pl.Boolean,
     SOURCE_LINE: pl.Int64,
 }
@@ -124,10 +121,10 @@ def convert(raw: pl.DataFrame, mapping: ColumnMapping) -> tuple[pl.DataFrame, pl
         "session_id": row.text(mapping.session_id or mapping.visitor_id, required=True),
         "timestamp_ms": row.time_ms(mapping.timestamp, mapping.time_format),
         "event_name": row.event_name(),
-        "item_id": row.text(mapping.item_id),
-        "item_category": row.text(mapping.item_category),
-        "price": row.amount(mapping.price),
-        "quantity": row.amount(mapping.quantity),
+        **{
+            field.name: row.text(column) if field.kind == "text" else row.amount(column)
+            for field, column in zip(FIELDS, mapping.event_fields(), strict=True)
+        },
         "outcome": row.outcome(mapping.outcome),
         SOURCE_LINE: raw[LINE],
     }

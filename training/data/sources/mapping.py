@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal, Self, cast
 
+from model.events import FIELD_NAMES
 from training.data.sources.errors import SourceError
 from training.data.sources.text import TextLayout
 
@@ -20,18 +21,7 @@ PropertyKind = Literal["number", "category"]
 TIME_FORMATS: Final = ("iso", "epoch_s", "epoch_ms", "elapsed_s", "elapsed_ms")
 ELAPSED_FORMATS: Final = frozenset({"elapsed_s", "elapsed_ms"})
 KINDS: Final = ("number", "category")
-FIELDS: Final = (
-    "session_id",
-    "visitor_id",
-    "timestamp",
-    "date",
-    "event_name",
-    "item_id",
-    "item_category",
-    "price",
-    "quantity",
-    "outcome",
-)
+COLUMN_FIELDS: Final = ("session_id", "visitor_id", "timestamp", "date", "event_name", *FIELD_NAMES, "outcome")
 _TABLES: Final = ("columns", "events", "properties")
 _SETTINGS: Final = ("constant_event_name", "time_format", "separator", "has_header", "missing_values")
 
@@ -114,9 +104,13 @@ class ColumnMapping:
             return "date"
         return "session" if self.time_format in ELAPSED_FORMATS else "calendar"
 
+    def event_fields(self) -> list[str | None]:
+        """Return the column of each of `model.events.FIELDS`; None: the log has none."""
+        return [getattr(self, name) for name in FIELD_NAMES]
+
     def needed_columns(self) -> dict[str, str]:
         """Return the columns that must be there, each with the field that needs it."""
-        columns = {getattr(self, name): name for name in FIELDS if getattr(self, name) is not None}
+        columns = {getattr(self, name): name for name in COLUMN_FIELDS if getattr(self, name) is not None}
         for declared in self.properties:
             columns.setdefault(declared.column, f"property {declared.name}")
         for column in self.also_needed:
@@ -180,7 +174,7 @@ class ColumnMapping:
             if not isinstance(table, Mapping):
                 raise SourceError(f"{name} must be a table")
         columns, events = tables["columns"], tables["events"]
-        _known_keys(columns, FIELDS, "columns.")
+        _known_keys(columns, COLUMN_FIELDS, "columns.")
         for table_name, table in (("columns", columns), ("events", events)):
             for name, value in table.items():
                 if not isinstance(value, str) or not value:

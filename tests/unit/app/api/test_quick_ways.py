@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 from app.api.bodies import score_json
 from app.errors import InvalidJsonError, WillbuyError
 from app.schemas.events import EVENT_EXAMPLE, EventIn, ScoreOut
-from app.scoring.event_body import read_event, read_events
-from app.scoring.events import _event, _value, parse_event, parse_events
+from app.scoring.events import _careful_event, _value, parse_event, parse_events, read_event, read_events
 from app.scoring.session_update import Score
 from app.store.record_codec import Answer, Outcome
 
@@ -48,7 +47,7 @@ def outcome_of(parse, body):
 
 
 def carefully(body):
-    return _event(_value(body))
+    return _careful_event(_value(body))
 
 
 @given(objects())

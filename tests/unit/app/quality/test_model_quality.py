@@ -13,7 +13,7 @@ from support.memory_store import NoOutcomes
 from app.quality.counts import BINS, GROUPS, answers_by_model, bin_of, count_answers, count_inputs, group_of
 from app.quality.figures import drift_of, population_stability_index, quality_of
 from app.quality.window import BUCKETS, Window
-from app.store.history import Entry
+from app.store.history_codec import Entry
 from app.store.outcomes import ClosedSession, Counts
 from model.events import Event
 from model.summary import DataSummary, InputCounts

@@ -4,10 +4,10 @@ import pytest
 
 from app.errors import InvalidEventError, InvalidJsonError, UnsupportedEncodingError, UnsupportedMediaTypeError
 from app.monitoring.metrics import Metrics
-from app.schemas.events import EVENT_EXAMPLE, EventIn
-from app.scoring.event_body import received
-from app.scoring.events import EventValidator, check_headers, parse_event
+from app.schemas.events import EVENT_EXAMPLE, EventBody, EventIn
+from app.scoring.events import EventValidator, check_headers, event_body, parse_event, read_event
 from app.settings import Settings
+from model.events import FIELD_NAMES, FIELDS
 
 NOW_MS = 1_795_392_000_000
 
@@ -141,7 +141,7 @@ def test_compressed_bodies_are_refused():
 def submitted(event, *, knows=True, metrics=None):
     settings = Settings(artifact="model.pt", max_event_age_s=100, max_event_ahead_s=10)
     return EventValidator(settings, metrics or Metrics()).submission(
-        received(EventIn(**event)), now_ms=NOW_MS, knows=lambda _name: knows
+        event_body(EventIn(**event)), now_ms=NOW_MS, knows=lambda _name: knows
     )
 
 
@@ -195,3 +195,25 @@ def test_a_purchase_is_never_an_unknown_name():
     submission = submitted(an_event(event_name="Order Completed"), knows=False)
     assert submission.is_purchase
     assert submission.warnings == ()
+
+
+def test_both_parsers_know_exactly_the_fields_of_the_table():
+    names = {"session_id", "event_name", "event_id", "timestamp", "properties", *FIELD_NAMES}
+    assert set(EventIn.model_fields) == names
+    assert EventBody.__struct_fields__ == tuple(EventIn.model_fields)
+
+
+def test_every_field_of_the_table_reaches_the_event():
+    given = {field.name: "x" if field.kind == "text" else 2.5 for field in FIELDS}
+    event = submitted(an_event(**given)).event
+    assert {name: getattr(event, name) for name in FIELD_NAMES} == given
+
+
+def test_every_field_of_the_table_is_read_by_the_fast_parser_and_texts_are_checked():
+    given = {field.name: "x" if field.kind == "text" else 2.5 for field in FIELDS}
+    assert read_event(body(**given)) is not None
+    for field in FIELDS:
+        assert read_event(body(**given | {field.name: None})) is not None
+        if field.kind == "text":
+            assert read_event(body(**given | {field.name: "a\x07b"})) is None
+            assert list(faults(body(**given | {field.name: "a\x07b"}))) == [field.name]

@@ -5,11 +5,9 @@ import pytest
 from app.outcomes.record_outcome import with_outcome
 from app.scoring.events import QueuedEvent
 from app.scoring.session_update import random_versions, with_fold, without_fold
-from app.store.answers_codec import Outcome
-from app.store.history import decode_history
+from app.store.history_codec import decode_history, properties_code
 from app.store.interface import Commit
-from app.store.record_codec import decode_record, encode_record
-from app.store.shorthand import properties_code
+from app.store.record_codec import Outcome, decode_record, encode_record
 from model.events import Event, PropertyValue
 
 NOW_MS = 1_795_392_000_000

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from app.store.answers_codec import Answer, Answers, Outcome
+from app.store.record_codec import Answer, Answers, Outcome
 
 MODEL, OTHER_MODEL = "ab" * 8, "cd" * 8
 # 0.5, 0.25, ... are float32; a third is none.

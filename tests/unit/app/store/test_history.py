@@ -7,12 +7,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.errors import CorruptRecordError
-from app.store.history import Entry, decode_events, decode_history, decode_joined
-from app.store.history_codec import decode_event, encode_event
+from app.store.history_codec import (
+    NAMES,
+    Entry,
+    decode_events,
+    decode_history,
+    decode_joined,
+    decode_name_and_score,
+    encode_event,
+    hundredths,
+    properties_code,
+    whole,
+)
 from app.store.interface import Commit
 from app.store.record_codec import Answers, Outcome, Record
-from app.store.shorthand import NAMES, hundredths, properties_code, whole
-from model.events import GA4_EVENT_NAMES, Event, PropertyValue
+from model.events import FIELDS, GA4_EVENT_NAMES, Event, PropertyValue
 
 NOW_MS = 1_795_392_006_224
 ONE_MODEL, OTHER_MODEL = "9f86d081884c7d65", "0011223344556677"
@@ -224,8 +233,8 @@ def test_a_score_comes_back_to_the_last_bit_of_a_float32(event, probability):
 
 @given(events, st.floats(0, 1, width=32))
 def test_name_and_score_stand_in_an_entry_alone(event, probability):
-    stored = decode_event(encode_event(event, probability, after_ms=NOW_MS, repeats_properties=True))
-    assert (stored.event_name, stored.probability) == (event.event_name, probability)
+    stored = decode_name_and_score(encode_event(event, probability, after_ms=NOW_MS, repeats_properties=True))
+    assert stored == (event.event_name, probability)
 
 
 @given(st.floats())
@@ -309,4 +318,13 @@ def test_another_history_in_one_piece_is_corrupt(data):
 def test_another_kind_is_named():
     unknown = 5 + len(NAMES)
     with pytest.raises(CorruptRecordError, match=f"kind {unknown}; this release reads kinds 1 to {unknown - 1}"):
-        decode_event(msgspec.msgpack.encode([unknown, 1]))
+        decode_name_and_score(msgspec.msgpack.encode([unknown, 1]))
+
+
+@pytest.mark.parametrize("field", FIELDS)
+@pytest.mark.parametrize("known", [{}, {"after_ms": NOW_MS, "repeats_properties": True}, {"model": OTHER_MODEL}])
+def test_every_field_of_the_table_is_stored(field, known):
+    value: Any = "x" if field.kind == "text" else 2.5
+    event = Event("view_item", NOW_MS, properties=FACTS, **{field.name: value})
+    before = [] if "model" in known or not known else [encode_event(FULL)]
+    assert decode_events([*before, encode_event(event, **known)])[-1] == event

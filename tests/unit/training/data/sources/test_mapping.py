@@ -8,7 +8,10 @@ import polars as pl
 import pytest
 from support import paths
 
+from model.events import FIELDS
 from training.data.sources import ColumnMapping, PropertyColumn, SourceError
+from training.data.sources.conversion import convert
+from training.data.sources.text import LINE
 
 TOML = """
 time_format = "epoch_s"
@@ -168,3 +171,17 @@ def test_damaged_parquet_is_an_error(write: Callable[..., Path], read: Callable[
     mapping = ColumnMapping(session_id="sid", timestamp="ts", constant_event_name="page_view")
     with pytest.raises(SourceError, match=r"not .*readable Parquet"):
         read(path, mapping=mapping)
+
+
+def test_every_field_of_the_table_may_have_a_column() -> None:
+    columns = {field.name: f"column of {field.name}" for field in FIELDS}
+    mapping = ColumnMapping(timestamp="t", session_id="s", event_name="e", **columns)  # type: ignore[arg-type]  # texts
+    raw = pl.DataFrame(
+        {"t": ["2026-11-22"], "s": ["s-1"], "e": ["page_view"], LINE: [1]}
+        | {column: ["2.5"] for column in columns.values()}
+    )
+    events, rejected = convert(raw, mapping)
+    assert rejected.is_empty()
+    assert {name: events[name].item() for name in columns} == {
+        field.name: "2.5" if field.kind == "text" else 2.5 for field in FIELDS
+    }
