@@ -1,8 +1,4 @@
-<<<<<<< HEAD
 """The accepted API keys, and the check of a request's key against them."""
-=======
-"""Checks the API key of a request."""
->>>>>>> ingest
 
 import asyncio
 import hmac
@@ -17,7 +13,6 @@ _BEARER: Final = b"bearer "
 
 
 class Access:
-<<<<<<< HEAD
     """The accepted keys.
 
     Args:
@@ -26,16 +21,6 @@ class Access:
     Attributes:
         is_open: whether access is open.
         changed: an event that the next `replace` sets; each `replace` puts a new event here.
-=======
-    """The accepted keys, which change while the service runs.
-
-    Args:
-        keys: the keys; None: open access, no request needs a key.
-
-    Attributes:
-        is_open: whether access is open.
-        changed: set when the keys change; by then the attribute is a new event.
->>>>>>> ingest
     """
 
     def __init__(self, keys: Sequence[ApiKey] | None) -> None:
@@ -45,11 +30,7 @@ class Access:
         self.replace(keys or ())
 
     def replace(self, keys: Sequence[ApiKey]) -> bool:
-<<<<<<< HEAD
         """Accept these keys from now on, and no others; return whether they differ from the keys before."""
-=======
-        """Accept these keys and no others from now on; return whether they differ from the keys before."""
->>>>>>> ingest
         before = self._keys
         self._keys = tuple((key.digest, key) for key in keys)
         self.changed.set()
@@ -58,40 +39,17 @@ class Access:
 
     def knows(self, key: ApiKey) -> bool:
         """Return whether this key is still accepted, with the same scopes and limit."""
-<<<<<<< HEAD
-        return any(known == key for _, _, known in self._keys)
+        return any(known == key for _, known in self._keys)
 
     def holder(self, headers: Iterable[tuple[bytes, bytes]]) -> ApiKey:
         """Return the key of a request, whatever its scopes; raise `UnauthorizedError` without an accepted one.
 
         The request's key is compared with every accepted key, each in constant time
-=======
-        return any(known == key for _, known in self._keys)
-
-    def holder(self, headers: Iterable[tuple[bytes, bytes]]) -> ApiKey:
-        """Return the key of a request, whatever its scopes; raise `UnauthorizedError` unless it is accepted.
-
-        Each accepted key is compared, in a time that does not depend on how many bytes are equal
->>>>>>> ingest
         (https://docs.python.org/3/library/hmac.html#hmac.compare_digest).
 
         Args:
             headers: of the request, names in lower case as ASGI has them.
         """
-<<<<<<< HEAD
-        _, key = self._find(headers)
-        return key
-
-    def check(self, headers: Iterable[tuple[bytes, bytes]], needed: Scope) -> ApiKey:
-        """Return the key of a request, as `holder` does; raise `ForbiddenError` unless it has the scope."""
-        scopes, key = self._find(headers)
-        if needed not in scopes:
-            raise ForbiddenError(f"This needs a key with the scope `{needed}`.", needed)
-        return key
-
-    def _find(self, headers: Iterable[tuple[bytes, bytes]]) -> tuple[frozenset[Scope], ApiKey]:
-=======
->>>>>>> ingest
         digest = digest_of(_sent_key(headers))
         found: ApiKey | None = None
         for known, key in self._keys:
@@ -110,11 +68,7 @@ class Access:
 
 
 def _sent_key(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
-<<<<<<< HEAD
     """Return the key of `Authorization: Bearer KEY`, else of `X-API-Key`; other schemes are ignored."""
-=======
-    """Return the key of `Authorization: Bearer KEY`, else of `X-API-Key`; other kinds of authorization are ignored."""
->>>>>>> ingest
     other: bytes | None = None
     for name, value in headers:
         if name == b"authorization" and value[: len(_BEARER)].lower() == _BEARER:

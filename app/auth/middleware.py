@@ -13,32 +13,19 @@ from app.errors import UnauthorizedError, WillbuyError, error_response, problem,
 from app.monitoring.metrics import Metrics
 
 KEY_NAME: Final = "willbuy.key"
-<<<<<<< HEAD
 """Entry of the ASGI scope with the name of the request's key."""
-=======
-"""Key of the ASGI scope under which the name of the request's API key is found."""
->>>>>>> ingest
 
 _BATCH_PATH: Final = "/v1/events/batch"
 _STREAM_PATH: Final = "/v1/stream"
 
 
 class AccessControl:
-<<<<<<< HEAD
     """ASGI middleware: passes on requests whose key has the needed scope; with open access, all requests.
 
     Args:
         app: serves the accepted requests.
         access: the accepted keys.
         rules: the scope that each call needs. An unknown call is 404 or 405 with an accepted key, and 401 without.
-=======
-    """ASGI middleware: refuses requests whose key lacks the scope; with open access, refuses none.
-
-    Args:
-        app: serves the requests that are not refused.
-        access: the keys.
-        rules: the scope of each call. An unknown call is 404 or 405 with a key, and 401 without one.
->>>>>>> ingest
         rate: counts the requests of keys that have a limit.
         metrics: counts refusals.
     """
@@ -81,11 +68,7 @@ class AccessControl:
         await self._app(scope, receive, send)
 
     async def _refuse_unknown(self, methods: Methods | None, scope: Scope, receive: Receive, send: Send) -> None:
-<<<<<<< HEAD
         """Answer 404 or 405 to a request with an accepted key, and 401 to others."""
-=======
-        """Answer 404 or 405 to a request with a key, and 401 to others."""
->>>>>>> ingest
         try:
             self._access.holder(scope["headers"])
         except UnauthorizedError as exc:
@@ -102,11 +85,7 @@ class AccessControl:
 
 
 def holder_of(scope: Scope) -> str | None:
-<<<<<<< HEAD
     """Return the name of a request's key; None with open access."""
-=======
-    """Return the name of the request's API key; None with open access."""
->>>>>>> ingest
     name: str | None = scope.get(KEY_NAME)
     return name
 
@@ -119,11 +98,7 @@ def route_path(scope: Scope) -> str:
 
 
 def _until_revoked(access: Access, key: ApiKey, receive: Receive) -> Receive:
-<<<<<<< HEAD
     """Return a `receive` that reports a disconnect once the key is revoked, so that its stream ends."""
-=======
-    """Return a `receive` that reports a disconnect once the key is no longer accepted, so that a stream ends."""
->>>>>>> ingest
 
     async def receive_until_revoked() -> Message:
         message = asyncio.ensure_future(receive())

@@ -1,13 +1,7 @@
-<<<<<<< HEAD
 """The scope that each call needs: one table of paths and methods for all routes.
 
 With API keys, a call that is not in the table is not served (`app.auth.middleware`). So a new route is unreachable
 until it has an entry here.
-=======
-"""The scope that each call needs: one table of paths and methods.
-
-`app.auth.middleware` refuses every call that the table does not have, so a new route needs an entry here.
->>>>>>> ingest
 """
 
 from collections.abc import Mapping
@@ -20,7 +14,6 @@ class Scope(StrEnum):
     """A permission of an API key."""
 
     EVENTS_WRITE = "events:write"
-<<<<<<< HEAD
     """Post events, record outcomes, erase sessions: for the shop's backend. Answers have the sessions' scores."""
     SESSIONS_READ = "sessions:read"
     """Read sessions, the board, the statistics and the model's manifest: for people and the dashboard."""
@@ -30,17 +23,6 @@ class Scope(StrEnum):
 
 Needed = Scope | None
 """The scope that a call needs; None: the call is public."""
-=======
-    """Post events, report outcomes, erase sessions: for a shop's backend. The answers contain the scores."""
-    SESSIONS_READ = "sessions:read"
-    """Read sessions, the board, the statistics and the model's card: for people and the page."""
-    MODEL_ADMIN = "model:admin"
-    """Load another artifact, which runs the code in the artifact: for a release."""
-
-
-Needed = Scope | None
-"""The scope that a call needs; None: the call needs no key."""
->>>>>>> ingest
 Methods = Mapping[str, Needed]
 
 _PUBLIC_PAGE: Final[Methods] = MappingProxyType({"GET": None, "HEAD": None})
@@ -55,61 +37,35 @@ _PATHS: Final[dict[str, Methods]] = {
     "/v1/stream": _READ,
     "/v1/model": _READ,
     "/v1/model/reload": {"POST": Scope.MODEL_ADMIN},
-<<<<<<< HEAD
     # Load balancers and kubelets have no keys; the answers only show whether the replica is up.
     "/healthz": {"GET": None},
     "/readyz": {"GET": None},
     # The description and the dashboard have no data; the dashboard calls the API with a key.
-=======
-    # Balancers and kubelets have no keys; the answers contain no data of sessions.
-    "/healthz": {"GET": None},
-    "/readyz": {"GET": None},
-    # The description and the page contain no data; the page calls the API with a key.
->>>>>>> ingest
     "/openapi.json": _PUBLIC_PAGE,
     "/dashboard": _PUBLIC_PAGE,
 }
 _METRICS: Final = "/metrics"
 _SESSION: Final[Methods] = {"GET": Scope.SESSIONS_READ, "DELETE": Scope.EVENTS_WRITE}
-<<<<<<< HEAD
 # A session id may end in `/outcome` too, so it can be read and erased.
-=======
-# A session id may end with `/outcome` too, so such a session can be read and erased.
->>>>>>> ingest
 _OUTCOME: Final[Methods] = {**_SESSION, "POST": Scope.EVENTS_WRITE}
 
 
 class Rules:
-<<<<<<< HEAD
     """The table with the settings applied.
 
     Args:
         metrics_public: whether `/metrics` is public.
-=======
-    """The table of scopes, completed by the settings.
-
-    Args:
-        metrics_public: whether `/metrics` needs no key.
->>>>>>> ingest
     """
 
     def __init__(self, *, metrics_public: bool) -> None:
         self._paths = {**_PATHS, _METRICS: {"GET": None} if metrics_public else _READ}
 
     def methods(self, path: str) -> Methods | None:
-<<<<<<< HEAD
         """Return the needed scope by method for a path or a route's template; None for a path that is not served."""
         methods = self._paths.get(path)
         if methods is not None:
             return methods
         # Session ids may have slashes, so the rest of the path is the id.
-=======
-        """Return the scope of each method of a path or route template; None for a path that is not served."""
-        methods = self._paths.get(path)
-        if methods is not None:
-            return methods
-        # Ids may contain slashes.
->>>>>>> ingest
         if path.startswith("/v1/sessions/"):
             return _OUTCOME if path.endswith("/outcome") else _SESSION
         if path.startswith("/dashboard/"):
