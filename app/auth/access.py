@@ -1,4 +1,4 @@
-"""Checks the API key of a request."""
+"""The accepted API keys, and the check of a request's key against them."""
 
 import asyncio
 import hmac
@@ -13,14 +13,14 @@ _BEARER: Final = b"bearer "
 
 
 class Access:
-    """The accepted keys, which change while the service runs.
+    """The accepted keys.
 
     Args:
-        keys: the keys; None: open access, no request needs a key.
+        keys: the keys; None: open access, everybody may do everything.
 
     Attributes:
         is_open: whether access is open.
-        changed: set when the keys change; by then the attribute is a new event.
+        changed: an event that the next `replace` sets; each `replace` puts a new event here.
     """
 
     def __init__(self, keys: Sequence[ApiKey] | None) -> None:
@@ -30,7 +30,7 @@ class Access:
         self.replace(keys or ())
 
     def replace(self, keys: Sequence[ApiKey]) -> bool:
-        """Accept these keys and no others from now on; return whether they differ from the keys before."""
+        """Accept these keys from now on, and no others; return whether they differ from the keys before."""
         before = self._keys
         self._keys = tuple((key.digest, key) for key in keys)
         self.changed.set()
@@ -42,9 +42,9 @@ class Access:
         return any(known == key for _, known in self._keys)
 
     def holder(self, headers: Iterable[tuple[bytes, bytes]]) -> ApiKey:
-        """Return the key of a request, whatever its scopes; raise `UnauthorizedError` unless it is accepted.
+        """Return the key of a request, whatever its scopes; raise `UnauthorizedError` without an accepted one.
 
-        Each accepted key is compared, in a time that does not depend on how many bytes are equal
+        The request's key is compared with every accepted key, each in constant time
         (https://docs.python.org/3/library/hmac.html#hmac.compare_digest).
 
         Args:
@@ -68,7 +68,7 @@ class Access:
 
 
 def _sent_key(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
-    """Return the key of `Authorization: Bearer KEY`, else of `X-API-Key`; other kinds of authorization are ignored."""
+    """Return the key of `Authorization: Bearer KEY`, else of `X-API-Key`; other schemes are ignored."""
     other: bytes | None = None
     for name, value in headers:
         if name == b"authorization" and value[: len(_BEARER)].lower() == _BEARER:
