@@ -72,7 +72,7 @@ def test_outcomes_of_sessions_appear_in_the_model_quality_panel(shop, page) -> N
     shop.end("s-2")
     # Then
     expect(page.locator("#quality-basis")).to_contain_text("2 ended sessions, 1 buyer")
-    expect(page.locator("#quality-words")).to_contain_text("too few to judge the model")
+    expect(page.locator("#quality-summary")).to_contain_text("too few to judge the model")
     expect(page.locator("#prefix-table tbody th").first).to_have_text("1")
 
 

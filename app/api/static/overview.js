@@ -51,8 +51,8 @@ function showTiles(stats) {
     ["Live sessions", count(stats.live_sessions), `${count(stats.open_sessions)} open`],
     ["Events per second", measure(stats.rates.events_per_s), `mean over ${duration(stats.rates.window_s)}`],
     ["Response time", p95 === null ? NO_VALUE : `${measure(p95)} ms`, `p95; median ${measure(p50)}`],
-    ["Purchases", count(outcomes.purchase), `of ${counted(ended, "session")} that ended in the last ${duration(outcomes.window_s)}`],
-    ["Queue", count(queue.length), `events; capacity ${count(queue.capacity)}`],
+    ["Purchases", count(outcomes.purchase), `of ${counted(ended, "ended session")} in ${duration(outcomes.window_s)}`],
+    ["Queue", count(queue.length), `of ${count(queue.capacity)} events`],
     ["Replicas", count(stats.replicas), counted(stats.totals.errors, "error") + " since start"],
   ];
   const list = byId("tiles");
