@@ -1,4 +1,4 @@
-"""What operators and their machines ask: is it alive, is it ready, which model, how is it going."""
+"""Routes for operators: liveness, readiness, the loaded model, its reload, and the metrics."""
 
 import asyncio
 from typing import Any
@@ -19,13 +19,13 @@ from app.monitoring.health import failing
 
 router = APIRouter(tags=["operations"])
 
-# Vocabularies learned from logs: too long to be read here, so only their sizes are told.
+# Vocabularies learned from logs are too long to read here, so the answer has only their sizes.
 _LONG_VOCABULARIES = ("items", "item_categories")
 
 
 @router.get("/healthz", summary="Is the process alive?")
 async def healthz() -> dict[str, str]:
-    """Answer as long as requests are answered at all; nothing else is looked at."""
+    """Answer while the process serves requests; nothing else is checked."""
     return {"status": "ok"}
 
 
@@ -36,7 +36,7 @@ async def healthz() -> dict[str, str]:
     responses={503: {"description": "`not_ready`: something that requests need is not there; `checks` names it."}},
 )
 async def readyz(request: Request) -> Response | dict[str, Any]:
-    """Ask Redis and the model, and whether the replica is shutting down; each is named with `ok` or what is wrong."""
+    """Check Redis, the model and whether the replica is shutting down; each is `ok` or has its problem code."""
     services = services_of(request)
     checks = await services.readiness.checks()
     names = failing(checks)
@@ -51,8 +51,8 @@ async def readyz(request: Request) -> Response | dict[str, Any]:
 async def get_model(request: Request) -> dict[str, Any]:
     """Answer with the artifact's manifest, when it was loaded, where it runs, and how its states are stored.
 
-    `base_rate` is the share of buyers that the probabilities are shifted to; null: as trained. `access` says who may
-    ask: `open` to everybody, or holders of `keys`.
+    `base_rate` is the share of buyers that the probabilities are shifted to; null: as trained. `access` is `open`, or
+    `keys` where requests need an API key.
     """
     services = services_of(request)
     model = services.model
@@ -76,10 +76,10 @@ async def get_model(request: Request) -> dict[str, Any]:
     responses=documented(ReloadDisabledError, ReloadInProgressError, ArtifactRefusedError),
 )
 async def reload_model(request: Request) -> dict[str, str]:
-    """Load what stands at the configured path now, and use it from the next batch on.
+    """Load the file at the configured path, and use its model from the next batch on.
 
-    No request fails meanwhile, and sessions go on with their whole history. An artifact that cannot be used is
-    refused, and the loaded one stays. Only this worker process reloads; the file watch reaches all of them.
+    No request fails meanwhile, and sessions continue with their whole history. An unusable artifact is refused, and
+    the loaded model stays. Only this worker process reloads; the file watch reaches all workers.
     """
     services = services_of(request)
     if services.settings.open_access:
@@ -92,7 +92,7 @@ async def reload_model(request: Request) -> dict[str, str]:
 
 @router.get("/metrics", summary="Prometheus metrics", response_class=Response)
 async def metrics(request: Request) -> Response:
-    """Answer in Prometheus' text format, for all worker processes together; `docs/metrics.md` explains each."""
+    """Answer in Prometheus' text format, for all worker processes together; `docs/metrics.md` explains each metric."""
     metrics = services_of(request).metrics
     # In a thread: it takes as long as many events do.
     return Response(await asyncio.to_thread(metrics.exposition), media_type=metrics.content_type)

@@ -1,4 +1,4 @@
-"""`GET` and `DELETE /v1/sessions/{session_id}`: a session as it stands, how it came to be, and its end.
+"""`GET` and `DELETE /v1/sessions/{session_id}`: a session's score, its trace, and its erasure.
 
 The id is the rest of the path, so that ids with slashes work, plain or as `%2F`. Ids of `.` and `..` cannot be read
 back by clients that resolve such paths.
@@ -50,7 +50,7 @@ async def get_session(
         bool, Query(description="Add the probability after each event, as the current model sees it.")
     ] = False,
 ) -> Response:
-    """Answer with the session's probability and how it came to be; reading changes nothing, lifetime included."""
+    """Answer with the session's probability, and its trace on request. Reading changes nothing, lifetime included."""
     if trace:
         return json_response((await _traced(services_of(request), session_id)).model_dump_json().encode())
     (record,) = await services_of(request).store.load([session_id])
@@ -74,7 +74,7 @@ async def get_session(
     },
 )
 async def delete_session(request: Request, session_id: _SessionId) -> Response:
-    """Erase everything of the session: score, events, and its place on the board; answer 204 whether it was or not.
+    """Erase the session: score, events and board entry. Answer 204 whether there was one or not.
 
     An event that comes at the same time is erased too, or starts a new session of the same id.
     """
@@ -106,7 +106,7 @@ async def _traced(services: Services, session_id: str) -> TracedSessionOut:
 
 
 def session_out(session_id: str, record: Record) -> SessionOut:
-    """Return a session as it is told to callers."""
+    """Return the answer's body for a session."""
     return SessionOut(
         session_id=session_id,
         probability=record.probability,
@@ -119,7 +119,7 @@ def session_out(session_id: str, record: Record) -> SessionOut:
 
 
 def not_found() -> SessionNotFoundError:
-    """Return what is told of a session that is not there."""
+    """Return the error for an unknown session."""
     return SessionNotFoundError("The session never was, or it ended and its idle time has passed.")
 
 

@@ -39,7 +39,7 @@ _SEND_TIMEOUT_S: Final = 30.0
     openapi_extra={"parameters": documented_query(BoardParameters, without=("cursor",))},
 )
 async def get_stream(request: Request) -> Response:
-    """Answer with a stream that begins with what is there and goes on until the caller leaves or the replica stops."""
+    """Answer with a stream: the current state first, then changes, until the caller leaves or the replica stops."""
     return EventStream(services_of(request).streams, parse_query(request.scope["query_string"], with_cursor=False))
 
 

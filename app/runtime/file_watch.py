@@ -1,4 +1,4 @@
-"""Files that are read again when they change, without a restart."""
+"""Watch of one file: calls back when it changes, so that no restart is needed."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -64,7 +64,7 @@ class FileWatch:
         await self._task.close()
 
     async def mark_known(self) -> None:
-        """Take the file as it is now for known; to be called just before somebody else uses it."""
+        """Record the current stamp as known. Call it just before other code reads the file."""
         self._known = await self._stamp()
 
     async def check(self) -> None:

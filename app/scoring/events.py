@@ -42,7 +42,7 @@ _events_decoder: Final = msgspec.json.Decoder(list[EventBody])
 
 
 class QueuedEvent(msgspec.Struct, frozen=True):
-    """An event on its way to its session.
+    """A checked event that waits for its batch.
 
     Attributes:
         session_id: the session.

@@ -50,7 +50,7 @@ class RedisClient(Protocol):
 
     @property
     def max_shards_per_script(self) -> int:
-        """How many shards one script call may touch; the server serves nobody else while a script runs."""
+        """How many shards one script call may touch; the server serves no other client while a script runs."""
         ...
 
     async def get(self, shards: Sequence[int], keys: Sequence[str]) -> list[Reply]:

@@ -126,7 +126,7 @@ class Server:
     async def _idle_connection(self) -> AbstractConnection | None:
         while self._idle:
             connection = self._idle.pop()
-            # Something to read without a command is the end of the connection, or a reply to nobody.
+            # Readable without a command: the connection has ended, or a reply belongs to no command.
             if connection.is_connected and not await connection.can_read():
                 return connection
             await connection.disconnect(nowait=True)
