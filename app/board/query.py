@@ -2,7 +2,7 @@
 
 A cursor is the end of a page, which the caller sends back for the next one. It is URL-safe Base64 of: version byte,
 score as float64 little endian, session id in UTF-8, and eight bytes of BLAKE2b over these and the page's selection. The
-hash detects a cursor that was changed, cut, or sent with another order or other filters. It is not a signature: a caller
+hash detects a cursor that was changed, cut, or sent with another order or other filters. It is not a signature: callers
 may read any position anyway.
 """
 
