@@ -2,7 +2,7 @@
 
 python -m benchmarks.hotpath all
 
-Figures go into benchmarks/results/hotpath.json and, as tables, into docs/benchmarks.md. The machine should do nothing
+Figures go into benchmarks/results/hotpath.json and, as tables, into docs/reference/hot-path.md. The machine should do nothing
 else meanwhile. wrk and the peers' packages (benchmarks/requirements-peers.txt) must be there; `make bench` sees to the
 latter.
 """

@@ -10,7 +10,7 @@ from benchmarks.hotpath.processes import BenchmarkError
 from benchmarks.hotpath.servers import ROOT
 
 JSON_FILE: Final = ROOT / "benchmarks" / "results" / "hotpath.json"
-DOCUMENT: Final = ROOT / "docs" / "benchmarks.md"
+DOCUMENT: Final = ROOT / "docs" / "reference" / "hot-path.md"
 
 
 def read_section(name: str, file: Path = JSON_FILE) -> dict[str, Any]:
