@@ -2,9 +2,8 @@
 
 python -m benchmarks.hotpath all
 
-Figures go into benchmarks/results/hotpath.json and, as tables, into docs/reference/hot-path.md. The machine should do nothing
-else meanwhile. wrk and the peers' packages (benchmarks/requirements-peers.txt) must be there; `make bench` sees to the
-latter.
+Writes figures into benchmarks/results/hotpath.json, and tables into docs/reference/hot-path.md. Needs an otherwise idle
+machine, wrk, and the peers' packages (benchmarks/requirements-peers.txt), which `make bench` installs.
 """
 
 import signal

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from support.artifacts import write_artifact
+from support.paths import ROOT
 
 from app.schemas.events import EventIn
 from benchmarks import gpu_step
@@ -15,7 +16,7 @@ from benchmarks.batch_queue import BatchCost, fit, simulate_open, simulate_pausi
 from benchmarks.hotpath.commits import commit_calls, recorded, replay
 from benchmarks.hotpath.processes import BenchmarkError, cpu_s, fine_cpu_s, resident_bytes, start, stop, tree
 from benchmarks.hotpath.redis_server import running_redis
-from benchmarks.hotpath.results import ROOT, read_section, write_markdown, write_section
+from benchmarks.hotpath.results import read_section, write_markdown, write_section
 from benchmarks.hotpath.traffic import Traffic, batch_body, session_id, single_body, zipf_lengths
 from benchmarks.scaling import Cost
 
