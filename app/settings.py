@@ -30,7 +30,7 @@ REMOVED_SETTINGS: Final[Mapping[str, str]] = MappingProxyType(
         "WILLBUY_REDIS_FAILURES_TO_OPEN": "constant: 3",
         "WILLBUY_REDIS_MAX_CONNECTIONS": "constant: 16",
         "WILLBUY_REDIS_OPEN_S": "constant: 1",
-        "WILLBUY_REDIS_SENTINEL_PASSWORD": "use ?sentinel_password= in WILLBUY_REDIS_URL",
+        "WILLBUY_REDIS_SENTINEL_PASSWORD": "use ?sentinel_password= in WILLBUY_REDIS_URL",  # nosec B105 - a hint, no password
         "WILLBUY_REDIS_SENTINEL_USERNAME": "use ?sentinel_username= in WILLBUY_REDIS_URL",
         "WILLBUY_STATS_INTERVAL_S": "constant: 1",
         "WILLBUY_STREAM_INTERVAL_S": "constant: 1",
