@@ -22,6 +22,8 @@ class BoundedHttp(HttpToolsProtocol):
     The connection is also closed when a head takes more than ten seconds, from the connection's start or from the
     head's own first byte. Trailers are dropped, so that none passes for a header.
 
+    The methods that run for each request name the base class, because `super()` costs twice as much.
+
     Pass the class to uvicorn as `http`: `--http app.runtime.http_protocol:BoundedHttp`. `willbuy serve` does.
     """
 
@@ -45,7 +47,7 @@ class BoundedHttp(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         """Parse what came, and count the bytes that complete nothing; called by the event loop."""
         self._has_moved = False
-        super().data_received(data)
+        HttpToolsProtocol.data_received(self, data)
         if self._has_moved:
             self._idle_bytes = 0
             if self._timer is not None:
@@ -63,20 +65,20 @@ class BoundedHttp(HttpToolsProtocol):
         """Begin to serve the request; called by the parser."""
         self._has_moved = True
         self._in_head = False
-        super().on_headers_complete()
+        HttpToolsProtocol.on_headers_complete(self)
         # The scope of the request keeps the list so far. The parser adds trailers to the copy, which is never read.
         self.headers = self.headers.copy()
 
     def on_body(self, body: bytes) -> None:
         """Take a part of the body; called by the parser."""
         self._has_moved = True
-        super().on_body(body)
+        HttpToolsProtocol.on_body(self, body)
 
     def on_message_complete(self) -> None:
         """Take note that the request is all there; called by the parser."""
         self._has_moved = True
         self._in_head = True
-        super().on_message_complete()
+        HttpToolsProtocol.on_message_complete(self)
 
     def _stop_timer(self) -> None:
         if self._timer is not None:

@@ -6,7 +6,7 @@ already holds a full batch, that batch may start while others run, without the i
 """
 
 import asyncio
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Collection, Container, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
@@ -99,19 +99,19 @@ class _Batch(Generic[Item, Result]):
 class _Queue(Generic[Item, Result]):
     """Waiting items by key: keys in the order of their turns, items of each key in the order of arrival."""
 
-    keys: OrderedDict[Hashable, deque[_QueuedItem[Item, Result]]] = field(default_factory=OrderedDict)
+    keys: OrderedDict[Hashable, list[_QueuedItem[Item, Result]]] = field(default_factory=OrderedDict)
     length: int = 0
 
     def append(self, key: Hashable, queued: _QueuedItem[Item, Result]) -> None:
         if (others := self.keys.get(key)) is None:
-            self.keys[key] = deque((queued,))
+            self.keys[key] = [queued]
         else:
             others.append(queued)
         self.length += 1
 
     def put_back(self, key: Hashable, queued: _QueuedItem[Item, Result]) -> None:
         """Put an item before all others of its key; a key without others goes behind all keys."""
-        self.keys.setdefault(key, deque()).appendleft(queued)
+        self.keys.setdefault(key, []).insert(0, queued)
         self.length += 1
 
     def take(
@@ -128,8 +128,9 @@ class _Queue(Generic[Item, Result]):
                 self.keys[key] = queued
                 continue
             keys.append(key)
-            for _ in range(min(max_per_key, max_items - len(taken), len(queued))):
-                taken.append(queued.popleft())  # noqa: PERF401 - each item is popped
+            count = min(max_per_key, max_items - len(taken))
+            taken += queued[:count]
+            del queued[:count]
             if queued:
                 # The key goes behind all other keys; its next turn is in the next batch at the earliest.
                 self.keys[key] = queued
@@ -141,7 +142,7 @@ class _Queue(Generic[Item, Result]):
         for key in keys:
             if (queued := self.keys.get(key)) is None:
                 continue
-            kept = deque(one for one in queued if one.call is not call)
+            kept = [one for one in queued if one.call is not call]
             self.length -= len(queued) - len(kept)
             if kept:
                 self.keys[key] = kept
