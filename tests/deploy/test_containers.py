@@ -278,7 +278,7 @@ def test_the_demo_trainer_makes_a_model_once(demo_model):
 
     again = train()
 
-    assert (again.returncode, again.stdout) == (0, f"{artifact} is there; nothing to train\n")
+    assert (again.returncode, again.stdout) == (0, f"{artifact} exists; nothing to train\n")
     assert read_manifest(artifact).fingerprint == before
 
 

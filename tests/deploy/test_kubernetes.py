@@ -208,6 +208,6 @@ def test_the_training_job_asks_for_what_willbuy_train_knows():
     context = group.commands["train"].make_context("train", program[3:])
 
     mounts = [mount["mountPath"] for mount in TRAIN["volumeMounts"]]
-    for name in ("data", "out", "scratch"):
+    for name in ("data", "out", "storage__scratch"):
         assert any(Path(mount) in (path := context.params[name]).parents or Path(mount) == path for mount in mounts)
     assert context.params["resume"] is True
