@@ -1,11 +1,10 @@
 """The service's client for Python: `Client`, and `AsyncClient` with the same methods to await (docs/client.md)."""
 
-from app.client.client import (
-    AsyncClient,
-    Client,
+from app.client.calls import ModelOut
+from app.client.client import AsyncClient, Client
+from app.client.errors import (
     ClientError,
     IncompleteBatchError,
-    ModelOut,
     NoAnswerError,
     ProblemError,
     SentEvent,

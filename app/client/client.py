@@ -28,30 +28,11 @@ from app.client.calls import (
     Timestamp,
 )
 from app.client.errors import (
-    ClientError,
-    IncompleteBatchError,
-    NoAnswerError,
-    ProblemError,
     SentEvent,
-    UnavailableError,
-    UnexpectedAnswerError,
 )
 from app.client.retries import DEFAULT_DEADLINE_S, DEFAULT_TIMEOUT_S, Answer, Attempt, Exchange, Retries
 from app.schemas.board import BoardOut, StatsOut
 from app.schemas.events import ScoreOut, SessionOut, TracedSessionOut
-
-__all__ = [
-    "AsyncClient",
-    "Client",
-    "ClientError",
-    "IncompleteBatchError",
-    "ModelOut",
-    "NoAnswerError",
-    "ProblemError",
-    "SentEvent",
-    "UnavailableError",
-    "UnexpectedAnswerError",
-]
 
 _Result = TypeVar("_Result")
 
