@@ -59,7 +59,7 @@ async def test_a_part_of_a_task_past_its_deadline_is_cancelled_and_times_out():
     deadlines = Deadlines()
     with pytest.raises(TimeoutError), Timeout(deadlines, 0.01):
         await asyncio.sleep(30)
-    # The task itself goes on
+    # The task itself is not cancelled
     task = asyncio.current_task()
     assert task is not None
     assert task.cancelling() == 0
