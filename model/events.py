@@ -2,8 +2,8 @@
 
 Names follow Google Analytics 4 (https://developers.google.com/analytics/devguides/collection/ga4/ecommerce). Names of
 Segment and RudderStack (https://segment.com/docs/connections/spec/ecommerce/v2/) and of Google Retail
-(https://cloud.google.com/retail/docs/user-events) are accepted as aliases. Any other name is a page type of the shop's
-own and is kept as it is.
+(https://cloud.google.com/retail/docs/user-events) are accepted as aliases, and so are the documented names under which
+other systems and public logs record a purchase. Any other name is a page type of the shop's own and is kept as it is.
 
 To add a field, add it to `FIELDS` and `Event` here, to both bodies in `app.schemas.events`, to `EventValidator` in
 `app.scoring.events`, to `app.store.history_codec`, and to `ColumnMapping` in `training.data.sources.mapping`. All else
@@ -11,13 +11,15 @@ derives from `FIELDS`, and tests compare these five with the table.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import lru_cache
 from hashlib import blake2b
 from types import MappingProxyType
 from typing import Final, Literal, NamedTuple
 
 import msgspec
+
+from model.text_rules import stripped
 
 PropertyValue = str | float | bool
 
@@ -57,7 +59,7 @@ GA4_EVENT_NAMES: Final = frozenset(
     }
 )
 
-# Keys have the form that `_folded` returns: lower case, words joined by one underscore.
+# Keys have the form that `folded` returns: lower case, words joined by one underscore.
 ALIASES: Final[Mapping[str, str]] = MappingProxyType(
     {
         # Segment and RudderStack, e-commerce specification
@@ -90,8 +92,40 @@ ALIASES: Final[Mapping[str, str]] = MappingProxyType(
         "promotion_offered": "view_promotion",
         "purchase_complete": "purchase",
         "shopping_cart_page_view": "view_cart",
+        # Purchases of other systems, each under the name that its documentation has.
+        "ecommerce_purchase": "purchase",  # Firebase before GA4
+        "in_app_purchase": "purchase",  # Firebase
+        "transaction": "purchase",  # Universal Analytics, Snowplow, RetailRocket
+        "completed_order": "purchase",  # Segment, e-commerce specification 1
+        "order_placed": "purchase",  # PrestaShop's and Braze's
+        "placed_order": "purchase",  # Klaviyo
+        "checkout_completed": "purchase",  # Shopify, web pixels
+        "checkout_complete": "purchase",  # Shopify and BigCommerce
+        "ecommerce_order": "purchase",  # Matomo, Piwik PRO
+        "track_ecommerce_order": "purchase",  # Matomo
+        "track_transaction": "purchase",  # Snowplow, Criteo
+        "order_confirmation": "purchase",  # PrestaShop's page
+        "action_validate_order": "purchase",  # PrestaShop's hook
+        "display_order_confirmation": "purchase",  # PrestaShop's hook
+        "place_order": "purchase",  # Adobe Commerce
+        "checkout_onepage_success": "purchase",  # Magento's page
+        "sales_order_place_after": "purchase",  # Magento's event
+        "checkout_onepage_controller_success_action": "purchase",  # Magento's event
+        "order_received": "purchase",  # WooCommerce's page
+        "woocommerce_thankyou": "purchase",  # WooCommerce's hook
+        "woocommerce_payment_complete": "purchase",  # WooCommerce's hook
+        "complete_payment": "purchase",  # TikTok
+        "place_an_order": "purchase",  # TikTok
+        "buy": "purchase",  # Taobao
+        "buys": "purchase",  # YooChoose
+        "orders": "purchase",  # OTTO
+        "purchases": "purchase",  # Diginetica
     }
 )
+
+_ZERO_WIDTH: Final = re.compile("[\u00ad\u200b-\u200f\u2060\ufeff]")
+_SEPARATORS: Final = re.compile(r"[\s_-]+")
+_WORD_ENDS: Final = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 
 
 class EventField(NamedTuple):
@@ -142,21 +176,50 @@ class Event(msgspec.Struct, frozen=True):
     properties: Mapping[str, PropertyValue] = {}
 
 
-def _folded(name: str) -> str:
-    return re.sub(r"[\s_-]+", "_", name.strip()).lower()
+def folded(name: str) -> str:
+    """Return the form in which spellings of a known name are equal: lower case, words joined by one underscore."""
+    words = _WORD_ENDS.sub("_", _ZERO_WIDTH.sub("", stripped(name)))
+    return _SEPARATORS.sub("_", words).lower()
 
 
 @lru_cache(maxsize=4096)
 def canonical_event_name(name: str) -> str:
     """Return the GA4 name of which `name` is an alias, or `name` itself, stripped, when it is a shop's own.
 
-    Case, spaces, hyphens and underscores do not matter in known names: `Product Viewed`, `detail-page-view` and
-    `View_Item` are all `view_item`.
+    Case, spaces, hyphens and underscores do not matter in known names: `Product Viewed`, `detail-page-view`,
+    `View_Item` and `ViewItem` are all `view_item`.
     """
-    folded = _folded(name)
-    if folded in GA4_EVENT_NAMES:
-        return folded
-    return ALIASES.get(folded, name.strip())
+    key = folded(name)
+    if key in GA4_EVENT_NAMES:
+        return key
+    return ALIASES.get(key, stripped(name))
+
+
+def is_purchase_name(name: str) -> bool:
+    """Return whether the name is `purchase` or one of its aliases."""
+    return canonical_event_name(name) == PURCHASE
+
+
+class EventNames:
+    """Reads event names as a log's preparation did: renamed names first, then aliases.
+
+    Args:
+        renames: the log's own names, each with the name that it means; a name renamed to itself is kept, though it may
+            be an alias.
+        kept: names that are kept although they are aliases: those of a model's vocabulary.
+    """
+
+    def __init__(self, renames: Mapping[str, str] = MappingProxyType({}), kept: Collection[str] = ()) -> None:
+        self._renames = {stripped(theirs): ours for theirs, ours in renames.items()}
+        self._kept = frozenset(kept)
+        self.canonical = lru_cache(maxsize=4096)(self._canonical)
+
+    def _canonical(self, name: str) -> str:
+        own = stripped(name)
+        ours = self._renames.get(own)
+        if ours is not None:
+            return own if stripped(ours) == own else canonical_event_name(ours)
+        return own if own in self._kept else canonical_event_name(own)
 
 
 def identifier_code(identifier: str) -> int:

@@ -7,8 +7,8 @@ from model.events import ALIASES, GA4_EVENT_NAMES
 _INTRODUCTION: Final = """# Event names
 
 Event names are those of Google Analytics 4. The names of Segment, RudderStack and Google Retail are accepted as
-aliases. Case, spaces, hyphens and underscores do not matter: `Product Viewed`, `detail-page-view` and `View_Item` all
-mean `view_item`.
+aliases. So are the documented names of a purchase in other systems and public logs. Case, spaces, hyphens and
+underscores do not matter: `Product Viewed`, `detail-page-view`, `View_Item` and `ViewItem` all mean `view_item`.
 
 Any other name is a page type of the shop. The model's vocabulary holds the names that were frequent in the training
 log. Every other name becomes "other", and `willbuy_unseen_names_total` counts it. `purchase` closes the session.

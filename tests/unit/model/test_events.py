@@ -11,9 +11,12 @@ from model.events import (
     GA4_EVENT_NAMES,
     PURCHASE,
     Event,
+    EventNames,
     canonical_event_name,
     identifier_code,
+    is_purchase_name,
 )
+from model.text_rules import stripped
 
 GA4 = {
     "page_view": "page_view",
@@ -102,7 +105,48 @@ def test_a_shops_own_name_is_kept_but_for_outer_space(sent, kept):
 def test_a_canonical_name_is_its_own_canonical_name(name):
     canonical = canonical_event_name(name)
     assert canonical_event_name(canonical) == canonical
-    assert canonical in GA4_EVENT_NAMES or canonical == name.strip()
+    assert canonical in GA4_EVENT_NAMES or canonical == stripped(name)
+
+
+# By the documentation of each system.
+PURCHASES = {
+    "GA4": ["purchase", "in_app_purchase", "ecommerce_purchase"],
+    "Universal Analytics": ["transaction", "Purchase"],
+    "Segment": ["Order Completed", "Completed Order"],
+    "Shopify": ["checkout_completed"],
+    "Snowplow": ["transaction"],
+    "Matomo": ["ecommerceOrder"],
+    "PrestaShop": ["Order Placed", "order-confirmation", "actionValidateOrder"],
+    "Magento": ["checkout_onepage_success", "place-order", "sales_order_place_after"],
+    "WooCommerce": ["order-received", "woocommerce_thankyou"],
+    "Klaviyo": ["Placed Order"],
+    "TikTok": ["CompletePayment", "PlaceAnOrder"],
+    "Taobao": ["buy"],
+    "public logs": ["purchase", "transaction", "buys", "orders", "purchases"],
+}
+
+
+@pytest.mark.parametrize("name", [name for names in PURCHASES.values() for name in names])
+def test_documented_names_of_a_purchase_are_one(name):
+    assert is_purchase_name(name)
+
+
+@pytest.mark.parametrize("name", ["AddToCart", "\ufeffadd to cart", "add\u00a0to\u00a0cart", "add\u200b_to_cart"])
+def test_camel_case_and_odd_blanks_do_not_matter_in_known_names(name):
+    assert canonical_event_name(name) == "add_to_cart"
+
+
+def test_a_logs_own_names_are_read_before_the_aliases():
+    names = EventNames({"payres": "purchase", " put ": "Product Added", "transaction": "transaction"}, kept=["orders"])
+    read = {name: names.canonical(name) for name in ("payres", "put ", "transaction", "orders", "Orders", "buy")}
+    assert read == {
+        "payres": "purchase",
+        "put ": "add_to_cart",
+        "transaction": "transaction",
+        "orders": "orders",
+        "Orders": "purchase",
+        "buy": "purchase",
+    }
 
 
 # Stored states and artifacts hold these: another value would make every item of a live shop a stranger.

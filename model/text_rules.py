@@ -1,0 +1,80 @@
+"""The one text of a value, and ids that stand for nothing: read alike in logs and in requests.
+
+`canonical_text` decides which texts are the same item, category or property value. `willbuy prepare` applies the rule
+to logs and `model.columns` applies the rule to events, so that a log's `True` and a request's `true` are one value.
+"""
+
+import math
+import re
+from typing import Final
+
+# White space of Unicode, the byte order mark, and characters of zero width that exporters leave behind.
+BLANKS: Final = (
+    "\t\n\v\f\r\x1c\x1d\x1e\x1f \x85\xa0\u1680\u180e\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a"
+    "\u200b\u200c\u200d\u200e\u200f\u2028\u2029\u202f\u205f\u2060\u3000\ufeff"
+)
+_BLANK: Final = "[" + "".join(f"\\x{{{ord(blank):x}}}" for blank in BLANKS) + "]"
+# As an expression of Rust's regex crate, which polars uses: texts that `canonical_text` may change.
+MAY_CHANGE: Final = rf"^{_BLANK}|{_BLANK}$|^$|^-?[0-9]+\.0*$|^-0$|^(?i:true|false)$"
+_WHOLE: Final = re.compile(r"(-?[0-9]+)\.0*", re.ASCII)
+_TRUTHS: Final = frozenset({"true", "false"})
+_LONGEST_TRUTH: Final = 5
+
+# Texts that programs write where there is no id, in lower case. `0` is missing: many logs count their ids from 0.
+PLACEHOLDER_IDS: Final = frozenset(
+    {
+        # JavaScript, Java, Python, pandas, R, Go, Ruby
+        "undefined", "null", "(null)", "nan", "nat", "none", "nil", "<nil>", "void", "<na>", "na", "n/a", "n.a.",
+        "#n/a",        "true", "false", "[object object]", "nullnull", "undefinedundefined",
+        # databases and Hadoop
+        "\\n", "__hive_default_partition__", "<null>", "[null]",
+        # Google Analytics, other tools and people
+        "(not set)", "not set", "not_set", "notset", "(none)", "(empty)", "(unknown)", "unknown", "anonymous",
+        "(other)", "empty", "blank", "missing", "not available", "unavailable", "guest",
+        "-", "--", "---", "_", ".", "?", "*",
+        "''", '""', "{}", "[]",
+        # ids without a bit, or of ones only: what devices send where tracking is refused
+        "00000000-0000-0000-0000-000000000000", "ffffffff-ffff-ffff-ffff-ffffffffffff",
+        "00000000000000000000000000000000", "-1",
+    }
+)  # fmt: skip
+# Beginnings of templates that a tag manager did not fill in: `{{client_id}}`, `${session}`, `%%SESSION%%`, `<%= id %>`.
+_TEMPLATES: Final = ("{{", "${", "%%", "<%")
+
+
+def stripped(text: str) -> str:
+    """Return the text without blanks at its ends, `BLANKS` among them."""
+    return text.strip(BLANKS)
+
+
+def canonical_text(value: str | float | bool | None) -> str | None:
+    """Return the one text of a value; None where there is none.
+
+    Blanks at the ends go. Truth values are `true` and `false`. A whole number has no fraction: `12.0` is `12`. Any
+    other text is kept, since `007` is not `7`.
+    """
+    if isinstance(value, str):
+        return _canonical(value.strip(BLANKS))
+    if value is None:
+        return None
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if math.isnan(value):
+        return None
+    return str(int(value)) if float(value).is_integer() else repr(float(value))
+
+
+def _canonical(text: str) -> str | None:
+    if text.endswith(("0", ".")):
+        whole = _WHOLE.fullmatch(text)
+        text = whole[1] if whole else text
+        return "0" if text == "-0" else text
+    if len(text) <= _LONGEST_TRUTH and text.lower() in _TRUTHS:
+        return text.lower()
+    return text or None
+
+
+def is_placeholder_id(text: str) -> bool:
+    """Return whether an id stands for nothing, such as `undefined`, `(not set)` or blanks only."""
+    lowered = text.strip(BLANKS).lower()
+    return not lowered or lowered in PLACEHOLDER_IDS or lowered.startswith(_TEMPLATES)
