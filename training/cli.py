@@ -35,7 +35,7 @@ cli = typer.Typer(
     pretty_exceptions_enable=False,
     help="Turn past sessions into a model that scores running ones.",
 )
-_TRAINING_PACKAGES: Final = ("polars", "sklearn", "lightgbm", "matplotlib", "jinja2", "httpx")
+_TRAINING_PACKAGES: Final = ("polars", "sklearn", "lightgbm", "matplotlib", "jinja2", "httpx", "zstandard")
 _GATE_CLOSED: Final = 3
 
 DataArgument = Annotated[

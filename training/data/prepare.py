@@ -83,7 +83,7 @@ def prepare(
         raise ValueError(f"idle_timeout_s must be positive, not {idle_timeout_s}")
     show = progress or _no_progress
     source = open_source(source_path, format, mapping)
-    names = [path.name for path in source.paths]
+    names = [_name(path, source_path) for path in source.paths]
     settings = {
         "source": str(source_path),
         "files": names,
@@ -173,6 +173,11 @@ class _Log:
             if seen != "category" and given.len():
                 finite = given.cast(pl.Float64, strict=False).is_finite().fill_null(value=False)
                 self._undeclared[name] = "number" if finite.all() else "category"
+
+
+def _name(file: Path, source_path: Path) -> str:
+    """Return a file's name in reports: parts of a partitioned log may have one name in many folders."""
+    return str(file.relative_to(source_path)) if source_path.is_dir() else file.name
 
 
 def _shard_count(paths: tuple[Path, ...], shard_bytes: int) -> int:

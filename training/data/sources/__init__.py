@@ -11,6 +11,7 @@ from typing import Final
 from training.data.sources import canonical, clickstreamdmm, diginetica, rees46, retailrocket, yoochoose
 from training.data.sources.base import Adapter, Batch, Source, open_mapped
 from training.data.sources.errors import SourceError
+from training.data.sources.files import head, table_files
 from training.data.sources.mapping import Clock, ColumnMapping, PropertyColumn
 
 AUTO: Final = "auto"
@@ -49,6 +50,9 @@ def detect(path: Path) -> str:
     for name, adapter in FORMATS.items():
         if adapter.recognises(path):
             return name
+    for file in table_files(path):
+        # A better reason than an unknown format: the file is damaged, or of a kind that holds no table.
+        head(file)
     raise SourceError(
         f"{path}: none of the known formats ({', '.join(FORMATS)}); describe its columns with a mapping: "
         "--column session_id=... --column timestamp=... --column event_name=..., or --mapping FILE.toml"

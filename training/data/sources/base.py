@@ -4,19 +4,17 @@ The canonical event table is described in docs/event-table.md. A source yields i
 log may be larger than memory, together with every rejected row.
 """
 
-from collections.abc import Callable, Generator, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Final
 
 import polars as pl
 
 from training.data.sources.conversion import convert, event_schema
 from training.data.sources.errors import SourceError
+from training.data.sources.files import matching, partition_values, table_files
 from training.data.sources.mapping import Clock, ColumnMapping, PropertyColumn
-from training.data.sources.tables import BLOCK_BYTES, is_parquet, parquet_schema, read_table
-
-TABLE_SUFFIXES: Final = (".csv", ".tsv", ".txt", ".dat", ".csv.gz", ".tsv.gz", ".txt.gz", ".dat.gz", ".parquet")
+from training.data.sources.tables import BLOCK_BYTES, column_names, is_parquet, parquet_schema, read_table
 
 
 def unchanged(rows: pl.DataFrame) -> pl.DataFrame:
@@ -29,26 +27,30 @@ class EventFile:
     """One file of events.
 
     Attributes:
-        path: CSV, gzipped CSV or Parquet.
+        path: text or Parquet, compressed or not.
         mapping: which column is which field.
         column_names: the columns of a file without a header, where the format fixes them.
         refine: corrects raw values (a zero that means "unknown") before they are converted.
-        absent: columns of the mapping that this file lacks, though others of the log have them; read as nulls.
+        given: the value of each column of the mapping that this file lacks: a folder's name gives it
+            (`country=de`), or only other files of the log have the column (None, read as nulls).
     """
 
     path: Path
     mapping: ColumnMapping
     column_names: tuple[str, ...] | None = None
     refine: Callable[[pl.DataFrame], pl.DataFrame] = unchanged
-    absent: frozenset[str] = frozenset()
+    given: Mapping[str, str | None] = field(default_factory=dict)
 
     def needed_columns(self) -> dict[str, str]:
         """Return the columns that must be there, each with the field that needs it."""
-        return {column: of for column, of in self.mapping.needed_columns().items() if column not in self.absent}
+        return {column: of for column, of in self.mapping.needed_columns().items() if column not in self.given}
 
     def completed(self, rows: pl.DataFrame) -> pl.DataFrame:
-        """Return refined rows, with nulls for the columns that this file lacks."""
-        return self.refine(rows.with_columns(pl.lit(None, pl.String).alias(column) for column in sorted(self.absent)))
+        """Return refined rows, with the columns that this file lacks."""
+        lacking = self.mapping.needed_columns().keys() & self.given.keys()
+        return self.refine(
+            rows.with_columns(pl.lit(self.given[column], pl.String).alias(column) for column in sorted(lacking))
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,18 +174,18 @@ class Adapter:
 
 
 def one_file(folder: Path, pattern: str) -> Path:
-    """Return the one file of `folder` that matches `pattern`, which may be gzipped.
+    """Return the one file of `folder` that matches `pattern`, which may be compressed.
 
     Raises:
         SourceError: there is none, or there are several.
     """
-    found = sorted({*folder.glob(pattern), *folder.glob(pattern + ".gz")})
+    found = matching(folder, pattern)
     if len(found) > 1:
-        names = ", ".join(path.name for path in found)
-        raise SourceError(f"{folder}: one file must match {pattern}[.gz], found {names}")
+        names = ", ".join(str(path.relative_to(folder)) for path in found)
+        raise SourceError(f"{folder}: one file must match {pattern}, also compressed; found {names}")
     if not found:
         present = ", ".join(sorted(path.name for path in folder.iterdir())[:20]) or "nothing"
-        raise SourceError(f"{folder}: no file matches {pattern}[.gz]; found {present}")
+        raise SourceError(f"{folder}: no file matches {pattern}, also compressed; found {present}")
     return found[0]
 
 
@@ -193,18 +195,21 @@ def open_mapped(path: Path, mapping: ColumnMapping) -> Source:
     Raises:
         SourceError: the folder has no table.
     """
-    files = [path]
-    if path.is_dir():
-        files = sorted(file for file in path.iterdir() if file.name.lower().endswith(TABLE_SUFFIXES))
-        if not files:
-            raise SourceError(f"{path}: no table in this folder; looked for {', '.join(TABLE_SUFFIXES)}")
+    files = table_files(path)
     if all(file.is_file() and is_parquet(file) for file in files):
         mapping = replace(mapping, properties=parquet_property_kinds(files, mapping.properties))
     return Source(
         format="mapping",
         clock=mapping.clock,
-        event_files=tuple(EventFile(file, mapping) for file in files),
+        event_files=tuple(EventFile(file, mapping, given=_given(file, path, mapping)) for file in files),
     )
+
+
+def _given(file: Path, root: Path, mapping: ColumnMapping) -> dict[str, str | None]:
+    """Return the values that the names of folders give to columns which the file lacks."""
+    values = partition_values(file, root)
+    found = column_names(file, mapping.separator) if values else ()
+    return {name: value for name, value in values.items() if name not in found}
 
 
 def parquet_property_kinds(files: Sequence[Path], properties: tuple[PropertyColumn, ...]) -> tuple[PropertyColumn, ...]:

@@ -15,6 +15,7 @@ from model.events import FIELD_NAMES
 from training.data.sources.base import Adapter, EventFile, Source, parquet_property_kinds
 from training.data.sources.conversion import EVENT_COLUMNS, PROPERTY_PREFIX, SOURCE_LINE
 from training.data.sources.errors import SourceError
+from training.data.sources.files import matching
 from training.data.sources.mapping import Clock, ColumnMapping, PropertyColumn
 from training.data.sources.tables import column_names, is_parquet
 from training.data.sources.text import LINE
@@ -53,7 +54,7 @@ def write_events(
 
 
 def _files(path: Path) -> list[Path]:
-    return sorted(path.glob("*.parquet")) if path.is_dir() else [path]
+    return matching(path, "*.parquet") if path.is_dir() else [path]
 
 
 def _recognises(path: Path) -> bool:
@@ -95,8 +96,8 @@ def _event_file(path: Path, properties: tuple[PropertyColumn, ...], *, equal_row
         equal_rows_are_duplicates=equal_rows_are_duplicates,
         **{name: name for name in _OPTIONAL if name in found},  # type: ignore[arg-type]  # all of them are texts
     )
-    absent = frozenset(declared.column for declared in properties if declared.column not in found)
-    return EventFile(path, mapping, refine=_with_given_lines, absent=absent)
+    lacking = [declared.column for declared in properties if declared.column not in found]
+    return EventFile(path, mapping, refine=_with_given_lines, given=dict.fromkeys(lacking))
 
 
 def _open(path: Path) -> Source:

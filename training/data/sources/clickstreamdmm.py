@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from training.data.sources.base import Adapter, EventFile, Source, one_file
+from training.data.sources.files import matching
 from training.data.sources.mapping import ColumnMapping, PropertyColumn
 from training.data.sources.tables import column_names
 
@@ -24,7 +25,7 @@ MAPPING: Final = ColumnMapping(
 
 
 def _recognises(path: Path) -> bool:
-    files = [path] if path.is_file() else [*path.glob("*.csv"), *path.glob("*.csv.gz")]
+    files = [path] if path.is_file() else matching(path, "*.csv")
     return len(files) == 1 and set(column_names(files[0])) >= MAPPING.needed_columns().keys()
 
 

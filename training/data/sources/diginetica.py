@@ -13,6 +13,7 @@ import polars as pl
 from training.data.sources import values
 from training.data.sources.base import Adapter, Batch, Enrichment, EventFile, Source, lookup_batch, one_file
 from training.data.sources.errors import SourceError
+from training.data.sources.files import matching
 from training.data.sources.mapping import ColumnMapping
 from training.data.sources.tables import column_names, read_table
 from training.data.sources.text import TextLayout
@@ -57,7 +58,7 @@ def _categories(path: Path, block_bytes: int) -> Generator[Batch, None, Enrichme
 
 
 def _recognises(path: Path) -> bool:
-    return path.is_dir() and any(path.glob("*item-views.csv*"))
+    return bool(matching(path, "*item-views.csv"))
 
 
 def _open(path: Path) -> Source:

@@ -11,6 +11,7 @@ import polars as pl
 
 from training.data.sources.base import Adapter, EventFile, Source
 from training.data.sources.errors import SourceError
+from training.data.sources.files import matching
 from training.data.sources.mapping import ColumnMapping, PropertyColumn
 from training.data.sources.tables import column_names
 
@@ -41,7 +42,7 @@ MAPPING: Final = ColumnMapping(
 
 
 def _files(path: Path) -> list[Path]:
-    return sorted([*path.glob("*.csv"), *path.glob("*.csv.gz")]) if path.is_dir() else [path]
+    return matching(path, "*.csv") if path.is_dir() else [path]
 
 
 def _with_category(rows: pl.DataFrame) -> pl.DataFrame:
@@ -58,7 +59,7 @@ def _recognises(path: Path) -> bool:
 def _open(path: Path) -> Source:
     files = _files(path)
     if not files:
-        raise SourceError(f"{path}: no .csv or .csv.gz in this folder")
+        raise SourceError(f"{path}: no .csv in this folder, nor a compressed one")
     return Source(
         format="rees46",
         clock="calendar",

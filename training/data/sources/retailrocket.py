@@ -6,6 +6,7 @@ that time on, so an event takes the latest one at or before its own time, never 
 """
 
 from collections.abc import Generator
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Final
 
@@ -13,6 +14,7 @@ import polars as pl
 
 from training.data.sources import values
 from training.data.sources.base import Adapter, Batch, Enrichment, EventFile, Source, lookup_batch, one_file
+from training.data.sources.files import matching, plain_name
 from training.data.sources.mapping import ColumnMapping
 from training.data.sources.tables import column_names, read_table
 from training.data.sources.text import LINE, TextLayout, rejections
@@ -77,13 +79,14 @@ def _categories(paths: tuple[Path, ...], block_bytes: int) -> Generator[Batch, N
 
 
 def _recognises(path: Path) -> bool:
-    files = [path] if path.is_file() else [*path.glob("events.csv"), *path.glob("events.csv.gz")]
+    files = [path] if path.is_file() else matching(path, "events.csv")
     return len(files) == 1 and set(column_names(files[0])) >= MAPPING.needed_columns().keys()
 
 
 def _open(path: Path) -> Source:
     events = one_file(path, "events.csv") if path.is_dir() else path
-    changes = tuple(sorted(events.parent.glob("item_properties_part*.csv*")))
+    beside = sorted(events.parent.iterdir())
+    changes = tuple(file for file in beside if fnmatch(plain_name(file), "item_properties_part*.csv"))
     return Source(
         format="retailrocket",
         clock="calendar",

@@ -1,7 +1,5 @@
-"""Reading a table from text, gzipped text or Parquet in blocks of bounded size."""
+"""Reading a table from text, compressed text or Parquet in blocks of bounded size."""
 
-import gzip
-import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final
@@ -9,13 +7,13 @@ from typing import Final
 import polars as pl
 
 from training.data.sources.errors import SourceError
+from training.data.sources.files import compression
 from training.data.sources.text import (
     LINE,
     Block,
     TextLayout,
     check_columns,
     header,
-    is_gzipped,
     no_rejections,
     read_text,
 )
@@ -47,7 +45,7 @@ def parquet_schema(path: Path) -> pl.Schema:
 
 def is_compressed(path: Path) -> bool:
     """Return whether a file is compressed, so that its text is several times as large."""
-    return is_gzipped(path) or is_parquet(path)
+    return compression(path) is not None or is_parquet(path)
 
 
 def column_names(path: Path, separator: str = ",") -> tuple[str, ...]:
@@ -56,7 +54,7 @@ def column_names(path: Path, separator: str = ",") -> tuple[str, ...]:
         if is_parquet(path):
             return tuple(parquet_schema(path))
         return tuple(header(path, separator))
-    except (OSError, EOFError, zlib.error, UnicodeDecodeError, SourceError):
+    except (OSError, UnicodeDecodeError, SourceError):
         return ()
 
 
@@ -66,7 +64,7 @@ def read_table(
     """Yield the table's rows in order, blocks of about `block_bytes` of text or of a bounded number of Parquet rows.
 
     Args:
-        path: text, gzipped text or Parquet; detected by its first bytes.
+        path: text, compressed text or Parquet; detected by its first bytes.
         needed: the columns wanted, each with the field that needs it, for messages.
         layout: how text is laid out.
         block_bytes: how much text to hold at a time.
@@ -81,10 +79,7 @@ def read_table(
     if is_parquet(path):
         yield from _read_parquet(path, needed)
         return
-    try:
-        yield from read_text(path, needed, layout, block_bytes)
-    except (EOFError, zlib.error, gzip.BadGzipFile) as exc:
-        raise SourceError(f"{path}: the gzip stream is damaged or cut: {exc}") from exc
+    yield from read_text(path, needed, layout, block_bytes)
 
 
 def _read_parquet(path: Path, needed: Mapping[str, str]) -> Iterator[Block]:

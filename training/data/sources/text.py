@@ -5,17 +5,16 @@ only, and its line number is exact. The drawback: a quoted field cannot contain 
 """
 
 import csv
-import gzip
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import IO, Final, cast
+from typing import IO, Final
 
 import polars as pl
 
 from training.data.sources.errors import SourceError
+from training.data.sources.files import opened
 
 # Begins with a space, which column names of text tables never do, so that it cannot clash with one.
 LINE: Final = " line"
@@ -57,7 +56,6 @@ def no_rejections() -> pl.DataFrame:
 
 
 MAX_LINE_BYTES: Final = 16 * 1024 * 1024
-_GZIP_MAGIC: Final = b"\x1f\x8b"
 _BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
 
 
@@ -70,26 +68,9 @@ class TextLayout:
     column_names: tuple[str, ...] | None = None
 
 
-def is_gzipped(path: Path) -> bool:
-    """Return whether the file begins as gzip does."""
-    with path.open("rb") as file:
-        return file.read(2) == _GZIP_MAGIC
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[tuple[IO[bytes], IO[bytes]]]:
-    """Open for reading; yields the text stream and the underlying file, which differ where the file is gzipped."""
-    with path.open("rb") as file:
-        if is_gzipped(path):
-            with gzip.GzipFile(fileobj=file) as stream:
-                yield cast("IO[bytes]", stream), file
-        else:
-            yield file, file
-
-
 def header(path: Path, separator: str) -> list[str]:
     """Return the fields of the first line; raises decoding errors where the file is not text."""
-    with _opened(path) as (stream, _):
+    with opened(path) as (stream, _):
         first = stream.readline(MAX_LINE_BYTES).decode("utf-8-sig")
     return [name.strip() for name in split_quoted(first.rstrip("\r\n"), separator) or ()]
 
@@ -121,7 +102,7 @@ def read_text(path: Path, needed: Mapping[str, str], layout: TextLayout, block_b
     """Yield the rows of a text table; see `training.data.sources.tables.read_table`."""
     names: Sequence[str] | None = layout.column_names
     next_line = 1
-    with _opened(path) as (stream, file):
+    with opened(path) as (stream, file):
         for block in _blocks(path, stream, block_bytes):
             lines, damaged = _lines(block.removeprefix(_BYTE_ORDER_MARK) if next_line == 1 else block)
             numbers = pl.int_range(next_line, next_line + len(lines), eager=True)

@@ -12,6 +12,7 @@ import polars as pl
 
 from training.data.sources.base import Adapter, EventFile, Source, one_file
 from training.data.sources.errors import SourceError
+from training.data.sources.files import matching
 from training.data.sources.mapping import ColumnMapping
 
 CLICKS: Final = ColumnMapping(
@@ -44,7 +45,7 @@ def _known_amounts(rows: pl.DataFrame) -> pl.DataFrame:
 
 
 def _recognises(path: Path) -> bool:
-    return path.is_dir() and any(path.glob("yoochoose-clicks.dat*"))
+    return bool(matching(path, "yoochoose-clicks.dat"))
 
 
 def _open(path: Path) -> Source:

@@ -251,9 +251,17 @@ def test_an_unknown_log_is_refused_with_what_is_known_and_what_to_do(write: Call
     assert "--mapping" in str(caught.value)
 
 
-@pytest.mark.parametrize("content", [b"\xff\xfe\x00", b"PAR1 damaged", b"\x1f\x8bdamaged", b'"'])
-def test_telling_formats_apart_survives_any_bytes(write: Callable[..., Path], content: bytes) -> None:
-    with pytest.raises(SourceError, match="none of the known formats"):
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"\xff\xfe\x00", "none of the known formats"),
+        (b"PAR1 damaged", "none of the known formats"),
+        (b"\x1f\x8bdamaged", "gzip stream is damaged"),
+        (b'"', "none of the known formats"),
+    ],
+)
+def test_telling_formats_apart_survives_any_bytes(write: Callable[..., Path], content: bytes, reason: str) -> None:
+    with pytest.raises(SourceError, match=reason):
         detect(write("log.csv", content))
 
 
