@@ -191,8 +191,12 @@ def test_a_split_by_time_trains_on_the_past() -> None:
 
 def test_sessions_of_one_day_stay_together_where_only_the_day_is_known() -> None:
     day_ms = 86_400_000
-    parts = split(started(1, day_ms - 1, day_ms, 2 * day_ms - 1), "date", fractions=(0.5, 0.0, 0.0, 0.5))
-    assert parts["part"].to_list() == ["train", "train", "test", "test"]
+    fractions = (0.5, 0.0, 0.0, 0.5)
+    # By their starts, the third and the first of these would be parted from the sessions of their day
+    early = split(started(1, 2, day_ms - 1, day_ms), "date", fractions=fractions)
+    assert early["part"].to_list() == ["train", "train", "train", "test"]
+    late = split(started(day_ms - 1, day_ms, day_ms + 1, 2 * day_ms - 1), "date", fractions=fractions)
+    assert late["part"].to_list() == ["train", "test", "test", "test"]
 
 
 def test_a_split_by_hash_moves_no_session_when_others_come_and_varies_with_the_seed() -> None:
