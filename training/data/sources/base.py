@@ -13,6 +13,7 @@ import polars as pl
 from training.data.sources.conversion import convert, event_schema
 from training.data.sources.errors import SourceError
 from training.data.sources.files import matching, partition_values, table_files
+from training.data.sources.json_lines import Records
 from training.data.sources.mapping import Clock, ColumnMapping, PropertyColumn
 from training.data.sources.tables import BLOCK_BYTES, column_names, is_parquet, parquet_schema, read_table
 
@@ -33,6 +34,8 @@ class EventFile:
         refine: corrects raw values (a zero that means "unknown") before they are converted.
         given: the value of each column of the mapping that this file lacks: a folder's name gives it
             (`country=de`), or only other files of the log have the column (None, read as nulls).
+        records: makes several events of one JSON object.
+        may_lack: whether columns of the mapping may have no value in the whole log.
     """
 
     path: Path
@@ -40,6 +43,8 @@ class EventFile:
     column_names: tuple[str, ...] | None = None
     refine: Callable[[pl.DataFrame], pl.DataFrame] = unchanged
     given: Mapping[str, str | None] = field(default_factory=dict)
+    records: Records | None = None
+    may_lack: bool = False
 
     def needed_columns(self) -> dict[str, str]:
         """Return the columns that must be there, each with the field that needs it."""
@@ -129,10 +134,12 @@ class Source:
         if self.lookup is not None:
             enrich = yield from self.lookup(block_bytes)
         first_index = len(self.lookup_paths)
+        absent = frozenset(self.event_files[0].needed_columns())
         for index, file in enumerate(self.event_files, start=first_index):
             columns = file.needed_columns()
             layout = file.mapping.layout(file.column_names)
-            for block in read_table(file.path, columns, layout, block_bytes):
+            for block in read_table(file.path, columns, layout, block_bytes, file.records):
+                absent &= block.absent
                 events, rejected = convert(file.completed(block.rows), file.mapping)
                 yield Batch(
                     file=file.path.name,
@@ -143,6 +150,8 @@ class Source:
                     rows_lookup=0,
                     bytes_done=block.bytes_done,
                 )
+        if absent and not self.event_files[0].may_lack:
+            raise SourceError(f"{file.path}: no row has what is called {', '.join(sorted(absent))}")
 
 
 def lookup_batch(path: Path, index: int, rejected: pl.DataFrame, *, rows_read: int, bytes_done: int) -> Batch:

@@ -8,6 +8,8 @@ import polars as pl
 
 from training.data.sources.errors import SourceError
 from training.data.sources.files import compression
+from training.data.sources.json_lines import Records, is_json, keys, read_json
+from training.data.sources.nested import expression
 from training.data.sources.text import (
     LINE,
     Block,
@@ -16,6 +18,7 @@ from training.data.sources.text import (
     header,
     no_rejections,
     read_text,
+    rejections,
 )
 
 BLOCK_BYTES: Final = 32 * 1024 * 1024
@@ -53,13 +56,17 @@ def column_names(path: Path, separator: str = ",") -> tuple[str, ...]:
     try:
         if is_parquet(path):
             return tuple(parquet_schema(path))
-        return tuple(header(path, separator))
+        return keys(path) if is_json(path) else tuple(header(path, separator))
     except (OSError, UnicodeDecodeError, SourceError):
         return ()
 
 
 def read_table(
-    path: Path, needed: Mapping[str, str], layout: TextLayout, block_bytes: int = BLOCK_BYTES
+    path: Path,
+    needed: Mapping[str, str],
+    layout: TextLayout,
+    block_bytes: int = BLOCK_BYTES,
+    records: Records | None = None,
 ) -> Iterator[Block]:
     """Yield the table's rows in order, blocks of about `block_bytes` of text or of a bounded number of Parquet rows.
 
@@ -68,6 +75,7 @@ def read_table(
         needed: the columns wanted, each with the field that needs it, for messages.
         layout: how text is laid out.
         block_bytes: how much text to hold at a time.
+        records: makes several records of one JSON object.
 
     Raises:
         SourceError: the file is missing, empty, damaged or lacks a needed column.
@@ -79,6 +87,9 @@ def read_table(
     if is_parquet(path):
         yield from _read_parquet(path, needed)
         return
+    if is_json(path):
+        yield from read_json(path, needed, records, block_bytes)
+        return
     yield from read_text(path, needed, layout, block_bytes)
 
 
@@ -88,16 +99,36 @@ def _read_parquet(path: Path, needed: Mapping[str, str]) -> Iterator[Block]:
         height = pl.scan_parquet(path, glob=False).select(pl.len()).collect().item()
     except (pl.exceptions.PolarsError, OSError) as exc:
         raise SourceError(f"{path}: not a readable Parquet file: {exc}") from exc
-    check_columns(path, list(schema), needed)
-    for column in needed:
-        if schema[column].is_nested():
-            raise SourceError(f"{path}: column {column!r} holds {schema[column]}, not single values")
+    selected = {column: expression(column, schema) for column in needed}
+    check_columns(
+        path, [*schema, *(column for column in needed if column not in schema and selected[column] is not None)], needed
+    )
+    wanted = [each for each in selected.values() if each is not None]
     size = path.stat().st_size
     for start in range(0, height, ROWS_PER_PARQUET_BLOCK):
         try:
-            rows = pl.scan_parquet(path, glob=False).select(list(needed)).slice(start, ROWS_PER_PARQUET_BLOCK).collect()
+            rows = pl.scan_parquet(path, glob=False).slice(start, ROWS_PER_PARQUET_BLOCK).select(wanted).collect()
         except (pl.exceptions.PolarsError, OSError) as exc:
             raise SourceError(f"{path}: not a readable Parquet file: {exc}") from exc
+        for name, dtype in rows.schema.items():
+            if dtype.is_nested():
+                raise SourceError(f"{path}: column {name!r} holds {dtype}, not single values; name a value inside it")
         rows = rows.with_row_index(LINE, start + 1).with_columns(pl.col(LINE).cast(pl.Int64))
-        done = size * (start + rows.height) // height
-        yield Block(rows, no_rejections(), rows.height, done)
+        read, (rows, rejected) = rows.height, _without_binary(rows)
+        yield Block(rows, rejected, read, size * (start + read) // height)
+
+
+def _without_binary(rows: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Return the rows with binary columns as text, and those with bytes that are none."""
+    rejected = [no_rejections()]
+    for name, dtype in rows.schema.items():
+        if dtype != pl.Binary:
+            continue
+        texts = [None if value is None else value.decode("utf-8", "replace") for value in rows[name]]
+        damaged = [text is not None and text.encode() != value for text, value in zip(texts, rows[name], strict=True)]
+        rows = rows.with_columns(pl.Series(name, texts, dtype=pl.String))
+        if any(damaged):
+            bad = rows.filter(pl.Series(damaged))
+            rejected.append(rejections(bad[LINE], name, "not valid UTF-8", bad[name]))
+            rows = rows.filter(~pl.Series(damaged))
+    return rows, pl.concat(rejected)

@@ -31,12 +31,14 @@ class Block:
         rejected: `line`, `field`, `reason`, `value` of rows that could not be split into fields.
         rows_read: data rows in the block, blank lines not counted.
         bytes_done: position in the file as it lies on disk.
+        absent: needed columns that no row has, where no header says which columns there are.
     """
 
     rows: pl.DataFrame
     rejected: pl.DataFrame
     rows_read: int
     bytes_done: int
+    absent: frozenset[str] = frozenset()
 
 
 def rejections(lines: pl.Series, fields: str | Sequence[str], reason: str, values: pl.Series) -> pl.DataFrame:
@@ -83,7 +85,7 @@ def check_columns(path: Path, found: Sequence[str], needed: Mapping[str, str]) -
             raise SourceError(f"{path}: {problem} called {column!r} (for {field}); found: {', '.join(found)}")
 
 
-def _blocks(path: Path, stream: IO[bytes], block_bytes: int) -> Iterator[bytes]:
+def line_blocks(path: Path, stream: IO[bytes], block_bytes: int) -> Iterator[bytes]:
     """Yield whole lines, about `block_bytes` at a time."""
     rest = b""
     while chunk := stream.read(block_bytes):
@@ -103,7 +105,7 @@ def read_text(path: Path, needed: Mapping[str, str], layout: TextLayout, block_b
     names: Sequence[str] | None = layout.column_names
     next_line = 1
     with opened(path) as (stream, file):
-        for block in _blocks(path, stream, block_bytes):
+        for block in line_blocks(path, stream, block_bytes):
             lines, damaged = _lines(block.removeprefix(_BYTE_ORDER_MARK) if next_line == 1 else block)
             numbers = pl.int_range(next_line, next_line + len(lines), eager=True)
             next_line += len(lines)
