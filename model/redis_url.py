@@ -7,15 +7,20 @@
                                                         the primary that the sentinels name for the service
 
 `rediss://`, `rediss+cluster://` and `rediss+sentinel://` are the same over TLS. User and password before the `@` belong
-to the servers; the sentinels' own are options. Special characters are percent-encoded.
+to the servers; the sentinels' own are options. Special characters are percent-encoded, in users and passwords above all:
+a `#`, `/` or `?` ends the host part, so that a piece of a password would be taken for a port, a path or an option.
 """
 
+import contextlib
 from dataclasses import dataclass
 from typing import Final, Literal
 from urllib.parse import SplitResult, parse_qs, unquote, urlsplit
 
 _REDIS_PORT: Final = 6379
 _SENTINEL_PORT: Final = 26379
+_ENCODE: Final = (
+    "must have user and password percent-encoded: write %23 for #, %2F for /, %3F for ?, %40 for @, %5B for [, %5D for ]"
+)
 _KINDS: Final[dict[str, tuple[Literal["single", "cluster", "sentinel"], bool]]] = {
     "redis": ("single", False),
     "rediss": ("single", True),
@@ -62,10 +67,12 @@ def parse_redis_url(url: str) -> RedisAddress:
     """Return the parts of a URL.
 
     Raises:
-        ValueError: the URL is invalid. The message begins with "must" and repeats nothing of the URL, as any part of a
-            mistyped URL may be a password.
+        ValueError: the URL is invalid. The message begins with "must". Neither the message nor the exceptions behind
+            it repeat anything of the URL, as any part of a mistyped URL may be a password.
     """
     parts = _split(url)
+    if _has_misplaced_login(parts):
+        raise ValueError(_ENCODE)
     if parts.scheme not in _KINDS:
         raise ValueError("must start with redis://, rediss://, unix://, redis+cluster:// or redis+sentinel://")
     kind, tls = _KINDS[parts.scheme]
@@ -77,6 +84,8 @@ def parse_redis_url(url: str) -> RedisAddress:
     if is_socket:
         if not parts.path:
             raise ValueError("must name the socket's path: unix:///run/redis/redis.sock")
+        if host_part:
+            raise ValueError(_ENCODE if user_part else "must have no host: unix:///run/redis/redis.sock")
         endpoints: tuple[Endpoint, ...] = ()
         service, database = "", _database(_option(options, "db") or "0")
     else:
@@ -111,27 +120,33 @@ def mask_redis_url(url: str) -> str:
     """Return a valid URL without passwords and options, fit for logs."""
     parts = urlsplit(url)
     user_part, separator, host_part = parts.netloc.rpartition("@")
-    user = f"{user_part.partition(':')[0]}:***@" if separator else ""
+    username, colon, _ = user_part.partition(":")
+    # What stands alone before the `@` is a user, and in many URLs a password whose colon was forgotten.
+    user = f"{username if colon else ''}:***@" if separator else ""
     return f"{parts.scheme}://{user}{host_part}{parts.path}"
 
 
 def _split(url: str) -> SplitResult:
-    try:
+    # The standard library's message repeats the host part, and so the password. Raising outside of `except` keeps it
+    # out of the new exception's context as well.
+    with contextlib.suppress(ValueError):
         return urlsplit(url)
-    except ValueError:
-        # The standard library's message repeats the host part, and so the password.
-        raise ValueError("must be a URL: redis://host:6379/0") from None
+    raise ValueError(_ENCODE if "@" in url else "must be a URL: redis://host:6379/0")
+
+
+def _has_misplaced_login(parts: SplitResult) -> bool:
+    """Whether the end of a user or password stands behind the host part, which a `#`, `/` or `?` in it has ended."""
+    return bool(parts.fragment) or "@" in parts.path + parts.query
 
 
 def _endpoint(text: str, default_port: int) -> Endpoint:
     parts = _split(f"//{text}")
     if not parts.hostname:
         raise ValueError("must name a host: redis://host:6379/0")
-    try:
+    # As in `_split`; what follows the colon is a password where its `@` is missing.
+    with contextlib.suppress(ValueError):
         return parts.hostname, parts.port or default_port
-    except ValueError:
-        # Same; what follows the colon is a password where its `@` is missing.
-        raise ValueError("must have a port from 1 to 65535 after the host: redis://host:6379/0") from None
+    raise ValueError("must have a port from 1 to 65535 after the host: redis://host:6379/0")
 
 
 def _option(options: dict[str, list[str]], name: str) -> str | None:

@@ -1,4 +1,12 @@
+import os
+import subprocess
+import sys
+import traceback
+from urllib.parse import quote
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from model.redis_url import mask_redis_url, parse_redis_url
 
@@ -88,3 +96,88 @@ def test_an_error_repeats_nothing_of_the_url(url):
         parse_redis_url(url)
     assert "secret" not in str(raised.value)
     assert raised.value.__suppress_context__ or raised.value.__context__ is None
+
+
+# Words of a secret between the characters that a URL gives a meaning to.
+_WORDS = st.text("abcdefXYZ019", min_size=4, max_size=8)
+_SPECIAL = st.text("#/?@:%[] \t&=+,;", min_size=1, max_size=3)
+_SECRETS = st.lists(st.tuples(_WORDS, _SPECIAL), min_size=1, max_size=3).flatmap(
+    lambda parts: _WORDS.map(lambda last: ([*(word for word, _ in parts), last], "".join(map("".join, parts)) + last))
+)
+_FORMS = (
+    "redis://shop:{}@cache:6379/0",
+    "rediss://:{}@cache",
+    "redis://{}@cache",
+    "redis://shop:{}@[::1]:6379/2",
+    "redis+cluster://shop:{}@one:7000,two:7001",
+    "rediss+cluster://:{}@one,two/0",
+    "redis+sentinel://shop:{}@one:26379,two/master/1",
+    "rediss+sentinel://one/master?sentinel_username=watch&sentinel_password={}",
+    "unix://shop:{}@/run/redis.sock?db=1",
+)
+
+
+def pieces(words):
+    """Return every piece of four characters of the words."""
+    return {word[start : start + 4] for word in words for start in range(len(word) - 3)}
+
+
+def everything_of(error):
+    """Return the text of an exception and of all exceptions behind it, shown or hidden."""
+    texts, pending = [], [error]
+    while pending:
+        one = pending.pop()
+        texts += [str(one), repr(one), *traceback.format_exception_only(one)]
+        pending += [other for other in (one.__cause__, one.__context__) if other is not None]
+    return "\n".join(texts)
+
+
+@given(secret=_SECRETS, form=st.sampled_from(_FORMS))
+def test_no_piece_of_a_password_gets_into_an_error_or_a_log(secret, form):
+    words, password = secret
+    url = form.format(password)
+    try:
+        parse_redis_url(url)
+    except ValueError as exc:
+        said = everything_of(exc)
+        assert str(exc).startswith("must ")
+    else:
+        said = mask_redis_url(url)
+    assert not [piece for piece in pieces(words) if piece in said]
+
+
+@given(secret=_SECRETS, form=st.sampled_from(_FORMS))
+def test_a_percent_encoded_password_is_read_whatever_it_contains(secret, form):
+    _, password = secret
+    address = parse_redis_url(form.format(quote(password, safe="")))
+    assert password in {address.password, address.sentinel_password, address.username}
+
+
+@pytest.mark.parametrize("form", _FORMS)
+@pytest.mark.parametrize("password", ["s3cretA#rest", "s3cretA/rest", "s3cretA?rest", "1234#s3cretA", "s3cr[etA"])
+def test_a_password_that_ends_the_host_part_has_to_be_encoded(form, password):
+    if "sentinel_password" in form and "#" not in password:
+        pytest.skip("an option may contain it")
+    with pytest.raises(ValueError, match="percent-encoded"):
+        parse_redis_url(form.format(password))
+
+
+@pytest.mark.parametrize("form", [_FORMS[0], _FORMS[4], _FORMS[7]])
+@pytest.mark.parametrize("command", [("serve", "--artifact", "model.pt"), ("collect",), ("serve", "--help")])
+def test_the_commands_print_nothing_of_it(form, command, tmp_path):
+    url = form.format("s3cretA#rest/Words?More")
+    environment = os.environ | {"WILLBUY_REDIS_URL": url, "WILLBUY_OPEN_ACCESS": "1"}
+    if command == ("collect",):
+        command = ("collect", str(tmp_path / "sessions"))
+    run = subprocess.run(
+        [sys.executable, "-c", "from app.cli import main; main()", *command],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    said = run.stdout + run.stderr
+    assert not [piece for piece in pieces(["s3cretA", "rest", "Words", "More"]) if piece in said]
+    if "--help" not in command:
+        assert run.returncode != 0
+        assert "Traceback" not in said
