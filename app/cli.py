@@ -75,20 +75,22 @@ def serve(
     import uvicorn  # noqa: PLC0415  # `willbuy --help` starts faster without these
     from pydantic import ValidationError  # noqa: PLC0415  # same
 
-    from app.auth.keys import AccessError  # noqa: PLC0415  # same
     from app.auth.setup import read_access  # noqa: PLC0415  # same
     from app.monitoring.logging import server_log_config  # noqa: PLC0415  # same
     from app.monitoring.worker_metrics import metrics_of_workers  # noqa: PLC0415  # same
+    from app.runtime.addresses import AddressError, check_address  # noqa: PLC0415  # same
     from app.runtime.embedded_redis import EmbeddedServerError  # noqa: PLC0415  # same
     from app.settings import Settings, faults_of  # noqa: PLC0415  # same
-    from model.artifact import ArtifactError, read_manifest  # noqa: PLC0415  # same: torch
+    from app.wiring import check_redis_options, read_artifact_manifest  # noqa: PLC0415  # same: torch
 
     _set_environment(artifact=artifact, redis_url=redis_url, open_access=open_access)
     try:
         settings = Settings()
-        manifest = read_manifest(settings.artifact, sha256=settings.artifact_sha256)
+        manifest = read_artifact_manifest(settings)
         # Each worker checks again; here an error shows once, and before anything is started.
         read_access(settings)
+        check_redis_options(settings)
+        check_address(host, port)
         announce = _announcer(settings)
         with _redis(announce), metrics_of_workers() if workers > 1 else nullcontext():
             announce("starting", f"willbuy {version('willbuy')}: model {manifest.fingerprint} of {manifest.created}")
@@ -112,7 +114,7 @@ def serve(
         for fault in faults_of(exc):
             _fail(fault)
         raise typer.Exit(1) from None
-    except (AccessError, ArtifactError, EmbeddedServerError) as exc:
+    except (ValueError, AddressError, EmbeddedServerError) as exc:  # ArtifactError and AccessError among them
         _fail(str(exc))
         raise typer.Exit(1) from None
 

@@ -65,7 +65,7 @@ def create_app(
         now_ms: the server's clock.
 
     Raises:
-        StartupError: a setting is invalid, the artifact cannot be used, or there are neither keys nor open access.
+        StartupError: a setting is invalid, a file of it cannot be used, or there are neither keys nor open access.
     """
     settings = settings or _settings_from_environment()
     try:
@@ -73,10 +73,10 @@ def create_app(
         logger = _logger(settings, tracer_provider)
         models = open_models(settings, model, metrics, logger)
         access = read_access(settings)
+        rate = open_rate_limit(settings, metrics)
     except ValueError as exc:  # ArtifactError and AccessError among them
         raise StartupError(f"willbuy cannot start: {exc}") from exc
     log_open_access(access, logger)
-    rate = open_rate_limit(settings, metrics)
     drain = Drain(delay_s=settings.drain_delay_s, logger=logger)
     observer = RequestObserver(metrics, logger, is_draining=lambda: drain.draining)
 

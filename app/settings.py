@@ -115,6 +115,12 @@ class Settings(BaseSettings):
     redis_ca_file: Path | None = None
     """Certificates that TLS to Redis trusts, in PEM; none: the system's."""
 
+    redis_cert_file: Path | None = None
+    """The service's own certificate for TLS to Redis, in PEM, where Redis asks clients for one."""
+
+    redis_key_file: Path | None = None
+    """Private key of that certificate, in PEM, without a passphrase; none: it is in `WILLBUY_REDIS_CERT_FILE`."""
+
     redis_timeout_s: Annotated[float, Field(gt=0, le=60)] = 0.5
     """Longest wait for one answer of Redis, including connecting and waiting for a free connection."""
 

@@ -188,13 +188,15 @@ def read_manifest(path: Path, *, sha256: str | None = None) -> Manifest:
     Raises:
         ArtifactError: the file cannot be used; the subclass names the reason.
     """
-    if not path.is_file():
-        raise ArtifactMissingError(f"{path}: no such file; `willbuy train DATA --out {path}` writes one")
-    if sha256 is not None:
+    try:
+        if not path.is_file():
+            raise ArtifactMissingError(f"{path}: no such file; `willbuy train DATA --out {path}` writes one")
         with path.open("rb") as stream:
-            digest = hashlib.file_digest(stream, "sha256").hexdigest()
-        if digest != sha256.lower():
-            raise ArtifactDigestError(f"{path}: SHA-256 is {digest}, expected {sha256.lower()}")
+            digest = "" if sha256 is None else hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError as exc:
+        raise ArtifactMissingError(f"{path}: cannot be read: {exc.strerror}") from exc
+    if sha256 is not None and digest != sha256.lower():
+        raise ArtifactDigestError(f"{path}: SHA-256 is {digest}, expected {sha256.lower()}")
     try:
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()

@@ -7,7 +7,7 @@
                                                         the primary that the sentinels name for the service
 
 `rediss://`, `rediss+cluster://` and `rediss+sentinel://` are the same over TLS. User and password before the `@` belong
-to the servers; the sentinels' own are options. Special characters are percent-encoded, in users and passwords above all:
+to the servers; the sentinels' own are options. Special characters are percent-encoded:
 a `#`, `/` or `?` ends the host part, so that a piece of a password would be taken for a port, a path or an option.
 """
 
@@ -19,7 +19,8 @@ from urllib.parse import SplitResult, parse_qs, unquote, urlsplit
 _REDIS_PORT: Final = 6379
 _SENTINEL_PORT: Final = 26379
 _ENCODE: Final = (
-    "must have user and password percent-encoded: write %23 for #, %2F for /, %3F for ?, %40 for @, %5B for [, %5D for ]"
+    "must have user and password percent-encoded: write %23 for #, %2F for /, %3F for ?, %40 for @, %5B for [, "
+    "%5D for ]"
 )
 _KINDS: Final[dict[str, tuple[Literal["single", "cluster", "sentinel"], bool]]] = {
     "redis": ("single", False),
@@ -135,7 +136,7 @@ def _split(url: str) -> SplitResult:
 
 
 def _has_misplaced_login(parts: SplitResult) -> bool:
-    """Whether the end of a user or password stands behind the host part, which a `#`, `/` or `?` in it has ended."""
+    """Whether the end of a user or password follows the host part, which a `#`, `/` or `?` in it has ended."""
     return bool(parts.fragment) or "@" in parts.path + parts.query
 
 

@@ -585,6 +585,8 @@ class CollectSettings:
     Attributes:
         redis_url: the service's Redis.
         redis_ca_file: certificate authorities that TLS to Redis trusts; None for the system's.
+        redis_cert_file: the client's certificate for TLS to Redis, if any.
+        redis_key_file: its private key; None if it is in the same file.
         follow: run until interrupted, instead of ending with the last entry.
         every_s: with `follow`, least seconds between two files.
         sessions_a_file: about the most sessions of one file.
@@ -595,6 +597,12 @@ class CollectSettings:
     redis_url: str = option("redis://127.0.0.1:6379/0", "The service's Redis.", envvar="WILLBUY_REDIS_URL")
     redis_ca_file: Path | None = option(
         None, "Certificate authorities of rediss:// URLs, in PEM.", envvar="WILLBUY_REDIS_CA_FILE"
+    )
+    redis_cert_file: Path | None = option(
+        None, "Own certificate for rediss:// URLs, in PEM.", envvar="WILLBUY_REDIS_CERT_FILE"
+    )
+    redis_key_file: Path | None = option(
+        None, "Its private key, if it is in another file.", envvar="WILLBUY_REDIS_KEY_FILE"
     )
     follow: bool = option(
         default=False, help="Wait for new sessions until Ctrl-C, or end with the last one.", flag="--follow/--once"

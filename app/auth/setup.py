@@ -34,7 +34,10 @@ _CORS_ANSWER_HEADERS: Final = ("ETag", "Retry-After", "X-Request-ID")
 
 def read_access(settings: Settings) -> Access:
     """Return the accepted keys; raise `AccessError` unless there are either keys or open access."""
-    keys = () if settings.api_keys_file is None else read_keys(settings.api_keys_file)
+    try:
+        keys = () if settings.api_keys_file is None else read_keys(settings.api_keys_file)
+    except AccessError as exc:
+        raise AccessError(f"WILLBUY_API_KEYS_FILE: {exc}") from exc
     if settings.open_access:
         if keys:
             raise AccessError("WILLBUY_OPEN_ACCESS=true lets in everybody: remove it, or remove the API keys")

@@ -8,6 +8,7 @@ from redis.backoff import NoBackoff
 from redis.cluster import ClusterNode
 from redis.retry import Retry
 
+from model.redis_tls import tls_context
 from model.redis_url import parse_redis_url
 from training.collect.errors import CollectError
 
@@ -19,15 +20,19 @@ _NO_RETRY: Final = Retry(NoBackoff(), 0)
 Client = Any
 
 
-def open_client(url: str, ca_file: Path | None = None) -> Client:
+def open_client(
+    url: str, ca_file: Path | None = None, cert_file: Path | None = None, key_file: Path | None = None
+) -> Client:
     """Return a client, which connects at its first command.
 
     Args:
         url: which Redis, see `model.redis_url`.
         ca_file: certificate authorities that TLS trusts beside the system's, in PEM.
+        cert_file: the client's certificate, in PEM; None: none.
+        key_file: its private key, in PEM; None: it is in `cert_file`.
 
     Raises:
-        CollectError: the URL is invalid; the message repeats nothing of it.
+        CollectError: the URL is invalid, and the message repeats nothing of it; or a file for TLS cannot be used.
     """
     try:
         address = parse_redis_url(url)
@@ -35,7 +40,13 @@ def open_client(url: str, ca_file: Path | None = None) -> Client:
         raise CollectError(f"--redis-url: expected a Redis URL; it {exc}") from exc
     common: dict[str, Any] = {"socket_timeout": _TIMEOUT_S}
     if address.tls:
-        common |= {"ssl": True, "ssl_ca_certs": None if ca_file is None else str(ca_file)}
+        try:
+            # For its messages alone: redis-py reads the files again, and its errors name no file.
+            tls_context(ca_file, cert_file, key_file)
+        except ValueError as exc:
+            raise CollectError(str(exc)) from exc
+        files = {"ssl_ca_certs": ca_file, "ssl_certfile": cert_file, "ssl_keyfile": key_file}
+        common |= {"ssl": True} | {name: None if path is None else str(path) for name, path in files.items()}
     server = common | {"retry": _NO_RETRY, "username": address.username, "password": address.password}
     if address.kind == "cluster":
         nodes = [ClusterNode(host, port) for host, port in address.endpoints]  # type: ignore[no-untyped-call]  # redis-py ships it untyped

@@ -29,7 +29,7 @@ def run_collect(out: Path, settings: CollectSettings) -> Collected:
         SourceError: a file in the folder is damaged.
         RedisError: Redis is unavailable.
     """
-    client = open_client(settings.redis_url, settings.redis_ca_file)
+    client = open_client(settings.redis_url, settings.redis_ca_file, settings.redis_cert_file, settings.redis_key_file)
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
     try:
         with locked(out), Progress(*columns, console=ERR, transient=True) as progress:

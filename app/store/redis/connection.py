@@ -16,6 +16,7 @@ from redis.asyncio.sentinel import Sentinel
 from app.store.redis.breaker import FAILURES_TO_OPEN, OPEN_S, CircuitBreaker
 from app.store.redis.cluster import ClusterClient, Command
 from app.store.redis.server import Reply, Server
+from model.redis_tls import tls_context
 from model.redis_url import Endpoint, RedisAddress, parse_redis_url
 
 __all__ = ["Command", "ConnectionOptions", "RedisClient", "open_client"]
@@ -32,6 +33,8 @@ class ConnectionOptions:
         timeout_s: longest wait for one round trip, connecting included.
         max_connections: most connections to one server.
         ca_file: certificate authorities that TLS trusts, in PEM; None: the system's.
+        cert_file: the client's certificate, in PEM; None: none.
+        key_file: its private key, in PEM; None: it is in `cert_file`.
         failures_to_open: failures of a server in a row that open its circuit breaker.
         open_s: seconds until an open circuit breaker lets a probe through.
         on_breaker: called with True when a server's circuit breaker opens, with False when it closes.
@@ -40,6 +43,8 @@ class ConnectionOptions:
     timeout_s: float = 0.5
     max_connections: int = MAX_CONNECTIONS
     ca_file: Path | None = None
+    cert_file: Path | None = None
+    key_file: Path | None = None
     failures_to_open: int = FAILURES_TO_OPEN
     open_s: float = OPEN_S
     on_breaker: Callable[[bool], None] = lambda _opened: None
@@ -105,13 +110,11 @@ def open_client(url: str, options: ConnectionOptions) -> RedisClient:
     """Return a client, which connects at its first command.
 
     Raises:
-        ValueError: the URL is invalid; the message repeats nothing of it.
-        OSError: the file of certificate authorities cannot be read; `ssl.SSLError` when it holds none.
+        ValueError: the URL is invalid, and the message repeats nothing of it; or a file for TLS cannot be used.
     """
     address = parse_redis_url(url)
     # One context for all connections: loading the certificates takes milliseconds, and a bad file fails at start.
-    ca_file = None if options.ca_file is None else str(options.ca_file)
-    tls = ssl.create_default_context(cafile=ca_file) if address.tls else None
+    tls = tls_context(options.ca_file, options.cert_file, options.key_file) if address.tls else None
     if address.kind == "cluster":
         return ClusterClient(
             address.endpoints,
@@ -170,7 +173,12 @@ async def _connect(address: RedisAddress, where: Endpoint | str, tls: ssl.SSLCon
 
 
 def _sentinel(address: RedisAddress, options: ConnectionOptions) -> Sentinel:
-    tls = {"ssl": True, "ssl_ca_certs": None if options.ca_file is None else str(options.ca_file)}
+    tls = {
+        "ssl": True,
+        "ssl_ca_certs": _text(options.ca_file),
+        "ssl_certfile": _text(options.cert_file),
+        "ssl_keyfile": _text(options.key_file),
+    }
     return Sentinel(  # type: ignore[no-untyped-call]  # redis-py ships it untyped
         address.endpoints,
         sentinel_kwargs={
@@ -181,6 +189,10 @@ def _sentinel(address: RedisAddress, options: ConnectionOptions) -> Sentinel:
             **(tls if address.tls else {}),
         },
     )
+
+
+def _text(path: Path | None) -> str | None:
+    return None if path is None else str(path)
 
 
 def _server(connect: Callable[[], Awaitable[AbstractConnection]], options: ConnectionOptions) -> Server:

@@ -140,7 +140,6 @@ def test_no_piece_of_a_password_gets_into_an_error_or_a_log(secret, form):
         parse_redis_url(url)
     except ValueError as exc:
         said = everything_of(exc)
-        assert str(exc).startswith("must ")
     else:
         said = mask_redis_url(url)
     assert not [piece for piece in pieces(words) if piece in said]

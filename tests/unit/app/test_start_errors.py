@@ -1,0 +1,105 @@
+"""A mistake in the configuration is one line that names the setting, from the command and from the factory."""
+
+import socket
+from contextlib import contextmanager
+
+import pytest
+from typer.testing import CliRunner
+
+from app.cli import cli
+from app.main import StartupError, create_app
+
+TLS = "rediss://127.0.0.1:1/0"
+
+
+@pytest.fixture
+def junk(tmp_path):
+    path = tmp_path / "junk"
+    path.write_bytes(b"\xff\xfejunk")
+    return path
+
+
+@contextmanager
+def taken_port():
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        yield listener.getsockname()[1]
+
+
+def faulty_settings(name, artifact, junk, tmp_path):
+    """Return the setting that the message has to name, and the settings."""
+    files = {
+        "missing": tmp_path / "missing",
+        "junk": junk,
+        "folder": tmp_path,
+        "below a file": junk / "file",
+        "name too long": tmp_path / ("n" * 300),
+    }
+    setting, _, kind = name.partition(": ")
+    settings = {
+        "ARTIFACT": str(artifact),
+        "OPEN_ACCESS": "true",
+        "REDIS_URL": TLS,
+        setting: str(files[kind]),
+    }
+    if setting == "API_KEYS_FILE":
+        settings["OPEN_ACCESS"] = "false"
+    if setting == "REDIS_KEY_FILE":
+        settings["REDIS_CERT_FILE"] = str(junk)
+        return "REDIS_CERT_FILE" if kind == "junk" else "REDIS_", settings
+    return setting, settings
+
+
+KINDS = ("missing", "junk", "folder", "below a file", "name too long")
+FAULTS = [
+    f"{setting}: {kind}"
+    for setting in ("ARTIFACT", "API_KEYS_FILE", "REDIS_CA_FILE", "REDIS_CERT_FILE", "REDIS_KEY_FILE")
+    for kind in KINDS
+]
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_file_that_cannot_be_used_is_one_line_with_its_setting(fault, artifact, junk, tmp_path, monkeypatch):
+    setting, settings = faulty_settings(fault, artifact, junk, tmp_path)
+    for name, value in settings.items():
+        monkeypatch.setenv(f"WILLBUY_{name}", value)
+    run = CliRunner().invoke(cli, ["serve", "--port", "0"])
+    assert run.exit_code == 1
+    assert isinstance(run.exception, SystemExit)
+    assert f"WILLBUY_{setting}" in run.output
+    assert len(run.output.strip().splitlines()) == 1
+    with pytest.raises(StartupError) as raised:
+        create_app()
+    assert f"WILLBUY_{setting}" in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("sha256", ["0" * 64])
+def test_an_artifact_of_another_digest_is_named(sha256, artifact, monkeypatch):
+    monkeypatch.setenv("WILLBUY_OPEN_ACCESS", "true")
+    monkeypatch.setenv("WILLBUY_ARTIFACT_SHA256", sha256)
+    run = CliRunner().invoke(cli, ["serve", "--artifact", str(artifact), "--redis-url", TLS])
+    assert run.exit_code == 1
+    assert "SHA-256" in run.output
+
+
+@pytest.mark.parametrize(
+    ("options", "option"),
+    [
+        (("--port", "{taken}"), "--port"),
+        (("--port", "{taken}", "--workers", "2"), "--port"),
+        (("--host", "203.0.113.7"), "--host"),
+        (("--host", "no-such-host.invalid"), "--host"),
+        (("--host", "n" * 80 + ".invalid"), "--host"),
+    ],
+)
+def test_an_address_that_cannot_be_listened_on_is_one_line_with_its_option(options, option, artifact, monkeypatch):
+    monkeypatch.setenv("WILLBUY_ARTIFACT", str(artifact))
+    monkeypatch.setenv("WILLBUY_OPEN_ACCESS", "true")
+    monkeypatch.setenv("WILLBUY_REDIS_URL", "redis://127.0.0.1:1/0")
+    with taken_port() as port:
+        run = CliRunner().invoke(cli, ["serve", *(word.replace("{taken}", str(port)) for word in options)])
+    assert run.exit_code == 1
+    assert option in run.output
+    assert len(run.output.strip().splitlines()) == 1
