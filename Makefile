@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test faults fuzz check lint audit sbom docs reference bench image-test format lock clean
+.PHONY: help setup demo test faults mutants fuzz check lint audit sbom docs reference bench image-test format lock clean
 
 help:  ## List the targets.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -26,6 +26,9 @@ test: setup  ## Run all tests.
 
 faults: setup  ## Run the long fault schedules (docs/faults.md); takes ten minutes or more.
 	PYTHONPATH=tests $(BIN)/python -m faults
+
+mutants: setup  ## Plant bugs in a copy, one by one, and show which the tests catch; takes half an hour.
+	PYTHONPATH=tests $(BIN)/python -m mutants $(AREA)
 
 docs: setup  ## Build the documentation into site/.
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict

@@ -283,36 +283,47 @@ def ring_reference(identifiers, slots):
         yield counts[identifier] - 1, distinct
 
 
+def with_ids(kind, numbers):
+    """Views of numbered items, or of items of numbered categories."""
+    ids = [f"x{number}" for number in numbers]
+    if kind == "item":
+        return [Event("view_item", 0, item_id=each) for each in ids]
+    return [Event("view_item", 0, item_category=each) for each in ids]
+
+
+KINDS = pytest.mark.parametrize(("kind", "slots"), [("item", ITEM_SLOTS), ("category", CATEGORY_SLOTS)])
+PLURAL = {"item": "items", "category": "categories"}
+
+
+@KINDS
 @settings(max_examples=30, deadline=None)
-@given(st.lists(st.integers(0, 24), min_size=1, max_size=80), st.sampled_from(["item", "category"]))
-def test_past_its_slots_the_encoder_forgets_the_oldest_newcomer_and_counts_it_as_new_again(numbers, kind):
+@given(data=st.data())
+def test_past_its_slots_the_encoder_forgets_the_oldest_newcomer_and_counts_it_as_new_again(kind, slots, data):
     encoder = an_encoder()
-    slots, plural = (ITEM_SLOTS, "items") if kind == "item" else (CATEGORY_SLOTS, "categories")
-    features, _ = encoded(
-        encoder,
-        [
-            Event("view_item", 0, item_id=f"x{number}")
-            if kind == "item"
-            else Event("view_item", 0, item_category=f"x{number}")
-            for number in numbers
-        ],
-    )
-    names = [f"log_{kind}_times_seen", f"log_distinct_{plural}"]
+    # More ids than slots come first, in any order, so that every example is past the ring's end.
+    more = st.lists(st.integers(0, slots + 3), min_size=slots, max_size=3 * slots)
+    numbers = [*data.draw(st.permutations(range(slots + 2))), *data.draw(more)]
+    features, _ = encoded(encoder, with_ids(kind, numbers))
+    names = [f"log_{kind}_times_seen", f"log_distinct_{PLURAL[kind]}"]
     actual = features[:, [encoder.feature_names.index(name) for name in names]].expm1().round().int().tolist()
     assert actual == [list(pair) for pair in ring_reference(numbers, slots)]
 
 
-def test_the_17th_item_makes_the_first_a_stranger_and_leaves_the_second_known():
+@KINDS
+def test_one_more_than_the_slots_makes_the_first_a_stranger_and_leaves_the_second_known(kind, slots):
     encoder = an_encoder()
-    seen = encoder.feature_names.index("item_seen_before")
+    seen = encoder.feature_names.index(f"log_{kind}_times_seen")
 
     def last_was_seen(numbers):
-        features, _ = encoded(encoder, [Event("view_item", 0, item_id=f"x{number}") for number in numbers])
+        features, _ = encoded(encoder, with_ids(kind, numbers))
         return bool(features[-1, seen])
 
-    assert last_was_seen([*range(16), 0])
-    assert not last_was_seen([*range(17), 0])
-    assert last_was_seen([*range(17), 1])
+    assert last_was_seen([*range(slots - 1), 0])
+    assert last_was_seen([*range(slots), 0])
+    assert not last_was_seen([*range(slots + 1), 0])
+    assert last_was_seen([*range(slots + 1), 1])
+    # The stranger takes the place of the second
+    assert not last_was_seen([*range(slots + 1), 0, 1])
 
 
 # --- scopes

@@ -38,6 +38,11 @@ def test_a_key_has_scopes_and_a_limit(tmp_path) -> None:
     assert (key.name, key.scopes, key.events_per_s) == ("shop", [Scope.SESSIONS_READ, Scope.MODEL_ADMIN], 5)
 
 
+def test_the_longest_name_and_the_largest_limit_are_taken(tmp_path) -> None:
+    (key,) = keys_of(tmp_path, [ENTRY | {"name": "n" * 64, "events_per_s": 1_000_000}])
+    assert (len(key.name), key.events_per_s) == (64, 1_000_000)
+
+
 @pytest.mark.parametrize(
     ("entries", "message"),
     [
@@ -49,8 +54,11 @@ def test_a_key_has_scopes_and_a_limit(tmp_path) -> None:
         ([ENTRY | {"scopes": ["events"]}], "scopes are events:write, sessions:read, model:admin"),
         ([ENTRY | {"scope": "events:write"}], "unknown field `scope`"),
         ([ENTRY | {"name": "a b"}], r"at `\$\[0\].name`"),
+        ([ENTRY | {"name": "n" * 65}], r"at `\$\[0\].name`"),
+        ([ENTRY | {"events_per_s": 1_000_001}], r"at `\$\[0\].events_per_s`"),
         ([ENTRY | {"events_per_s": 0}], r"at `\$\[0\].events_per_s`"),
         ([ENTRY, ENTRY | {"name": "other", "sha256": DIGEST.upper()}], "key of 'other' is there twice"),
+        ([ENTRY | {"sha256": DIGEST.upper()}, ENTRY | {"name": "other"}], "key of 'other' is there twice"),
     ],
 )
 def test_a_wrong_entry_is_one_line_that_names_it(tmp_path, entries, message) -> None:
@@ -65,6 +73,10 @@ def test_a_wrong_entry_is_one_line_that_names_it(tmp_path, entries, message) -> 
     [
         ("[[keys]\n", "expected TOML"),
         ("", r"expected \[\[keys\]\] entries"),
+        (
+            f'[[keys]]\nname="shop"\nscopes=["events:write"]\nsha256="{DIGEST}"\n[limits]\n',
+            "nothing else, not 'limits'",
+        ),
         ('[[key]]\nname = "shop"\n', r"expected \[\[keys\]\] entries and nothing else, not 'key'"),
         ("keys = []", "expected at least one key"),
         ("\udcff", "expected UTF-8"),

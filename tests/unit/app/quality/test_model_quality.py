@@ -8,13 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import log_loss, roc_auc_score
-from support.memory_store import NoOutcomes
 
 from app.quality.counts import BINS, GROUPS, answers_by_model, bin_of, count_answers, count_inputs, group_of
 from app.quality.figures import drift_of, population_stability_index, quality_of
-from app.quality.window import BUCKETS, Window
 from app.store.history_codec import Entry
-from app.store.outcomes import ClosedSession, Counts
+from app.store.outcomes import ClosedSession
 from model.events import Event
 from model.summary import DataSummary, InputCounts
 
@@ -78,10 +76,21 @@ def test_figures_are_those_of_scikit_learn():
 
 
 def test_figures_of_few_sessions_are_not_given():
-    few, _, reliability = quality_of(counted(list(random_answers(29, seed=2))))
+    answers = [(False, [0.1, 0.2])] * 25 + [(True, [0.3])] * 5
+    few, _, reliability = quality_of(counted(answers[1:]))
     assert (few.sessions, few.log_loss, few.auc, few.calibration_error) == (29, None, None, None)
     assert few.mean_probability is not None
     assert reliability == []
+    # One session more is enough, and so are five buyers; four are too few for an AUC
+    enough, _, reliability = quality_of(counted(answers))
+    assert (enough.sessions, enough.buyers, enough.predictions, enough.auc) == (30, 5, 55, 1.0)
+    assert None not in (enough.log_loss, enough.calibration_error)
+    # The rate is that of answers, not of sessions
+    assert enough.base_rate == pytest.approx(5 / 55)
+    assert len(reliability) > 1
+    four, *_ = quality_of(counted([*answers[:-1], (False, [0.1])]))
+    assert four.auc is None
+    assert four.log_loss is not None
     # A hundred sessions, and all alike
     alike, *_ = quality_of(counted([(False, [0.1])] * 100))
     assert alike.auc is None
@@ -107,6 +116,17 @@ def test_a_higher_probability_is_never_in_a_lower_bin(one, other):
     assert 0 <= bin_of(low) <= bin_of(high) < BINS
 
 
+def test_the_ends_of_the_scale_are_the_first_and_the_last_bin():
+    assert (bin_of(0.0), bin_of(0.5), bin_of(1.0)) == (0, BINS // 2, BINS - 1)
+
+
+@pytest.mark.parametrize(("number", "group"), [*enumerate(GROUPS)])
+def test_a_group_begins_and_ends_where_it_says(number, group):
+    first, last = group
+    assert group_of(first) == number
+    assert group_of(last or 10_000) == number
+
+
 @given(st.integers(1, 1000))
 def test_every_prefix_length_is_in_the_group_that_names_it(prefix_length):
     first, last = GROUPS[group_of(prefix_length)]
@@ -115,7 +135,8 @@ def test_every_prefix_length_is_in_the_group_that_names_it(prefix_length):
 
 def test_answers_count_for_the_model_that_gave_them():
     session = a_session([0.1, 0.2, 0.3])
-    entries = [session.entries[0], Entry(Event("page_view", 1), 0.2, OTHER), Entry(Event("page_view", 2))]
+    unknown = [Entry(Event("page_view", 2)), Entry(Event("page_view", 3), 0.4)]
+    entries = [session.entries[0], Entry(Event("page_view", 1), 0.2, OTHER), *unknown]
     mixed = ClosedSession("1-0", "s", True, "event", 9, 9, entries)
     # An answer that an older release did not keep counts for nobody, and the next has its own place
     assert answers_by_model(mixed) == {ONE: [(1, 0.1)], OTHER: [(2, 0.2)]}
@@ -154,36 +175,23 @@ def test_drift_of_few_sessions_is_not_given():
     inputs = InputCounts(events=400, unseen_names=40, bins=((100, 200, 100), (10, 100, 290)))
     drift = drift_of(count_inputs(inputs, sessions=99), SUMMARY)
     assert (drift.sessions, drift.features, drift.max_psi, drift.unseen_name_share) == (99, [], None, None)
+    assert len(drift_of(count_inputs(inputs, sessions=100), SUMMARY).features) == 2
 
 
-class Shelf(NoOutcomes):
-    """Counts in a dictionary, and how often each was read."""
-
-    def __init__(self):
-        self.kept = {}
-        self.reads: Counter[tuple[str, int]] = Counter()
-
-    async def count(self, token, counts, *, lifetime_s):
-        for key, added in counts.items():
-            before = self.kept.get(key, Counts())
-            self.kept[key] = Counts(Counter(before.answers) + Counter(added.answers), before.inputs)
-
-    async def counts(self, keys):
-        self.reads.update(keys)
-        return [self.kept.get(key, Counts()) for key in keys]
+def test_only_the_features_that_moved_most_are_named():
+    names = tuple(f"f{number:02}" for number in range(25))
+    summary = DataSummary(1, 1, 0.0, names, ((0.0,),) * 25, ((0.5, 0.5),) * 25)
+    inputs = InputCounts(events=100, unseen_names=0, bins=tuple((50 - number, 50 + number) for number in range(25)))
+    drift = drift_of(count_inputs(inputs, sessions=100), summary)
+    assert [feature.name for feature in drift.features] == [*reversed(names)][:20]
 
 
-@pytest.mark.anyio
-async def test_the_window_slides_and_settled_buckets_are_read_once():
-    shelf = Shelf()
-    window = Window(shelf, window_s=BUCKETS * 3600)
-    hour_ms = 3_600_000
-    for hour in range(30):
-        await window.add("token", {(ONE, hour): Counts({"s": 1})})
-    assert (await window.read(ONE, 29 * hour_ms)).answers["s"] == BUCKETS
-    assert (await window.read(ONE, 40 * hour_ms)).answers["s"] == 30 - (40 - BUCKETS + 1)
-    assert (await window.read(OTHER, 29 * hour_ms)).answers["s"] == 0
-    # The current bucket and the one just over may still change
-    shelf.reads.clear()
-    await window.read(ONE, 40 * hour_ms + 60_000)
-    assert {bucket for _, bucket in shelf.reads} == {39, 40}
+def test_a_bin_that_training_never_had_makes_no_infinite_drift():
+    assert population_stability_index([10, 10], [1.0, 0.0]) == pytest.approx(
+        -0.5 * math.log(0.5) + (0.5 - 1e-4) * math.log(5000), abs=1e-6
+    )
+
+
+def test_every_bin_with_an_event_is_counted_and_no_empty_one():
+    counts = count_inputs(InputCounts(events=3, unseen_names=1, bins=((0, 1, 2),)), sessions=2)
+    assert counts == {"sessions": 2, "events": 3, "unseen": 1, "0:1": 1, "0:2": 2}

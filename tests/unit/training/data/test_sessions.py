@@ -199,6 +199,19 @@ def test_sessions_of_one_day_stay_together_where_only_the_day_is_known() -> None
     assert late["part"].to_list() == ["train", "test", "test", "test"]
 
 
+@pytest.mark.parametrize("clock", ["date", "calendar"])
+def test_where_only_the_day_is_known_no_hour_divides_it(clock: Clock) -> None:
+    # Given three sessions of one day, and one of the next: by their starts the third is in the later half
+    day_ms = 86_400_000
+    parts = split(started(5, day_ms - 1, 2, day_ms), clock, fractions=(0.5, 0.0, 0.0, 0.5))["part"].to_list()
+    assert parts == (["train"] * 3 if clock == "date" else ["train", "test", "train"]) + ["test"]
+
+
+def test_a_session_that_is_given_twice_is_refused() -> None:
+    with pytest.raises(ValueError, match="each session once"):
+        split(pl.concat([started(1, 2), started(1)]), "calendar")
+
+
 def test_a_split_by_hash_moves_no_session_when_others_come_and_varies_with_the_seed() -> None:
     few, many = split(started(*range(50)), "session"), split(started(*range(100)), "session")
     assert many["part"].head(50).equals(few["part"])

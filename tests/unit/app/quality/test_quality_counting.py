@@ -1,0 +1,254 @@
+"""Counting of ended sessions and what is said of the window, on a store in memory and a clock of the test's own."""
+
+import asyncio
+import math
+from typing import cast
+
+import pytest
+import structlog
+from support.memory_counts import MemoryCounts
+
+from app.errors import StoreUnavailableError
+from app.monitoring.metrics import Metrics
+from app.quality.model_quality import ModelQuality
+from app.quality.window import BUCKETS, Window
+from app.store.history_codec import Entry
+from app.store.outcomes import ClosedSession, Counts
+from model.events import Event
+from model.interface import Model
+from model.summary import DataSummary, InputCounts
+
+ONE, OTHER = "9f86d081884c7d65", "0011223344556677"
+HOUR_MS = 3_600_000
+DAY = 20_000
+NOW_MS = DAY * 24 * HOUR_MS
+SUMMARY = DataSummary(1000, 5000, 0.01, ("steady",), ((0.0,),), ((0.5, 0.5),))
+
+pytestmark = pytest.mark.anyio
+
+
+class Inputs:
+    """Says which sessions' inputs it was asked for."""
+
+    def __init__(self, fingerprint=ONE, summary=SUMMARY):
+        self.fingerprint, self.summary = fingerprint, summary
+        self.counted = []
+
+    def count_inputs(self, histories):
+        if any(event.event_name == "poison" for history in histories for event in history):
+            raise RuntimeError("poisoned")
+        self.counted += histories
+        events = sum(map(len, histories))
+        return InputCounts(events, 0, ((events, 0),))
+
+
+class Quality:
+    """A `ModelQuality` with the parts that it is made of."""
+
+    def __init__(self, model=None, **options):
+        self.store, self.model, self.metrics, self.now_ms = MemoryCounts(), model or Inputs(), Metrics(), NOW_MS
+        self.quality = ModelQuality(
+            self.store,
+            lambda: cast("Model", self.model),
+            window_s=24 * 3600,
+            now_ms=lambda: self.now_ms,
+            metrics=self.metrics,
+            logger=structlog.get_logger(),
+            **options,
+        )
+
+    def gauge(self, name, **labels):
+        return self.metrics.registry.get_sample_value(f"willbuy_{name}", labels)
+
+
+def a_session(
+    *probabilities, bought=False, closed_ms=NOW_MS, seen_ms=NOW_MS - 30 * HOUR_MS, model=ONE, name="page_view"
+):
+    """A session that was closed long after it was last seen, and whose events are of a third clock."""
+    entries = [Entry(Event(name, place), probability, model) for place, probability in enumerate(probabilities)]
+    return ClosedSession(f"{closed_ms}-0", "s", bought, "idle", 5, seen_ms, entries)
+
+
+async def test_a_session_is_counted_when_it_was_closed_for_its_models_and_for_all():
+    it = Quality()
+    other = a_session(0.9, bought=True, closed_ms=NOW_MS - HOUR_MS, model=OTHER)
+    # When three sessions are counted, one of them of another model and an hour before
+    await it.quality.count([a_session(0.1, 0.2), a_session(0.3), other])
+    # Then each is in the bucket of its closing, for its own model and for all
+    hour = NOW_MS // HOUR_MS
+    assert it.store.keys == {("all", hour), (ONE, hour), ("all", hour - 1), (OTHER, hour - 1), (ONE, hour - 1)}
+    ones, everybodys, others = await it.store.counts([(ONE, hour), ("all", hour), (OTHER, hour - 1)])
+    assert (ones.answers["s"], ones.answers["b"]) == (2, 0)
+    assert everybodys == Counts({"s": 2, "b": 0}, {})
+    assert (others.answers["s"], others.answers["b"]) == (1, 1)
+    # And the inputs of all of them are counted for the model in use, each session in its own hour
+    assert (ones.inputs["sessions"], ones.inputs["events"]) == (2, 3)
+    assert (await it.store.counts([(ONE, hour - 1)]))[0].inputs["sessions"] == 1
+
+
+async def test_the_same_sessions_published_twice_count_twice_as_each_call_is_new():
+    it = Quality()
+    for _ in range(2):
+        await it.quality.count([a_session(0.1)])
+    assert (await it.quality.outcomes()).none == 2
+
+
+async def test_outcomes_are_of_all_models_and_figures_of_the_one_in_use():
+    it = Quality()
+    sessions = [a_session(0.5, bought=number < 5) for number in range(30)]
+    await it.quality.count([*sessions, a_session(0.9, bought=True, model=OTHER)])
+    outcomes = await it.quality.outcomes()
+    assert (outcomes.purchase, outcomes.none, outcomes.window_s) == (6, 25, 24 * 3600)
+    found = await it.quality.summary()
+    assert (found.sessions, found.buyers, found.predictions) == (30, 5, 30)
+    assert found.overall.log_loss == pytest.approx(math.log(2))
+    assert found.drift is not None
+    assert found.drift.sessions == 31
+    # When another model is loaded, the same second
+    it.model = Inputs(OTHER, summary=None)
+    # Then the figures are its own, and there is no drift without a summary
+    found = await it.quality.summary()
+    assert (found.sessions, found.buyers, found.drift) == (1, 1, None)
+
+
+async def test_what_was_read_is_not_read_again_for_each_poller():
+    it = Quality()
+    await asyncio.gather(*(it.quality.summary() for _ in range(5)))
+    await it.quality.summary()
+    assert set(it.store.reads.values()) == {1}
+    assert len(it.store.reads) == BUCKETS
+
+
+async def test_a_session_without_an_event_has_no_inputs():
+    it = Quality()
+    await it.quality.count([a_session(), a_session(0.1)])
+    (found,) = await it.store.counts([(ONE, NOW_MS // HOUR_MS)])
+    assert found.inputs["sessions"] == 1
+    assert it.model.counted == [[Event("page_view", 0)]]
+    nothing = Quality(Inputs(summary=None))
+    await nothing.quality.count([a_session()])
+    assert nothing.store.keys == {("all", NOW_MS // HOUR_MS)}
+
+
+async def test_inputs_beyond_a_minutes_budget_are_left_out_and_nothing_else():
+    # Four events at once, and then one in 15 seconds
+    it = Quality(drift_events_per_s=4 / 60)
+    await it.quality.count([a_session(*[0.1] * events) for events in (3, 3, 1)])
+    assert (await it.quality.outcomes()).none == 3
+    # A session that begins within the budget is counted whole, and takes what the next one would have had
+    assert [len(history) for history in it.model.counted] == [3, 3]
+
+
+async def test_a_model_that_fails_on_inputs_spoils_no_other_figure():
+    it = Quality()
+    poisoned = a_session(0.1, closed_ms=NOW_MS - HOUR_MS, name="poison")
+    await it.quality.count([poisoned, a_session(0.2)])
+    assert it.gauge("drift_failures_total") == 1
+    assert (await it.quality.outcomes()).none == 2
+    found = await it.quality.summary()
+    assert (found.sessions, found.drift and found.drift.sessions) == (2, 1)
+
+
+async def test_gauges_show_the_figures_and_nan_where_there_is_none():
+    it = Quality()
+    await it.quality.count([a_session(0.25, bought=number < 5) for number in range(100)])
+    await it.quality.show()
+    assert it.gauge("trust_sessions", events="all") == it.gauge("trust_sessions", events="1-1") == 100
+    assert it.gauge("trust_sessions", events="21-") == 0
+    assert it.gauge("trust_figure", figure="mean_probability", events="all") == 0.25
+    assert it.gauge("trust_figure", figure="base_rate", events="1-1") == 0.05
+    assert math.isnan(it.gauge("trust_figure", figure="auc", events="2-2"))
+    assert it.gauge("drift_sessions") == 100
+    assert it.gauge("drift_max_psi") == pytest.approx(0.5 * math.log(2) + (0.5 - 1e-4) * math.log(5000), abs=1e-3)
+    assert it.gauge("drift_unseen_name_share") == 0
+    # A model without a summary has no drift
+    it.model = Inputs(OTHER, summary=None)
+    await it.quality.show()
+    assert it.gauge("drift_sessions") == 0
+    assert math.isnan(it.gauge("drift_max_psi"))
+    assert math.isnan(it.gauge("drift_unseen_name_share"))
+
+
+async def test_the_gauges_wait_while_redis_is_away_and_callers_are_told():
+    it = Quality()
+    it.store.is_away = True
+    it.quality.start()
+    for failing in (it.quality.summary(), it.quality.outcomes(), it.quality.count([a_session(0.1)])):
+        with pytest.raises(StoreUnavailableError):
+            await failing
+    await it.quality.close()
+
+
+async def test_a_reading_ends_with_the_service(monkeypatch):
+    it = Quality()
+    begun = asyncio.Event()
+
+    async def never(keys):
+        begun.set()
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(it.store, "counts", never)
+    waiting = asyncio.create_task(it.quality.summary())
+    await begun.wait()
+    await it.quality.close()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+
+
+# --- the window
+
+
+def window_of_days(store, days=1):
+    return Window(store, window_s=days * 24 * 3600)
+
+
+async def test_the_window_has_the_current_bucket_and_the_23_before():
+    store = MemoryCounts()
+    window = window_of_days(store)
+    hour = NOW_MS // HOUR_MS
+    for number in range(30):
+        await window.add(f"token-{number}", {(ONE, hour - number): Counts({"s": 10**number}, {"events": 1})})
+    found = await window.read(ONE, NOW_MS)
+    assert found == Counts({"s": (10**BUCKETS - 1) // 9}, {"events": BUCKETS})
+    # The first millisecond of an hour and the last one of it
+    assert await window_of_days(store).read(ONE, NOW_MS + HOUR_MS - 1) == found
+    later = await window_of_days(store).read(ONE, NOW_MS + HOUR_MS)
+    assert later.answers["s"] == (10 ** (BUCKETS - 1) - 1) // 9
+    assert await window.read(OTHER, NOW_MS) == Counts({}, {})
+
+
+async def test_a_token_counts_once_and_a_bucket_lives_as_long_as_the_window_needs_it():
+    store = MemoryCounts()
+    window = window_of_days(store)
+    hour = window.bucket_of(NOW_MS)
+    for _ in range(2):
+        await window.add("token", {(ONE, hour): Counts({"s": 1})})
+    assert (await window.read(ONE, NOW_MS)).answers["s"] == 1
+    # Added at the bucket's very end, it is read until the bucket leaves the window
+    assert store.lifetimes_s[ONE, hour] * 1000 >= 24 * HOUR_MS + HOUR_MS
+
+
+@pytest.mark.parametrize(("after_ms", "read_again"), [(300_000, {-1, 0}), (300_001, {0})])
+async def test_a_bucket_is_read_once_from_five_minutes_after_its_end_on(after_ms, read_again):
+    store = MemoryCounts()
+    window = window_of_days(store)
+    hour = NOW_MS // HOUR_MS
+    await window.read(ONE, NOW_MS + after_ms)
+    assert len(store.reads) == BUCKETS
+    store.reads.clear()
+    await window.read(ONE, NOW_MS + after_ms)
+    assert {bucket - hour for _, bucket in store.reads} == read_again
+    # Another model's buckets are its own
+    await window.read(OTHER, NOW_MS + after_ms)
+    assert len([key for key in store.reads if key[0] == OTHER]) == BUCKETS
+
+
+async def test_the_oldest_bucket_is_kept_until_it_leaves():
+    store = MemoryCounts()
+    window = window_of_days(store)
+    at_ms = NOW_MS + HOUR_MS // 2
+    await window.read(ONE, at_ms)
+    store.reads.clear()
+    await window.read(ONE, at_ms)
+    await window.read(ONE, at_ms)
+    assert store.reads == {(ONE, at_ms // HOUR_MS): 2}
