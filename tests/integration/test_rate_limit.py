@@ -64,6 +64,16 @@ async def test_all_replicas_together_let_in_as_many_as_the_limit_says(redis_serv
         assert failures(metrics) == 0
 
 
+@pytest.mark.parametrize(("own", "of_settings"), [(2, 5), (5, 2), (2, 0)])
+async def test_a_keys_own_limit_goes_before_that_of_the_settings(valkey, own, of_settings) -> None:
+    plain = make_key("events:write", name="plain").entry
+    async with limits(valkey.url, key_events_per_s=of_settings / WINDOW_S) as (limit, _):
+        assert [await taken(limit, limited_key(own)) for _ in range(own + 1)] == [True] * own + [False]
+        assert limit.is_limited(plain) == (of_settings > 0)
+        if of_settings:
+            assert [await taken(limit, plain) for _ in range(of_settings + 1)] == [True] * of_settings + [False]
+
+
 async def test_the_limit_belongs_to_the_name_so_that_a_new_key_is_no_fresh_start(valkey) -> None:
     old, new = limited_key(3), limited_key(3)
     other = limited_key(3, "other")
@@ -101,7 +111,8 @@ async def test_counts_expire_and_stand_below_the_services_prefix(valkey) -> None
         names = client.keys()
         assert names
         assert all(name.startswith(b"wb:rate") for name in names)
-        assert all(0 < client.ttl(name) <= 2 * WINDOW_S + 1 for name in names)
+        # A window that is over still counts as the one before, for as long as a window lasts
+        assert all(1.5 * WINDOW_S < client.ttl(name) <= 2 * WINDOW_S for name in names)
 
 
 async def test_the_window_slides(redis_server) -> None:

@@ -13,6 +13,7 @@ from training.evaluation.metrics import (
     Scores,
     by_prefix_length,
     calibration_error,
+    equal_mass_bins,
     lift,
     log_losses,
     position_rates,
@@ -95,6 +96,22 @@ def test_lift_counts_ties_at_the_border_by_the_part_that_fits() -> None:
     assert lift([1, 0, 0, 0, 0], [0.9, 0.1, 0.1, 0.1, 0.1]) == pytest.approx(1 / 0.2)
     assert lift([1, 0, 0, 1], [0.5] * 4) == pytest.approx(1.0)
     assert lift([0, 0], [0.5, 0.6]) is None
+
+
+@pytest.mark.parametrize(("first", "rates"), [(30, (1.0, 0.0)), (29, (29 / 59, 29 / 59))])
+def test_thirty_prefixes_have_a_rate_of_their_own(first: int, rates: tuple[float, float]) -> None:
+    found = position_rates([1] * first + [2] * 30, [1] * first + [0] * 30)
+    assert (found[0], found[-1]) == pytest.approx(rates)
+
+
+def test_a_value_is_in_the_bin_where_the_middle_of_its_ties_lies() -> None:
+    # Of ten predictions in two bins, the middle of the upper six is at seven, though they begin at four
+    probability = np.array([0.9] * 6 + [0.1] * 4)
+    assert equal_mass_bins(probability, 2).tolist() == [1] * 6 + [0] * 4
+    # With a weight of one half each, the lower four have as much weight as before, the upper six the rest
+    weight = np.array([0.5] * 6 + [3.0] * 4)
+    assert equal_mass_bins(probability, 5, weight).tolist() == [4] * 6 + [2] * 4
+    assert equal_mass_bins(np.array([0.3, 0.1, 0.2]), 3).tolist() == [2, 0, 1]
 
 
 def test_position_rates_take_sparse_positions_together() -> None:
