@@ -21,6 +21,9 @@ DEFAULT_FRACTIONS: Final = (0.65, 0.1, 0.1, 0.15)
 """Shares of the sessions by part, in the order of `PARTS`."""
 
 IDLE_TIMEOUT_S: Final = 1800.0
+# Plausible times: from the earliest until so many days after now.
+EARLIEST: Final = "1990-01-01"
+DAYS_AHEAD: Final = 2.0
 EVALUATE_RESAMPLES: Final = 500
 COMPARE_RESAMPLES: Final = 2_000
 # Sessions that suffice to choose an epoch, and to fit a calibration: a tenth of a large log would be more than needed.
@@ -99,10 +102,24 @@ class LogSettings(LogFormat):
     Attributes:
         idle_timeout_s: idle seconds that end a session.
         keep_open_sessions: keep sessions that the log's end cuts off.
+        time_unit: unit of times that are numbers.
+        earliest: earliest plausible time.
+        days_ahead: days by which times may be later than now.
+        keep_placeholder_ids: take `undefined` and its like for session ids.
+        keep_equal_rows: rows that agree in every column are distinct events.
     """
 
     idle_timeout_s: float = option(IDLE_TIMEOUT_S, "Idle seconds that end a session.", panel=DATA)
     keep_open_sessions: bool = option(default=False, help="Keep sessions that the log's end cuts off.", panel=DATA)
+    time_unit: str | None = option(None, "Unit of times that are numbers: s, ms, us or ns.", panel=DATA)
+    earliest: str = option(EARLIEST, "Earliest plausible time; rows before it are rejected.", panel=DATA)
+    days_ahead: float = option(DAYS_AHEAD, "Days by which times may be later than now.", panel=DATA)
+    keep_placeholder_ids: bool = option(
+        default=False, help="Take ids that stand for nothing, such as undefined, for session ids.", panel=DATA
+    )
+    keep_equal_rows: bool = option(
+        default=False, help="Rows that agree in every column are distinct events.", panel=DATA
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,16 +129,31 @@ class ColumnOptions:
     Attributes:
         columns, events, properties: `name=value` pairs.
         time_format: format of times.
-        separator: between fields.
+        separator: between fields; found out by default.
+        encoding: of text; found out by default.
+        session_key: columns that together name a session.
+        session, visitor: short for the columns of `session_id` and `visitor_id`.
+        drop: event names whose rows are left out.
+        constants: `name=value` pairs of fields that are the same in every row.
     """
 
     columns: tuple[str, ...] = option((), "FIELD=COLUMN, repeatable: session_id=sid.", flag="--column", panel=DATA)
     events: tuple[str, ...] = option((), "THEIRS=OURS, repeatable: cart=add_to_cart.", flag="--event", panel=DATA)
     properties: tuple[str, ...] = option((), "NAME=COLUMN, repeatable: device=dev.", flag="--property", panel=DATA)
     time_format: str | None = option(
-        None, "iso, epoch_s, epoch_ms, elapsed_s, elapsed_ms, or a strptime pattern.", panel=DATA
+        None, "iso, epoch_s, epoch_ms, epoch_us, epoch_ns, elapsed_s, elapsed_ms, or a strptime pattern.", panel=DATA
     )
-    separator: str | None = option(None, "Character between fields of a CSV.", panel=DATA)
+    separator: str | None = option(None, "Character between fields of a CSV; found out by default.", panel=DATA)
+    encoding: str | None = option(None, "Encoding of text, such as latin-1; found out by default.", panel=DATA)
+    session_key: tuple[str, ...] = option(
+        (), "COLUMN,COLUMN: columns that together name a session.", flag="--session-key", panel=DATA
+    )
+    session: str | None = option(None, "Column of the session: --column session_id=COLUMN.", panel=DATA)
+    visitor: str | None = option(None, "Column of the visitor: --column visitor_id=COLUMN.", panel=DATA)
+    drop: tuple[str, ...] = option((), "Event name whose rows are left out, repeatable.", flag="--drop", panel=DATA)
+    constants: tuple[str, ...] = option(
+        (), "FIELD=VALUE for every row, repeatable: event_name=page_view.", flag="--constant", panel=DATA
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -90,6 +90,7 @@ def prepared(tmp_path: Path) -> Callable[..., PreparedDataset]:
         made.append(folder)
         folder.mkdir()
         write_events(events, folder / "log.parquet", clock=clock)
-        return prepare(folder / "log.parquet", folder / "prepared", **options)
+        # The log begins in 1970, so that times are short.
+        return prepare(folder / "log.parquet", folder / "prepared", **{"earliest": "1970-01-01", **options})
 
     return make

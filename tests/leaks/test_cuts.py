@@ -14,12 +14,14 @@ from typing import Any
 
 import httpx
 import polars as pl
+import pytest
 from typer.testing import CliRunner
 
 from training.cli import cli
 from training.config import PARTS, TrainSettings
 from training.data.prepare import prepare
 from training.data.prepared import PreparedDataset
+from training.data.sources import SourceError
 from training.data.sources.canonical import write_events
 from training.data.sources.mapping import ColumnMapping
 from training.fit.train import parts_of
@@ -37,9 +39,9 @@ def purchase_times(log: pl.DataFrame) -> pl.DataFrame:
 
 
 def too_late(log: pl.DataFrame, events: pl.DataFrame) -> int:
-    """How many of the events are at or after the first purchase that the log has of their session."""
+    """How many of the events are purchases, or later than the first purchase that the log has of their session."""
     joined = events.join(purchase_times(log), on=SESSION, how="inner")
-    return joined.filter(pl.col(TIME) >= pl.col("purchase_ms")).height
+    return joined.filter(IS_PURCHASE | (pl.col(TIME) > pl.col("purchase_ms"))).height
 
 
 def without_purchases(log: pl.DataFrame) -> pl.DataFrame:
@@ -48,7 +50,7 @@ def without_purchases(log: pl.DataFrame) -> pl.DataFrame:
 
 
 def up_to_the_purchase(log: pl.DataFrame) -> pl.DataFrame:
-    """Careless: cut by the order of rows, so that what shares the purchase's time may stay."""
+    """Careless: cut by the order of rows, so that what shares the purchase's time may go or stay."""
     return log.filter(IS_PURCHASE.cum_sum().over(SESSION) == 0)
 
 
@@ -79,8 +81,12 @@ def test_renamed_purchases_cut_as_well(tmp_path: Path) -> None:
     columns = {"session_id": "sid", "timestamp": "t", "event_name": "what", "time_format": "elapsed_s"}
     mapped = prepare(log, tmp_path / "mapped", mapping=ColumnMapping(**columns, events={"paid": "purchase"}))  # type: ignore[arg-type]  # all texts
     assert mapped.scan().select(SESSION, TIME, "outcome").collect().rows() == [("a", 1000, True), ("b", 1000, True)]
-    # Not mapped, it is a page like any other: `test_inputs` has what finds it.
-    unmapped = prepare(log, tmp_path / "unmapped", mapping=ColumnMapping(**columns))  # type: ignore[arg-type]  # all texts
+    # Not mapped, it is asked for
+    with pytest.raises(SourceError, match=r"'paid' .* reads like a purchase"):
+        prepare(log, tmp_path / "unmapped", mapping=ColumnMapping(**columns))  # type: ignore[arg-type]  # all texts
+    # Said to be a page, it is a page like any other: `test_inputs` has what finds it.
+    page = ColumnMapping(**columns, events={"paid": "paid"})  # type: ignore[arg-type]  # all texts
+    unmapped = prepare(log, tmp_path / "page", mapping=page)
     assert unmapped.sessions().filter("outcome")[SESSION].to_list() == ["a"]
 
 
@@ -95,15 +101,15 @@ def in_lines(order: tuple[int, ...]) -> pl.DataFrame:
     return pl.DataFrame({SESSION: "a", TIME: times, NAME: names})
 
 
-def test_what_shares_the_purchases_time_is_cut_whatever_the_order_of_the_lines(prepared: Prepared) -> None:
+def test_a_purchase_is_the_last_event_of_its_time_whatever_the_order_of_the_lines(prepared: Prepared) -> None:
     made, careless = [], []
     for order in itertools.permutations(range(len(SAME_TIME))):
         log = in_lines(order)
-        made.append(prepared(log, clock="session").scan().select(TIME, NAME).collect().rows())
-        careless.append(too_late(log, up_to_the_purchase(log.sort(TIME, maintain_order=True))))
-    assert made == [[(10, "view_item")]] * 24
+        made.append(sorted(prepared(log, clock="session").scan().select(TIME, NAME).collect().rows()))
+        careless.append(up_to_the_purchase(log.sort(TIME, maintain_order=True)).height)
+    assert made == [[(10, "view_item"), (20, "page_view"), (20, "view_item")]] * 24
     # And cut by lines, it would depend on their order
-    assert 0 < sum(count > 0 for count in careless) < 24
+    assert set(careless) == {1, 2, 3}
 
 
 def test_events_of_equal_time_keep_the_order_of_their_lines_however_they_are_read(
@@ -116,7 +122,7 @@ def test_events_of_equal_time_keep_the_order_of_their_lines_however_they_are_rea
     write_events(coarse.sample(fraction=1, shuffle=True, seed=1), tmp_path / "shuffled.parquet", clock="calendar")
     ways: list[dict[str, Any]] = [{}, {"block_bytes": 5_000, "shard_bytes": 20_000}]
     read = [
-        prepare(tmp_path / file, tmp_path / f"{number}-{file}", **way)
+        prepare(tmp_path / file, tmp_path / f"{number}-{file}", earliest="1970-01-01", **way)
         .scan()
         .collect()
         .sort(SESSION, maintain_order=True)
@@ -152,8 +158,8 @@ def test_a_file_given_twice_counts_once(log: pl.DataFrame, tmp_path: Path) -> No
     folder.mkdir()
     for name in ("monday.parquet", "monday-again.parquet"):
         write_events(log, folder / name, clock="calendar")
-    dataset = prepare(folder, tmp_path / "prepared", shard_bytes=20_000)
-    once = prepare(folder / "monday.parquet", tmp_path / "once")
+    dataset = prepare(folder, tmp_path / "prepared", shard_bytes=20_000, earliest="1970-01-01")
+    once = prepare(folder / "monday.parquet", tmp_path / "once", earliest="1970-01-01")
     assert dataset.counts.sessions.rows_duplicate == log.height
     assert dataset.sessions().equals(once.sessions())
 
@@ -200,7 +206,7 @@ def visits(path: Path) -> Path:
     rows = []
     for visitor in range(150):
         for visit in range(3):
-            at_s = (visitor * 7 + visit * 500) * 600
+            at_s = 1_600_000_000 + (visitor * 7 + visit * 500) * 600
             for _ in range(numbers.randint(1, 6)):
                 what = "purchase" if numbers.random() < 0.15 else numbers.choice(["view", "put"])
                 rows.append(f"v{visitor},{at_s},{what},SKU-{numbers.randint(1, 9)}")
@@ -237,7 +243,11 @@ def test_every_part_is_cut_by_the_same_rules(tmp_path: Path) -> None:
             cut[-1].append((at_s * 1000, what))
         for number, session in enumerate(cut, start=1):
             bought = [at_ms for at_ms, what in session if what == "purchase"]
-            before = [(at_ms, what) for at_ms, what in session if not bought or at_ms < bought[0]]
+            before = [
+                (at_ms, what)
+                for at_ms, what in session
+                if not bought or at_ms < bought[0] or (at_ms == bought[0] and what != "purchase")
+            ]
             if before and session[-1][0] <= end_ms - idle_ms:
                 expected[f"{visitor}-{number}"] = before
     # Then each part holds just these

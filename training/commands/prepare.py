@@ -1,9 +1,9 @@
 """`willbuy prepare`: options to a column mapping, progress bars, and counts of the rows."""
 
 import shutil
-from dataclasses import asdict
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from rich.table import Table
 
@@ -12,7 +12,7 @@ from training.config import ColumnOptions, LogFormat, LogSettings
 from training.data.prepare import prepare
 from training.data.prepared import REJECTED_FILE, PreparedDataset, PreparedDatasetError, is_prepared, read_prepared
 from training.data.sources.errors import SourceError
-from training.data.sources.mapping import ColumnMapping
+from training.data.sources.mapping import Changes, ColumnMapping
 
 PREPARE_ERRORS: Final = (SourceError, PreparedDatasetError, ValueError, OSError)
 _ALWAYS_SHOWN: Final = frozenset({"rows_read", "rows_rejected", "sessions", "events", "buyers"})
@@ -28,16 +28,43 @@ def column_mapping(log: LogFormat, columns: ColumnOptions | None = None) -> Colu
         SourceError: the options exclude each other, or the mapping is invalid.
     """
     columns = columns or ColumnOptions()
-    others = columns.events or columns.properties or columns.time_format or columns.separator
+    pairs = _column_pairs(columns)
+    settings: dict[str, Any] = {
+        "properties": columns.properties,
+        "constants": columns.constants,
+        "time_format": columns.time_format,
+        "separator": columns.separator,
+        "encoding": columns.encoding,
+    }
     if log.mapping is not None:
-        if columns.columns or others:
+        if pairs or any(settings.values()):
             raise SourceError("give either --mapping, or --column and its companions, not both")
         return ColumnMapping.from_toml(log.mapping)
-    if not columns.columns:
-        if others:
-            raise SourceError("--event, --property, --time-format and --separator go with --column")
+    if not pairs:
+        if any(settings.values()):
+            raise SourceError("--property, --constant, --time-format, --separator and --encoding go with --column")
         return None
-    return ColumnMapping.from_options(**asdict(columns))
+    key = _columns_of(columns.session_key)
+    return ColumnMapping.from_options(pairs, **{**settings, "session_key": key or None})
+
+
+def column_changes(columns: ColumnOptions | None) -> Changes:
+    """Return what the options say of any log, be its format known or mapped.
+
+    Raises:
+        SourceError: an option is malformed.
+    """
+    columns = columns or ColumnOptions()
+    return Changes.from_options(columns.events, columns.drop, _columns_of(columns.session_key))
+
+
+def _column_pairs(columns: ColumnOptions) -> list[str]:
+    short = {"session_id": columns.session, "visitor_id": columns.visitor}
+    return [*columns.columns, *(f"{name}={column}" for name, column in short.items() if column is not None)]
+
+
+def _columns_of(texts: Sequence[str]) -> list[str]:
+    return [column.strip() for text in texts for column in text.split(",") if column.strip()]
 
 
 def prepared_or_read(
@@ -80,6 +107,12 @@ def run_prepare(
             mapping=mapping,
             idle_timeout_s=log.idle_timeout_s,
             keep_open_sessions=log.keep_open_sessions,
+            changes=column_changes(columns),
+            time_unit=log.time_unit,
+            earliest=log.earliest,
+            days_ahead=log.days_ahead,
+            keep_placeholder_ids=log.keep_placeholder_ids,
+            keep_equal_rows=log.keep_equal_rows,
             progress=progress,
         )
     rejected = out / REJECTED_FILE
@@ -111,6 +144,8 @@ def _print_counts(dataset: PreparedDataset, rejected: Path) -> None:
             "known; they are left out. --keep-open-sessions keeps them.",
             style="yellow",
         )
+    for warning in dataset.report.get("warnings", ()):
+        ERR.print(f"warning: {warning}", style="yellow", markup=False, highlight=False)
     if counts["rejected"]:
         # Not wrapped, so that the path can be copied.
         text = f"{counts['rows_rejected']:,} malformed rows, each in {rejected}:"

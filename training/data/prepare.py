@@ -7,15 +7,20 @@ shard at a time: drops duplicates, orders, splits visitors into sessions, cuts e
 import math
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, Literal, Protocol
 
 import polars as pl
 
-from training.config import IDLE_TIMEOUT_S
+from training.config import DAYS_AHEAD, EARLIEST, IDLE_TIMEOUT_S
+from training.data.log_account import LogAccount
 from training.data.prepared import (
+    NULLED_FILE,
     REJECTED_FILE,
     Counts,
     PreparedDataset,
@@ -24,10 +29,11 @@ from training.data.prepared import (
     read_prepared,
     write_description,
 )
+from training.data.session_warnings import session_warnings
 from training.data.sessions import SOURCE_FILE, SessionRules, make_sessions
 from training.data.shards import Partition, RejectedRows, ShardWriter
-from training.data.sources import AUTO, ColumnMapping, Source, SourceError, open_source
-from training.data.sources.conversion import PROPERTY_PREFIX
+from training.data.sources import AUTO, Changes, ColumnMapping, Source, SourceError, open_source
+from training.data.sources.conversion import PROPERTY_PREFIX, Reading
 from training.data.sources.mapping import PropertyKind
 from training.data.sources.tables import BLOCK_BYTES, is_compressed
 
@@ -58,6 +64,13 @@ def prepare(
     mapping: ColumnMapping | None = None,
     idle_timeout_s: float = IDLE_TIMEOUT_S,
     keep_open_sessions: bool = False,
+    changes: Changes | None = None,
+    time_unit: str | None = None,
+    earliest: str = EARLIEST,
+    days_ahead: float = DAYS_AHEAD,
+    keep_placeholder_ids: bool = False,
+    keep_equal_rows: bool = False,
+    needs_buyers: bool = True,
     shard_bytes: int = SHARD_BYTES,
     block_bytes: int = BLOCK_BYTES,
     progress: Progress | None = None,
@@ -71,6 +84,13 @@ def prepare(
         mapping: the columns of a log in none of the known formats.
         idle_timeout_s: splits a visitor's events into sessions; a session younger than that at the log's end is open.
         keep_open_sessions: keep open sessions, although a purchase may follow after the log's end.
+        changes: what is read otherwise than the format or the mapping says.
+        time_unit: s, ms, us or ns, of times that are numbers; None: as the format or the mapping says.
+        earliest: the earliest plausible time, ISO 8601; rows before it are rejected.
+        days_ahead: days by which times may be later than now.
+        keep_placeholder_ids: take `undefined` and its like for session ids.
+        keep_equal_rows: rows that agree in every column are distinct events.
+        needs_buyers: whether a log without a buyer is an error.
         shard_bytes: approximate text of one shard, which must fit into memory several times.
         block_bytes: text read at a time.
         progress: called after each block and each shard.
@@ -82,34 +102,58 @@ def prepare(
     if not (math.isfinite(idle_timeout_s) and idle_timeout_s > 0):
         raise ValueError(f"idle_timeout_s must be positive, not {idle_timeout_s}")
     show = progress or _no_progress
-    source = open_source(source_path, format, mapping)
+    reading = _reading(earliest, days_ahead, placeholders_count=keep_placeholder_ids)
+    source = open_source(source_path, format, mapping, replace(changes or Changes(), time_unit=time_unit))
     names = [_name(path, source_path) for path in source.paths]
     settings = {
         "source": str(source_path),
         "files": names,
         "idle_timeout_s": idle_timeout_s,
         "keep_open_sessions": keep_open_sessions,
+        "time_unit": time_unit,
+        "earliest": earliest,
+        "days_ahead": days_ahead,
+        "keep_placeholder_ids": keep_placeholder_ids,
+        "keep_equal_rows": keep_equal_rows,
     }
-    with _replacing(out_dir) as folder, RejectedRows(folder / REJECTED_FILE, names) as rejected:
+    with (
+        _replacing(out_dir) as folder,
+        RejectedRows(folder / REJECTED_FILE, names) as rejected,
+        RejectedRows(folder / NULLED_FILE, names) as nulled,
+    ):
         partition = Partition(folder / "partition", _shard_count(source.paths, shard_bytes))
-        log = _Log(source)
-        log.scatter(partition, rejected, block_bytes, show)
+        log = _Log(source, reading)
+        log.scatter(partition, rejected, nulled, block_bytes, show)
+        account = log.account
+        account.check()
+        if needs_buyers:
+            account.check_purchases()
+        end_ms, stray = account.end_ms()
         rules = SessionRules(
             clock=source.clock,
             by_visitor=source.by_visitor,
             idle_timeout_ms=round(idle_timeout_s * 1000),
             keep_open_sessions=keep_open_sessions,
-            equal_rows_are_duplicates=source.equal_rows_are_duplicates,
-            log_end_ms=log.end_ms,
+            equal_rows_are_duplicates=source.equal_rows_are_duplicates and not keep_equal_rows,
+            log_end_ms=end_ms,
+            lost_labels=account.lost_labels,
         )
         writer = ShardWriter(folder, source.clock, log.property_kinds())
         for number in range(partition.shard_count):
             _make_shard(partition, number, rules, rejected, writer)
             show("sessions", number + 1, partition.shard_count)
         partition.remove()
-        counts = Counts(log.rows_read, log.rows_lookup, dict(rejected.by_reason.most_common()), writer.counts)
+        counts = Counts(
+            account.rows_read,
+            account.rows_lookup,
+            dict(rejected.by_reason.most_common()),
+            writer.counts,
+            account.rows_dropped,
+        )
         if not writer.names:
-            raise SourceError(f"{source_path}: no session is left: {_account(counts)}")
+            raise SourceError(f"{source_path}: no session is left: {_account(counts)}.{account.time_hint()}")
+        if needs_buyers and not writer.counts.buyers:
+            raise account.no_buyers(_account(counts))
         dataset = PreparedDataset(
             path=folder,
             shards=[folder / name for name in writer.names],
@@ -120,9 +164,34 @@ def prepare(
             first_time_ms=None if source.clock == "session" else writer.first_time_ms,
             last_time_ms=None if source.clock == "session" else writer.last_time_ms,
             settings=settings,
+            report={
+                "warnings": [
+                    *account.warnings(),
+                    *([stray] if stray else []),
+                    *session_warnings(writer, source, counts),
+                ],
+                "names": account.names(),
+                "purchase_names": account.purchase_names,
+                "event_renames": source.event_renames,
+                "nulled": dict(account.nulled.most_common()),
+                "rows_by_hour": account.hours() if source.clock == "calendar" else [],
+                "largest_sessions": writer.largest.to_dicts(),
+            },
         )
         write_description(dataset)
     return read_prepared(out_dir)
+
+
+def _reading(earliest: str, days_ahead: float, *, placeholders_count: bool) -> Reading:
+    """Return which times and ids are plausible; raise `ValueError` for a time that is none."""
+    try:
+        first = datetime.fromisoformat(earliest)
+    except ValueError as exc:
+        raise ValueError(f"earliest must be a time such as {EARLIEST}, not {earliest!r}") from exc
+    if first.tzinfo is None:
+        first = first.replace(tzinfo=UTC)
+    latest_ms = round((time.time() + days_ahead * 86_400) * 1000)
+    return Reading(round(first.timestamp() * 1000), latest_ms, placeholders_count)
 
 
 def _make_shard(
@@ -139,21 +208,27 @@ def _make_shard(
 class _Log:
     """The first pass: scatters a source's events and collects the facts of the whole log."""
 
-    def __init__(self, source: Source) -> None:
-        self.rows_read = 0
-        self.rows_lookup = 0
-        self.end_ms = 0
+    def __init__(self, source: Source, reading: Reading) -> None:
+        self.account = LogAccount(source, reading)
+        self._reading = reading
         self._source = source
         self._undeclared = {declared.name: "" for declared in source.properties if declared.kind is None}
 
-    def scatter(self, partition: Partition, rejected: RejectedRows, block_bytes: int, progress: Progress) -> None:
+    def scatter(
+        self,
+        partition: Partition,
+        rejected: RejectedRows,
+        nulled: RejectedRows,
+        block_bytes: int,
+        progress: Progress,
+    ) -> None:
         sizes = [path.stat().st_size for path in self._source.paths]
-        for batch in self._source.batches(block_bytes):
-            self.rows_read += batch.rows_read
-            self.rows_lookup += batch.rows_lookup
+        for batch in self._source.batches(block_bytes, self._reading):
             rejected.add(batch.file_index, batch.rejected)
+            nulled.add(batch.file_index, batch.nulled)
+            self.account.add(batch)
             if batch.events.height:
-                self._note(batch.events)
+                self._note_kinds(batch.events)
                 position = pl.lit(batch.file_index, pl.Int64).alias(SOURCE_FILE)
                 partition.append(batch.events.with_columns(position))
             progress("reading", sum(sizes[: batch.file_index]) + batch.bytes_done, sum(sizes))
@@ -166,8 +241,7 @@ class _Log:
             for declared in self._source.properties
         }
 
-    def _note(self, events: pl.DataFrame) -> None:
-        self.end_ms = max(self.end_ms, int(events.select(pl.col("timestamp_ms").max()).item()))
+    def _note_kinds(self, events: pl.DataFrame) -> None:
         for name, seen in self._undeclared.items():
             given = events[PROPERTY_PREFIX + name].drop_nulls()
             if seen != "category" and given.len():
@@ -190,6 +264,9 @@ def _account(counts: Counts) -> str:
     sessions = counts.sessions
     parts = [f"{counts.rows_read} rows read"]
     parts += [f"{count} rejected ({reason})" for reason, count in counts.rejected.items()]
+    parts += [f"{counts.rows_dropped} of names left out"] if counts.rows_dropped else []
+    if sessions.sessions_without_label:
+        parts.append(f"{sessions.sessions_without_label} sessions whose purchase could not be read")
     parts += [
         f"{sessions.rows_duplicate} duplicates",
         f"{sessions.sessions_open} sessions still open at the log's end",

@@ -18,6 +18,9 @@ FORMAT_VERSION: Final = 1
 KIND: Final = "willbuy prepared sessions"
 DATASET_FILE: Final = "dataset.json"
 REJECTED_FILE: Final = "rejected.csv"
+NULLED_FILE: Final = "nulled.csv"
+# Counts that earlier releases do not write; they stay out of `dataset.json` while they are zero.
+_LATER_COUNTS: Final = ("rows_dropped", "rows_without_label", "sessions_without_label")
 
 
 class PreparedDatasetError(ValueError):
@@ -28,19 +31,21 @@ class PreparedDatasetError(ValueError):
 class Counts:
     """Counts of all rows.
 
-    `rows_read` is the sum of `rows_lookup`, `rows_rejected`, and of the rows and events of `sessions`.
+    `rows_read` is the sum of `rows_lookup`, `rows_rejected`, `rows_dropped`, and of the rows and events of `sessions`.
 
     Attributes:
         rows_read: data rows of all files.
         rows_lookup: rows that describe items.
         rejected: malformed rows by reason; `rejected.csv` has each.
         sessions: counts of events and sessions.
+        rows_dropped: rows of event names that the mapping leaves out.
     """
 
     rows_read: int
     rows_lookup: int
     rejected: dict[str, int]
     sessions: SessionCounts
+    rows_dropped: int = 0
 
     @property
     def rows_rejected(self) -> int:
@@ -61,6 +66,8 @@ class PreparedDataset:
         counts: of all rows.
         first_time_ms, last_time_ms: of the prepared events; None without calendar time.
         settings: of `prepare`.
+        report: what the log looked like, for people: `warnings`, event `names` with what each was read as,
+            `purchase_names`, `event_renames`, `nulled` values, `rows_by_hour` and `largest_sessions`.
     """
 
     path: Path
@@ -72,6 +79,7 @@ class PreparedDataset:
     first_time_ms: int | None
     last_time_ms: int | None
     settings: dict[str, Any] = field(default_factory=dict)
+    report: dict[str, Any] = field(default_factory=dict)
 
     def scan(self) -> pl.LazyFrame:
         """Return all events, lazily, shard after shard."""
@@ -95,6 +103,14 @@ class PreparedDataset:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the content of `dataset.json`."""
+        counts = {
+            "rows_read": self.counts.rows_read,
+            "rows_lookup": self.counts.rows_lookup,
+            "rows_rejected": self.counts.rows_rejected,
+            "rows_dropped": self.counts.rows_dropped,
+            **asdict(self.counts.sessions),
+            "rejected": self.counts.rejected,
+        }
         return {
             "kind": KIND,
             "format_version": FORMAT_VERSION,
@@ -104,14 +120,9 @@ class PreparedDataset:
             "last_time_ms": self.last_time_ms,
             "shards": [shard.name for shard in self.shards],
             "properties": [asdict(declared) for declared in self.properties],
-            "counts": {
-                "rows_read": self.counts.rows_read,
-                "rows_lookup": self.counts.rows_lookup,
-                "rows_rejected": self.counts.rows_rejected,
-                **asdict(self.counts.sessions),
-                "rejected": self.counts.rejected,
-            },
+            "counts": {name: count for name, count in counts.items() if count or name not in _LATER_COUNTS},
             "settings": self.settings,
+            "report": self.report,
         }
 
 
@@ -157,6 +168,7 @@ def write_description(dataset: PreparedDataset) -> None:
 def _from_document(path: Path, document: dict[str, Any]) -> PreparedDataset:
     counts = dict(document["counts"])
     counts.pop("rows_rejected")
+    rows_dropped = counts.pop("rows_dropped", 0)
     rows_read, rows_lookup, rejected = (counts.pop(name) for name in ("rows_read", "rows_lookup", "rejected"))
     return PreparedDataset(
         path=path,
@@ -164,8 +176,9 @@ def _from_document(path: Path, document: dict[str, Any]) -> PreparedDataset:
         source_format=document["source_format"],
         clock=document["clock"],
         properties=tuple(PropertySpec(**declared) for declared in document["properties"]),
-        counts=Counts(rows_read, rows_lookup, rejected, SessionCounts(**counts)),
+        counts=Counts(rows_read, rows_lookup, rejected, SessionCounts(**counts), rows_dropped),
         first_time_ms=document["first_time_ms"],
         last_time_ms=document["last_time_ms"],
         settings=document["settings"],
+        report=document.get("report", {}),
     )

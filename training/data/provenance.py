@@ -8,7 +8,7 @@ from typing import Any, Final, TypedDict
 import polars as pl
 
 from model.manifest import Manifest
-from training.config import DEFAULT_FRACTIONS, IDLE_TIMEOUT_S
+from training.config import DAYS_AHEAD, DEFAULT_FRACTIONS, EARLIEST, IDLE_TIMEOUT_S
 from training.data.prepared import PreparedDataset
 from training.data.sessions import split
 
@@ -39,6 +39,11 @@ class Cuts(TypedDict):
 
     idle_timeout_s: float
     keep_open_sessions: bool
+    time_unit: str | None
+    earliest: str
+    days_ahead: float
+    keep_placeholder_ids: bool
+    keep_equal_rows: bool
 
 
 def cuts_of(manifest: Manifest) -> Cuts:
@@ -47,6 +52,11 @@ def cuts_of(manifest: Manifest) -> Cuts:
     return {
         "idle_timeout_s": before.get("idle_timeout_s", IDLE_TIMEOUT_S),
         "keep_open_sessions": before.get("keep_open_sessions", False),
+        "time_unit": before.get("time_unit"),
+        "earliest": before.get("earliest", EARLIEST),
+        "days_ahead": before.get("days_ahead", DAYS_AHEAD),
+        "keep_placeholder_ids": before.get("keep_placeholder_ids", False),
+        "keep_equal_rows": before.get("keep_equal_rows", False),
     }
 
 

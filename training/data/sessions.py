@@ -1,11 +1,11 @@
 """Events to sessions, cut before the first purchase, and sessions to training, validation, calibration and test.
 
-This module keeps the invariant "no leak": only events strictly earlier than a session's first purchase remain, however
-the log orders rows of equal time.
+This module keeps the invariant "no leak": nothing later than a session's first purchase remains. A purchase is the last
+event of its time, and other events of equal time keep the log's order.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, Literal
 
 import numpy as np
@@ -18,6 +18,8 @@ from training.data.sources.mapping import Clock
 
 SOURCE_FILE: Final = "source_file"
 MS_PER_DAY: Final = 86_400_000
+# Sessions with the most rows that are named in reports.
+LARGEST: Final = 10
 _POSITION: Final = (SOURCE_FILE, SOURCE_LINE)
 _SESSION: Final = "session_id"
 _TIME: Final = "timestamp_ms"
@@ -34,6 +36,7 @@ class SessionRules:
         keep_open_sessions: keep open sessions, with the outcome so far.
         equal_rows_are_duplicates: whether rows that agree in everything are one event logged twice.
         log_end_ms: time of the log's last event.
+        lost_labels: session ids (or visitors) whose label is unknown, since their purchase could not be read.
     """
 
     clock: Clock
@@ -42,6 +45,7 @@ class SessionRules:
     keep_open_sessions: bool
     equal_rows_are_duplicates: bool
     log_end_ms: int
+    lost_labels: pl.Series = field(default_factory=lambda: pl.Series([], dtype=pl.String))
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,10 +55,12 @@ class SessionCounts:
     rows_duplicate: int = 0
     rows_in_open_sessions: int = 0
     rows_at_or_after_purchase: int = 0
+    rows_without_label: int = 0
     events: int = 0
     sessions_contradictory: int = 0
     sessions_open: int = 0
     sessions_without_event_before_purchase: int = 0
+    sessions_without_label: int = 0
     sessions: int = 0
     buyers: int = 0
 
@@ -67,11 +73,15 @@ class Sessions:
         events: with `session_start_ms` and `outcome`, never null; rows of a session adjacent and in order.
         contradictory: `source_file`, `line`, `reason` of every row of a session that contradicts itself.
         counts: of all other rows.
+        largest: `session_id`, `rows`, `first_ms`, `last_ms` of the sessions with the most rows.
+        longer_than_a_day: sessions that span more than a day.
     """
 
     events: pl.DataFrame
     contradictory: pl.DataFrame
     counts: SessionCounts
+    largest: pl.DataFrame
+    longer_than_a_day: int
 
 
 def make_sessions(events: pl.DataFrame, rules: SessionRules) -> Sessions:
@@ -82,7 +92,10 @@ def make_sessions(events: pl.DataFrame, rules: SessionRules) -> Sessions:
         rules: how.
     """
     distinct = _without_duplicates(events) if rules.equal_rows_are_duplicates else events
-    ordered = _ordered(distinct, rules)
+    labelled = distinct
+    if len(rules.lost_labels):
+        labelled = distinct.filter(~pl.col(_SESSION).is_in(rules.lost_labels.implode()))
+    ordered = _ordered(labelled, rules)
     facts = _facts(ordered, rules)
     contradictory = facts.filter(pl.col("reason").is_not_null())
     sound = facts.filter(pl.col("reason").is_null())
@@ -90,7 +103,10 @@ def make_sessions(events: pl.DataFrame, rules: SessionRules) -> Sessions:
     candidates = ordered.drop("outcome").join(
         closed.select(_SESSION, "outcome", "first_purchase_ms"), on=_SESSION, maintain_order="left"
     )
-    before = pl.col("first_purchase_ms").is_null() | (pl.col(_TIME) < pl.col("first_purchase_ms"))
+    is_earlier = (pl.col(_TIME) < pl.col("first_purchase_ms")) | (
+        (pl.col(_TIME) == pl.col("first_purchase_ms")) & (pl.col("event_name") != PURCHASE)
+    )
+    before = pl.col("first_purchase_ms").is_null() | is_earlier
     kept = candidates.filter(before).drop("first_purchase_ms")
     kept = kept.with_columns(session_start_ms=pl.col(_TIME).min().over(_SESSION))
     outcomes = kept.group_by(_SESSION).agg(pl.col("outcome").first())["outcome"]
@@ -99,6 +115,8 @@ def make_sessions(events: pl.DataFrame, rules: SessionRules) -> Sessions:
         rows_in_open_sessions=int(sound.filter("open")["rows"].sum()),
         rows_at_or_after_purchase=candidates.height - kept.height,
         events=kept.height,
+        rows_without_label=distinct.height - labelled.height,
+        sessions_without_label=(distinct[_SESSION].n_unique() - labelled[_SESSION].n_unique()),
         sessions_contradictory=contradictory.height,
         sessions_open=sound.height - closed.height,
         sessions_without_event_before_purchase=closed.height - outcomes.len(),
@@ -111,6 +129,8 @@ def make_sessions(events: pl.DataFrame, rules: SessionRules) -> Sessions:
         .select(SOURCE_FILE, _SESSION, "reason", line=SOURCE_LINE)
         .sort(SOURCE_FILE, "line"),
         counts=counts,
+        largest=facts.top_k(LARGEST, by=["rows", _SESSION]).select(_SESSION, "rows", "first_ms", "last_ms"),
+        longer_than_a_day=facts.filter(pl.col("last_ms") - pl.col("first_ms") > MS_PER_DAY).height,
     )
 
 
@@ -140,6 +160,7 @@ def _facts(ordered: pl.DataFrame, rules: SessionRules) -> pl.DataFrame:
         outcomes=pl.col("outcome").drop_nulls().n_unique(),
         given=pl.col("outcome").drop_nulls().first(),
         first_purchase_ms=pl.col(_TIME).filter(purchases).min(),
+        first_ms=pl.col(_TIME).min(),
         last_ms=pl.col(_TIME).max(),
     )
     bought = pl.col("first_purchase_ms").is_not_null()

@@ -10,7 +10,7 @@ import polars as pl
 
 from model.columns import PropertySpec
 from model.events import FIELD_NAMES
-from training.data.sessions import SessionCounts, Sessions
+from training.data.sessions import LARGEST, SessionCounts, Sessions
 from training.data.sources.canonical import CLOCK_KEY
 from training.data.sources.conversion import PROPERTY_PREFIX
 from training.data.sources.mapping import Clock, PropertyKind
@@ -19,6 +19,9 @@ BUFFER_BYTES: Final = 256_000_000
 _SHARD: Final = " shard"
 # An arbitrary fixed seed: it assigns all rows of a session to one shard.
 _HASH_SEED: Final = 20_151_112
+LARGEST_SCHEMA: Final = pl.Schema(
+    {"session_id": pl.String(), "rows": pl.Int64(), "first_ms": pl.Int64(), "last_ms": pl.Int64()}
+)
 _COLUMNS: Final = ("session_id", "session_start_ms", "timestamp_ms", "event_name", *FIELD_NAMES)
 
 
@@ -111,6 +114,8 @@ class ShardWriter:
         names: the files written.
         counts: of rows and sessions.
         first_time_ms, last_time_ms: of the events written; None before the first.
+        largest: `session_id`, `rows`, `first_ms`, `last_ms` of the sessions with the most rows.
+        longer_than_a_day: sessions that span more than a day.
     """
 
     def __init__(self, folder: Path, clock: Clock, kinds: dict[str, PropertyKind]) -> None:
@@ -118,6 +123,8 @@ class ShardWriter:
         self.counts = SessionCounts()
         self.first_time_ms: int | None = None
         self.last_time_ms: int | None = None
+        self.largest = pl.DataFrame(schema=LARGEST_SCHEMA)
+        self.longer_than_a_day = 0
         self._folder = folder
         self._clock = clock
         self._kinds = kinds
@@ -131,6 +138,9 @@ class ShardWriter:
                 for count in fields(SessionCounts)
             }
         )
+        largest = pl.concat([self.largest, sessions.largest.cast(LARGEST_SCHEMA)])
+        self.largest = largest.sort("rows", "session_id", descending=[True, False]).head(LARGEST)
+        self.longer_than_a_day += sessions.longer_than_a_day
         if not sessions.events.height:
             return
         typed = [

@@ -89,7 +89,8 @@ def prepared(tmp_path: Path) -> Callable[..., PreparedDataset]:
     def make(columns: dict[str, Sequence[Any]] | pl.DataFrame, *, clock: Any = "session", **options: Any) -> Any:
         log = tmp_path / "log.parquet"
         write_events(pl.DataFrame(columns), log, clock=clock)
-        return prepare(log, tmp_path / "prepared", **options)
+        # Short times and logs of no buyers serve tests of what comes after.
+        return prepare(log, tmp_path / "prepared", **{"earliest": "1970-01-01", "needs_buyers": False, **options})
 
     return make
 

@@ -12,7 +12,7 @@ from training.data.sources import canonical, clickstreamdmm, diginetica, rees46,
 from training.data.sources.base import Adapter, Batch, Source, open_mapped
 from training.data.sources.errors import SourceError
 from training.data.sources.files import head, table_files
-from training.data.sources.mapping import Clock, ColumnMapping, PropertyColumn
+from training.data.sources.mapping import Changes, Clock, ColumnMapping, PropertyColumn
 
 AUTO: Final = "auto"
 MAPPING: Final = "mapping"
@@ -30,6 +30,7 @@ __all__ = [
     "FORMATS",
     "MAPPING",
     "Batch",
+    "Changes",
     "Clock",
     "ColumnMapping",
     "PropertyColumn",
@@ -59,17 +60,28 @@ def detect(path: Path) -> str:
     )
 
 
-def open_source(path: Path, format: str = AUTO, mapping: ColumnMapping | None = None) -> Source:  # noqa: A002 - as the option
+def open_source(
+    path: Path,
+    format: str = AUTO,  # noqa: A002 - as the option
+    mapping: ColumnMapping | None = None,
+    changes: Changes | None = None,
+) -> Source:
     """Open a log.
 
     Args:
         path: a file or a folder, depending on the format.
         format: a name in `FORMATS`, `"mapping"`, or `"auto"`: the mapping if there is one, else the detected format.
         mapping: the columns of a log in none of the known formats.
+        changes: what is read otherwise than the format or the mapping says.
 
     Raises:
         SourceError: there is no such path, the format is unknown, or the files are of another format.
     """
+    source = _opened(path, format, mapping)
+    return source if changes is None else source.changed(changes)
+
+
+def _opened(path: Path, format: str, mapping: ColumnMapping | None) -> Source:  # noqa: A002 - as the option
     _must_exist(path)
     if mapping is not None:
         if format not in {AUTO, MAPPING}:

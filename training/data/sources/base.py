@@ -10,12 +10,13 @@ from pathlib import Path
 
 import polars as pl
 
-from training.data.sources.conversion import convert, event_schema
+from training.data.sources.conversion import NAME_SCHEMA, Reading, convert, event_schema, labels_of_broken
 from training.data.sources.errors import SourceError
 from training.data.sources.files import matching, partition_values, table_files
 from training.data.sources.json_lines import Records
-from training.data.sources.mapping import Clock, ColumnMapping, PropertyColumn
+from training.data.sources.mapping import Changes, Clock, ColumnMapping, PropertyColumn
 from training.data.sources.tables import BLOCK_BYTES, column_names, is_parquet, parquet_schema, read_table
+from training.data.sources.text import Block, no_rejections
 
 
 def unchanged(rows: pl.DataFrame) -> pl.DataFrame:
@@ -70,6 +71,13 @@ class Batch:
         rows_read: data rows of this batch.
         rows_lookup: those of them that describe items instead of being events.
         bytes_done: position in the file on disk.
+        nulled: `line`, `field`, `reason`, `value` of optional values that could not be read and became null.
+        lost_labels: session ids (or visitors) whose label is unknown.
+        lost_purchases: rejected rows whose name says purchase and that name no session.
+        rows_dropped: rows of names that the mapping leaves out.
+        names: `name`, `read_as`, `rows` of the log's event names.
+        placeholders: rows by id that stands for nothing.
+        notes: what was found out about the file, for people.
     """
 
     file: str
@@ -79,6 +87,13 @@ class Batch:
     rows_read: int
     rows_lookup: int
     bytes_done: int
+    nulled: pl.DataFrame = field(default_factory=no_rejections)
+    lost_labels: pl.Series = field(default_factory=lambda: pl.Series([], dtype=pl.String))
+    lost_purchases: int = 0
+    rows_dropped: int = 0
+    names: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=NAME_SCHEMA))
+    placeholders: dict[str, int] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 Enrichment = Callable[[pl.DataFrame], pl.DataFrame]
@@ -112,7 +127,7 @@ class Source:
     @property
     def by_visitor(self) -> bool:
         """Whether `session_id` holds a visitor, whose events must be split into sessions."""
-        return self.event_files[0].mapping.visitor_id is not None
+        return self.event_files[0].mapping.by_visitor
 
     @property
     def equal_rows_are_duplicates(self) -> bool:
@@ -124,12 +139,33 @@ class Source:
         """Every file that will be read."""
         return (*self.lookup_paths, *(file.path for file in self.event_files))
 
-    def batches(self, block_bytes: int = BLOCK_BYTES) -> Iterator[Batch]:
+    @property
+    def event_renames(self) -> dict[str, str]:
+        """Event names that the log has other than by aliases, each with the name that it means."""
+        return {theirs: ours for file in self.event_files for theirs, ours in file.mapping.events.items()}
+
+    @property
+    def must_occur(self) -> tuple[str, ...]:
+        """Event names that somebody typed, so that one which never occurs is a mistake."""
+        return tuple(dict.fromkeys(name for file in self.event_files for name in file.mapping.must_occur))
+
+    def changed(self, changes: Changes) -> "Source":
+        """Return the source with other readings of its columns; raise `SourceError` where one does not fit."""
+        files = tuple(replace(file, mapping=changes.of(file.mapping)) for file in self.event_files)
+        return replace(self, event_files=files)
+
+    def batches(self, block_bytes: int = BLOCK_BYTES, reading: Reading | None = None) -> Iterator[Batch]:
         """Yield everything the source holds, reading about `block_bytes` at a time.
 
+        Args:
+            block_bytes: text held at a time.
+            reading: plausible times, and which ids are none; None: any time.
+
         Raises:
-            SourceError: a file is missing, empty, damaged or lacks a column.
+            SourceError: a file is missing, empty, damaged or lacks a column, or holds values of a kind without meaning.
         """
+        if reading is not None and self.clock == "session":
+            reading = replace(reading, earliest_ms=None, latest_ms=None)
         enrich: Enrichment = unchanged
         if self.lookup is not None:
             enrich = yield from self.lookup(block_bytes)
@@ -140,18 +176,33 @@ class Source:
             layout = file.mapping.layout(file.column_names)
             for block in read_table(file.path, columns, layout, block_bytes, file.records):
                 absent &= block.absent
-                events, rejected = convert(file.completed(block.rows), file.mapping)
-                yield Batch(
-                    file=file.path.name,
-                    file_index=index,
-                    events=enrich(events),
-                    rejected=pl.concat([block.rejected, rejected]),
-                    rows_read=block.rows_read,
-                    rows_lookup=0,
-                    bytes_done=block.bytes_done,
-                )
+                try:
+                    yield _batch(file, index, block, enrich, reading)
+                except pl.exceptions.PolarsError as exc:
+                    raise SourceError(f"{file.path}: values that cannot be read: {exc}") from exc
         if absent and not self.event_files[0].may_lack:
             raise SourceError(f"{file.path}: no row has what is called {', '.join(sorted(absent))}")
+
+
+def _batch(file: EventFile, index: int, block: Block, enrich: Enrichment, reading: Reading | None) -> Batch:
+    read = convert(file.completed(block.rows), file.mapping, reading)
+    broken_labels, broken_purchases = labels_of_broken(block.broken, file.mapping)
+    return Batch(
+        file=file.path.name,
+        file_index=index,
+        events=enrich(read.events),
+        rejected=pl.concat([block.rejected, read.rejected]),
+        rows_read=block.rows_read,
+        rows_lookup=0,
+        bytes_done=block.bytes_done,
+        nulled=pl.concat([block.shortened, read.nulled]),
+        lost_labels=pl.concat([read.lost_labels, broken_labels]),
+        lost_purchases=read.lost_purchases + broken_purchases,
+        rows_dropped=read.rows_dropped,
+        names=read.names,
+        placeholders=read.placeholders,
+        notes=block.notes,
+    )
 
 
 def lookup_batch(path: Path, index: int, rejected: pl.DataFrame, *, rows_read: int, bytes_done: int) -> Batch:

@@ -1,18 +1,30 @@
-"""The conversion of raw rows to canonical events, for every format."""
+"""The conversion of raw rows to canonical events, for every format.
 
-from collections.abc import Sequence
+A row without a session, a time or a name means nothing and is rejected. Any other value that cannot be read becomes
+null and is counted. Where a rejected row's name says purchase, the label of its session is unknown from then on.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from typing import Final
 
 import polars as pl
 
-from model.events import FIELDS, canonical_event_name
+from model.events import FIELDS, PURCHASE, EventNames
+from model.text_rules import canonical_text
 from training.data.sources import values
 from training.data.sources.mapping import ColumnMapping, PropertyColumn
-from training.data.sources.text import LINE, no_rejections, rejections
+from training.data.sources.text import DAMAGED, LINE, BrokenRows, no_rejections, rejections
 
 SOURCE_LINE: Final = "source_line"
 PROPERTY_PREFIX: Final = "property."
 SESSION_DAY_MS: Final = "day_ms"
+OUTSIDE: Final = "time outside the plausible range"
+NOT_UTF_8: Final = "not valid UTF-8"
+# The character that stands for bytes which are not valid.
+_LOST: Final = "\ufffd"
+_MIDNIGHT: Final = r"[T ]00:00(?::00(?:\.0+)?)?$"
+NAME_SCHEMA: Final = {"name": pl.String, "read_as": pl.String, "rows": pl.Int64}
 
 EVENT_COLUMNS: Final = {
     "session_id": pl.String,
@@ -33,105 +45,277 @@ def event_schema(properties: Sequence[PropertyColumn]) -> pl.Schema:
     return pl.Schema({**EVENT_COLUMNS, **kinds})
 
 
-class _Row:
-    """Collects the columns of a batch and the problems of its rows."""
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """How values are judged beyond their mapping.
 
-    def __init__(self, raw: pl.DataFrame, mapping: ColumnMapping) -> None:
+    Attributes:
+        earliest_ms, latest_ms: plausible calendar times; None: any time.
+        placeholders_count: whether ids such as `undefined` are taken for ids.
+    """
+
+    earliest_ms: int | None = None
+    latest_ms: int | None = None
+    placeholders_count: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Converted:
+    """Rows as canonical events, and the account of all others.
+
+    Attributes:
+        events: in the columns of `event_schema`, and `day_ms` where the mapping has a date.
+        rejected: `line`, `field`, `reason`, `value` of rows that mean nothing.
+        nulled: the same of optional values that could not be read and became null.
+        lost_labels: session ids whose label is unknown, as a row was rejected whose name says purchase.
+        lost_purchases: such rows without a session id.
+        rows_dropped: rows of names that the mapping leaves out.
+        names: `name`, `read_as`, `rows` of the log's event names.
+        placeholders: rows by id that stands for nothing.
+    """
+
+    events: pl.DataFrame
+    rejected: pl.DataFrame
+    nulled: pl.DataFrame = field(default_factory=no_rejections)
+    lost_labels: pl.Series = field(default_factory=lambda: pl.Series([], dtype=pl.String))
+    lost_purchases: int = 0
+    rows_dropped: int = 0
+    names: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=NAME_SCHEMA))
+    placeholders: dict[str, int] = field(default_factory=dict)
+
+
+class _Rows:
+    """Collects the columns of a batch, the problems that reject a row, and those of optional values."""
+
+    def __init__(self, raw: pl.DataFrame, mapping: ColumnMapping, reading: Reading) -> None:
         self.raw = raw
         self.mapping = mapping
-        self.problems: list[tuple[str, pl.Series, str]] = []
+        self.reading = reading
+        self.rejecting: list[tuple[str, pl.Series, str]] = []
+        self.nulling: list[tuple[str, pl.Series, str]] = []
+        self.placeholders: dict[str, int] = {}
 
-    def add(self, column: str, problems: Sequence[values.Problem]) -> None:
-        self.problems.extend((column, mask, reason) for mask, reason in problems)
-
-    def absent(self, dtype: type[pl.DataType]) -> pl.Series:
+    def _none(self, dtype: type[pl.DataType]) -> pl.Series:
         return pl.repeat(None, self.raw.height, dtype=dtype, eager=True)
 
-    def text(self, column: str | None, *, required: bool = False) -> pl.Series:
+    def _damaged(self, texts: pl.Series) -> list[values.Problem]:
+        """Return the problem of texts with bytes that are not valid, in the lines that have some."""
+        column = self.raw.get_column(DAMAGED, default=None)
         if column is None:
-            return self.absent(pl.String)
-        texts = values.text(self.raw[column], self.mapping.missing_values)
-        if required:
-            self.add(column, values.required(texts))
-        return texts
+            return []
+        return [(column & texts.str.contains(_LOST, literal=True).fill_null(value=False), NOT_UTF_8)]
 
-    def amount(self, column: str | None) -> pl.Series:
-        if column is None:
-            return self.absent(pl.Float64)
-        amounts, problems = values.amount(self.raw[column], self.mapping.missing_values)
-        self.add(column, problems)
-        return amounts
+    def session_id(self) -> pl.Series:
+        mapping = self.mapping
+        parts = []
+        for column in mapping.session_columns:
+            ids, problems = values.identifier(
+                self.raw[column], mapping.missing_values, placeholders_count=self.reading.placeholders_count
+            )
+            problems += [*self._damaged(ids), *values.required(ids)]
+            self.rejecting += [(column, mask, reason) for mask, reason in problems]
+            for mask, reason in problems:
+                if reason == values.PLACEHOLDER and mask.any():
+                    for text, rows in ids.filter(mask).value_counts().iter_rows():
+                        self.placeholders[text] = self.placeholders.get(text, 0) + rows
+            parts.append(ids)
+        return parts[0] if len(parts) == 1 else _joined_key(parts)
 
-    def outcome(self, column: str | None) -> pl.Series:
-        if column is None:
-            return self.absent(pl.Boolean)
-        outcomes, problems = values.boolean(self.raw[column], self.mapping.missing_values)
-        self.add(column, problems)
-        return outcomes
-
-    def time_ms(self, column: str, time_format: str) -> pl.Series:
-        times, problems = values.time_ms(self.raw[column], time_format, self.mapping.missing_values)
-        self.add(column, problems)
+    def time_ms(self) -> pl.Series:
+        mapping = self.mapping
+        columns = mapping.time_columns
+        column = self.raw[columns[0]] if len(columns) == 1 else _joined_time([self.raw[name] for name in columns])
+        times, problems = values.time_ms(column, mapping.time_format, mapping.missing_values)
+        self.rejecting += [(mapping.timestamp, mask, reason) for mask, reason in problems]
+        if mapping.clock == "calendar":
+            self._check_range(mapping.timestamp, times)
         return times
 
-    def event_name(self) -> pl.Series:
+    def day_ms(self, column: str) -> pl.Series:
+        days, problems = values.time_ms(self.raw[column], "%Y-%m-%d", self.mapping.missing_values)
+        self.rejecting += [(column, mask, reason) for mask, reason in problems]
+        self._check_range(column, days)
+        return days
+
+    def _check_range(self, column: str, times: pl.Series) -> None:
+        earliest_ms, latest_ms = self.reading.earliest_ms, self.reading.latest_ms
+        if earliest_ms is not None and latest_ms is not None:
+            outside = ~times.is_between(earliest_ms, latest_ms)
+            self.rejecting.append((column, outside.fill_null(value=False), OUTSIDE))
+
+    def event_name(self, names: EventNames) -> tuple[pl.Series, pl.Series]:
+        """Return the log's own names and what they are read as."""
         mapping = self.mapping
         if mapping.event_name is None:
-            name = canonical_event_name(mapping.constant_event_name or "")
-            return pl.repeat(name, self.raw.height, dtype=pl.String, eager=True)
-        names = self.text(mapping.event_name, required=True)
-        canonical = {
-            name: canonical_event_name(mapping.events.get(name.strip(), name)) for name in names.unique().drop_nulls()
-        }
-        return names.replace(canonical)
+            own = pl.repeat(mapping.constant_event_name, self.raw.height, dtype=pl.String, eager=True)
+        else:
+            own = self._own_names(mapping.event_name)
+            problems = [*self._damaged(own), *values.required(own)]
+            self.rejecting += [(mapping.event_name, mask, reason) for mask, reason in problems]
+        distinct = own.drop_nulls().unique()
+        read = pl.Series([names.canonical(name) for name in distinct], dtype=pl.String)
+        return own, own.replace_strict(distinct, read, default=None, return_dtype=pl.String)
+
+    def _own_names(self, column: str) -> pl.Series:
+        return values.text(self.raw[column], self.mapping.missing_values)
+
+    def text(self, column: str) -> pl.Series:
+        texts = values.text(self.raw[column], self.mapping.missing_values)
+        return self._nulled(column, texts, self._damaged(texts))
+
+    def item_id(self, column: str) -> pl.Series:
+        # A placeholder is no item, whatever the setting for sessions is; see `model.columns`.
+        ids, problems = values.identifier(self.raw[column], self.mapping.missing_values)
+        return self._nulled(column, ids, [*problems, *self._damaged(ids)])
+
+    def amount(self, column: str) -> pl.Series:
+        return self._nulled(column, *values.amount(self.raw[column], self.mapping.missing_values))
+
+    def outcome(self, column: str) -> tuple[pl.Series, pl.Series]:
+        """Return outcomes, and which rows have one that cannot be read."""
+        outcomes, problems = values.boolean(self.raw[column], self.mapping.missing_values)
+        unreadable = self._none(pl.Boolean).fill_null(value=False)
+        for mask, _ in problems:
+            unreadable = unreadable | mask
+        return self._nulled(column, outcomes, problems), unreadable
+
+    def field(self, name: str, kind: str, column: str | None) -> pl.Series:
+        constant = self.mapping.constants.get(name)
+        if column is None and constant is None:
+            return self._none(pl.String if kind == "text" else pl.Float64)
+        if column is None:
+            given = pl.Series(name, [constant])
+            value = values.text(given) if kind == "text" else values.amount(given)[0]
+            return pl.repeat(value.item(), self.raw.height, dtype=value.dtype, eager=True)
+        if kind == "amount":
+            return self.amount(column)
+        return self.item_id(column) if name == "item_id" else self.text(column)
 
     def property(self, declared: PropertyColumn) -> pl.Series:
         if declared.kind == "number":
             numbers, problems = values.number(self.raw[declared.column], self.mapping.missing_values)
-            self.add(declared.column, problems)
-            return numbers
+            return self._nulled(declared.column, numbers, problems)
         return self.text(declared.column)
+
+    def _nulled(self, column: str, read: pl.Series, problems: Iterable[values.Problem]) -> pl.Series:
+        for mask, reason in problems:
+            if mask.any():
+                self.nulling.append((column, mask, reason))
+                read = read.to_frame("value").select(pl.when(~mask).then("value")).to_series()
+        return read
 
     def rejected(self) -> tuple[pl.Series, pl.DataFrame]:
         """Return the mask of rejected rows, and their report with each row's first problem."""
         refused = pl.repeat(value=False, n=self.raw.height, dtype=pl.Boolean, eager=True)
         frames = [no_rejections()]
-        for column, mask, reason in self.problems:
+        for column, mask, reason in self.rejecting:
             fresh = mask & ~refused
             if fresh.any():
-                rows = self.raw.filter(fresh)
-                frames.append(rejections(rows[LINE], column, reason, rows[column]))
+                frames.append(self._report(fresh, column, reason))
                 refused = refused | fresh
         return refused, pl.concat(frames)
 
+    def nulled(self, left: pl.Series) -> pl.DataFrame:
+        """Return the report of optional values that became null, in the rows of a mask."""
+        frames = [self._report(mask & left, column, reason) for column, mask, reason in self.nulling]
+        return pl.concat([no_rejections(), *frames])
 
-def convert(raw: pl.DataFrame, mapping: ColumnMapping) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Return canonical events, and the rejected rows.
+    def _report(self, mask: pl.Series, column: str, reason: str) -> pl.DataFrame:
+        rows = self.raw.filter(mask)
+        shown = rows[column] if column in rows.columns else _joined_time([rows[c] for c in self.mapping.time_columns])
+        return rejections(rows[LINE], column, reason, shown)
+
+
+def convert(raw: pl.DataFrame, mapping: ColumnMapping, reading: Reading | None = None) -> Converted:
+    """Return canonical events, and an account of all other rows.
 
     Args:
         raw: the columns that `mapping` names, as text or as Parquet types them, and `LINE`.
         mapping: which column is which field.
-
-    Returns:
-        Events in the columns of `event_schema` (and `day_ms` where the mapping has a date), and `line`, `field`,
-        `reason`, `value` of every other row.
+        reading: plausible times, and which ids are none; None: any time.
     """
-    row = _Row(raw, mapping)
-    columns = {
-        "session_id": row.text(mapping.session_id or mapping.visitor_id, required=True),
-        "timestamp_ms": row.time_ms(mapping.timestamp, mapping.time_format),
-        "event_name": row.event_name(),
-        **{
-            field.name: row.text(column) if field.kind == "text" else row.amount(column)
-            for field, column in zip(FIELDS, mapping.event_fields(), strict=True)
-        },
-        "outcome": row.outcome(mapping.outcome),
-        SOURCE_LINE: raw[LINE],
-    }
+    names = EventNames(mapping.events)
+    rows_dropped = 0
+    if mapping.drop and mapping.event_name is not None:
+        dropped = values.text(raw[mapping.event_name]).is_in([canonical_text(name) for name in mapping.drop])
+        rows_dropped = int(dropped.sum())
+        raw = raw.filter(~dropped.fill_null(value=False))
+    rows = _Rows(raw, mapping, reading or Reading())
+    columns = {"session_id": rows.session_id(), "timestamp_ms": rows.time_ms()}
+    own_names, columns["event_name"] = rows.event_name(names)
+    for known, column in zip(FIELDS, mapping.event_fields(), strict=True):
+        columns[known.name] = rows.field(known.name, known.kind, column)
+    label_lost = pl.repeat(value=False, n=raw.height, dtype=pl.Boolean, eager=True)
+    if mapping.outcome is None:
+        columns["outcome"] = pl.repeat(None, raw.height, dtype=pl.Boolean, eager=True)
+    else:
+        columns["outcome"], label_lost = rows.outcome(mapping.outcome)
+    columns[SOURCE_LINE] = raw[LINE]
     for declared in mapping.properties:
-        columns[PROPERTY_PREFIX + declared.name] = row.property(declared)
+        columns[PROPERTY_PREFIX + declared.name] = rows.property(declared)
     if mapping.date is not None:
-        columns[SESSION_DAY_MS] = row.time_ms(mapping.date, "%Y-%m-%d")
-    refused, rejected = row.rejected()
+        columns[SESSION_DAY_MS] = rows.day_ms(mapping.date)
+    refused, rejected = rows.rejected()
     events = pl.DataFrame(columns).with_columns(pl.col(name).cast(dtype) for name, dtype in EVENT_COLUMNS.items())
-    return events.filter(~refused), rejected
+    label_lost = label_lost | (refused & (columns["event_name"] == PURCHASE).fill_null(value=False))
+    unknown = _valid_ids(rows, columns["session_id"]).filter(label_lost)
+    return Converted(
+        events=events.filter(~refused),
+        rejected=rejected,
+        nulled=rows.nulled(~refused),
+        lost_labels=unknown.drop_nulls().unique(),
+        lost_purchases=unknown.null_count(),
+        rows_dropped=rows_dropped,
+        names=_counted(own_names, columns["event_name"]),
+        placeholders=rows.placeholders,
+    )
+
+
+def labels_of_broken(broken: BrokenRows | None, mapping: ColumnMapping) -> tuple[pl.Series, int]:
+    """Return the sessions of lines that could not be split and that say purchase, and how many lines name no session.
+
+    Where a line has too many or too few fields, its session is where the header says, counted from either end.
+    """
+    if broken is None:
+        return pl.Series([], dtype=pl.String), 0
+    names = EventNames(mapping.events)
+    if mapping.event_name is None:
+        says = [names.canonical(mapping.constant_event_name or "") == PURCHASE] * len(broken.fields)
+    else:
+        says = [any(names.canonical(value) == PURCHASE for value in fields) for fields in broken.fields]
+    found = []
+    for side in (broken.from_left, broken.from_right):
+        rows = _Rows(side.with_columns(pl.lit(0).alias(LINE)), mapping, Reading())
+        found.append(_valid_ids(rows, rows.session_id()).filter(pl.Series(says, dtype=pl.Boolean)))
+    left, right = found
+    return pl.concat(found).drop_nulls().unique(), int((left.is_null() & right.is_null()).sum())
+
+
+def _valid_ids(rows: _Rows, ids: pl.Series) -> pl.Series:
+    """Return session ids, null where a problem of the id itself rejects the row."""
+    invalid = ids.is_null()
+    for column, mask, _ in rows.rejecting:
+        if column in rows.mapping.session_columns:
+            invalid = invalid | mask
+    return ids.to_frame("value").select(pl.when(~invalid).then("value")).to_series()
+
+
+def _joined_key(parts: Sequence[pl.Series]) -> pl.Series:
+    """Return the columns of a key as one text each row, such that different keys have different texts."""
+    escaped = [
+        part.str.replace_all("\\", "\\\\", literal=True).str.replace_all(":", "\\:", literal=True) for part in parts
+    ]
+    frame = pl.DataFrame({str(position): part for position, part in enumerate(escaped)})
+    return frame.select(pl.concat_str(pl.all(), separator=":")).to_series()
+
+
+def _joined_time(parts: Sequence[pl.Series]) -> pl.Series:
+    """Return the texts of date and time joined by a blank; a date that has a midnight of its own loses it."""
+    *dates, last = [values.text(part) for part in parts]
+    frame = pl.DataFrame({str(position): part.str.replace(_MIDNIGHT, "") for position, part in enumerate(dates)})
+    return frame.with_columns(last.alias("last")).select(pl.concat_str(pl.all(), separator=" ")).to_series()
+
+
+def _counted(own: pl.Series, read: pl.Series) -> pl.DataFrame:
+    names = pl.DataFrame({"name": own, "read_as": read}, schema={"name": pl.String, "read_as": pl.String})
+    return names.drop_nulls().group_by("name", "read_as").agg(rows=pl.len().cast(pl.Int64))

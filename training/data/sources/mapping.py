@@ -5,25 +5,41 @@ The same mapping expresses the built-in formats and whatever a shop has; see doc
 
 import tomllib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, Literal, Self, cast
 
 from model.events import FIELD_NAMES
 from training.data.sources.errors import SourceError
-from training.data.sources.text import TextLayout
+from training.data.sources.text import UTF_8, TextLayout
+from training.data.sources.time_patterns import check_pattern
 
 Clock = Literal["calendar", "date", "session"]
 """Meaning of times: calendar times; a day and the time since the session's start; or only the latter."""
 
 PropertyKind = Literal["number", "category"]
 
-TIME_FORMATS: Final = ("iso", "epoch_s", "epoch_ms", "elapsed_s", "elapsed_ms")
+TIME_UNITS: Final = ("s", "ms", "us", "ns")
+EPOCH_FORMATS: Final = tuple(f"epoch_{unit}" for unit in TIME_UNITS)
+TIME_FORMATS: Final = ("iso", *EPOCH_FORMATS, "elapsed_s", "elapsed_ms")
 ELAPSED_FORMATS: Final = frozenset({"elapsed_s", "elapsed_ms"})
 KINDS: Final = ("number", "category")
 COLUMN_FIELDS: Final = ("session_id", "visitor_id", "timestamp", "date", "event_name", *FIELD_NAMES, "outcome")
-_TABLES: Final = ("columns", "events", "properties")
-_SETTINGS: Final = ("constant_event_name", "time_format", "separator", "has_header", "missing_values")
+_TABLES: Final = ("columns", "events", "properties", "constants")
+_SETTINGS: Final = (
+    "constant_event_name",
+    "time_format",
+    "separator",
+    "encoding",
+    "has_header",
+    "missing_values",
+    "drop",
+    "session_key",
+)
+_LISTS: Final = ("missing_values", "drop", "session_key")
+# Joins the columns of one value: `timestamp=Date+Time`.
+JOIN: Final = "+"
+_REQUIRED: Final = frozenset({"session_id", "visitor_id", "timestamp", "date", "event_name"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,21 +56,27 @@ class ColumnMapping:
     """Column names by field, and how to read them.
 
     Attributes:
-        timestamp: column with the time.
-        session_id: column with the session; exactly one of this and `visitor_id`.
-        visitor_id: column with the visitor, whose events are split into sessions at idle times.
+        timestamp: column with the time; `Date+Time` joins two columns with a blank.
+        session_id: column with the session. With `visitor_id` too, a session is what both together name.
+        visitor_id: column with the visitor. Without a session, a visitor's events are split at idle times.
         date: column with the day (`YYYY-MM-DD`) of an event whose `timestamp` counts from the session's start.
         event_name: column with the event's name; exactly one of this and `constant_event_name`.
         constant_event_name: the name of every event, in logs of one kind of event.
         item_id, item_category, price, quantity, outcome: optional columns.
-        events: the log's event names to those of `model.events`; other names are kept.
+        events: the log's event names to those of `model.events`; other names are kept. A name given to itself is kept
+            although it is, or looks like, a purchase.
         properties: further columns to keep.
         time_format: one of `TIME_FORMATS`, or a strptime pattern; times without an offset are UTC.
-        separator: one character between fields.
+        separator: one character between fields; None: found out.
+        encoding: codec of text; None: UTF-8, or windows-1252 where no line is UTF-8.
         has_header: without a header, columns are called `column_1`, `column_2`, and so on.
         missing_values: texts that mean "no value", in addition to the empty text.
         equal_rows_are_duplicates: False where equal rows are distinct events.
         also_needed: further columns that an adapter reads.
+        session_key: columns that together name a session, in place of `session_id`.
+        drop: event names whose rows are left out.
+        constants: values of optional fields without a column, the same in every row.
+        must_occur: event names that somebody typed, so that one which never occurs is a mistake.
     """
 
     timestamp: str
@@ -71,31 +93,65 @@ class ColumnMapping:
     events: Mapping[str, str] = field(default_factory=dict)
     properties: tuple[PropertyColumn, ...] = ()
     time_format: str = "iso"
-    separator: str = ","
+    separator: str | None = None
+    encoding: str | None = UTF_8
     has_header: bool = True
     missing_values: tuple[str, ...] = ()
     equal_rows_are_duplicates: bool = True
     also_needed: tuple[str, ...] = ()
+    session_key: tuple[str, ...] = ()
+    drop: tuple[str, ...] = ()
+    constants: Mapping[str, str] = field(default_factory=dict)
+    must_occur: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.timestamp:
             raise SourceError("a mapping needs the column of timestamp")
-        if (self.session_id is None) == (self.visitor_id is None):
-            raise SourceError("a mapping needs the column of session_id or of visitor_id, and not both")
+        if not (self.session_id or self.visitor_id or self.session_key):
+            raise SourceError("a mapping needs the column of session_id or of visitor_id, or a session_key of several")
+        if self.session_id and self.session_key:
+            raise SourceError("a mapping needs session_id or session_key, and not both")
         if (self.event_name is None) == (self.constant_event_name is None):
             raise SourceError("a mapping needs the column of event_name or a constant_event_name, and not both")
-        if self.time_format not in TIME_FORMATS and "%" not in self.time_format:
-            known = ", ".join(TIME_FORMATS)
-            raise SourceError(f"unknown time_format {self.time_format!r}; known: {known}, or a strptime pattern")
-        if self.date is not None and self.time_format not in ELAPSED_FORMATS:
-            raise SourceError("a date column goes with time_format elapsed_s or elapsed_ms")
-        if self.visitor_id is not None and self.time_format in ELAPSED_FORMATS:
-            raise SourceError("visitors cannot be split into sessions by times that count from a session's start")
-        if len(self.separator) != 1 or self.separator in '"\r\n':
+        self._check_times()
+        if self.separator is not None and (len(self.separator) != 1 or self.separator in '"\r\n'):
             raise SourceError(f"separator must be one character, not {self.separator!r}")
+        _check_encoding(self.encoding)
+        for name in self.constants:
+            if name not in FIELD_NAMES:
+                raise SourceError(f"constants.{name}: expected event_name or one of {', '.join(FIELD_NAMES)}")
+            if getattr(self, name) is not None:
+                raise SourceError(f"{name} has a column and a constant; give one of them")
         names = [declared.name for declared in self.properties]
         if len(set(names)) != len(names):
             raise SourceError(f"a property is declared twice: {', '.join(names)}")
+
+    def _check_times(self) -> None:
+        if self.time_format not in TIME_FORMATS and "%" not in self.time_format:
+            known = ", ".join(TIME_FORMATS)
+            raise SourceError(f"unknown time_format {self.time_format!r}; known: {known}, or a strptime pattern")
+        if self.time_format not in TIME_FORMATS:
+            check_pattern(self.time_format)
+        if self.date is not None and self.time_format not in ELAPSED_FORMATS:
+            raise SourceError("a date column goes with time_format elapsed_s or elapsed_ms")
+        if self.by_visitor and self.time_format in ELAPSED_FORMATS:
+            raise SourceError("visitors cannot be split into sessions by times that count from a session's start")
+
+    @property
+    def session_columns(self) -> tuple[str, ...]:
+        """Return the columns that together name a session, or the visitor to be split."""
+        return self.session_key or tuple(column for column in (self.visitor_id, self.session_id) if column)
+
+    @property
+    def by_visitor(self) -> bool:
+        """Whether the log knows visitors only, whose events must be split into sessions."""
+        return self.session_id is None and not self.session_key
+
+    @property
+    def time_columns(self) -> tuple[str, ...]:
+        """Return the columns whose texts make the time, joined by blanks."""
+        parts = tuple(self.timestamp.split(JOIN))
+        return parts if all(parts) else (self.timestamp,)
 
     @property
     def clock(self) -> Clock:
@@ -111,6 +167,8 @@ class ColumnMapping:
     def needed_columns(self) -> dict[str, str]:
         """Return the columns that must be there, each with the field that needs it."""
         columns = {getattr(self, name): name for name in COLUMN_FIELDS if getattr(self, name) is not None}
+        columns.pop(self.timestamp)
+        columns |= dict.fromkeys(self.time_columns, "timestamp") | dict.fromkeys(self.session_columns, "session_id")
         for declared in self.properties:
             columns.setdefault(declared.column, f"property {declared.name}")
         for column in self.also_needed:
@@ -119,7 +177,13 @@ class ColumnMapping:
 
     def layout(self, column_names: tuple[str, ...] | None = None) -> TextLayout:
         """Return how the text of such a file is laid out."""
-        return TextLayout(self.separator, has_header=self.has_header, column_names=column_names)
+        return TextLayout(
+            self.separator,
+            has_header=self.has_header,
+            column_names=column_names,
+            required=frozenset(column for column, of in self.needed_columns().items() if of in _REQUIRED),
+            encoding=self.encoding,
+        )
 
     @classmethod
     def from_toml(cls, path: Path) -> Self:
@@ -162,8 +226,15 @@ class ColumnMapping:
                 {"column": column, "kind": kind} if kind in KINDS and stem else column
             )
         given = {name: value for name, value in settings.items() if value is not None}
+        constants = _pairs(cast("Iterable[str]", given.pop("constants", ())), "constant")
         return cls._from_document(
-            {**given, "columns": _pairs(columns, "column"), "events": _pairs(events, "event"), "properties": declared}
+            {
+                **given,
+                "columns": _pairs(columns, "column"),
+                "events": _pairs(events, "event"),
+                "properties": declared,
+                "constants": constants,
+            }
         )
 
     @classmethod
@@ -175,7 +246,8 @@ class ColumnMapping:
                 raise SourceError(f"{name} must be a table")
         columns, events = tables["columns"], tables["events"]
         _known_keys(columns, COLUMN_FIELDS, "columns.")
-        for table_name, table in (("columns", columns), ("events", events)):
+        constants = dict(tables["constants"])
+        for table_name, table in (("columns", columns), ("events", events), ("constants", constants)):
             for name, value in table.items():
                 if not isinstance(value, str) or not value:
                     raise SourceError(f"{table_name}.{name} must be a text that is not empty, not {value!r}")
@@ -183,9 +255,63 @@ class ColumnMapping:
         settings = {name: document[name] for name in _SETTINGS if name in document}
         for name, value in settings.items():
             _check_setting(name, value)
-        if "missing_values" in settings:
-            settings["missing_values"] = tuple(settings["missing_values"])
-        return cls(**{"timestamp": "", **columns}, events=dict(events), properties=properties, **settings)
+        for name in _LISTS:
+            if name in settings:
+                settings[name] = tuple(settings[name])
+        if "event_name" in constants:
+            settings["constant_event_name"] = constants.pop("event_name")
+        return cls(
+            **{"timestamp": "", **columns},
+            events=dict(events),
+            properties=properties,
+            constants=constants,
+            must_occur=(*events, *settings.get("drop", ())),
+            **{"encoding": None, **settings},
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """What somebody wants read otherwise than a format or a mapping says.
+
+    Attributes:
+        time_unit: one of `TIME_UNITS`, of times that are numbers.
+        events, drop, session_key: as in `ColumnMapping`.
+    """
+
+    time_unit: str | None = None
+    events: Mapping[str, str] = field(default_factory=dict)
+    drop: tuple[str, ...] = ()
+    session_key: tuple[str, ...] = ()
+
+    @classmethod
+    def from_options(cls, events: Iterable[str], drop: Iterable[str], session_key: Iterable[str]) -> Self:
+        """Make changes from options, events as `name=value` pairs; raise `SourceError` for a malformed one."""
+        return cls(None, _pairs(events, "event"), tuple(drop), tuple(session_key))
+
+    def of(self, mapping: ColumnMapping) -> ColumnMapping:
+        """Return the mapping with these changes.
+
+        Raises:
+            SourceError: the mapping's times are no numbers of a unit.
+        """
+        time_format = mapping.time_format
+        if self.time_unit is not None:
+            if self.time_unit not in TIME_UNITS:
+                raise SourceError(f"unknown time unit {self.time_unit!r}; known: {', '.join(TIME_UNITS)}")
+            if time_format not in ("iso", *EPOCH_FORMATS):
+                raise SourceError(f"a time unit does not go with times in the format {time_format}")
+            time_format = f"epoch_{self.time_unit}"
+        return replace(
+            mapping,
+            time_format=time_format,
+            events={**mapping.events, **self.events},
+            drop=(*mapping.drop, *self.drop),
+            session_key=self.session_key or mapping.session_key,
+            session_id=None if self.session_key else mapping.session_id,
+            visitor_id=None if self.session_key else mapping.visitor_id,
+            must_occur=(*mapping.must_occur, *self.events, *self.drop),
+        )
 
 
 def _known_keys(table: Mapping[str, Any], known: tuple[str, ...], prefix: str) -> None:
@@ -197,13 +323,23 @@ def _known_keys(table: Mapping[str, Any], known: tuple[str, ...], prefix: str) -
 def _check_setting(name: str, value: object) -> None:
     if name == "has_header":
         valid, wanted = isinstance(value, bool), "true or false"
-    elif name == "missing_values":
+    elif name in _LISTS:
         valid = isinstance(value, list | tuple) and all(isinstance(text, str) for text in value)
         wanted = "a list of texts"
     else:
         valid, wanted = isinstance(value, str) and bool(value), "a text that is not empty"
     if not valid:
         raise SourceError(f"{name} must be {wanted}, not {value!r}")
+
+
+def _check_encoding(encoding: str | None) -> None:
+    """Raise `SourceError` unless a codec exists and has line feeds as ASCII has them."""
+    try:
+        if encoding is None or "\n".encode(encoding) == b"\n":
+            return
+    except LookupError as exc:
+        raise SourceError(f"unknown encoding {encoding!r}; expected a name such as {UTF_8} or latin-1") from exc
+    raise SourceError(f"encoding {encoding!r} cannot be split into lines; convert the file to {UTF_8}")
 
 
 def _property(name: str, value: object) -> PropertyColumn:

@@ -11,6 +11,7 @@ from training.data.sources.files import compression
 from training.data.sources.json_lines import Records, is_json, keys, read_json
 from training.data.sources.nested import expression
 from training.data.sources.text import (
+    DAMAGED,
     LINE,
     Block,
     TextLayout,
@@ -18,7 +19,6 @@ from training.data.sources.text import (
     header,
     no_rejections,
     read_text,
-    rejections,
 )
 
 BLOCK_BYTES: Final = 32 * 1024 * 1024
@@ -51,7 +51,7 @@ def is_compressed(path: Path) -> bool:
     return compression(path) is not None or is_parquet(path)
 
 
-def column_names(path: Path, separator: str = ",") -> tuple[str, ...]:
+def column_names(path: Path, separator: str | None = None) -> tuple[str, ...]:
     """Return the file's column names, or none where it is not a table; for format detection."""
     try:
         if is_parquet(path):
@@ -114,21 +114,18 @@ def _read_parquet(path: Path, needed: Mapping[str, str]) -> Iterator[Block]:
             if dtype.is_nested():
                 raise SourceError(f"{path}: column {name!r} holds {dtype}, not single values; name a value inside it")
         rows = rows.with_row_index(LINE, start + 1).with_columns(pl.col(LINE).cast(pl.Int64))
-        read, (rows, rejected) = rows.height, _without_binary(rows)
-        yield Block(rows, rejected, read, size * (start + read) // height)
+        done = size * (start + rows.height) // height
+        yield Block(_without_binary(rows), no_rejections(), rows.height, done)
 
 
-def _without_binary(rows: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Return the rows with binary columns as text, and those with bytes that are none."""
-    rejected = [no_rejections()]
+def _without_binary(rows: pl.DataFrame) -> pl.DataFrame:
+    """Return the rows with binary columns as text; `DAMAGED` marks those with bytes that are none."""
+    damaged = pl.repeat(value=False, n=rows.height, dtype=pl.Boolean, eager=True)
     for name, dtype in rows.schema.items():
         if dtype != pl.Binary:
             continue
         texts = [None if value is None else value.decode("utf-8", "replace") for value in rows[name]]
-        damaged = [text is not None and text.encode() != value for text, value in zip(texts, rows[name], strict=True)]
+        lossy = [text is not None and text.encode() != value for text, value in zip(texts, rows[name], strict=True)]
+        damaged = damaged | pl.Series(lossy, dtype=pl.Boolean)
         rows = rows.with_columns(pl.Series(name, texts, dtype=pl.String))
-        if any(damaged):
-            bad = rows.filter(pl.Series(damaged))
-            rejected.append(rejections(bad[LINE], name, "not valid UTF-8", bad[name]))
-            rows = rows.filter(~pl.Series(damaged))
-    return rows, pl.concat(rejected)
+    return rows.with_columns(damaged.alias(DAMAGED)) if damaged.any() else rows

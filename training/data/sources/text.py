@@ -2,24 +2,35 @@
 
 Text is read as lines, never as one CSV document. So a truncated row, a stray quote or invalid UTF-8 affects one row
 only, and its line number is exact. The drawback: a quoted field cannot contain a line break.
+
+Separator and encoding are found out where the layout leaves them open, and said in the notes of a block.
 """
 
 import csv
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from dataclasses import field as dataclass_field
 from itertools import chain
 from pathlib import Path
 from typing import IO, Final
 
 import polars as pl
 
+from model.text_rules import BLANKS, stripped
 from training.data.sources.errors import SourceError
 from training.data.sources.files import opened
 
 # Begins with a space, which column names of text tables never do, so that it cannot clash with one.
 LINE: Final = " line"
+# Marks the rows of a block whose line was not valid UTF-8; only blocks that have such lines have the column.
+DAMAGED: Final = " damaged"
 REJECTED_SCHEMA: Final = {"line": pl.Int64, "field": pl.String, "reason": pl.String, "value": pl.String}
 MAX_REPORTED_CHARACTERS: Final = 100
+SEPARATORS: Final = (",", ";", "\t", "|")
+UTF_8: Final = "utf-8"
+_EIGHT_BIT: Final = "windows-1252"
+_SEPARATOR_WORDS: Final = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +43,9 @@ class Block:
         rows_read: data rows in the block, blank lines not counted.
         bytes_done: position in the file as it lies on disk.
         absent: needed columns that no row has, where no header says which columns there are.
+        broken: what can be made of the lines that could not be split.
+        shortened: `line`, `field`, `reason`, `value` of accepted rows that lack fields at their end.
+        notes: what was found out about the file, for people.
     """
 
     rows: pl.DataFrame
@@ -39,6 +53,23 @@ class Block:
     rows_read: int
     bytes_done: int
     absent: frozenset[str] = frozenset()
+    broken: "BrokenRows | None" = None
+    shortened: pl.DataFrame = dataclass_field(default_factory=lambda: no_rejections())  # noqa: PLW0108 - defined below
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class BrokenRows:
+    """Lines that could not be split as their header says.
+
+    Attributes:
+        fields: all fields of each line.
+        from_left, from_right: the needed columns, counted from the line's start, and from its end.
+    """
+
+    fields: list[list[str]]
+    from_left: pl.DataFrame
+    from_right: pl.DataFrame
 
 
 def rejections(lines: pl.Series, fields: str | Sequence[str], reason: str, values: pl.Series) -> pl.DataFrame:
@@ -63,18 +94,52 @@ _BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
 
 @dataclass(frozen=True, slots=True)
 class TextLayout:
-    """How a text table is laid out; `column_names` are those of a file without a header, where they are known."""
+    """How a text table is laid out.
 
-    separator: str = ","
+    Attributes:
+        separator: between fields; None: found out from the first line.
+        has_header: whether the first line names the columns.
+        column_names: those of a file without a header, where they are known.
+        required: columns that a row must have; rows may end before others. None: every needed column.
+        encoding: name of a codec that has line feeds as ASCII has; None: UTF-8, or windows-1252 where no line with
+            other characters is UTF-8.
+    """
+
+    separator: str | None = None
     has_header: bool = True
     column_names: tuple[str, ...] | None = None
+    required: frozenset[str] | None = None
+    encoding: str | None = UTF_8
 
 
-def header(path: Path, separator: str) -> list[str]:
+def header(path: Path, separator: str | None = None) -> list[str]:
     """Return the fields of the first line; raises decoding errors where the file is not text."""
     with opened(path) as (stream, _):
-        first = stream.readline(MAX_LINE_BYTES).decode("utf-8-sig")
-    return [name.strip() for name in split_quoted(first.rstrip("\r\n"), separator) or ()]
+        first = stream.readline(MAX_LINE_BYTES).decode("utf-8-sig").rstrip("\r\n")
+    return _names(first, separator or sniffed_separator(first))
+
+
+def sniffed_separator(line: str, needed: Collection[str] = (), width: int | None = None) -> str:
+    """Return the separator of a first line.
+
+    Args:
+        line: the line.
+        needed: names that must be among the fields, if the line has any of them.
+        width: the number of fields, where it is known.
+    """
+    split = {separator: _names(line, separator) for separator in SEPARATORS}
+    return max(
+        SEPARATORS,
+        key=lambda separator: (
+            sum(name in split[separator] for name in needed),
+            len(split[separator]) == width,
+            len(split[separator]),
+        ),
+    )
+
+
+def _names(line: str, separator: str) -> list[str]:
+    return [stripped(name) for name in split_quoted(line, separator) or ()]
 
 
 def check_columns(path: Path, found: Sequence[str], needed: Mapping[str, str]) -> None:
@@ -100,104 +165,212 @@ def line_blocks(path: Path, stream: IO[bytes], block_bytes: int) -> Iterator[byt
         yield rest
 
 
-def read_text(path: Path, needed: Mapping[str, str], layout: TextLayout, block_bytes: int) -> Iterator[Block]:
-    """Yield the rows of a text table; see `training.data.sources.tables.read_table`."""
-    names: Sequence[str] | None = layout.column_names
-    next_line = 1
-    with opened(path) as (stream, file):
-        for block in line_blocks(path, stream, block_bytes):
-            lines, damaged = _lines(block.removeprefix(_BYTE_ORDER_MARK) if next_line == 1 else block)
-            numbers = pl.int_range(next_line, next_line + len(lines), eager=True)
-            next_line += len(lines)
-            table = pl.DataFrame({LINE: numbers, "text": lines, "damaged": damaged}).filter(
-                pl.col("text").str.strip_chars() != ""
-            )
-            if names is None and table.height:
-                first = split_quoted(table["text"][0], layout.separator) or []
-                if layout.has_header:
-                    names, table = [name.strip() for name in first], table[1:]
-                else:
-                    names = [f"column_{position}" for position in range(1, len(first) + 1)]
-                check_columns(path, names, needed)
-            if names is not None:
-                rows, rejected = _split(table, names, list(needed), layout.separator)
-                yield Block(rows, rejected, table.height, file.tell())
-    if names is None:
-        raise SourceError(f"{path}: the file is empty")
+class _Decoder:
+    """Decodes blocks of whole lines; finds out the encoding at the first block that has other characters than ASCII."""
 
+    def __init__(self, encoding: str | None) -> None:
+        self.encoding = encoding
+        self.found = False
 
-def _lines(block: bytes) -> tuple[pl.Series, pl.Series]:
-    """Return the block's lines without their ends, and which of them are not UTF-8."""
-    try:
-        texts = block.decode("utf-8").removesuffix("\n").split("\n")
-        damaged = pl.repeat(value=False, n=len(texts), eager=True, dtype=pl.Boolean)
-    except UnicodeDecodeError:
-        raw = block.removesuffix(b"\n").split(b"\n")
-        texts = [line.decode("utf-8", "replace") for line in raw]
-        damaged = pl.Series([not _is_utf8(line) for line in raw], dtype=pl.Boolean)
-    return pl.Series(texts, dtype=pl.String).str.strip_suffix("\r"), damaged
+    def lines(self, block: bytes) -> tuple[pl.Series, pl.Series | None]:
+        """Return the block's lines without their ends, and which are damaged; None: none is."""
+        try:
+            texts = block.decode(self.encoding or UTF_8).removesuffix("\n").split("\n")
+            if self.encoding is None and not block.isascii():
+                self.encoding = UTF_8
+            damaged = None
+        except UnicodeDecodeError:
+            raw = block.removesuffix(b"\n").split(b"\n")
+            if self.encoding is None:
+                self.encoding = self._sniffed(raw)
+                return self.lines(block)
+            texts = [line.decode(self.encoding, "replace") for line in raw]
+            damaged = pl.Series([not self._is_sound(line) for line in raw], dtype=pl.Boolean)
+        return pl.Series(texts, dtype=pl.String).str.strip_suffix("\r"), damaged
+
+    def _sniffed(self, lines: Sequence[bytes]) -> str:
+        unusual = [line for line in lines if not line.isascii()]
+        if any(_is_utf8(line) for line in unusual):
+            return UTF_8
+        self.found = True
+        return _EIGHT_BIT
+
+    def _is_sound(self, line: bytes) -> bool:
+        try:
+            line.decode(self.encoding or UTF_8)
+        except UnicodeDecodeError:
+            return False
+        return True
 
 
 def _is_utf8(line: bytes) -> bool:
     try:
-        line.decode("utf-8")
+        line.decode(UTF_8)
     except UnicodeDecodeError:
         return False
     return True
 
 
-def _split(
-    table: pl.DataFrame, names: Sequence[str], needed: Sequence[str], separator: str
-) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Split lines into the needed columns; return the rows and those that are rejected."""
-    text, damaged, quoted = pl.col("text"), pl.col("damaged"), pl.col("text").str.contains('"', literal=True)
-    last = len(names) - 1
-    plain = table.filter(~damaged & ~quoted).with_columns(
-        separators=text.str.count_matches(separator, literal=True).cast(pl.Int64)
-    )
-    whole = plain.filter(pl.col("separators") == last)
-    fields = whole["text"].str.split_exact(separator, last).struct.unnest()
-    columns = {name: fields[f"field_{names.index(name)}"] for name in needed}
-    few, many = plain.filter(pl.col("separators") < last), plain.filter(pl.col("separators") > last)
-    first_missing = [names[count + 1] for count in few["separators"]]
-    not_text = table.filter(damaged)
-    quoted_rows, quoted_rejected = _split_quoted_lines(table.filter(~damaged & quoted), names, needed, separator)
-    rows = pl.concat([pl.DataFrame({LINE: whole[LINE], **columns}), quoted_rows])
-    rejected = [
-        rejections(not_text[LINE], "", "not valid UTF-8", not_text["text"]),
-        rejections(few[LINE], first_missing, "too few fields", few["text"]),
-        rejections(many[LINE], "", "too many fields", many["text"]),
-        quoted_rejected,
-    ]
-    return rows, pl.concat(rejected)
+def read_text(path: Path, needed: Mapping[str, str], layout: TextLayout, block_bytes: int) -> Iterator[Block]:
+    """Yield the rows of a text table; see `training.data.sources.tables.read_table`."""
+    names: Sequence[str] | None = layout.column_names
+    separator, notes = layout.separator, []
+    decoder = _Decoder(layout.encoding)
+    next_line = 1
+    with opened(path) as (stream, file):
+        for block in line_blocks(path, stream, block_bytes):
+            lines, damaged = decoder.lines(block.removeprefix(_BYTE_ORDER_MARK) if next_line == 1 else block)
+            table = pl.DataFrame({LINE: pl.int_range(next_line, next_line + len(lines), eager=True), "text": lines})
+            next_line += len(lines)
+            if damaged is not None:
+                table = table.with_columns(damaged.alias(DAMAGED))
+            table = table.filter(pl.col("text").str.strip_chars() != "")
+            if separator is None and table.height:
+                width = len(names) if names else None
+                separator = sniffed_separator(table["text"][0], needed if layout.has_header else (), width)
+                if separator != SEPARATORS[0]:
+                    notes.append(f"{path.name}: fields are separated by {_SEPARATOR_WORDS[separator]}")
+            if names is None and table.height and separator is not None:
+                first = _names(table["text"][0], separator)
+                if layout.has_header:
+                    names, table = first, table[1:]
+                else:
+                    names = [f"column_{position}" for position in range(1, len(first) + 1)]
+                check_columns(path, names, needed)
+            if decoder.found:
+                decoder.found = False
+                notes.append(f"{path.name}: read as {_EIGHT_BIT}, since its lines are not UTF-8")
+            if names is not None and separator is not None:
+                yield _Splitter(names, list(needed), separator, layout).block(table, file.tell(), tuple(notes))
+                notes.clear()
+    if names is None:
+        raise SourceError(f"{path}: the file is empty")
 
 
-def _split_quoted_lines(
-    quoted: pl.DataFrame, names: Sequence[str], needed: Sequence[str], separator: str
-) -> tuple[pl.DataFrame, pl.DataFrame]:
-    accepted: list[tuple[object, ...]] = []
-    refused: list[tuple[int, str, str, str]] = []
-    positions = [names.index(name) for name in needed]
-    for line, text in quoted.select(LINE, "text").iter_rows():
-        values = split_quoted(text, separator)
-        if values is None:
-            refused.append((line, "", "quotes do not match", text[:MAX_REPORTED_CHARACTERS]))
-        elif len(values) < len(names):
-            refused.append((line, names[len(values)], "too few fields", text[:MAX_REPORTED_CHARACTERS]))
-        elif len(values) > len(names):
-            refused.append((line, "", "too many fields", text[:MAX_REPORTED_CHARACTERS]))
-        else:
-            accepted.append((line, *(values[position] for position in positions)))
-    schema = {LINE: pl.Int64, **dict.fromkeys(needed, pl.String)}
-    return (
-        pl.DataFrame(accepted, schema=schema, orient="row"),
-        pl.DataFrame(refused, schema=REJECTED_SCHEMA, orient="row"),
-    )
+class _Splitter:
+    """Splits lines into the needed columns."""
+
+    def __init__(self, names: Sequence[str], needed: Sequence[str], separator: str, layout: TextLayout) -> None:
+        self._names, self._needed, self._separator = names, needed, separator
+        self._positions = [names.index(name) for name in needed]
+        must = needed if layout.required is None else [name for name in needed if name in layout.required]
+        # A row may lack the fields after these.
+        self._fewest = len(names) if layout.required is None else 1 + max(map(names.index, must), default=0)
+
+    def block(self, table: pl.DataFrame, bytes_done: int, notes: tuple[str, ...]) -> Block:
+        """Return the block of these lines."""
+        has_damage = DAMAGED in table.columns
+        if not has_damage:
+            table = table.with_columns(pl.lit(value=False).alias(DAMAGED))
+        quoted = pl.col("text").str.contains('"', literal=True)
+        last = len(self._names) - 1
+        plain = table.filter(~quoted).with_columns(
+            separators=pl.col("text").str.count_matches(self._separator, literal=True).cast(pl.Int64)
+        )
+        whole = plain.filter(pl.col("separators").is_between(self._fewest - 1, last))
+        fields = whole["text"].str.split_exact(self._separator, last).struct.unnest()
+        columns = {name: fields[f"field_{at}"] for name, at in zip(self._needed, self._positions, strict=True)}
+        rows = [pl.DataFrame({LINE: whole[LINE], DAMAGED: whole[DAMAGED], **columns})]
+        short = whole.filter(pl.col("separators") < last)
+        few, many = plain.filter(pl.col("separators") < self._fewest - 1), plain.filter(pl.col("separators") > last)
+        shortened = [self._too_few(short, short["separators"])]
+        rejected = [
+            self._too_few(few, few["separators"]),
+            rejections(many[LINE], "", "too many fields", many["text"]),
+        ]
+        broken = [text.split(self._separator) for text in (*few["text"], *many["text"])]
+        for part, into in zip(self._quoted(table.filter(quoted), broken), (rows, shortened, rejected), strict=True):
+            into.append(part)
+        made = pl.concat(rows)
+        return Block(
+            rows=made if has_damage else made.drop(DAMAGED),
+            rejected=pl.concat(rejected),
+            rows_read=table.height,
+            bytes_done=bytes_done,
+            broken=self._broken(broken) if broken else None,
+            shortened=pl.concat(shortened),
+            notes=notes,
+        )
+
+    def _too_few(self, lines: pl.DataFrame, separators: pl.Series) -> pl.DataFrame:
+        missing = [self._names[count + 1] for count in separators]
+        return rejections(lines[LINE], missing, "too few fields", lines["text"])
+
+    def _quoted(self, quoted: pl.DataFrame, broken: list[list[str]]) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:
+        """Return rows, shortened and rejected ones of lines with quotes; append the fields of the last to `broken`."""
+        accepted: list[tuple[object, ...]] = []
+        shortened: list[tuple[int, str, str, str]] = []
+        refused: list[tuple[int, str, str, str]] = []
+        width = len(self._names)
+        for line, text, damaged in quoted.select(LINE, "text", DAMAGED).iter_rows():
+            values = split_quoted(text, self._separator)
+            short = text[:MAX_REPORTED_CHARACTERS]
+            if values is None:
+                refused.append((line, "", "quotes do not match", short))
+                broken.append([_unquoted(value) for value in text.split(self._separator)])
+                continue
+            padded: list[str | None] = [*values]
+            if len(values) < width:
+                is_enough = len(values) >= self._fewest
+                (shortened if is_enough else refused).append((line, self._names[len(values)], "too few fields", short))
+                if is_enough:
+                    padded += [None] * (width - len(values))
+            elif len(values) > width:
+                refused.append((line, "", "too many fields", short))
+            if len(padded) == width:
+                accepted.append((line, damaged, *(padded[position] for position in self._positions)))
+            else:
+                broken.append(values)
+        schema = {LINE: pl.Int64, DAMAGED: pl.Boolean, **dict.fromkeys(self._needed, pl.String)}
+        return (
+            pl.DataFrame(accepted, schema=schema, orient="row"),
+            pl.DataFrame(shortened, schema=REJECTED_SCHEMA, orient="row"),
+            pl.DataFrame(refused, schema=REJECTED_SCHEMA, orient="row"),
+        )
+
+    def _broken(self, lines: list[list[str]]) -> BrokenRows:
+        width = len(self._names)
+        both = [
+            {
+                name: [
+                    line[at + shift * (len(line) - width)]
+                    if 0 <= at + shift * (len(line) - width) < len(line)
+                    else None
+                    for line in lines
+                ]
+                for name, at in zip(self._needed, self._positions, strict=True)
+            }
+            for shift in (0, 1)
+        ]
+        schema = dict.fromkeys(self._needed, pl.String)
+        return BrokenRows(lines, pl.DataFrame(both[0], schema=schema), pl.DataFrame(both[1], schema=schema))
 
 
 def split_quoted(text: str, separator: str) -> list[str] | None:
-    """Split one line as CSV; None where its quotes do not match."""
+    """Split one line as CSV; None where its quotes do not match.
+
+    A field is read as quoted although blanks stand before or after its quotes.
+    """
+    values = _csv(text, separator)
+    if values is None:
+        bound, blank = re.escape(separator), f"[{BLANKS.replace(separator, '')}]"
+        tidied = re.sub(rf'"{blank}+(?={bound}|$)', '"', text)
+        values = _csv(re.sub(rf'(^|{bound}){blank}+"', r'\1"', tidied), separator)
+    return values if values is None else [_unquoted(value) for value in values]
+
+
+def _csv(text: str, separator: str) -> list[str] | None:
     try:
-        return list(chain.from_iterable(csv.reader([text], delimiter=separator, strict=True)))
+        reader = csv.reader([text], delimiter=separator, strict=True, skipinitialspace=separator != " ")
+        return list(chain.from_iterable(reader))
     except csv.Error:
         return None
+
+
+def _unquoted(value: str) -> str:
+    """Return a field without the quotes around it that blanks, or a second writer, have left there."""
+    if '"' not in value:
+        return value
+    inner = stripped(value)
+    is_wrapped = len(inner) > 1 and inner[0] == inner[-1] == '"'
+    return inner[1:-1].replace('""', '"') if is_wrapped else value

@@ -4,37 +4,83 @@ Each function takes one column, as text or as typed by Parquet, and returns valu
 reason. A value without a true mask is valid; null means "not given".
 """
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Final
 
 import polars as pl
 
+from model.text_rules import MAY_CHANGE, PLACEHOLDER_IDS, canonical_text, is_placeholder_id
 from training.data.sources.errors import SourceError
+from training.data.sources.time_patterns import parsed_ms
 
 Problem = tuple[pl.Series, str]
 
-MS_PER_UNIT: Final = {"epoch_s": 1000, "epoch_ms": 1, "elapsed_s": 1000, "elapsed_ms": 1}
+MS_PER_UNIT: Final = {
+    "epoch_s": 1e3,
+    "epoch_ms": 1.0,
+    "epoch_us": 1e-3,
+    "epoch_ns": 1e-6,
+    "elapsed_s": 1e3,
+    "elapsed_ms": 1.0,
+}
+MISSING: Final = "missing"
+PLACEHOLDER: Final = "an id that stands for nothing"
+IN_EXPONENT_FORM: Final = "a number in exponent form, which has lost digits"
 # The first millisecond of the year 10000, beyond the range of most tools.
 END_OF_TIME_MS: Final = 253_402_300_800_000
-_ISO_FORMATS: Final = ("%Y-%m-%dT%H:%M:%S%.f%#z", "%Y-%m-%dT%H:%M", "%Y-%m-%d")
+# Floats count whole numbers one by one up to here.
+_LARGEST_EXACT: Final = 2.0**53
+# As spreadsheets and data frames write: 1.43322E+12. Without a sign or a point, the text may be a hexadecimal id.
+_EXPONENT_FORM: Final = r"^[+-]?\d(?:\.\d+)?[eE][+-]\d+$|^[+-]?\d\.\d+[eE]\d+$"
+_ISO_FORMATS: Final = ("%Y-%m-%dT%H:%M:%S%.f%#z", "%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M%#z", "%Y-%m-%d")
 _TRUE_OR_FALSE: Final = {"1": True, "true": True, "0": False, "false": False}
 
 
 def text(column: pl.Series, missing_values: Collection[str] = ()) -> pl.Series:
-    """Return the column as text, null where it is blank or one of `missing_values`."""
-    texts = column.cast(pl.String)
-    if column.dtype.is_float():
-        # A whole number has the same text as in the service (`model.columns.category_text`).
-        texts = texts.str.replace(r"\.0$", "")
-    blank = texts.str.strip_chars() == ""
+    """Return the column as `model.text_rules.canonical_text` has it, null where there is no value.
+
+    Args:
+        column: the values.
+        missing_values: further texts that mean "no value".
+
+    Raises:
+        SourceError: the column holds structures instead of single values.
+    """
+    texts = _as_text(column)
+    texts = _null_where(texts, texts == "")
+    texts = _replaced(texts, texts.str.contains(MAY_CHANGE), canonical_text)
     if missing_values:
-        blank = blank | texts.is_in(list(missing_values))
-    return _null_where(texts, blank)
+        texts = _null_where(texts, texts.is_in([canonical_text(value) for value in missing_values]))
+    return texts
+
+
+def identifier(
+    column: pl.Series, missing_values: Collection[str] = (), *, placeholders_count: bool = False
+) -> tuple[pl.Series, list[Problem]]:
+    """Return ids: texts that are no placeholder and have all their digits.
+
+    Args:
+        column: the values.
+        missing_values: further texts that mean "no value".
+        placeholders_count: whether `undefined` and its like are ids.
+    """
+    texts = text(column, missing_values)
+    problems = [(texts.str.contains(_EXPONENT_FORM).fill_null(value=False), IN_EXPONENT_FORM)]
+    if column.dtype.is_float():
+        problems.append(
+            (
+                (column.is_finite() & (column.abs() > _LARGEST_EXACT)).fill_null(value=False),
+                "a number too large to be exact",
+            )
+        )
+    if not placeholders_count:
+        problems.append((_placeholders(texts), PLACEHOLDER))
+    return texts, problems
 
 
 def required(texts: pl.Series) -> list[Problem]:
     """Return the problem of missing values."""
-    return [(texts.is_null(), "missing")]
+    return [(texts.is_null(), MISSING)]
 
 
 def number(column: pl.Series, missing_values: Collection[str] = ()) -> tuple[pl.Series, list[Problem]]:
@@ -43,7 +89,7 @@ def number(column: pl.Series, missing_values: Collection[str] = ()) -> tuple[pl.
         values, given = column.cast(pl.Float64), column.is_not_null()
     else:
         texts = text(column, missing_values)
-        values, given = texts.str.strip_chars().cast(pl.Float64, strict=False), texts.is_not_null()
+        values, given = texts.cast(pl.Float64, strict=False), texts.is_not_null()
     return values, [
         (given & values.is_null(), "not a number"),
         ((values.is_nan() | values.is_infinite()).fill_null(value=False), "not finite"),
@@ -61,9 +107,7 @@ def boolean(column: pl.Series, missing_values: Collection[str] = ()) -> tuple[pl
     if column.dtype == pl.Boolean:
         return column, []
     texts = text(column, missing_values)
-    values = (
-        texts.str.strip_chars().str.to_lowercase().replace_strict(_TRUE_OR_FALSE, default=None, return_dtype=pl.Boolean)
-    )
+    values = texts.replace_strict(_TRUE_OR_FALSE, default=None, return_dtype=pl.Boolean)
     return values, [(texts.is_not_null() & values.is_null(), "neither true nor false")]
 
 
@@ -74,6 +118,7 @@ def time_ms(
 
     Columns that Parquet types as dates or times ignore the format. Times without an offset are UTC.
     """
+    shortened = []
     if column.dtype.is_temporal():
         values, given = _epoch_ms(column), column.is_not_null()
         unreadable = given & values.is_null()
@@ -83,33 +128,69 @@ def time_ms(
         in_ms = numbers * MS_PER_UNIT[time_format]
         values = _null_where(in_ms, ~in_ms.is_between(0, END_OF_TIME_MS - 1)).round().cast(pl.Int64)
         unreadable = problems[0][0]
+        if column.dtype == pl.String:
+            in_exponent_form = column.str.strip_chars().str.contains(_EXPONENT_FORM).fill_null(value=False)
+            shortened = [(in_exponent_form, IN_EXPONENT_FORM)]
     else:
         texts = text(column, missing_values)
         given = texts.is_not_null()
-        stripped = texts.str.strip_chars()
-        values = _iso_ms(stripped) if time_format == "iso" else _parsed_ms(stripped, time_format)
+        values = _iso_ms(texts) if time_format == "iso" else parsed_ms(texts, time_format)
         unreadable = given & values.is_null()
     outside = ~values.is_between(0, END_OF_TIME_MS - 1).fill_null(value=False) & given & ~unreadable
     return values, [
-        (~given, "missing"),
+        (~given, MISSING),
+        *shortened,
         (unreadable, "not a time"),
         (outside, "time before 1970, negative or past 9999"),
     ]
 
 
+def _as_text(column: pl.Series) -> pl.Series:
+    dtype = column.dtype
+    if dtype == pl.String:
+        return column
+    if dtype.is_float():
+        is_whole = (column.abs() <= _LARGEST_EXACT) & (column == column.floor())
+        whole = _null_where(column, ~is_whole.fill_null(value=False)).cast(pl.Int64).cast(pl.String)
+        others = _null_where(column, is_whole)
+        distinct = others.drop_nulls().unique()
+        written = pl.Series([canonical_text(value) for value in distinct], dtype=pl.String)
+        return whole.zip_with(
+            whole.is_not_null(), others.replace_strict(distinct, written, default=None, return_dtype=pl.String)
+        )
+    if dtype.is_nested() or dtype == pl.Object:
+        raise SourceError(f"column {column.name!r} holds {dtype}, not single values")
+    return column.cast(pl.String)
+
+
+def _placeholders(texts: pl.Series) -> pl.Series:
+    # The long form costs more; `is_placeholder_id` judges the few texts that begin as a template does.
+    listed = texts.str.to_lowercase().is_in(list(PLACEHOLDER_IDS)).fill_null(value=False)
+    odd = texts.str.contains(r"^(?:\{\{|\$\{|%%|<%)").fill_null(value=False)
+    if odd.any():
+        listed = listed | (odd & pl.Series([value is not None and is_placeholder_id(value) for value in texts]))
+    return listed
+
+
 def _iso_ms(texts: pl.Series) -> pl.Series:
     """Read ISO 8601 dates and times, with `T` or a space, with `Z`, `UTC`, an offset or none."""
     plain = texts.str.replace(r"\s*(UTC|Z)$", "").str.replace(r"^(\S+)\s+", "${1}T")
-    values = _parsed_ms(plain, "%Y-%m-%dT%H:%M:%S%.f")
+    values = _datetime_ms(plain, "%Y-%m-%dT%H:%M:%S%.f")
+    if (values.is_null() & plain.is_not_null()).any():
+        # Rarer spellings: a comma before the fraction, slashes in the date.
+        plain = plain.str.replace(r"(:\d\d),(\d)", "${1}.${2}").str.replace(
+            r"^(\d{4})/(\d\d?)/(\d\d?)", "${1}-${2}-${3}"
+        )
+        values = _datetime_ms(plain, "%Y-%m-%dT%H:%M:%S%.f")
     for time_format in _ISO_FORMATS:
         open_ones = values.is_null() & plain.is_not_null()
         if not open_ones.any():
             break
-        values = values.zip_with(~open_ones, _parsed_ms(_null_where(plain, ~open_ones), time_format))
+        values = values.zip_with(~open_ones, _datetime_ms(_null_where(plain, ~open_ones), time_format))
     return values
 
 
-def _parsed_ms(texts: pl.Series, time_format: str) -> pl.Series:
+def _datetime_ms(texts: pl.Series, time_format: str) -> pl.Series:
     return _epoch_ms(texts.str.to_datetime(time_format, time_unit="ms", strict=False))
 
 
@@ -119,6 +200,15 @@ def _epoch_ms(times: pl.Series) -> pl.Series:
     if not isinstance(times.dtype, pl.Datetime):
         raise SourceError(f"column {times.name!r} holds {times.dtype}, not dates or times")
     return times.dt.timestamp("ms")
+
+
+def _replaced(texts: pl.Series, mask: pl.Series, change: Callable[[str], str | None]) -> pl.Series:
+    """Return texts with `change` applied, once for each distinct text of the mask."""
+    odd = texts.filter(mask).unique()
+    if not len(odd):
+        return texts
+    changed = pl.Series([change(value) for value in odd], dtype=pl.String)
+    return texts.replace_strict(odd, changed, default=texts, return_dtype=pl.String)
 
 
 def _null_where(values: pl.Series, mask: pl.Series) -> pl.Series:

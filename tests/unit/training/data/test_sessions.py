@@ -57,9 +57,9 @@ def test_a_session_is_cut_before_its_first_purchase() -> None:
     assert kept(events) == [("a", 1, True), ("b", 1, False)]
 
 
-def test_events_at_the_very_time_of_the_purchase_are_cut_whatever_their_line() -> None:
-    events = table(("a", 1, "x"), ("a", 2, "x"), ("a", 2, PURCHASE), ("a", 2, "x"))
-    assert kept(events) == [("a", 1, True)]
+def test_a_purchase_is_the_last_event_of_its_time_whatever_its_line() -> None:
+    events = table(("a", 1, "x"), ("a", 2, "x"), ("a", 2, PURCHASE), ("a", 2, "x"), ("a", 3, "x"), item_id=[*"12345"])
+    assert kept(events) == [("a", 1, True), ("a", 2, True), ("a", 2, True)]
 
 
 def test_a_session_without_an_event_before_its_purchase_is_dropped_and_counted() -> None:
@@ -141,7 +141,11 @@ def test_every_event_before_the_first_purchase_is_kept_once_and_in_order(rows: l
     for session_id in {row[0] for row in rows}:
         own = sorted((row[1], line, row[2]) for line, row in enumerate(rows) if row[0] == session_id)
         purchases = [time for time, _, name in own if name == PURCHASE]
-        before = [(str(line), bool(purchases)) for time, line, _ in own if not purchases or time < purchases[0]]
+        before = [
+            (str(line), bool(purchases))
+            for time, line, name in own
+            if not purchases or time < purchases[0] or (time == purchases[0] and name != PURCHASE)
+        ]
         if before:
             expected[session_id] = before
     found = {

@@ -29,7 +29,7 @@ def write(tmp_path: Path) -> Callable[..., Path]:
 
 
 class Reading:
-    """All that a source gave: its events in the order of the files, and its rejected rows."""
+    """All that a source gave: its events in the order of the files, rejected rows and values."""
 
     def __init__(self, source: Source, block_bytes: int) -> None:
         batches = list(source.batches(block_bytes))
@@ -45,6 +45,8 @@ class Reading:
         self.rejected = sorted(
             (batch.file, *row) for batch in batches for row in batch.rejected.drop("value").iter_rows()
         )
+        self.nulled = sorted((batch.file, *row) for batch in batches for row in batch.nulled.drop("value").iter_rows())
+        self.lost_labels = sorted(label for batch in batches for label in batch.lost_labels)
         self.rejected_values = [value for batch in batches for value in batch.rejected["value"]]
 
     def rows(self, *names: str) -> list[tuple[object, ...]]:

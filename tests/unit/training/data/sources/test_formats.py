@@ -45,9 +45,10 @@ def test_malformed_rees46_rows_are_reported(write: Callable[..., Path], read: Ca
         + "01/10/2019,view,1,2,,b,1,5,s\n"
         + "2019-10-01 02:50:00 UTC,view,10900305,2053013555069845885,appliances.kitchen.mixer,elenberg,25.71,52040330",
     )
-    assert read(path).rejected == [
+    reading = read(path)
+    assert reading.nulled == [("2019-Oct.csv", 3, "price", "not a number")]
+    assert reading.rejected == [
         ("2019-Oct.csv", 2, "user_session", "missing"),
-        ("2019-Oct.csv", 3, "price", "not a number"),
         ("2019-Oct.csv", 4, "event_time", "not a time"),
         ("2019-Oct.csv", 5, "user_session", "too few fields"),
     ]
@@ -129,10 +130,11 @@ def test_yoochoose_zeros_are_unknown_not_free(write: Callable[..., Path], read: 
     assert reading.rows("event_name", "timestamp_ms", "item_category", "price", "quantity") == [
         ("view_item", 1_396_867_869_277, None, None, None),
         ("view_item", 1_396_868_049_868, "S", None, None),
+        ("view_item", 1_396_828_800_000, None, None, None),
         ("purchase", 1_396_868_400_000, None, 12462.0, 1.0),
         ("purchase", 1_396_868_400_000, None, None, None),
     ]
-    assert reading.rejected == [("yoochoose-clicks.dat", 3, "category", "too few fields")]
+    assert reading.nulled == [("yoochoose-clicks.dat", 3, "category", "too few fields")]
 
 
 def test_retailrocket_events_take_the_category_valid_at_their_time(
@@ -180,9 +182,11 @@ def test_clickstreamdmm_gives_outcome_and_facts(write: Callable[..., Path], read
     assert reading.source.clock == "session"
     assert not reading.source.equal_rows_are_duplicates
     assert reading.rows("session_id", "timestamp_ms", "event_name", "outcome", "property.flag_2", "property.level") == [
-        ("a", 0, "type_0", True, 1.0, 0.4884)
+        ("a", 0, "type_0", True, 1.0, 0.4884),
+        ("a", 45_000, "type_3", None, 1.0, 0.4884),
     ]
-    assert reading.rejected == [("events.csv.gz", 3, "bought", "neither true nor false")]
+    assert reading.nulled == [("events.csv.gz", 3, "bought", "neither true nor false")]
+    assert reading.lost_labels == ["a"]
 
 
 def test_canonical_events_come_back_as_written(tmp_path: Path, read: Callable[..., Any]) -> None:

@@ -53,21 +53,30 @@ def test_a_mapped_log_is_read(write: Callable[..., Path], read: Callable[..., An
     path = write("log.csv", "sid;ts;type;sku;dev;w\na;1;put;NULL;phone;380\na;2;Order Completed;s;;wide\n")
     reading = read(path, mapping=mapping)
     assert reading.rows("event_name", "item_id", "property.device", "property.width") == [
-        ("add_to_cart", None, "phone", 380.0)
+        ("add_to_cart", None, "phone", 380.0),
+        ("purchase", "s", None, None),
     ]
-    assert reading.rejected == [("log.csv", 3, "w", "not a number")]
+    assert reading.rejected == []
+    assert reading.nulled == [("log.csv", 3, "w", "not a number")]
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("colums = 1", "unknown key colums; allowed: columns, events, properties, constant_event_name"),
+        ("colums = 1", "unknown key colums; allowed: columns, events, properties, constants, constant_"),
         ("[columns]\nsession = 's'", "unknown key columns.session; allowed: session_id, visitor_id, timestamp"),
         ("columns = 's'", "columns must be a table"),
         ("[columns]\nsession_id = 3", "columns.session_id must be a text"),
         ("[columns]\nsession_id = 's'", "needs the column of timestamp"),
-        ("[columns]\ntimestamp = 't'", "session_id or of visitor_id, and not both"),
-        ("[columns]\ntimestamp='t'\nsession_id='s'\nvisitor_id='v'", "session_id or of visitor_id, and not both"),
+        ("[columns]\ntimestamp = 't'", "session_id or of visitor_id, or a session_key"),
+        ("session_key = ['a']\n[columns]\ntimestamp='t'\nsession_id='s'", "session_id or session_key, and not both"),
+        ("time_format = '%Y-%m-%d'", "has no time of day"),
+        ("time_format = '%H:%M'", "has no date"),
+        ("time_format = '%Y-%m-%d %I:%M'", "%I counts to 12 and needs %p"),
+        ("time_format = '%Y-%m-%d %T'", "%T is no directive of Python's strptime"),
+        ("encoding = 'utf-17'", "unknown encoding 'utf-17'"),
+        ("encoding = 'utf-16'", "cannot be split into lines"),
+        ("[constants]\nsession_id = 's'", "constants.session_id: expected event_name or one of item_id"),
         ("[columns]\ntimestamp = 't'\nsession_id = 's'", "event_name or a constant_event_name"),
         ("time_format = 'unix'", "unknown time_format 'unix'; known: iso, epoch_s"),
         ("separator = ';;'", "separator must be one character"),
@@ -153,9 +162,9 @@ def test_malformed_parquet_rows_are_reported_with_their_row_number(tmp_path: Pat
     assert reading.rejected == [
         ("log.parquet", 2, "sid", "missing"),
         ("log.parquet", 3, "ts", "missing"),
-        ("log.parquet", 4, "price", "not finite"),
     ]
-    assert reading.rows("timestamp_ms") == [(1,)]
+    assert reading.nulled == [("log.parquet", 4, "price", "not finite")]
+    assert reading.rows("timestamp_ms", "price") == [(1, 1.0), (4, None)]
 
 
 def test_nested_parquet_columns_are_an_error(tmp_path: Path, read: Callable[..., Any]) -> None:
@@ -180,8 +189,9 @@ def test_every_field_of_the_table_may_have_a_column() -> None:
         {"t": ["2026-11-22"], "s": ["s-1"], "e": ["page_view"], LINE: [1]}
         | {column: ["2.5"] for column in columns.values()}
     )
-    events, rejected = convert(raw, mapping)
-    assert rejected.is_empty()
+    converted = convert(raw, mapping)
+    events = converted.events
+    assert converted.rejected.is_empty()
     assert {name: events[name].item() for name in columns} == {
         field.name: "2.5" if field.kind == "text" else 2.5 for field in FIELDS
     }

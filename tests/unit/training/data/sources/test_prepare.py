@@ -16,6 +16,7 @@ from training.data.sources import Clock, ColumnMapping, PropertyColumn, SourceEr
 from training.data.sources.canonical import write_events
 
 HOUR_MS = 3_600_000
+START_MS = 1_600_000_000_000
 
 
 def log(
@@ -32,11 +33,15 @@ def log(
 def shop(path: Path, sessions: int = 60) -> Path:
     """Write a log of sessions of different lengths and times, some of which buy; a later one ends the log."""
     rows = [
-        (f"s{number}", number * HOUR_MS + step * 1000, "purchase" if step == 5 and number % 3 == 0 else "page_view")
+        (
+            f"s{number}",
+            START_MS + number * HOUR_MS + step * 1000,
+            "purchase" if step == 5 and number % 3 == 0 else "page_view",
+        )
         for number in range(sessions)
         for step in range(1 + number % 9)
     ]
-    return log(path, [*rows, ("last", sessions * HOUR_MS, "page_view")])
+    return log(path, [*rows, ("last", START_MS + sessions * HOUR_MS, "page_view")])
 
 
 def accounted(counts: Counts) -> int:
@@ -47,6 +52,8 @@ def accounted(counts: Counts) -> int:
         + rows.rows_duplicate
         + rows.rows_in_open_sessions
         + rows.rows_at_or_after_purchase
+        + rows.rows_without_label
+        + counts.rows_dropped
         + rows.events
     )
 
@@ -59,6 +66,7 @@ def test_what_is_prepared_is_read_back_the_same(tmp_path: Path) -> None:
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
         "dataset.json",
         "events-0000.parquet",
+        "nulled.csv",
         "rejected.csv",
     ]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["log.parquet", "out"]
@@ -90,7 +98,7 @@ def test_many_shards_and_small_blocks_hold_what_one_shard_holds(tmp_path: Path) 
 def test_rejected_rows_are_listed_with_file_and_line(write: Callable[..., Path], tmp_path: Path) -> None:
     path = write("log.csv", 'sid,ts,what\na,1,view\na,,"vi,ew"\nb,2,view\nb,3,buy,x\n')
     mapping = ColumnMapping(session_id="sid", timestamp="ts", event_name="what", time_format="elapsed_s")
-    dataset = prepare(path, tmp_path / "out", mapping=mapping)
+    dataset = prepare(path, tmp_path / "out", mapping=mapping, needs_buyers=False)
     with (tmp_path / "out" / "rejected.csv").open(newline="") as file:
         assert list(csv.DictReader(file)) == [
             {"file": "log.csv", "line": "3", "field": "ts", "reason": "missing", "value": ""},
@@ -104,7 +112,7 @@ def test_rejected_rows_of_several_files_name_their_own(write: Callable[..., Path
     write("cup/train-item-views.csv", "sessionId;userId;itemId;timeframe;eventdate\n1;NA;8;5;2016-05-09\nviews\n")
     write("cup/train-purchases.csv", "sessionId;userId;timeframe;eventdate;ordernumber;itemId\npurchases\n")
     path = write("cup/product-categories.csv", "itemId;categoryId\ncategories\n").parent
-    prepare(path, tmp_path / "out")
+    prepare(path, tmp_path / "out", needs_buyers=False)
     rejected = pl.read_csv(tmp_path / "out" / "rejected.csv")
     assert rejected.select("file", "value").rows() == [
         ("product-categories.csv", "categories"),
@@ -153,7 +161,9 @@ def test_kinds_and_scopes_of_properties_come_from_all_their_values(write: Callab
         time_format="elapsed_s",
         properties=tuple(PropertyColumn(name, name) for name in ("device", "width", "zip", "empty")),
     )
-    dataset = prepare(write("log.csv", "\n".join(lines)), tmp_path / "out", mapping=mapping, block_bytes=20)
+    dataset = prepare(
+        write("log.csv", "\n".join(lines)), tmp_path / "out", mapping=mapping, block_bytes=20, needs_buyers=False
+    )
     assert [(declared.name, declared.kind, declared.scope) for declared in dataset.properties] == [
         ("device", "category", "session"),
         ("width", "number", "event"),
@@ -166,17 +176,19 @@ def test_kinds_and_scopes_of_properties_come_from_all_their_values(write: Callab
 
 
 def test_shards_say_which_clock_their_times_follow(tmp_path: Path) -> None:
-    dataset = prepare(log(tmp_path / "log.parquet", [("a", 1, "x")], clock="session"), tmp_path / "out")
+    dataset = prepare(
+        log(tmp_path / "log.parquet", [("a", 1, "x")], clock="session"), tmp_path / "out", needs_buyers=False
+    )
     assert pl.read_parquet_metadata(dataset.shards[0])["willbuy.clock"] == "session"
     assert dataset.first_time_ms is None
 
 
 def test_equal_times_keep_the_order_of_files_and_lines(write: Callable[..., Path], tmp_path: Path) -> None:
     header = "event_time,event_type,product_id,category_id,category_code,brand,price,user_id,user_session\n"
-    row = "2019-10-01 00:00:00 UTC,view,{},2,,b,1,5,s\n"
+    row = "2019-10-01 10:00:00 UTC,view,{},2,,b,1,5,s\n"
     write("log/b.csv", header + row.format(3))
     path = write("log/a.csv", header + row.format(2) + row.format(1)).parent
-    dataset = prepare(path, tmp_path / "out", keep_open_sessions=True, block_bytes=150)
+    dataset = prepare(path, tmp_path / "out", keep_open_sessions=True, block_bytes=150, needs_buyers=False)
     assert dataset.scan().collect()["item_id"].to_list() == ["2", "1", "3"]
 
 
@@ -204,7 +216,9 @@ def test_a_log_without_a_usable_session_says_where_the_rows_went(write: Callable
 
 def test_a_prepared_dataset_is_replaced(tmp_path: Path) -> None:
     prepare(shop(tmp_path / "log.parquet"), tmp_path / "out")
-    dataset = prepare(log(tmp_path / "new.parquet", [("a", 1, "x")], clock="session"), tmp_path / "out")
+    dataset = prepare(
+        log(tmp_path / "new.parquet", [("a", 1, "x")], clock="session"), tmp_path / "out", needs_buyers=False
+    )
     assert dataset.counts.sessions.sessions == 1
     assert sorted(path.name for path in tmp_path.iterdir()) == ["log.parquet", "new.parquet", "out"]
 

@@ -34,12 +34,13 @@ def test_rows_keep_their_line_numbers_past_blank_lines(write: Callable[..., Path
 @pytest.mark.parametrize(
     ("line", "field", "reason"),
     [
-        (b"a,5,view,x", "price", "too few fields"),
         (b"a,5", "what", "too few fields"),
         (b"a,5,view,x,1,1", "", "too many fields"),
-        (b"a,5,view,\xff\xfe,1", "", "not valid UTF-8"),
+        (b"a,5,vi\xff,x,1", "what", "not valid UTF-8"),
+        (b"\xff,5,view,x,1", "sid", "not valid UTF-8"),
+        (b"a,\xff5,view,x,1", "ts", "not a time"),
         (b'a,5,view,"x,1', "", "quotes do not match"),
-        (b'a,5,"view"', "item", "too few fields"),
+        (b'a,"5"', "what", "too few fields"),
         (b'a,5,"view",x,1,1', "", "too many fields"),
         (b",5,view,x,1", "sid", "missing"),
         (b"  ,5,view,x,1", "sid", "missing"),
@@ -49,10 +50,9 @@ def test_rows_keep_their_line_numbers_past_blank_lines(write: Callable[..., Path
         (b"a,nan,view,x,1", "ts", "time before 1970, negative or past 9999"),
         (b"a,-5,view,x,1", "ts", "time before 1970, negative or past 9999"),
         (b"a,1e300,view,x,1", "ts", "time before 1970, negative or past 9999"),
-        (b"a,5,view,x,cheap", "price", "not a number"),
-        (b"a,5,view,x,nan", "price", "not finite"),
-        (b"a,5,view,x,inf", "price", "not finite"),
-        (b"a,5,view,x,-1", "price", "negative"),
+        (b"a,1.43322E+12,view,x,1", "ts", "a number in exponent form, which has lost digits"),
+        (b"1.4E+12,5,view,x,1", "sid", "a number in exponent form, which has lost digits"),
+        (b"undefined,5,view,x,1", "sid", "an id that stands for nothing"),
         (b"sid,ts,what,item,price", "ts", "not a time"),
     ],
 )
@@ -66,10 +66,65 @@ def test_a_malformed_line_is_reported_and_its_neighbours_survive(
     assert reading.rows_read == 3
 
 
+@pytest.mark.parametrize(
+    ("line", "field", "reason"),
+    [
+        (b"a,5,purchase,x", "price", "too few fields"),
+        (b"a,5,purchase", "item", "too few fields"),
+        (b'a,5,"purchase"', "item", "too few fields"),
+        (b"a,5,purchase,\xff\xfe,", "item", "not valid UTF-8"),
+        (b'a,5,purchase,"\xff\xfe",', "item", "not valid UTF-8"),
+        (b"a,5,purchase,1.4E+12,", "item", "a number in exponent form, which has lost digits"),
+        (b"a,5,purchase,null,", "item", "an id that stands for nothing"),
+        (b"a,5,purchase,,cheap", "price", "not a number"),
+        (b'a,5,purchase,,"1,299.00"', "price", "not a number"),
+        (b"a,5,purchase,,$5.00", "price", "not a number"),
+        (b"a,5,purchase,,nan", "price", "not finite"),
+        (b"a,5,purchase,,inf", "price", "not finite"),
+        (b"a,5,purchase,,-1", "price", "negative"),
+    ],
+)
+def test_an_optional_value_that_cannot_be_read_is_null_and_the_row_stays(
+    write: Callable[..., Path], read: Callable[..., Any], line: bytes, field: str, reason: str
+) -> None:
+    path = write("log.csv", HEADER.encode() + b"a,1,view,x,1\n" + line + b"\n")
+    reading = read(path, mapping=MAPPING)
+    assert reading.rejected == []
+    assert reading.nulled == [("log.csv", 3, field, reason)]
+    (purchase,) = reading.rows("event_name", "item_id", "price")[1:]
+    assert purchase[0] == "purchase"
+    assert purchase[1 if field == "item" else 2] is None
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"a,soon,purchase,x,1",
+        b"a,5,purchase,x,1,1",
+        b"more,a,5,purchase,x,1",
+        b'a,5,purchase,"x,1',
+        b"a,,Order Completed,x,1",
+    ],
+)
+def test_the_label_of_a_session_is_unknown_once_a_row_that_says_purchase_is_rejected(
+    write: Callable[..., Path], read: Callable[..., Any], line: bytes
+) -> None:
+    reading = read(write("log.csv", HEADER.encode() + b"a,1,view,x,1\n" + line + b"\nb,9,view,x,1\n"), mapping=MAPPING)
+    assert len(reading.rejected) == 1
+    assert "a" in reading.lost_labels
+    assert "b" not in reading.lost_labels
+
+
+@pytest.mark.parametrize("line", [b"a,soon,view,x,1", b"a,5,view,x,1,1", b",5,purchase,x,1", b"null,5,purchase,x,1"])
+def test_other_rejected_rows_touch_no_label(write: Callable[..., Path], read: Callable[..., Any], line: bytes) -> None:
+    reading = read(write("log.csv", HEADER.encode() + b"a,1,view,x,1\n" + line + b"\n"), mapping=MAPPING)
+    assert reading.lost_labels == []
+
+
 def test_a_report_holds_the_first_hundred_characters_of_the_value(
     write: Callable[..., Path], read: Callable[..., Any]
 ) -> None:
-    path = write("log.csv", HEADER + f"a,1,view,x,{'9' * 500}x\n")
+    path = write("log.csv", HEADER + f"a,{'9' * 500}x,view,x,1\n")
     assert read(path, mapping=MAPPING).rejected_values == ["9" * 100]
 
 

@@ -1,0 +1,72 @@
+"""Warnings about a log's sessions, in plain words: ids that are not one visit, and rows that repeat."""
+
+import statistics
+from datetime import timedelta
+from typing import Any, Final
+
+from training.data.prepared import Counts
+from training.data.sessions import MS_PER_DAY
+from training.data.shards import ShardWriter
+from training.data.sources import Source
+
+# Share of duplicates that needs a reason.
+_MANY_DUPLICATES: Final = 0.03
+# A session is implausible with this share of all rows and this many rows, or with so many rows a second.
+_LARGE_SHARE: Final = 0.05
+_LARGE_ROWS: Final = 30
+_LARGE_TIMES_MEDIAN: Final = 10
+_ROWS_A_SECOND: Final = 5.0
+_NAMED: Final = 5
+
+
+def session_warnings(writer: ShardWriter, source: Source, counts: Counts) -> list[str]:
+    """Return what looks wrong after the second pass.
+
+    Args:
+        writer: of the sessions.
+        source: of the log.
+        counts: of all rows.
+    """
+    sessions, found = counts.sessions, []
+    if sessions.sessions_without_label:
+        found.append(
+            f"{sessions.sessions_without_label:,} sessions are left out, since a row of theirs that says purchase "
+            "could not be read: their label is unknown"
+        )
+    if sessions.rows_duplicate > _MANY_DUPLICATES * max(counts.rows_read - counts.rows_lookup, 1):
+        share = sessions.rows_duplicate / max(counts.rows_read - counts.rows_lookup, 1)
+        found.append(
+            f"{sessions.rows_duplicate:,} rows ({share:.0%}) agree with another in every column that is read, and "
+            "count once. Were they logged twice? If times are too coarse, or a column that tells them apart is not "
+            "mapped, --keep-equal-rows keeps them"
+        )
+    if source.clock == "calendar" and not source.by_visitor and writer.longer_than_a_day:
+        found.append(
+            f"{writer.longer_than_a_day:,} session ids span more than a day: an id that several visitors or days share "
+            "is not one session. --session-key VISITOR,SESSION joins columns to one key"
+        )
+    suspects = _implausible(writer, counts, is_calendar=source.clock == "calendar")
+    if suspects:
+        found.append(f"sessions of an implausible size or rate: {'; '.join(suspects[:_NAMED])}")
+    return found
+
+
+def _implausible(writer: ShardWriter, counts: Counts, *, is_calendar: bool) -> list[str]:
+    rows = writer.largest.to_dicts()
+    total = max(counts.rows_read - counts.rows_lookup, 1)
+    typical = statistics.median(entry["rows"] for entry in rows) if rows else 0
+    return [_described(entry) for entry in rows if _is_implausible(entry, total, typical, is_calendar=is_calendar)]
+
+
+def _is_implausible(entry: dict[str, Any], total: int, typical: float, *, is_calendar: bool) -> bool:
+    if entry["rows"] < _LARGE_ROWS:
+        return False
+    span_s = (entry["last_ms"] - entry["first_ms"]) / 1000
+    is_large = entry["rows"] > _LARGE_SHARE * total and entry["rows"] > _LARGE_TIMES_MEDIAN * typical
+    is_long = is_calendar and entry["last_ms"] - entry["first_ms"] > MS_PER_DAY
+    return is_large or is_long or (is_calendar and entry["rows"] > _ROWS_A_SECOND * (span_s + 1))
+
+
+def _described(entry: dict[str, Any]) -> str:
+    span = timedelta(milliseconds=entry["last_ms"] - entry["first_ms"])
+    return f"{entry['session_id']!r} has {entry['rows']:,} rows over {span}"
