@@ -12,6 +12,7 @@ from pathlib import Path
 import httpx
 
 from support.redis_servers import free_port
+from support.warm_process import WarmUvicorn
 
 ROOT = Path(__file__).parents[2]
 
@@ -19,6 +20,7 @@ ROOT = Path(__file__).parents[2]
 class Service:
     """One `uvicorn --factory app.main:create_app`.
 
+    A service of one worker is forked from a process with the same imports, see `support.warm_process`.
     `settings` become `WILLBUY_` variables; nothing else of that name is passed on from the tests' own environment.
     Access is open unless they say who may ask. `tuned` has other constants, see `support.tuned_app`.
     """
@@ -43,7 +45,7 @@ class Service:
         if tuned:
             self._factory = "support.tuned_app:create_app"
             self._environment |= {"TUNED": json.dumps(tuned), "PYTHONPATH": str(ROOT / "tests")}
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: subprocess.Popen[bytes] | WarmUvicorn | None = None
 
     @property
     def pid(self) -> int:
@@ -61,11 +63,15 @@ class Service:
             time.sleep(0.05)
 
     def launch(self) -> None:
-        command = [sys.executable, "-m", "uvicorn", "--factory", self._factory]
+        arguments = ["--factory", self._factory]
         # Connections as `willbuy serve` has them.
-        command += ["--http", "app.runtime.http_protocol:BoundedHttp", "--no-proxy-headers"]
-        command += ["--host", "127.0.0.1", "--port", str(self.port), "--no-access-log"]
-        command += ["--workers", str(self.workers), "--timeout-graceful-shutdown", "10"]
+        arguments += ["--http", "app.runtime.http_protocol:BoundedHttp", "--no-proxy-headers"]
+        arguments += ["--host", "127.0.0.1", "--port", str(self.port), "--no-access-log"]
+        arguments += ["--workers", str(self.workers), "--timeout-graceful-shutdown", "10"]
+        if self.workers == 1:
+            self._process = WarmUvicorn(arguments, cwd=ROOT, env=self._environment, log=self.log)
+            return
+        command = [sys.executable, "-m", "uvicorn", *arguments]
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
                 command, cwd=ROOT, env=self._environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log

@@ -1,0 +1,65 @@
+"""Processes forked from one that has loaded the service: importing torch and the app is most of a service's start.
+
+A forked process has its own environment, folder and output, and ends like any other. Only its imports are not its own.
+"""
+
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+_forkserver = multiprocessing.get_context("forkserver")
+# One server for each process of pytest; it ends with that process.
+_forkserver.set_forkserver_preload(["pytest", "uvicorn.main", "app.main"])
+
+
+class WarmUvicorn:
+    """`python -m uvicorn ARGUMENTS`, started from a warm process; its methods are those of `subprocess.Popen`."""
+
+    def __init__(self, arguments: Sequence[str], *, cwd: Path, env: Mapping[str, str], log: Path) -> None:
+        # A daemon: should a test leave it behind, it is ended with pytest instead of keeping pytest from ending.
+        self._process = _forkserver.Process(
+            target=_uvicorn, args=(list(arguments), str(cwd), dict(env), str(log)), daemon=True
+        )
+        self._process.start()
+
+    @property
+    def pid(self) -> int:
+        assert self._process.pid is not None
+        return self._process.pid
+
+    def poll(self) -> int | None:
+        return self._process.exitcode
+
+    def wait(self, timeout_s: float | None = None) -> int:
+        self._process.join(timeout_s)
+        code = self._process.exitcode
+        if code is None:
+            raise subprocess.TimeoutExpired("uvicorn", timeout_s or 0.0)
+        return code
+
+    def terminate(self) -> None:
+        self._process.terminate()
+
+    def kill(self) -> None:
+        self._process.kill()
+
+
+def _uvicorn(arguments: list[str], cwd: str, env: dict[str, str], log: str) -> None:
+    os.chdir(cwd)
+    os.environ.clear()
+    os.environ.update(env)
+    output = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    os.close(output)
+    # Tests of the service send SIGINT too; a shell may have had pytest ignore it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    sys.path[:0] = [path for path in env.get("PYTHONPATH", "").split(os.pathsep) if path]
+    sys.argv = ["uvicorn", *arguments]
+    from uvicorn.main import main  # noqa: PLC0415  # in the forked process alone
+
+    main()
