@@ -297,12 +297,14 @@ def open_batcher(
 
 
 def log_started(model: Model, settings: Settings, logger: FilteringBoundLogger) -> None:
-    """Log the model, its device and the Redis of this process."""
+    """Log the model, what runs it, and the Redis of this process."""
     logger.info(
         "started",
         model=model.fingerprint,
         device=model.device,
         device_reason=model.device_reason,
+        engine=model.engine,
+        engine_reason=model.engine_reason,
         redis=settings.masked_redis_url,
     )
 

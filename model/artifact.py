@@ -52,6 +52,7 @@ __all__ = [
     "load",
     "manifest_of",
     "model_fingerprint",
+    "random_columns",
     "read_manifest",
     "save",
 ]
@@ -221,9 +222,13 @@ def read_manifest(path: Path, *, sha256: str | None = None) -> Manifest:
         raise ArtifactCorruptError(f"{path}: {exc}") from exc
 
 
-def _check_script(eager: SessionModel, scripted: torch.jit.ScriptModule, manifest: Manifest) -> None:
-    """Compare script and eager model, by steps and by sequence, on random sessions; raise if they differ."""
-    sessions, length = 16, 12
+def random_columns(manifest: Manifest, sessions: int, length: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return columns of random sessions, known and unknown words and missing values among them, the same ones always.
+
+    Returns:
+        `timestamp_ms` int64 [sessions, length], `codes` int64 [.., .., 3 + C] and `numbers` float32 [.., .., 2 + N], as
+        `SessionModel.forward` takes them.
+    """
     generator = torch.Generator().manual_seed(0)
 
     def below(limit: int, *shape: int) -> torch.Tensor:
@@ -240,6 +245,13 @@ def _check_script(eager: SessionModel, scripted: torch.jit.ScriptModule, manifes
     numbers_wide = FIXED_NUMBERS + len(manifest.properties) - len(manifest.property_values)
     numbers = torch.rand((sessions, length, numbers_wide), generator=generator) * 100
     numbers[below(4, *numbers.shape) == 0] = float("nan")
+    return timestamp_ms, codes, numbers
+
+
+def _check_script(eager: SessionModel, scripted: torch.jit.ScriptModule, manifest: Manifest) -> None:
+    """Compare script and eager model, by steps and by sequence, on random sessions; raise if they differ."""
+    sessions, length = 16, 12
+    timestamp_ms, codes, numbers = random_columns(manifest, sessions, length)
     with torch.inference_mode():
         expected = eager(timestamp_ms, codes, numbers)
         sequence = scripted(timestamp_ms, codes, numbers)

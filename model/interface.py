@@ -62,6 +62,16 @@ class Model(SessionScorer, Protocol):
         ...
 
     @property
+    def engine(self) -> str:
+        """What runs the step: `compiled`, `torchscript` or `cuda_graph`."""
+        ...
+
+    @property
+    def engine_reason(self) -> str:
+        """Why."""
+        ...
+
+    @property
     def state_size(self) -> int:
         """Length in bytes of the longest possible state."""
         ...

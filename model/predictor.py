@@ -8,7 +8,7 @@ import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 import torch
 
@@ -16,12 +16,15 @@ from model.artifact import BaseRateUnknownError, Manifest, load
 from model.base_rate import logit_shift
 from model.cells import pack_for_cpu
 from model.columns import ColumnReader
+from model.compiled import FEWEST_SESSIONS, CompiledStep, CompiledStepError, load_compiled
 from model.device_step import DeviceStep
 from model.events import Event
 from model.states import StateCodec, StateDtype
 from model.summary import DataSummary, InputCounts, count_inputs
 
 __all__ = ["Predictor", "StateDtype", "load_predictor"]
+
+Engine = Literal["compiled", "torchscript", "cuda_graph"]
 
 # Batches are padded to one of a few sizes. Each size is run this often before the first request, because torch's
 # executor specialises in the second run of a size and is stable after the third.
@@ -45,6 +48,11 @@ class Predictor:
         state_dtype: type of the recurrent state inside a state's bytes.
         max_batch_size: most events in one step; larger batches are split.
         base_rate: share of buying sessions in the live shop; None for the share in the training log.
+        compiled: a compiled step of this model, on the CPU, with this module's bias (`model.compiled`).
+
+    Attributes:
+        engine: what runs the step: `compiled`, `torchscript`, or `cuda_graph`.
+        engine_reason: why.
 
     Raises:
         BaseRateUnknownError: `base_rate` is given, and the manifest does not record the training base rate.
@@ -60,6 +68,7 @@ class Predictor:
         state_dtype: StateDtype = "float16",
         max_batch_size: int = 256,
         base_rate: float | None = None,
+        compiled: CompiledStep | None = None,
     ) -> None:
         if max_batch_size < 1:
             raise ValueError(f"max_batch_size: expected a whole number from 1 up, not {max_batch_size}")
@@ -79,9 +88,14 @@ class Predictor:
         self.device_reason = "as was asked for"
         # No closure over this object: `gc.freeze` (app.runtime.gc) would keep a reference cycle for ever.
         self._device_step = None if self._device.type == "cpu" else DeviceStep(self._module.step, self._device)
+        self._compiled = compiled
+        self.engine: Engine = "cuda_graph"
         if self._device_step is None:
             pack_for_cpu(self._module.lstm)
-        self._sizes = tuple(self._padded_sizes())
+            self.engine = "torchscript" if compiled is None else "compiled"
+        self.engine_reason = "as was asked for"
+        fewest = 1 if compiled is None else FEWEST_SESSIONS
+        self._sizes = tuple(size for size in self._padded_sizes() if size >= fewest) or (fewest,)
         self._event_names = frozenset(manifest.event_names)
         self._columns = ColumnReader(manifest.properties)
         self.summary = DataSummary.from_dict(manifest.data.get("inputs"))
@@ -208,7 +222,9 @@ class Predictor:
         size = self._sizes[bisect_left(self._sizes, count)]
         with torch.inference_mode():
             inputs = (*self._columns.read(events, size), *self._states.unpack(states, size))
-            if self._device_step is None:
+            if self._compiled is not None:
+                probability, hidden, carry, memory = self._compiled(inputs)
+            elif self._device_step is None:
                 probability, hidden, carry, memory = self._module.step(*inputs)
             else:
                 probability, hidden, carry, memory = self._device_step(inputs)
@@ -263,14 +279,23 @@ def load_predictor(
 
     def on(name: str) -> Predictor:
         module, manifest = load(path, sha256=sha256)
-        return Predictor(
+        compiled, reason = None, "the device is a GPU"
+        if name == "cpu":
+            try:
+                compiled, reason = load_compiled(path, manifest, module), "it gave the script's answers at start"
+            except CompiledStepError as exc:
+                reason = f"no compiled step: {exc}"
+        predictor = Predictor(
             module,
             manifest,
             device=name,
             state_dtype=state_dtype,
             max_batch_size=max_batch_size,
             base_rate=base_rate,
+            compiled=compiled,
         )
+        predictor.engine_reason = reason
+        return predictor
 
     if device != "auto":
         return on(device)

@@ -48,7 +48,7 @@ SetOption = Annotated[
 ]
 
 
-def _command(panel: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+def _command(panel: str, name: str | None = None) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Register a command with generated options; it fails with one line where a training package is missing."""
 
     def register(command: Callable[..., None]) -> Callable[..., None]:
@@ -60,7 +60,7 @@ def _command(panel: str) -> Callable[[Callable[..., None]], Callable[..., None]]
                 raise typer.Exit(1)
             command(**values)
 
-        return cli.command(rich_help_panel=panel)(with_options(checked))
+        return cli.command(name, rich_help_panel=panel)(with_options(checked))
 
     return register
 
@@ -119,6 +119,24 @@ def train(
             raise typer.BadParameter("is needed", param_hint="DATA" if data is None else "--out")
         storage = replace(options.storage, scratch=options.storage.scratch or out.parent)
         run_train(data, out, effective, replace(options, storage=storage))
+
+
+@_command("Training", name="compile")
+def compile_step(
+    artifact: Annotated[Path, typer.Argument(metavar="ARTIFACT", help="The model to compile.", show_default=False)],
+    out: Annotated[
+        Path | None, typer.Option("--out", help="File to write; by default the artifact itself.", show_default=False)
+    ] = None,
+) -> None:
+    """Compile the model's step for this machine's kind of CPU, so that the service needs less time for each event.
+
+    Needs a C++ compiler, here and not where the service runs. The service uses the compiled step only with the same
+    torch and a CPU of the same kind, and TorchScript otherwise.
+    """
+    from training.commands.compile import COMPILE_ERRORS, run_compile  # noqa: PLC0415  # heavy, see above
+
+    with errors_for_people(*COMPILE_ERRORS):
+        run_compile(artifact, out or artifact)
 
 
 @_command("Training")

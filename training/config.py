@@ -419,10 +419,12 @@ class TrainOptions:
         search: settings to try before the training; None for no search.
         start: artifact of an earlier model to continue from.
         posterior: exact posterior of a synthetic log.
+        compile: add the compiled step to the artifact.
         storage: where encoded sessions are kept.
     """
 
     resume: bool = option(default=False, help="Continue from the last checkpoint of this run.")
+    compile: bool = option(default=False, help="Compile the step for this machine's kind of CPU (willbuy compile).")
     search: int | None = option(None, "Try this many settings first, and train with the best.", low=1)
     start: Path | None = option(None, "Artifact of an earlier model to continue from, on newer data.", flag="--from")
     posterior: Path | None = option(None, _POSTERIOR_HELP, panel=DATA)

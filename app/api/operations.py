@@ -62,6 +62,8 @@ async def get_model(request: Request) -> dict[str, Any]:
         "fingerprint": model.fingerprint,
         "loaded_at": services.models.loaded_at.isoformat(timespec="milliseconds"),
         "device": model.device,
+        "engine": model.engine,
+        "engine_reason": model.engine_reason,
         "state_dtype": services.settings.state_dtype,
         "state_bytes": model.state_size,
         "base_rate": services.settings.base_rate,

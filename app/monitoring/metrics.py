@@ -89,6 +89,7 @@ class Metrics:
         self.drift_unseen_name_share = figure("drift_unseen_name_share", "Share of events with an unknown name")
         self.drift_failures = counter("drift_failures", "Failures to count inputs")
 
+        self.model_compiled = gauge("model_compiled", "Whether the step runs compiled", of_workers="livemin")
         self.model_info = gauge("model_info", "The model in use; always 1", "fingerprint", of_workers="livemax")
         self.model_reloads = counter("model_reloads", "Attempts to load another artifact", "result")
         for result in ("swapped", "unchanged", "refused"):

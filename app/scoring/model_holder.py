@@ -17,6 +17,7 @@ from app.monitoring.metrics import Metrics
 from app.runtime.file_watch import FileWatch, Stamp
 from app.settings import Settings
 from model.artifact import read_manifest
+from model.compiled import compiled_digest
 from model.interface import Model
 from model.predictor import load_predictor
 
@@ -34,9 +35,11 @@ class ArtifactFile:
         self.path = path
         self._sha256 = sha256
         self._settings = settings
+        self._compiled_digest: str | None = None
 
     def load(self) -> Model:
         """Return the model; raise `ValueError` when the artifact cannot be used. Blocks."""
+        self._compiled_digest = compiled_digest(self.path)
         return load_predictor(
             self.path,
             device=self._settings.device,
@@ -49,9 +52,13 @@ class ArtifactFile:
         )
 
     def load_unless(self, fingerprint: str) -> Model | None:
-        """Return the model, warmed up; None when it has this fingerprint. Raises like `load`."""
+        """Return the model, warmed up; None when it has this fingerprint and the same compiled step.
+
+        Raises like `load`.
+        """
         # Reading the manifest runs nothing of the file and is cheap, so the same artifact is not loaded twice.
-        if read_manifest(self.path, sha256=self._sha256).fingerprint == fingerprint:
+        is_known = read_manifest(self.path, sha256=self._sha256).fingerprint == fingerprint
+        if is_known and compiled_digest(self.path) == self._compiled_digest:
             return None
         model = self.load()
         model.warm_up()
@@ -110,6 +117,7 @@ class ModelHolder:
         )
         self.loaded_at = datetime.now(UTC)
         metrics.model_info.labels(model.fingerprint).set(1)
+        metrics.model_compiled.set(model.engine == "compiled")
 
     @property
     def current(self) -> Model:
@@ -158,7 +166,14 @@ class ModelHolder:
         self._metrics.model_reloads.labels("swapped").inc()
         self._metrics.retire(self._metrics.model_info, old.fingerprint)
         self._metrics.model_info.labels(model.fingerprint).set(1)
-        self._logger.info("model_swapped", old=old.fingerprint, model=model.fingerprint)
+        self._metrics.model_compiled.set(model.engine == "compiled")
+        self._logger.info(
+            "model_swapped",
+            old=old.fingerprint,
+            model=model.fingerprint,
+            engine=model.engine,
+            engine_reason=model.engine_reason,
+        )
 
     async def _reload_changed(self, stamp: Stamp | None) -> None:
         if stamp is None:

@@ -17,6 +17,8 @@ class FakeModel:
 
     device = "cpu"
     device_reason = "there is no other"
+    engine = "torchscript"
+    engine_reason = "a fake has no compiled step"
     manifest = FakeManifest()
     summary = None
 

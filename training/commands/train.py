@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import torch
 
-from model.artifact import ArtifactError, Manifest
+from model.artifact import Manifest
+from training.commands.compile import COMPILE_ERRORS, run_compile
 from training.commands.console import ERR, OUT, print_line, stage
 from training.commands.prepare import PREPARE_ERRORS, prepared_or_read
 from training.config import (
@@ -28,6 +29,7 @@ from training.data.provenance import data_fingerprint, lineage
 from training.data.training_set import TrainingError
 from training.evaluation.posterior import posterior_of
 from training.fit.checkpoint import CheckpointError
+from training.fit.compilation import require_compiler
 from training.fit.recipe import pretraining_checkpoint
 from training.fit.result import TrainResult, export
 from training.fit.run_record import Timings, config_path, record_path, write_record
@@ -51,8 +53,8 @@ if TYPE_CHECKING:
     from training.fit.search import Search
 
 TRAIN_ERRORS: Final = (
-    *PREPARE_ERRORS, ArtifactError, CheckpointError, ConfigError, DeviceError, LeakError, TrainingError, WarmStartError,
-    WorkerError, OSError,
+    *PREPARE_ERRORS, *COMPILE_ERRORS, CheckpointError, ConfigError, DeviceError, LeakError, TrainingError,
+    WarmStartError, WorkerError,
 )  # fmt: skip
 
 
@@ -83,6 +85,8 @@ def _refuse_single_process_work(data: Path, options: TrainOptions) -> None:
 
 
 def _run(data: Path, out: Path, config: RunConfig, options: TrainOptions, workers: Workers) -> None:
+    if options.compile:
+        require_compiler()
     start = None
     if options.start is not None:
         if options.search:
@@ -111,6 +115,8 @@ def _run(data: Path, out: Path, config: RunConfig, options: TrainOptions, worker
                 budget=options.storage,
                 workers=workers,
             )
+            if options.compile:
+                run_compile(out, out)
         else:
             train(
                 dataset,

@@ -11,11 +11,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-import torch
-
-from model.artifact import ArtifactCorruptError, Manifest, load
-from model.encoder import Encoder
-from model.network import FeatureScaling, SessionModel
+from model.artifact import Manifest, load
+from model.eager import eager_model
+from model.network import SessionModel
 from model.sizes import NetworkSizes
 from training.config import RunConfig, TrainSettings
 from training.data.dataset import words_by_sessions
@@ -53,39 +51,6 @@ def read_start(path: Path) -> Start:
     """
     module, manifest = load(path)
     return Start(eager_model(module, manifest), manifest)
-
-
-def eager_model(module: torch.jit.ScriptModule, manifest: Manifest) -> SessionModel:
-    """Return the eager model of a script, with the same weights, buffers and calibration.
-
-    Raises:
-        ArtifactCorruptError: manifest and script are not of one model.
-    """
-    weights = module.state_dict()
-    try:
-        encoder = Encoder(
-            manifest.event_names,
-            manifest.item_categories,
-            manifest.items,
-            manifest.properties,
-            manifest.property_values,
-            calendar=manifest.calendar,
-        )
-        sizes = NetworkSizes(**manifest.sizes)
-        features = len(encoder.feature_names)
-        # Only the number and the features of the bins matter here; `load_state_dict` sets the values.
-        seen = range(features) if sizes.aggregates else encoder.features_of_the_event()
-        scaling = replace(
-            FeatureScaling.identity(features),
-            bin_feature=torch.tensor(seen)[weights["bin_feature"]],
-            bin_low=weights["bin_low"],
-            bin_width=weights["bin_width"],
-        )
-        model = SessionModel(encoder, sizes, scaling)
-        model.load_state_dict({name: weight.clone() for name, weight in weights.items()})
-    except (RuntimeError, KeyError, IndexError, TypeError, ValueError) as exc:
-        raise ArtifactCorruptError(f"manifest and script are not of one model: {exc}") from exc
-    return model.eval()
 
 
 def warm_config(config: RunConfig, manifest: Manifest) -> RunConfig:

@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 from model.artifact import ArtifactCorruptError, load, manifest_of, read_manifest
 from model.columns import PropertySpec
+from model.eager import eager_model
 from model.network import SessionModel
 from model.sizes import NetworkSizes
 from training.cli import cli
@@ -29,7 +30,6 @@ from training.fit.warm_start import (
     LEARNING_RATE_SHARE,
     WarmStartError,
     check_fits,
-    eager_model,
     read_start,
     warm_config,
 )
