@@ -155,7 +155,7 @@ def add_compiled_step(artifact: Path, package: Path, fingerprint: str, out: Path
 def compiled_digest(artifact: Path) -> str | None:
     """Return a text that tells one compiled step of an artifact from another; None without one.
 
-    None too for a file that is no artifact: loading says what is wrong with it.
+    None too for another kind of file: loading says what is wrong with it.
     """
     if not zipfile.is_zipfile(artifact):
         return None

@@ -22,8 +22,8 @@ JSON. A body with an unknown field or a field of another type is refused. Errors
 
 def document() -> dict[str, Any]:
     """Return the OpenAPI document of the service without starting the service."""
-    # Only the fingerprint of a model is read before the service starts.
-    model = cast("Model", SimpleNamespace(fingerprint="none"))
+    # Only fingerprint and engine of a model are read before the service starts.
+    model = cast("Model", SimpleNamespace(fingerprint="none", engine="torchscript"))
     settings = Settings(artifact=Path("none.pt"), open_access=True, log_level="error")
     return create_app(settings, model=model).openapi()
 
