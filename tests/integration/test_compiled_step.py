@@ -4,6 +4,7 @@ import json
 import shutil
 import time
 import zipfile
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -73,11 +74,11 @@ def test_chained_answers_and_states_are_the_scripts(plain, compiled, count):
     assert (script.engine, step.engine) == ("torchscript", "compiled")
     assert "`willbuy compile`" in script.engine_reason
     sessions = random_sessions([15] * count)
-    states: list[bytes | None] = [None] * count
-    other: list[bytes | None] = [None] * count
+    states: Sequence[bytes | None] = [None] * count
+    other: Sequence[bytes | None] = [None] * count
     for events in zip(*sessions, strict=True):
-        expected, (*states,) = script.advance(events, states)
-        actual, (*other,) = step.advance(events, other)
+        expected, states = script.advance(events, states)
+        actual, other = step.advance(events, other)
         assert actual == pytest.approx(expected, abs=1e-6)
     # Either continues the other's states.
     crossed, _ = script.advance(events, other)
