@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test faults mutants fuzz check lint audit sbom docs reference bench image-test format lock clean
+.PHONY: help setup demo quick test faults mutants fuzz check lint audit sbom docs reference bench image-test format lock clean
 
 help:  ## List the targets.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -21,8 +21,17 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 demo: setup  ## Train on a synthetic shop, start Redis and the service, simulate shoppers. Ctrl-C stops.
 	$(BIN)/willbuy demo
 
-test: setup  ## Run all tests.
-	$(BIN)/python -m pytest --numprocesses auto --dist loadfile --durations 30 $(if $(COVERAGE),--cov --cov-report=term --cov-fail-under=$(COVERAGE))
+# What most changes break, without what is marked as slow.
+QUICK := unit/app unit/model unit/training/data unit/training/test_config.py unit/training/fit/test_loop.py \
+	integration/test_ingest.py integration/test_stores.py e2e/test_bad_input.py docs/test_words.py
+# A file's tests share their servers and models, so a file is one worker's. Those with slow tests begin first.
+PYTEST := $(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
+
+quick: setup  ## Run the tests that catch most mistakes, in less than a minute.
+	$(PYTEST) -m "not slow" --durations 5 $(addprefix tests/,$(QUICK))
+
+test: setup  ## Run all tests, and show the slowest thirty.
+	$(PYTEST) --durations 30 $(if $(COVERAGE),--cov --cov-report=term --cov-fail-under=$(COVERAGE))
 
 faults: setup  ## Run the long fault schedules (docs/faults.md); takes ten minutes or more.
 	PYTHONPATH=tests $(BIN)/python -m faults

@@ -1,6 +1,7 @@
 """Fixtures of all tests: real servers, real processes. What they start they stop, by process id."""
 
 import os
+from pathlib import Path
 
 import pytest
 from support.artifacts import write_artifact
@@ -13,10 +14,43 @@ def anyio_backend():
     return "asyncio"
 
 
+# What a test marked as slow may take, where others have `timeout` of pyproject.toml: several times what it takes with
+# coverage beside another load, so that a hang ends soon and a busy machine fails nothing.
+SLOW_S = 600
+# The first test that asks for one of these trains a model meanwhile, or starts a browser.
+SLOW_FIXTURES = {"trained", "month", "demo_model", "chromium"}
+# Why a test may be skipped in CI too.
+SKIPPED_IN_CI = ("torch sees no GPU", "no GPU", "no real logs", "only Linux", "processes are counted in /proc")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items):
+    """Let files with slow tests begin first, so that no worker is left alone with one, and give those tests time."""
+    slow: set[Path] = set()
+    for item in items:
+        if item.get_closest_marker("slow") is not None:
+            slow.add(item.path)
+        elif SLOW_FIXTURES.isdisjoint(item.fixturenames):
+            continue
+        if item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(SLOW_S))
+    items.sort(key=lambda item: item.path not in slow)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    """In CI a skip is a failure, since it would hide that nothing was tested."""
+    report = yield
+    if report.skipped and os.environ.get("CI") and not hasattr(report, "wasxfail"):
+        *_, reason = report.longrepr
+        if not reason.removeprefix("Skipped: ").startswith(SKIPPED_IN_CI):
+            report.outcome, report.longrepr = "failed", f"skipped in CI: {reason}"
+    return report
+
+
 def missing(what):
-    """What to raise without a part: a skip, but in CI a failure, since a skip would hide that nothing was tested."""
-    outcome = pytest.fail.Exception if os.environ.get("CI") else pytest.skip.Exception
-    return outcome(f"{what} is missing")
+    """What to raise without a part: a skip, which is a failure in CI."""
+    return pytest.skip.Exception(f"{what} is missing")
 
 
 @pytest.fixture(scope="session")

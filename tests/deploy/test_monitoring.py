@@ -11,6 +11,7 @@ from typing import Any
 import promql_parser
 import pytest
 import yaml
+from conftest import missing
 from prometheus_client import Histogram
 
 from app.api import board, events, operations, outcomes, sessions, stream
@@ -181,7 +182,7 @@ def test_rows_cover_what_operators_ask() -> None:
 def test_rules_fire_when_they_should_and_only_then() -> None:
     promtool = shutil.which("promtool")
     if promtool is None:
-        pytest.skip("promtool, of Prometheus, is not at hand")
+        raise missing("promtool")
     folder = RULES.parent
     for command in (["check", "rules", "alerts.yml"], ["test", "rules", "alerts_test.yml"]):
         done = subprocess.run([promtool, *command], cwd=folder, capture_output=True, text=True, check=False)

@@ -176,6 +176,7 @@ class Shelf:
             shutil.copytree(month / "sessions", target)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PAGES)
 def test_a_page_does_what_it_says(
     name: str, programs: Path, tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch

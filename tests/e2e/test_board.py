@@ -72,6 +72,7 @@ async def test_the_board_shows_what_the_events_were_answered_with(service, valke
         assert {session["session_id"] for session in few} == {key for key, given in answers.items() if len(given) == 3}
 
 
+@pytest.mark.slow
 async def test_an_answer_that_has_not_changed_is_not_sent_again_by_any_replica(service, valkey):
     first, second = (service(redis_url=valkey.url) for _ in range(2))
     async with client_of(first) as one, client_of(second) as another:
@@ -98,6 +99,7 @@ async def test_an_answer_that_has_not_changed_is_not_sent_again_by_any_replica(s
         assert (await until(has_changed)).json()["sessions"][0]["events"] == 2
 
 
+@pytest.mark.slow
 async def test_whoever_is_asked_answers_for_all_replicas_and_their_processes(service, valkey):
     pair, single = service(redis_url=valkey.url, workers=2), service(redis_url=valkey.url)
     async with client_of(pair) as one, client_of(single) as another:
@@ -150,6 +152,7 @@ async def test_without_redis_the_board_is_unavailable_and_comes_back(service, st
     assert "Traceback" not in replica.output()
 
 
+@pytest.mark.slow
 async def test_many_pollers_cost_redis_as_much_as_one(service, start_redis):
     server = start_redis()
     replica = service(redis_url=server.url)

@@ -31,17 +31,18 @@ from training.commands.replay import (
     run_replay,
 )
 from training.commands.train import run_training
-from training.config import FitSettings, ReplaySettings, TrainSettings
+from training.config import FitSettings, PretrainingSettings, ReplaySettings, TrainSettings
 from training.data.prepare import prepare
 from training.data.prepared import PreparedDataset
 from training.fit.train import parts_of
 from training.synthetic import PRESETS, generate, write
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 SESSIONS = 60
 SETTINGS = TrainSettings(
     fit=FitSettings(epochs=2, patience=2, batch_sessions=64, learning_rate=1e-2),
     sizes=NetworkSizes(hidden_size=16, head_size=16, dropout=0.1, input_dropout=0.0),
+    pretraining=PretrainingSettings(epochs=2),
     lightgbm=False,
 )
 

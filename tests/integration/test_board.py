@@ -8,6 +8,7 @@ from functools import cache
 
 import pytest
 import redis
+from conftest import missing
 from support.memory_store import MemoryStore
 from support.redis_servers import BINARIES, find_binary
 from support.redis_topologies import RedisCluster
@@ -367,7 +368,7 @@ async def test_the_work_of_a_page_does_not_grow_with_the_sessions(start_redis):
 def cluster(tmp_path):
     binary = find_binary("valkey-8.1")
     if binary is None:
-        pytest.skip("valkey-8.1 is missing")
+        raise missing("valkey-8.1")
     started = RedisCluster(binary, tmp_path)
     try:
         started.start()

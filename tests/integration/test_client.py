@@ -240,6 +240,7 @@ async def test_the_async_client_loses_nothing_either(running):
         assert (await direct.session("s-0")).events == 2
 
 
+@pytest.mark.slow
 def test_events_are_taken_when_the_service_comes_back(service, running):
     # Given a service without its Redis, which refuses at once and says so
     port_of_nobody = 1

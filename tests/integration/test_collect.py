@@ -7,6 +7,7 @@ from typing import Any
 import polars as pl
 import pytest
 import redis
+from conftest import missing
 from redis.exceptions import RedisError
 from support.redis_servers import find_binary
 from support.redis_topologies import RedisCluster, Sentinels
@@ -219,7 +220,7 @@ def collected_from(url, folder, ca_file=None):
 def valkey_binary():
     binary = find_binary("valkey-8.1")
     if binary is None:
-        pytest.skip("valkey-8.1 is missing")
+        raise missing("valkey-8.1")
     return binary
 
 

@@ -17,6 +17,8 @@ from training.data.prepare import prepare
 from training.runtime.distributed import SINGLE_PROCESS, Workers
 from training.synthetic import PRESETS, generate, write
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
 # No dropout: its draws are each process's own.
@@ -51,7 +53,6 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "prepared"
 
 
-@pytest.mark.timeout(600)
 def test_two_processes_come_to_the_weights_of_one_and_one_of_them_writes(prepared, tmp_path) -> None:
     alone, together = tmp_path / "alone" / "model.pt", tmp_path / "together" / "model.pt"
     # Given a run of one process
@@ -70,7 +71,6 @@ def test_two_processes_come_to_the_weights_of_one_and_one_of_them_writes(prepare
     )
 
 
-@pytest.mark.timeout(600)
 def test_pretraining_and_distillation_by_two_processes_equal_those_by_one(prepared, tmp_path) -> None:
     alone, together = tmp_path / "alone.pt", tmp_path / "together.pt"
     # Given a run of one process with pre-training, distillation and fit
@@ -85,14 +85,12 @@ def test_pretraining_and_distillation_by_two_processes_equal_those_by_one(prepar
         torch.testing.assert_close(value, expected[name], rtol=0, atol=2e-4)
 
 
-@pytest.mark.timeout(600)
 def test_a_process_that_fails_ends_the_run_and_the_others_say_so() -> None:
     done = run(*TORCHRUN, "tests/support/lost_worker.py", expect=1)
     assert "error: the second process fails" in done.stderr
     assert "planted" in done.stderr
 
 
-@pytest.mark.timeout(600)
 def test_a_run_that_broke_off_goes_on_as_if_it_had_not_in_every_process(prepared, tmp_path) -> None:
     done = run(*TORCHRUN, "tests/support/resumed_workers.py", str(prepared), str(tmp_path / "run.checkpoint"))
     assert sorted(done.stdout.split("\n")[:2]) == ["process 0: 2 epochs", "process 1: 2 epochs"]

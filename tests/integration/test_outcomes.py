@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import redis
+from conftest import missing
 from support.fakes import FakeModel
 from support.redis_servers import find_binary
 from support.redis_topologies import RedisCluster
@@ -346,7 +347,7 @@ async def test_counts_are_added_once_for_a_token(redis_server):
 async def test_on_a_cluster_every_node_closes_its_own(tmp_path):
     binary = find_binary("valkey-8.1")
     if binary is None:
-        pytest.skip("valkey-8.1 is missing")
+        raise missing("valkey-8.1")
     cluster = RedisCluster(binary, tmp_path)
     try:
         cluster.start()

@@ -7,6 +7,7 @@ from itertools import count
 from typing import Any
 
 import pytest
+from conftest import missing
 from support.redis_servers import BINARIES, RedisServer, find_binary
 from support.redis_topologies import RedisCluster, Sentinels, until
 from support.tls import behind_tls, make_certificate
@@ -55,7 +56,7 @@ async def opened(url, *, wait_replicas=0, **options):
 def binary_of(name):
     binary = find_binary(name)
     if binary is None:
-        pytest.skip(f"{name} is missing")
+        raise missing(name)
     return binary
 
 

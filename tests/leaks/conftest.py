@@ -10,7 +10,7 @@ import pytest
 from support.threads import one_thread
 
 from model.sizes import NetworkSizes
-from training.config import FitSettings, TrainSettings, VocabularySettings
+from training.config import FitSettings, PretrainingSettings, TrainSettings, VocabularySettings
 from training.data.prepare import prepare
 from training.data.prepared import PreparedDataset
 from training.data.sources.canonical import write_events
@@ -32,6 +32,7 @@ def settings() -> TrainSettings:
         fit=FitSettings(epochs=2, patience=2, batch_sessions=64, learning_rate=5e-3),
         sizes=NetworkSizes(hidden_size=8, head_size=8, dropout=0.1, input_dropout=0.0),
         vocabulary=VocabularySettings(categories_at_least=10, items_at_least=10),
+        pretraining=PretrainingSettings(epochs=2),
         lightgbm=False,
     )
 

@@ -286,6 +286,7 @@ put = "add_to_cart"
 """
 
 
+@pytest.mark.slow
 def test_a_model_is_judged_on_sessions_cut_as_in_its_training(tmp_path: Path) -> None:
     # Given a model of sessions that ended after ten idle minutes
     log, mapping, artifact = visits(tmp_path / "log.csv"), tmp_path / "mapping.toml", tmp_path / "model.pt"
@@ -308,6 +309,7 @@ def test_a_model_is_judged_on_sessions_cut_as_in_its_training(tmp_path: Path) ->
     assert len(parts_of(other, TrainSettings().fractions, 0)["test"]) != trained["sessions"]
 
 
+@pytest.mark.slow
 def test_the_service_cuts_where_training_cuts(log: pl.DataFrame, prepared: Prepared, service: Any, valkey: Any) -> None:
     # Given the sessions that training makes of a log
     some = log.filter(pl.col(SESSION).str.slice(1).cast(pl.Int64) < 40)

@@ -275,6 +275,7 @@ def test_only_training_sessions_are_asked(log: pl.DataFrame, prepared: Prepared,
     assert check_leaks(elsewhere.shards, elsewhere.properties, training_ids, LeakSettings()) == []
 
 
+@pytest.mark.slow
 def test_the_command_refuses_in_words_and_does_as_it_is_told(log: pl.DataFrame, tmp_path: Path) -> None:
     path, out = tmp_path / "log.parquet", tmp_path / "model.pt"
     write_events(log.with_columns(BOUGHT.alias("property.bought")), path, clock="calendar")

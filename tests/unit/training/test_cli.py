@@ -133,6 +133,7 @@ def test_every_command_explains_itself(command) -> None:
 # --- end to end
 
 
+@pytest.mark.slow
 def test_from_a_log_to_prepared_sessions_to_an_artifact(shop: Path, tmp_path: Path) -> None:
     # When a log is prepared
     prepared = run("prepare", shop, "--out", tmp_path / "prepared")
@@ -377,8 +378,10 @@ def test_replaying_at_no_service(url, shop, tmp_path) -> None:
 # --- Ctrl-C
 
 
+@pytest.mark.slow
 def test_ctrl_c_says_how_to_go_on_and_going_on_ends_at_the_same_model(shop: Path, tmp_path: Path) -> None:
     options = ["--no-lightgbm", "--batch-sessions", 32, "--epochs", 12, "--patience", 12, *FAST[2:]]
+    options += ["--set", "pretraining.epochs=1"]
     artifact = tmp_path / "model.pt"
     # Given a run that was interrupted after its first epoch
     started = process("train", shop, "--out", artifact, *options)

@@ -238,6 +238,7 @@ assert not any(name.startswith(("opentelemetry.sdk", "opentelemetry.exporter")) 
 """
 
 
+@pytest.mark.slow
 def test_without_the_extra(artifact, monkeypatch):
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:9")
     command = [sys.executable, "-c", WITHOUT_THE_EXTRA, artifact]

@@ -50,6 +50,7 @@ def plain(shop, settings, tmp_path_factory) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_from_an_artifact_to_a_report(artifact, plain, shop, settings, tmp_path) -> None:
     # When an artifact is judged on the data that it was trained on, beside another one and the baselines
     out = tmp_path / "deep" / "report.html"
@@ -109,6 +110,7 @@ def test_newer_data_is_judged_whole_without_baselines(artifact, tmp_path) -> Non
     assert content["sessions"] == prepare(log, tmp_path / "prepared").counts.sessions.sessions
 
 
+@pytest.mark.slow
 def test_a_base_rate_shifts_every_probability(trained, artifact, shop, tmp_path) -> None:
     means = []
     for options in ([], ["--base-rate", 0.5]):
@@ -141,6 +143,7 @@ def test_what_makes_no_sense_is_refused_in_one_line(artifact, shop, tmp_path, op
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_names_that_are_taken_are_refused(artifact, plain, shop, tmp_path) -> None:
     for name, words in (("model", "is there twice"), ("LightGBM", "is the name of a baseline")):
         code, _, err = run(

@@ -55,6 +55,7 @@ def test_the_index_tells_of_every_session_in_the_order_of_the_shards(split) -> N
     assert (first, first + len(parts)) == (index.shard_ends[0], index.shard_ends[1])
 
 
+@pytest.mark.slow
 def test_a_model_trained_from_files_is_the_one_trained_from_memory(split, brief, in_memory, tmp_path) -> None:
     # When the same data is trained on in files
     in_files = train(split, brief, budget=StorageBudget(memory_mib=0, scratch=tmp_path))
@@ -65,6 +66,7 @@ def test_a_model_trained_from_files_is_the_one_trained_from_memory(split, brief,
     assert in_files.calibration == in_memory.calibration
 
 
+@pytest.mark.slow
 def test_files_lose_their_names_before_the_work_begins(split, brief, tmp_path) -> None:
     # So nothing is left behind, not even by a run that is killed.
     seen: list[list[Path]] = []
@@ -115,6 +117,7 @@ def test_mean_and_deviation_of_many_chunks_are_those_of_all(monkeypatch) -> None
         torch.testing.assert_close(scaling.deviation, deviation.float(), rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_large_part_is_looked_at_by_a_sample_of_whole_sessions_and_it_is_said(split, brief, in_memory) -> None:
     small = replace(brief, sample_events=800)
     result = train(split, small)

@@ -231,6 +231,7 @@ def test_a_seed_fixes_all_three_steps(small_shop) -> None:
     assert all(torch.equal(value, same[name]) for name, value in one.items())
 
 
+@pytest.mark.slow
 def test_the_recipe_beats_learning_from_outcomes_alone(shop) -> None:
     settings = replace(
         SETTINGS,

@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 from model.artifact import read_manifest
 from model.sizes import NetworkSizes
 from training.cli import cli
-from training.config import FitSettings, TrainSettings
+from training.config import FitSettings, PretrainingSettings, TrainSettings
 from training.config_file import read_config
 from training.data.prepared import PreparedDataset
 from training.data.training_set import TrainingError
@@ -28,11 +28,15 @@ from training.fit.search import CHOICES, RANGES, Search, Trial, with_values
 from training.fit.train import train
 from training.runtime.progress import Stage
 
+pytestmark = pytest.mark.slow
+
 ROOT = paths.ROOT
 BASE = TrainSettings(
     fit=FitSettings(epochs=3, patience=3, batch_sessions=64, learning_rate=4e-3, weight_decay=0.05, seed=1),
     sizes=NetworkSizes(hidden_size=8, head_size=8, dropout=0.1, input_dropout=0.0),
     quantile_bins=5,
+    # A trial takes as long as its pre-training, which has tests of its own.
+    pretraining=PretrainingSettings(epochs=1),
     lightgbm=False,
 )
 
@@ -163,7 +167,10 @@ def test_a_weight_decay_of_zero_starts_at_the_lower_end(small_shop) -> None:
 
 # --- the command
 
-QUICK = ("--no-lightgbm", "--device", "cpu", "--hidden-size", "8", "--head-size", "8", "--epochs", "2")
+QUICK = (
+    "--no-lightgbm", "--device", "cpu", "--hidden-size", "8", "--head-size", "8", "--epochs", "2",
+    "--set", "pretraining.epochs=1",
+)  # fmt: skip
 
 
 def test_the_command_trains_with_the_best_settings_and_leaves_them(small_shop, tmp_path) -> None:

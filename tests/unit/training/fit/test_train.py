@@ -73,6 +73,7 @@ def log_loss(result, name: str = WILLBUY) -> float:
 # --- how good
 
 
+@pytest.mark.slow
 def test_a_few_epochs_beat_the_base_rate_and_come_near_the_optimum(trained, optimum) -> None:
     best = score(trained.test.outcome, optimum).log_loss
     assert best is not None
@@ -122,6 +123,7 @@ def test_parts_follow_each_other_in_time(shop, settings) -> None:
     assert all(before[1] <= after[0] for before, after in pairwise(spans))
 
 
+@pytest.mark.slow
 def test_a_large_log_is_trained_on_with_the_shares_that_its_artifact_then_tells(
     shop, settings, tmp_path, monkeypatch
 ) -> None:
@@ -266,6 +268,7 @@ def broken_off(shop, settings, tmp_path) -> tuple[TrainSettings, Path]:
     return two, checkpoint
 
 
+@pytest.mark.slow
 def test_a_whole_run_resumes_to_the_same_answers(shop, broken_off) -> None:
     two, checkpoint = broken_off
     resumed = train(shop.dataset, two, checkpoint=checkpoint, resume=True)
@@ -300,6 +303,7 @@ def test_a_checkpoint_of_another_log_is_refused_though_it_counts_the_same(prepar
 # --- the artifact
 
 
+@pytest.mark.slow
 def test_the_artifact_says_what_the_run_said(shop, trained, exported) -> None:
     # Given the artifact, loaded as the service loads it
     predictor = load_predictor(exported.artifact, state_dtype="float32")

@@ -35,7 +35,7 @@ from training.fit.warm_start import (
 )
 from training.synthetic import ShopShape, generate, write
 
-QUICK = ("--no-lightgbm", "--device", "cpu", "--epochs", "2")
+QUICK = ("--no-lightgbm", "--device", "cpu", "--epochs", "2", "--set", "pretraining.epochs=1")
 
 
 def run(*arguments: object) -> str:
@@ -204,6 +204,7 @@ def generations(small_shop, no_page, tmp_path_factory) -> Generations:
     return Generations(first, second, third, told)
 
 
+@pytest.mark.slow
 def test_vocabularies_scaling_and_sizes_stay_and_weights_do_not(generations) -> None:
     first, second = read_manifest(generations.first), read_manifest(generations.second)
     for name in ("event_names", "items", "item_categories", "properties", "property_values", "sizes", "state"):
@@ -272,6 +273,7 @@ def mean_log_loss(model: SessionModel, data: PreparedDataset) -> float:
     return float(np.mean(log_losses(outcome, probability)))
 
 
+@pytest.mark.slow
 def test_when_a_shop_drifts_going_on_beats_staying_and_starting_anew(tmp_path) -> None:
     # Given a shop whose visitors become keener, stay shorter and buy more readily, and few sessions since
     before = ShopShape(days=14, intent=-1.0, purchase_scale=0.6)

@@ -240,6 +240,7 @@ def test_undefined_scores_show_as_a_dash_and_never_as_nan(tmp_path: Path) -> Non
     assert json.loads((tmp_path / "report.json").read_text())["models"]["willbuy"][0]["scores"]["auc"] is None
 
 
+@pytest.mark.slow
 def test_a_subject_that_is_worse_or_no_different_is_called_so(report: Report, tmp_path: Path) -> None:
     found = report.differences["LightGBM"]
     assert found.value is not None
