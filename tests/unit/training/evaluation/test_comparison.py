@@ -3,7 +3,7 @@
 import json
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,10 @@ from model.artifact import manifest_of, read_manifest, save
 from training.cli import cli
 from training.config import DEFAULT_FRACTIONS, TrainSettings
 from training.data.prepared import PreparedDataset
-from training.evaluation.comparison import Comparison, compare
+from training.evaluation.comparison import ComparedRow, Comparison, Scored, compare
 from training.evaluation.metrics import calibration_error
 from training.evaluation.prefixes import Prefixes, prefixes_of
+from training.evaluation.resampling import Estimate
 from training.fit.train import parts_of
 from training.fit.warm_start import read_start
 
@@ -136,6 +137,27 @@ def test_a_tolerance_asks_for_evidence_that_b_is_not_worse() -> None:
     assert comparison.passes(tolerance=interval(comparison)[2] + 0.001)
 
 
+def test_without_an_interval_there_is_no_evidence(data) -> None:
+    comparison = compared(data, data.truth, data.blurred(0.02))
+    pooled = replace(comparison.pooled, log_loss=Scored(0.5, 0.4, Estimate(-0.1, None, None)))
+    unknown = replace(comparison, rows=[*comparison.rows[:-1], pooled])
+    assert unknown.passes()
+    assert not unknown.passes(tolerance=1.0)
+
+
+def test_a_length_that_some_resamples_lack_is_told_apart_by_the_others() -> None:
+    # Given three of 40 sessions that have a third event, on which A is sure of what does not happen
+    length = np.where(np.arange(40) < 3, 3, 1)
+    prefix = np.concatenate([np.arange(1, n + 1) for n in length])
+    session = np.repeat(np.arange(40), length)
+    prefixes = prefixes_of((session % 2).astype(float), prefix, session)
+    b = np.full(len(prefix), 0.5)
+    a = np.where(prefix == 3, np.where(session % 2, 0.01, 0.99), 0.5)
+    rows = {row.prefix_length: row for row in compare(prefixes, a, b, resamples=RESAMPLES).rows}
+    assert [rows[length].told_apart for length in (1, 2, 3)] == [False, False, True]
+    assert (rows[3].prefixes, rows[3].buyers) == (3, 1)
+
+
 def test_better_over_all_and_worse_at_one_length_does_not_pass(data) -> None:
     # Given a B that is right but for the first event, of which its opinion is blurred as A's is of all others
     first = data.prefixes.prefix_length == 1
@@ -148,19 +170,34 @@ def test_better_over_all_and_worse_at_one_length_does_not_pass(data) -> None:
     assert row.prefix_length == 1
 
 
+def excludes_zero(row: ComparedRow) -> bool:
+    """Whether the 95 % interval of the row's log loss does."""
+    found = row.log_loss.difference
+    return found.low is not None and found.high is not None and (found.low > 0 or found.high < 0)
+
+
 def test_equally_good_models_are_seldom_told_apart() -> None:
     # Given 40 pairs of equally blurred models, wrong about whole sessions rather than about single prefixes
     told_apart = 0
+    by_length, by_correction = [], []
     for seed in range(40):
         sample = simulated(150, seed)
         logit = np.log(sample.truth / (1 - sample.truth))
         rng = np.random.default_rng(1000 + seed)
         noise = rng.normal(size=(2, sample.prefixes.sessions))[:, sample.prefixes.session]
         a, b = 1 / (1 + np.exp(-logit - noise))
-        told_apart += compare(sample.prefixes, a, b, resamples=200).verdict != "undecided"
+        comparison = compare(sample.prefixes, a, b, resamples=200)
+        told_apart += comparison.verdict != "undecided"
+        *lengths, pooled = comparison.rows
+        assert pooled.told_apart == excludes_zero(pooled)
+        by_length += [row for row in lengths if excludes_zero(row)]
+        by_correction += [row for row in lengths if row.told_apart]
     # Then 5 % are told apart over all prefixes and 5 % at some length: four of 40, and ten once in two hundred times.
     # Were prefixes resampled instead of sessions, it would be fifteen.
     assert told_apart < 10
+    # Of 240 lengths, 5 % by their own intervals, and far fewer by those that hold for six lengths together
+    assert 0 < 2 * len(by_correction) < len(by_length)
+    assert all(row in by_length for row in by_correction)
 
 
 def test_the_same_seed_is_the_same_comparison(data) -> None:

@@ -42,6 +42,13 @@ def test_populations_by_hand() -> None:
     assert rows["5"].calibration_noise["a"] is None
 
 
+def test_sessions_are_numbered_from_zero_and_have_their_own_outcome() -> None:
+    prefixes = prefixes_of([1, 1, 1, 0, 0], [1, 2, 3, 1, 1], [7, 7, 7, 3, 5])
+    assert prefixes.session.tolist() == [2, 2, 2, 0, 1]
+    assert prefixes.sessions == 3
+    assert prefixes.session_outcome.tolist() == [0.0, 0.0, 1.0]
+
+
 @pytest.fixture(scope="module")
 def shop():
     rng = np.random.default_rng(0)

@@ -2,10 +2,12 @@
 
 from dataclasses import replace
 
+import polars as pl
 import pytest
 
 from training.config import SelectionSettings
 from training.data.prepare import prepare
+from training.data.sessions import split
 from training.evaluation.selection import SelectionError, select
 from training.fit.result import export
 from training.fit.train import parts_of
@@ -84,6 +86,19 @@ def test_of_data_of_others_the_test_part_is_judged_where_the_baselines_learn_fro
     assert not found.judged & found.validation
     assert len(found.judged) < newer.counts.sessions.sessions
     assert any("was not trained on this data" in note for note in found.notes)
+
+
+@pytest.mark.parametrize(
+    ("seed", "fractions"), [(0, (0.6, 0.1, 0.1, 0.2)), (5, (0.6, 0.1, 0.1, 0.2)), (5, (0.2, 0.2, 0.2, 0.4))]
+)
+def test_data_of_others_is_split_as_the_model_was(manifest, newer, seed, fractions) -> None:
+    # Given times that count from a session's start, so that the split is by hash
+    hashed = replace(newer, clock="session")
+    model = replace(manifest, training={**manifest.training, "split_seed": seed, "fractions": fractions})
+    found = select(hashed, {"m": model}, SelectionSettings())
+    table = split(hashed.sessions(), "session", fractions, seed)
+    parts = {part: frozenset(table.filter(pl.col("part") == part)["session_id"]) for part in ("train", "test")}
+    assert (found.judged, found.training) == (parts["test"], parts["train"])
 
 
 def test_baselines_never_learn_from_what_is_judged(manifest, shop, newer) -> None:
