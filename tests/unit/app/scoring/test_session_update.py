@@ -211,6 +211,21 @@ def test_an_attempt_that_is_discarded_leaves_nothing_of_it():
     assert update == fresh
 
 
+@pytest.mark.parametrize(
+    ("dropped", "holds", "is_decided"),
+    [({0}, False, False), ({1}, True, False), ({0, 1}, False, True), ({7}, True, False)],
+)
+def test_a_dropped_event_has_its_error_and_the_record_holds_unless_it_had_changed_it(dropped, holds, is_decided):
+    # Given an event that is folded, and one that gets the stored answer of an earlier one
+    update = an_update(None, queued(), queued(code=2))
+    update.pending[1].disposition = Disposition.DUPLICATE
+    both, error = list(update.pending), TimeoutError("gone")
+    assert update.drop(dropped, error) is holds
+    assert update.is_decided is is_decided
+    assert [one.result for one in both] == [error if one.index in dropped else None for one in both]
+    assert update.pending == [one for one in both if one.index not in dropped]
+
+
 def test_events_are_grouped_by_session_in_their_order():
     events = [queued(code=code) for code in range(4)]
     events[1] = replace(events[1], session_id="t")

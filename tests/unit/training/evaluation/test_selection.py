@@ -7,6 +7,7 @@ import pytest
 
 from training.config import SelectionSettings
 from training.data.prepare import prepare
+from training.data.provenance import lineage
 from training.data.sessions import split
 from training.evaluation.selection import SelectionError, select
 from training.fit.result import export
@@ -99,6 +100,15 @@ def test_data_of_others_is_split_as_the_model_was(manifest, newer, seed, fractio
     table = split(hashed.sessions(), "session", fractions, seed)
     parts = {part: frozenset(table.filter(pl.col("part") == part)["session_id"]) for part in ("train", "test")}
     assert (found.judged, found.training) == (parts["test"], parts["train"])
+
+
+def test_what_a_predecessor_was_trained_on_is_not_judged_and_not_the_models_own(manifest, shop, parts) -> None:
+    # Given a model of other data that was started from one of this data
+    training = {**manifest.training, "lineage": lineage(manifest)}
+    successor = replace(manifest, data={**manifest.data, "fingerprint": "0" * 64}, training=training)
+    found = select(shop.dataset, {"m": successor}, SelectionSettings())
+    assert found.judged == parts["test"]
+    assert found.own is None
 
 
 def test_baselines_never_learn_from_what_is_judged(manifest, shop, newer) -> None:
