@@ -39,6 +39,7 @@ from model.manifest import (
     ScriptMismatchError,
 )
 from model.network import SessionModel
+from model.text_rules import TEXT_RULES
 
 __all__ = [
     "ArtifactCorruptError",
@@ -112,7 +113,7 @@ def manifest_of(
         features=encoder.feature_names,
         calibration={"temperature": float(model.temperature), "bias": float(model.bias)},
         metrics=dict(metrics or {}),
-        data=dict(data or {}),
+        data={"text_rules": TEXT_RULES, **(data or {})},
         training=dict(training or {}),
         versions={"willbuy": version("willbuy"), "torch": torch.__version__, "python": platform.python_version()},
         created=datetime.now(UTC).isoformat(timespec="seconds"),

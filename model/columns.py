@@ -11,7 +11,7 @@ No feature is computed here: counts, gaps, vocabularies and scaling are in the a
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from operator import attrgetter
@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from model.events import FIELDS, Event, PropertyValue, identifier_code
+from model.text_rules import TEXT_RULES, canonical_text, is_placeholder_id
 
 _Numbers = np.ndarray[Any, Any]
 
@@ -29,11 +30,11 @@ _Numbers = np.ndarray[Any, Any]
 CODE_FIELDS = ("event_name", *(field.name for field in FIELDS if field.kind == "text" and field.is_input))
 NUMBER_FIELDS = tuple(field.name for field in FIELDS if field.kind == "amount" and field.is_input)
 _TIMESTAMP_MS = attrgetter("timestamp_ms")
-_CODES = tuple(map(attrgetter, CODE_FIELDS))
 _NUMBERS = tuple(map(attrgetter, NUMBER_FIELDS))
 FIXED_CODES = len(CODE_FIELDS)
 FIXED_NUMBERS = len(NUMBER_FIELDS)
 _FINGERPRINT_MASK = 0x7FFFFFFF
+_TRUTHS: dict[str | None, float] = {"true": 1.0, "false": 0.0}
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +61,7 @@ class PropertySpec:
 
 
 def category_text(value: PropertyValue | None) -> str | None:
-    """Return a category property's value as text; None for no value.
+    """Return a category property's value as text, as artifacts without text rules have it; None for no value.
 
     Booleans and whole numbers get one spelling, so that a log's `1` and a POST's `1.0` are the same category.
     """
@@ -74,13 +75,13 @@ def category_text(value: PropertyValue | None) -> str | None:
 
 
 def number_value(value: PropertyValue | None) -> float:
-    """Return a number property's value as a float; NaN where there is none or it is not a number."""
+    """Return a number property's value as a float, 1 and 0 for true and false; NaN where there is none or no number."""
     if value is None:
         return math.nan
     try:
         return float(value)
     except ValueError:
-        return math.nan
+        return _TRUTHS.get(canonical_text(value), math.nan)
 
 
 @lru_cache(maxsize=65536)
@@ -96,18 +97,45 @@ def fingerprint(identifier: str | None) -> int:
 
 @lru_cache(maxsize=65536, typed=True)
 def category_code(value: PropertyValue | None) -> int:
-    """Return the fingerprint of a category property's value."""
+    """Return the fingerprint of a value's canonical text."""
+    return fingerprint(canonical_text(value))
+
+
+@lru_cache(maxsize=65536)
+def item_code(item_id: str | None) -> int:
+    """Return the fingerprint of an item's id; 0 where the id stands for nothing."""
+    return 0 if item_id is None or is_placeholder_id(item_id) else category_code(item_id)
+
+
+@lru_cache(maxsize=65536, typed=True)
+def _unruled_category_code(value: PropertyValue | None) -> int:
     return fingerprint(category_text(value))
+
+
+# Event names are canonical already (`model.events.EventNames`).
+_CODERS: dict[str, Callable[[str | None], int]] = {"event_name": fingerprint, "item_id": item_code}
+
+
+def code_of(field: str) -> Callable[[str | None], int]:
+    """Return the function that makes the code of a field of `CODE_FIELDS`."""
+    return _CODERS.get(field, category_code)
 
 
 class ColumnReader:
     """Reads events into columns, for an artifact's declared properties; ignores other properties.
 
+    Args:
+        properties: the declared ones.
+        text_rules: the version of `model.text_rules` that the artifact was trained with; 0: none.
+
     Attributes:
         categories, numbers: names of the properties of each kind.
+        category_code: the code of a category's value.
     """
 
-    def __init__(self, properties: Sequence[PropertySpec]) -> None:
+    def __init__(self, properties: Sequence[PropertySpec], text_rules: int = TEXT_RULES) -> None:
+        self.category_code = category_code if text_rules else _unruled_category_code
+        self._codes = tuple((attrgetter(name), code_of(name) if text_rules else fingerprint) for name in CODE_FIELDS)
         self.categories = tuple(spec.name for spec in properties if spec.kind == "category")
         self.numbers = tuple(spec.name for spec in properties if spec.kind == "number")
 
@@ -121,15 +149,15 @@ class ColumnReader:
         # Column by column into flat lists, filled by `map` without Python bytecode an event. NumPy reads None as NaN;
         # torch takes several times as long to read nested lists.
         codes: list[int] = []
-        for field in _CODES:
-            codes += map(fingerprint, map(field, events))
+        for field, code in self._codes:
+            codes += map(code, map(field, events))
         numbers: list[float | None] = []
         for field in _NUMBERS:
             numbers += map(field, events)
         if self.categories or self.numbers:
             given = [event.properties for event in events]
             for name in self.categories:
-                codes += map(category_code, [properties.get(name) for properties in given])
+                codes += map(self.category_code, [properties.get(name) for properties in given])
             for name in self.numbers:
                 numbers += map(number_value, [properties.get(name) for properties in given])
         with np.errstate(over="ignore"):  # a number beyond float32 becomes infinite; the encoder bounds it

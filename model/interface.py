@@ -3,10 +3,10 @@
 Protocols, so that tests can use a model with known answers.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
-from model.events import Event
+from model.events import Event, PropertyValue
 from model.summary import DataSummary, InputCounts
 
 
@@ -87,6 +87,14 @@ class Model(SessionScorer, Protocol):
 
     def knows(self, event_name: str) -> bool:
         """Whether the vocabulary contains a canonical event name."""
+        ...
+
+    def canonical_name(self, event_name: str) -> str:
+        """Return what the training log called the event: its renamed names first, then aliases."""
+        ...
+
+    def unknown_properties(self, properties: Mapping[str, PropertyValue]) -> Sequence[str]:
+        """Return the declared properties whose value the model cannot tell from any other unknown one."""
         ...
 
     def warm_up(self) -> None:

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
 from model.columns import PropertySpec
+from model.events import PURCHASE
 
 FORMAT_VERSION: Final = 1
 
@@ -62,7 +63,7 @@ class Manifest:
         calibration: temperature and bias on the logit.
         metrics: quality on hold-out sessions by prefix length, as printed by `willbuy train`.
         data: counts of the training data; `base_rate` is the share of buying sessions that the probabilities are
-            calibrated to.
+            calibrated to, `purchase_names` what the log called a purchase, `event_renames` its other own names.
         training: settings of the run.
         model_card: purpose, quality and limits, for people (`training.report.model_card`).
         versions: versions of the project, torch and Python.
@@ -98,6 +99,17 @@ class Manifest:
         """Share of buying sessions that the probabilities are calibrated to; None if it is not recorded."""
         share = self.data.get("base_rate")
         return float(share) if isinstance(share, int | float) and 0.0 < share < 1.0 else None
+
+    @property
+    def text_rules(self) -> int:
+        """Version of `model.text_rules` that the training data followed; 0 for artifacts that record none."""
+        return int(self.data.get("text_rules", 0))
+
+    @property
+    def event_renames(self) -> dict[str, str]:
+        """Event names that the log has other than by aliases, with what each means; the log's purchases among them."""
+        purchases = dict.fromkeys(self.data.get("purchase_names", ()), PURCHASE)
+        return {**purchases, **self.data.get("event_renames", {})}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Manifest":

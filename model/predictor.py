@@ -3,10 +3,11 @@
 A live base rate changes probabilities and never states, so it may be set and changed at any time.
 """
 
+import math
 import statistics
 import time
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final, Literal
 
@@ -15,10 +16,10 @@ import torch
 from model.artifact import BaseRateUnknownError, Manifest, load
 from model.base_rate import logit_shift
 from model.cells import pack_for_cpu
-from model.columns import ColumnReader
+from model.columns import ColumnReader, fingerprint, number_value
 from model.compiled import FEWEST_SESSIONS, CompiledStep, CompiledStepError, load_compiled
 from model.device_step import DeviceStep
-from model.events import Event
+from model.events import Event, EventNames, PropertyValue
 from model.states import StateCodec, StateDtype
 from model.summary import DataSummary, InputCounts, count_inputs
 
@@ -97,7 +98,12 @@ class Predictor:
         fewest = 1 if compiled is None else FEWEST_SESSIONS
         self._sizes = tuple(size for size in self._padded_sizes() if size >= fewest) or (fewest,)
         self._event_names = frozenset(manifest.event_names)
-        self._columns = ColumnReader(manifest.properties)
+        self._columns = ColumnReader(manifest.properties, manifest.text_rules)
+        # A name of the vocabulary is kept, though a later release may have made it an alias.
+        self.canonical_name = EventNames(manifest.event_renames, kept=manifest.event_names).canonical
+        self._known_values = {
+            name: frozenset(map(fingerprint, values)) for name, values in manifest.property_values.items()
+        }
         self.summary = DataSummary.from_dict(manifest.data.get("inputs"))
         with torch.inference_mode():
             hidden, carry, memory = (part.cpu() for part in self._module.initial_state(1))
@@ -115,6 +121,22 @@ class Predictor:
     def knows(self, event_name: str) -> bool:
         """Return whether the artifact's vocabulary contains the (canonical) name; others count as "other"."""
         return event_name in self._event_names
+
+    def unknown_properties(self, properties: Mapping[str, PropertyValue]) -> list[str]:
+        """Return the declared properties whose value is not in the vocabulary, or is no number where one is declared.
+
+        The model takes such a category for "other", and such a number for missing.
+        """
+        unknown = []
+        for name, known in self._known_values.items():
+            code = self._columns.category_code(properties.get(name))
+            if code and code not in known:
+                unknown.append(name)
+        for name in self._columns.numbers:
+            value = properties.get(name)
+            if isinstance(value, str) and value and math.isnan(number_value(value)):
+                unknown.append(name)
+        return unknown
 
     def advance(self, events: Sequence[Event], states: Sequence[bytes | None]) -> tuple[list[float], list[bytes]]:
         """Fold one event into each session.

@@ -8,6 +8,9 @@ import math
 import re
 from typing import Final
 
+# The version of these rules; an artifact records the one that its training data followed.
+TEXT_RULES: Final = 1
+
 # White space of Unicode, the byte order mark, and characters of zero width that exporters leave behind.
 BLANKS: Final = (
     "\t\n\v\f\r\x1c\x1d\x1e\x1f \x85\xa0\u1680\u180e\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a"

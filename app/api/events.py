@@ -174,7 +174,7 @@ def _submissions(services: Services, events: list[EventBody | WillbuyError]) -> 
             checked.append(TooManySessionEventsError(f"Expected at most {most} events of one session in a request."))
             continue
         try:
-            checked.append(services.intake.submission(event, now_ms=now_ms, knows=model.knows))
+            checked.append(services.intake.submission(event, now_ms=now_ms, model=model))
         except WillbuyError as exc:
             checked.append(exc)
     return checked

@@ -116,7 +116,7 @@ class Ingest:
             with Timeout(services.deadlines, self._timeout_s):
                 body = await read_body(receive)
                 event = parse_event(body)
-                queued = services.intake.submission(event, now_ms=services.now_ms(), knows=services.model.knows)
+                queued = services.intake.submission(event, now_ms=services.now_ms(), model=services.model)
                 return score_json(await services.batcher.submit(queued))
         except TimeoutError as exc:
             if body is None:

@@ -8,8 +8,8 @@ Fields are spelt out here, as loops over `model.events.FIELDS` would take three 
 
 import json
 import os
-from collections.abc import Callable, Sequence
-from typing import Any, Final, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, Protocol, TypeVar
 
 import msgspec
 from msgspec import UNSET
@@ -32,7 +32,7 @@ from app.monitoring import tracing
 from app.monitoring.metrics import Metrics
 from app.schemas.events import EventBody, EventIn, OutcomeIn, timestamp_ms
 from app.settings import Settings
-from model.events import PURCHASE, Event, canonical_event_name, identifier_code
+from model.events import PURCHASE, Event, PropertyValue, identifier_code
 
 NDJSON: Final = "application/x-ndjson"
 _Read = TypeVar("_Read")
@@ -66,6 +66,14 @@ class QueuedEvent(msgspec.Struct, frozen=True):
     def is_purchase(self) -> bool:
         """Whether the event closes the session."""
         return self.event.event_name == PURCHASE
+
+
+class Vocabulary(Protocol):
+    """What a model knows of names and values; see `model.interface.Model`."""
+
+    def canonical_name(self, event_name: str) -> str: ...
+    def knows(self, event_name: str) -> bool: ...
+    def unknown_properties(self, properties: Mapping[str, PropertyValue]) -> Sequence[str]: ...
 
 
 class _DuplicateKeyError(ValueError):
@@ -275,18 +283,19 @@ class EventValidator:
         self._max_ahead_ms = settings.max_event_ahead_s * 1000
         self._metrics = metrics
 
-    def submission(self, body: EventBody, *, now_ms: int, knows: Callable[[str], bool]) -> QueuedEvent:
+    def submission(self, body: EventBody, *, now_ms: int, model: Vocabulary) -> QueuedEvent:
         """Return the queued event of a body that arrived at `now_ms`.
 
         Args:
             body: the event.
             now_ms: the server's clock.
-            knows: whether the model's vocabulary has a canonical name.
+            model: reads names as its training log was read, and knows which names and values the log had.
 
         Raises:
             InvalidEventError: the timestamp is out of bounds.
         """
-        event_name, event_id = canonical_event_name(body.event_name), body.event_id
+        event_name, event_id = model.canonical_name(body.event_name), body.event_id
+        properties = body.properties or {}
         warnings = []
         timestamp_ms = body.timestamp if isinstance(body.timestamp, int) else now_ms
         if not self._is_within_bounds(timestamp_ms, now_ms):
@@ -296,9 +305,14 @@ class EventValidator:
             ahead_s = (timestamp_ms - now_ms) / 1000
             warnings.append(f"timestamp: {ahead_s:g} s ahead of the server's clock; taken as now")
             timestamp_ms = now_ms
-        if event_name != PURCHASE and not knows(event_name):
+        if event_name != PURCHASE and not model.knows(event_name):
             self._metrics.unseen_names.inc()
             warnings.append('event_name: the model does not know this name; it counts as "other"')
+        if properties:
+            warnings += [
+                f'properties.{name}: the model does not know this value; it counts as "other", or as missing'
+                for name in model.unknown_properties(properties)
+            ]
         return QueuedEvent(
             session_id=body.session_id,
             event=Event(
@@ -308,7 +322,7 @@ class EventValidator:
                 item_category=body.item_category or None,
                 price=None if body.price is UNSET else body.price,
                 quantity=None if body.quantity is UNSET else body.quantity,
-                properties=body.properties or {},
+                properties=properties,
             ),
             code=identifier_code(event_id) if event_id else _random_code(),
             has_event_id=bool(event_id),

@@ -1,10 +1,10 @@
 """A model with known answers: the next state is a hash of state and event, and the probability is derived from it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from typing import Any
 
-from model.events import Event
+from model.events import Event, PropertyValue, canonical_event_name
 
 
 class FakeManifest:
@@ -31,6 +31,12 @@ class FakeModel:
 
     def knows(self, event_name: str) -> bool:
         return event_name != "unheard_of"
+
+    def canonical_name(self, event_name: str) -> str:
+        return canonical_event_name(event_name)
+
+    def unknown_properties(self, properties: Mapping[str, PropertyValue]) -> list[str]:
+        return [name for name, value in properties.items() if value == "unheard_of"]
 
     def reads(self, state: bytes) -> bool:
         return len(state) == self.state_size

@@ -4,7 +4,7 @@ Shape legend: S sessions, N events of all sessions, T events of the longest sess
 """
 
 import math
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +14,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from model.columns import CODE_FIELDS, NUMBER_FIELDS, PropertySpec, category_text, fingerprint
+from model.columns import CODE_FIELDS, NUMBER_FIELDS, PropertySpec, category_code, code_of
+from model.text_rules import MAY_CHANGE, canonical_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,12 +133,12 @@ def _columns(frame: pl.DataFrame, properties: Sequence[PropertySpec]) -> Columns
     sessions = frame.filter(is_first)
     offsets = np.append(np.flatnonzero(is_first.to_numpy()), len(frame))
     # In the order of an artifact's columns: fields, then properties.
-    codes = [_fingerprints(frame[name]) for name in CODE_FIELDS]
+    codes = [_codes(frame[name], code_of(name)) for name in CODE_FIELDS]
     numbers = [_numbers(frame[name]) for name in NUMBER_FIELDS]
     for spec in properties:
         column = frame[f"property.{spec.name}"]
         if spec.kind == "category":
-            codes.append(_fingerprints(_category_texts(column)))
+            codes.append(_codes(_category_texts(column), category_code))
         else:
             numbers.append(_numbers(column))
     return Columns(
@@ -159,16 +160,16 @@ def _numbers(column: pl.Series) -> NDArray[np.float32]:
 
 
 def _category_texts(column: pl.Series) -> pl.Series:
-    if column.dtype == pl.String:
+    if column.dtype == pl.String and not column.str.contains(MAY_CHANGE).any():
         return column
     values = column.unique()
-    return column.replace_strict(values, [category_text(value) for value in values], return_dtype=pl.String)
+    return column.replace_strict(values, [canonical_text(value) for value in values], return_dtype=pl.String)
 
 
-def _fingerprints(column: pl.Series) -> NDArray[np.int64]:
-    """Return `fingerprint` of each text, computed once for each distinct text."""
+def _codes(column: pl.Series, code: Callable[[str | None], int]) -> NDArray[np.int64]:
+    """Return the code of each text, computed once for each distinct text."""
     values = column.unique()
-    codes = pl.DataFrame({column.name: values, "code": [fingerprint(value) for value in values]})
+    codes = pl.DataFrame({column.name: values, "code": [code(value) for value in values]})
     joined = column.to_frame().join(codes, on=column.name, how="left", nulls_equal=True, maintain_order="left")
     return joined["code"].cast(pl.Int64).to_numpy()
 

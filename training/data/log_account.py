@@ -15,7 +15,7 @@ from model.events import PURCHASE
 from model.purchase_names import looks_like_purchase
 from training.data.sources import Batch, Source, SourceError
 from training.data.sources.conversion import OUTSIDE, Reading
-from training.data.sources.values import MS_PER_UNIT
+from training.data.sources.values import MS_PER_UNIT, NO_DATE, NO_TIME
 
 MS_PER_DAY: Final = 86_400_000
 _MS_PER_HOUR: Final = 3_600_000
@@ -82,8 +82,8 @@ class LogAccount:
             self._check_range()
 
     def _add_unread_times(self, rejected: pl.DataFrame) -> None:
-        unread = rejected.filter(pl.col("reason").is_in([OUTSIDE, "not a time"]))
-        self._outside += unread.filter(pl.col("reason") == OUTSIDE).height
+        unread = rejected.filter(pl.col("reason").is_in([OUTSIDE, NO_DATE, NO_TIME]))
+        self._outside += unread.filter(pl.col("reason") != NO_TIME).height
         room = _SAMPLE - len(self._unread_times)
         self._unread_times += unread["value"].drop_nulls().head(max(room, 0)).to_list()
 

@@ -82,6 +82,7 @@ def export(
             "last_time_ms": described["last_time_ms"],
             "counts": described["counts"],
             "prepare": described["settings"],
+            **{name: dataset.report[name] for name in ("purchase_names", "event_renames") if name in dataset.report},
             "fingerprint": fingerprint,
             "sessions": result.sessions,
             "buyers": result.buyers,

@@ -14,6 +14,7 @@ from model.columns import (
     category_text,
     columns_from_events,
     fingerprint,
+    item_code,
     number_value,
 )
 from model.events import Event, identifier_code
@@ -139,3 +140,28 @@ def test_a_number_is_a_number_or_nothing(value, number):
 def test_a_property_that_makes_no_sense_is_refused(fields, message):
     with pytest.raises(ValueError, match=message):
         PropertySpec(*fields)
+
+
+@pytest.mark.parametrize(
+    ("logged", "sent"),
+    [("True", True), ("12.0", 12.0), (" shoes", "shoes"), ("7.0", "7"), ("7", 7), ("\ufeffred\u200b", "red")],
+)
+def test_a_value_of_a_log_and_of_a_request_have_one_code(logged, sent):
+    assert category_code(logged) == category_code(sent) != 0
+    assert item_code(logged) == item_code(str(sent)) or isinstance(sent, bool)
+
+
+def test_an_item_that_stands_for_nothing_is_none():
+    assert item_code("undefined") == item_code(" NULL ") == item_code(None) == item_code("") == 0
+
+
+def test_an_artifact_without_text_rules_reads_texts_as_they_are():
+    event = Event("page_view", 0, "7.0", " shoes", properties={"device": "True", "page": True})
+    ruled, plain = (ColumnReader(ALL_SCOPES, rules).read([event])[1][0].tolist() for rules in (1, 0))
+    assert plain[:3] == [fingerprint("page_view"), fingerprint("7.0"), fingerprint(" shoes")]
+    assert ruled[:3] == [fingerprint("page_view"), fingerprint("7"), fingerprint("shoes")]
+    assert (fingerprint("True") in plain, fingerprint("true") in ruled) == (True, True)
+
+
+def test_truth_in_words_is_a_number_as_in_a_log():
+    assert (number_value("True"), number_value("false"), number_value(True)) == (1.0, 0.0, 1.0)

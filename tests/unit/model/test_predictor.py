@@ -13,7 +13,7 @@ from support.artifacts import random_model, write_artifact
 from support.event_strategies import ALL_SCOPES, columns_of, random_session, random_sessions, sessions
 from support.states import parts_of
 
-from model.artifact import ArtifactDigestError, ArtifactMissingError, BaseRateUnknownError, load, save
+from model.artifact import ArtifactDigestError, ArtifactMissingError, BaseRateUnknownError, load, manifest_of, save
 from model.cells import CELLS
 from model.columns import fingerprint
 from model.device_step import DeviceStep
@@ -319,6 +319,27 @@ def test_a_session_property_sent_once_sticks_and_an_event_property_does_not(pred
 def test_it_knows_its_vocabulary_and_nothing_else(predictor):
     assert predictor.knows("view_item")
     assert not any(map(predictor.knows, ("wheel_of_fortune", "View Item", "", "purchase")))
+
+
+def test_it_reads_names_as_its_log_was_read(tmp_path):
+    # Given a model of a log whose purchase had a name of its own, and whose transactions were pages
+    model = random_model(hidden_size=8, layers=1, properties=ALL_SCOPES, calendar=True)
+    data = {"purchase_names": ["payres"], "event_renames": {"put": "add_to_cart", "transaction": "transaction"}}
+    save(model, tmp_path / "model.pt", manifest_of(model, data=data))
+    predictor = load_predictor(tmp_path / "model.pt")
+    # Then live names mean the same, and others go by the aliases
+    read = [predictor.canonical_name(name) for name in ("payres", " put", "transaction", "Order Completed", "payre")]
+    assert read == ["purchase", "add_to_cart", "transaction", "purchase", "payre"]
+
+
+def test_a_name_of_its_vocabulary_stays_a_page_though_it_became_an_alias(predictor):
+    own = predictor.manifest.event_names
+    assert [predictor.canonical_name(name) for name in own] == own
+
+
+def test_it_names_the_properties_whose_values_it_does_not_know(predictor):
+    assert predictor.unknown_properties({"device": "mobile", "visits": "9", "undeclared": "x"}) == []
+    assert predictor.unknown_properties({"device": "Fridge", "page": "", "visits": "many"}) == ["device", "visits"]
 
 
 def test_it_carries_its_manifest(artifacts, predictor):

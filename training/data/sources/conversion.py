@@ -193,7 +193,7 @@ class _Rows:
 
     def property(self, declared: PropertyColumn) -> pl.Series:
         if declared.kind == "number":
-            numbers, problems = values.number(self.raw[declared.column], self.mapping.missing_values)
+            numbers, problems = values.property_number(self.raw[declared.column], self.mapping.missing_values)
             return self._nulled(declared.column, numbers, problems)
         return self.text(declared.column)
 

@@ -25,6 +25,8 @@ MS_PER_UNIT: Final = {
 }
 MISSING: Final = "missing"
 PLACEHOLDER: Final = "an id that stands for nothing"
+NO_TIME: Final = "not a time"
+NO_DATE: Final = "time before 1970, negative or past 9999"
 IN_EXPONENT_FORM: Final = "a number in exponent form, which has lost digits"
 # The first millisecond of the year 10000, beyond the range of most tools.
 END_OF_TIME_MS: Final = 253_402_300_800_000
@@ -96,6 +98,13 @@ def number(column: pl.Series, missing_values: Collection[str] = ()) -> tuple[pl.
     ]
 
 
+def property_number(column: pl.Series, missing_values: Collection[str] = ()) -> tuple[pl.Series, list[Problem]]:
+    """Return finite numbers, 1 and 0 for true and false, as `model.columns.number_value` has them."""
+    if column.dtype == pl.String:
+        column = text(column).replace({"true": "1", "false": "0"})
+    return number(column, missing_values)
+
+
 def amount(column: pl.Series, missing_values: Collection[str] = ()) -> tuple[pl.Series, list[Problem]]:
     """Return finite numbers that are not negative: prices and quantities."""
     values, problems = number(column, missing_values)
@@ -140,8 +149,8 @@ def time_ms(
     return values, [
         (~given, MISSING),
         *shortened,
-        (unreadable, "not a time"),
-        (outside, "time before 1970, negative or past 9999"),
+        (unreadable, NO_TIME),
+        (outside, NO_DATE),
     ]
 
 

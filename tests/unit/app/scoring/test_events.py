@@ -1,6 +1,7 @@
 import json
 
 import pytest
+from support.fakes import FakeModel
 
 from app.errors import InvalidEventError, InvalidJsonError, UnsupportedEncodingError, UnsupportedMediaTypeError
 from app.monitoring.metrics import Metrics
@@ -138,10 +139,21 @@ def test_compressed_bodies_are_refused():
         check_headers("application/json", "gzip")
 
 
+class Known(FakeModel):
+    """A model that knows all names, or none."""
+
+    def __init__(self, known):
+        super().__init__()
+        self.known = known
+
+    def knows(self, event_name):
+        return self.known
+
+
 def submitted(event, *, knows=True, metrics=None):
     settings = Settings(artifact="model.pt", max_event_age_s=100, max_event_ahead_s=10)
     return EventValidator(settings, metrics or Metrics()).submission(
-        event_body(EventIn(**event)), now_ms=NOW_MS, knows=lambda _name: knows
+        event_body(EventIn(**event)), now_ms=NOW_MS, model=Known(knows)
     )
 
 
@@ -189,6 +201,11 @@ def test_an_unknown_name_is_taken_counted_and_told():
     metrics = Metrics()
     assert submitted(an_event(), knows=False, metrics=metrics).warnings[0].startswith("event_name: ")
     assert metrics.registry.get_sample_value("willbuy_unseen_names_total") == 1
+
+
+def test_a_value_that_the_model_does_not_know_is_told():
+    warnings = submitted(an_event(properties={"device": "unheard_of", "plan": "basic"})).warnings
+    assert [warning.partition(":")[0] for warning in warnings] == ["properties.device"]
 
 
 def test_a_purchase_is_never_an_unknown_name():

@@ -1,0 +1,360 @@
+"""One small file a case: what a log holds, read right through the command line, or refused with the reason."""
+
+import json
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+from typer.testing import CliRunner
+
+from training.cli import cli
+from training.data.prepared import PreparedDataset, read_prepared
+
+FILES = Path(__file__).parent / "files"
+COLUMNS = ("--column", "session_id=sid", "--column", "timestamp=ts", "--column", "event_name=what")
+
+
+@dataclass(frozen=True)
+class Case:
+    """A log and what is right.
+
+    Attributes:
+        file: under `files`.
+        options: of `willbuy prepare`.
+        labels: whether each session bought.
+        first, last: times of the first and the last event that is kept.
+        counts: some counts of `dataset.json`.
+        warns: a part of each warning that is expected.
+    """
+
+    file: str
+    labels: dict[str, bool]
+    first: str
+    last: str
+    options: tuple[str, ...] = COLUMNS
+    counts: dict[str, Any] = field(default_factory=dict)
+    warns: tuple[str, ...] = ()
+    keeps_open: bool = True
+
+
+def prepared(path: Path, out: Path, *options: str) -> tuple[int, str]:
+    result = CliRunner().invoke(cli, ["prepare", str(path), "--out", str(out), *options])
+    return result.exit_code, " ".join(result.output.split())
+
+
+TEN = "2019-10-01 10:00:00"
+BOUGHT = {"s1": True, "s2": False}
+WITH_ITEM = (*COLUMNS, "--column", "item_id=item")
+WITH_CATEGORY = (*COLUMNS, "--column", "item_category=cat")
+REES46: dict[str, Any] = {"options": (), "first": TEN, "last": "2019-10-01 10:05:00"}
+
+CASES = [
+    Case("rees46-negative-price.csv", BOUGHT, **REES46, warns=("price: negative (1)",)),
+    Case("rees46-thousands.csv", BOUGHT, **REES46, warns=("price: not a number (1)",)),
+    Case("rees46-currency.csv", BOUGHT, **REES46, warns=("price: not a number (1)",)),
+    Case("rees46-latin-1-brand.csv", BOUGHT, **REES46, warns=("brand: not valid UTF-8 (1)",)),
+    Case(
+        "missing-last-field.csv",
+        BOUGHT,
+        TEN,
+        "2019-10-01 10:05:00",
+        (*WITH_ITEM, "--column", "price=price"),
+        {"rows_rejected": 0},
+        ("price: too few fields (1)", "item: too few fields (1)"),
+    ),
+    Case(
+        "rees46-undefined-sessions.csv",
+        BOUGHT,
+        TEN,
+        "2019-10-01 10:00:30",
+        (),
+        {"rows_rejected": 6},
+        (
+            "6 rows have an id that stands for nothing: undefined (2)",
+            "1 rejected rows say purchase and name no session",
+        ),
+    ),
+    Case(
+        "retailrocket-seconds.csv",
+        {"257597-1": True, "257597-2": False, "1-1": False},
+        "2015-06-02 05:02:12",
+        "2015-06-17 05:02:12",
+        ("--time-unit", "s"),
+    ),
+    Case("microseconds.csv", BOUGHT, TEN, "2019-10-01 10:05:00", (*COLUMNS, "--time-format", "epoch_us")),
+    Case(
+        "one-row-in-2037.csv",
+        BOUGHT,
+        TEN,
+        "2019-10-01 10:05:00",
+        counts={"sessions_open": 1, "rows_rejected": 1},
+        keeps_open=False,
+    ),
+    Case(
+        "one-row-years-later.csv",
+        BOUGHT,
+        TEN,
+        "2019-10-01 10:05:00",
+        counts={"sessions_open": 2},
+        warns=("1 of 6 rows are 1,188 days later than all others",),
+        keeps_open=False,
+    ),
+    Case(
+        "fractions.csv",
+        BOUGHT,
+        "2019-10-01 10:00:00.100",
+        "2019-10-01 10:00:30.500",
+        (*WITH_ITEM, "--time-format", "%d.%m.%Y %H:%M:%S.%f"),
+        {"rows_at_or_after_purchase": 2},
+    ),
+    Case(
+        "twelve-hours.csv",
+        BOUGHT,
+        "2019-10-01 00:30:00",
+        "2019-10-01 11:59:00",
+        (*COLUMNS, "--time-format", "%m/%d/%Y %I:%M %p"),
+    ),
+    Case("whole-minutes.csv", BOUGHT, TEN, "2019-10-01 10:05:00", WITH_ITEM, {"events": 3}),
+    Case("blanks-and-quotes.csv", BOUGHT, TEN, "2019-10-01 10:05:00", WITH_CATEGORY),
+    Case("byte-order-mark.csv", BOUGHT, TEN, "2019-10-01 10:05:00", WITH_CATEGORY),
+    *(
+        Case(
+            "shared-session-ids.csv",
+            {"u1:1569924000": True, "u2:1569924000": False},
+            TEN,
+            "2019-10-01 10:05:00",
+            ("--column", "timestamp=ts", "--column", "event_name=what", *key),
+        )
+        for key in (
+            ("--session-key", "user_pseudo_id,ga_session_id"),
+            ("--visitor", "user_pseudo_id", "--session", "ga_session_id"),
+        )
+    ),
+    Case(
+        "daily-session-numbers.csv",
+        {"1": True},
+        TEN,
+        "2019-10-02 10:03:00",
+        ("--session", "number", *COLUMNS[2:]),
+        warns=("1 session ids span more than a day",),
+    ),
+    Case(
+        "daily-session-numbers.csv",
+        {"1:2019-10-01": False, "1:2019-10-02": True},
+        TEN,
+        "2019-10-02 10:03:00",
+        ("--session-key", "number,day", *COLUMNS[2:]),
+    ),
+    Case("two-kinds-of-ids", {"1": True, "2": False}, TEN, "2019-10-01 10:05:00", WITH_ITEM),
+    Case(
+        "looks-like-a-purchase.csv",
+        {"s1": True, "s2": True},
+        TEN,
+        "2019-10-01 10:00:30",
+        (*COLUMNS, "--event", "Payment Success=purchase"),
+    ),
+    Case(
+        "looks-like-a-purchase.csv",
+        BOUGHT,
+        TEN,
+        "2019-10-01 10:05:00",
+        (*COLUMNS, "--event", "Payment Success=Payment Success"),
+    ),
+    Case(
+        "semicolons-date-and-time-apart.csv",
+        {"7": True, "8": False},
+        "2016-03-01 10:00:00",
+        "2016-03-01 10:07:00",
+        (
+            *("--column", "session_id=COOKIE", "--column", "timestamp=Date+Time", "--column", "event_name=Webpage"),
+            *("--event", "payres=purchase", "--drop", "end_session"),
+        ),
+        {"rows_dropped": 2, "events": 4},
+        ("fields are separated by semicolon",),
+    ),
+    Case(
+        "windows-1252.csv",
+        BOUGHT,
+        TEN,
+        "2019-10-01 10:05:00",
+        WITH_CATEGORY,
+        warns=("read as windows-1252", "separated by semicolon"),
+    ),
+    Case(
+        "coarse-times.csv",
+        {f"s{number}": number % 2 == 1 for number in range(6)},
+        TEN,
+        "2019-10-01 10:05:00",
+        counts={"rows_duplicate": 12},
+        warns=("12 rows (50%) agree with another in every column",),
+    ),
+    Case(
+        "coarse-times.csv",
+        {"s1": True, "s2": False},
+        TEN,
+        "2019-10-01 10:05:00",
+        (*COLUMNS, "--keep-equal-rows"),
+        {"rows_duplicate": 0, "sessions": 6},
+    ),
+    Case(
+        "one-giant-session.csv",
+        {"0": False, "s1": True, "s2": False},
+        TEN,
+        "2019-10-01 16:39:00",
+        counts={"sessions": 21, "buyers": 10},
+        warns=("implausible size or rate: '0' has 400 rows",),
+    ),
+]
+
+
+def described(dataset: PreparedDataset) -> dict[str, Any]:
+    events = dataset.scan().collect()
+    times = pl.from_epoch(pl.Series([events["timestamp_ms"].min(), events["timestamp_ms"].max()]), "ms")
+    return {
+        "sessions": dataset.counts.sessions.sessions,
+        "buyers": dataset.counts.sessions.buyers,
+        "first": str(times[0]),
+        "last": str(times[1]),
+        "labels": dict(dataset.sessions().select("session_id", "outcome").iter_rows()),
+    }
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.file}-{' '.join(case.options)[-40:]}")
+def test_a_log_is_read_right(case: Case, tmp_path: Path) -> None:
+    options = (*case.options, *(("--keep-open-sessions",) if case.keeps_open else ()))
+    code, output = prepared(FILES / case.file, tmp_path / "out", *options)
+    assert code == 0, output
+    dataset = read_prepared(tmp_path / "out")
+    found, counts = described(dataset), dataset.to_dict()["counts"]
+    sessions = case.counts.get("sessions", len(case.labels))
+    assert (found["sessions"], found["buyers"]) == (sessions, case.counts.get("buyers", sum(found["labels"].values())))
+    assert {session: found["labels"].get(session) for session in case.labels} == case.labels
+    assert (found["first"][: len(case.first)], found["last"][: len(case.last)]) == (case.first, case.last)
+    assert {name: counts.get(name, 0) for name in case.counts} == case.counts
+    for warning in case.warns:
+        assert warning in output
+    # Every row is accounted for
+    parts = ("lookup", "rejected", "dropped", "duplicate", "in_open_sessions", "at_or_after_purchase", "without_label")
+    assert counts["rows_read"] == counts["events"] + sum(counts.get(f"rows_{part}", 0) for part in parts)
+
+
+@pytest.mark.parametrize("name", ["out-time", "-a-comma-too-many", "-an-open-quote"])
+def test_a_session_whose_purchase_cannot_be_read_is_left_out_and_never_relabelled(name: str, tmp_path: Path) -> None:
+    # Given a log of two sessions, the purchase of one of which cannot be read, and a third that bought
+    log = tmp_path / "2019-Oct.csv"
+    more = "2019-10-01 11:00:00 UTC,view,1,2,,b,1,9,s3\n2019-10-01 11:01:00 UTC,purchase,1,2,,b,1,9,s3\n"
+    log.write_text((FILES / f"rees46-purchase-with{name}.csv").read_text() + more)
+    code, output = prepared(log, tmp_path / "out", "--keep-open-sessions")
+    assert code == 0, output
+    dataset = read_prepared(tmp_path / "out")
+    assert described(dataset)["labels"] == {"s2": False, "s3": True}
+    assert dataset.counts.sessions.sessions_without_label == 1
+    assert dataset.counts.rows_rejected == 1
+    assert "1 sessions are left out, since a row of theirs that says purchase could not be read" in output
+
+
+REFUSED = [
+    ("retailrocket-seconds.csv", (), "1433221332'. The times look like seconds: --time-unit s"),
+    ("microseconds.csv", (*COLUMNS, "--time-format", "epoch_ms"), "The times look like microseconds: --time-unit us"),
+    ("microseconds.csv", COLUMNS, "The times look like microseconds: --time-unit us"),
+    ("dates-only.csv", COLUMNS, "column 'ts' holds dates without a time of day"),
+    ("midnights-only.csv", COLUMNS, "column 'ts' holds dates without a time of day"),
+    ("dates-only.csv", (*COLUMNS, "--time-format", "%Y-%m-%d"), "has no time of day"),
+    ("fractions.csv", (*COLUMNS, "--time-format", "%d.%m.%Y %T"), "%T is no directive of Python's strptime"),
+    ("exponents.csv", (*COLUMNS, "--time-format", "epoch_ms"), "3 rejected (a number in exponent form"),
+    (
+        "looks-like-a-purchase.csv",
+        COLUMNS,
+        "Say what it is: --event 'Payment Success=purchase' if it is one, --event 'Payment Success=Payment Success' if",
+    ),
+    (
+        "looks-like-a-purchase.csv",
+        COLUMNS,
+        "is not; the log's events by count: view_item (2), purchase (1), Payment Success (1)",
+    ),
+    (
+        "purchase-by-another-name.csv",
+        COLUMNS,
+        "no row of the log is a purchase. Name the event that is one: --event THEIRS=purchase; the log's events by",
+    ),
+    (
+        "looks-like-a-purchase.csv",
+        (*COLUMNS, "--event", "Payment Sucess=purchase"),
+        "no event of the log is called 'Payment Sucess'; did you mean 'Payment Success'?",
+    ),
+    ("looks-like-a-purchase.csv", (*COLUMNS, "--drop", "end_session"), "no event of the log is called 'end_session'"),
+    ("one-row-in-2037.csv", (*COLUMNS, "--column", "price=cost"), "no column is called 'cost' (for price)"),
+    ("one-row-in-2037.csv", (*COLUMNS, "--time-unit", "h"), "unknown time unit 'h'; known: s, ms, us, ns"),
+    ("one-row-in-2037.csv", (*COLUMNS, "--earliest", "soon"), "earliest must be a time such as 1990-01-01"),
+    (
+        "rees46-currency.csv",
+        ("--event", "viev=view_item"),
+        "no event of the log is called 'viev'; did you mean 'view'?",
+    ),
+]
+
+
+@pytest.mark.parametrize(("file", "options", "reason"), REFUSED)
+def test_a_log_that_would_be_misread_is_refused_with_the_reason(
+    file: str, options: tuple[str, ...], reason: str, tmp_path: Path
+) -> None:
+    code, output = prepared(FILES / file, tmp_path / "out", *options, "--keep-open-sessions")
+    assert code == 1
+    assert reason in output
+    assert "Next:" not in output
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["Completed Order", "Order Placed", "transaction", "checkout_completed", "buy", "ecommerceOrder", "purchase"],
+)
+def test_a_purchase_by_its_documented_name_makes_a_buyer_and_stands_in_the_data(name: str, tmp_path: Path) -> None:
+    log = tmp_path / "log.csv"
+    log.write_text((FILES / "purchase-by-another-name.csv").read_text().replace("NAME", name))
+    code, output = prepared(log, tmp_path / "out", *COLUMNS, "--keep-open-sessions")
+    assert code == 0, output
+    dataset = read_prepared(tmp_path / "out")
+    assert described(dataset)["labels"] == BOUGHT
+    assert dataset.report["purchase_names"] == [name]
+
+
+def test_a_canonical_table_in_seconds_is_refused_with_its_unit(tmp_path: Path) -> None:
+    log = tmp_path / "log.parquet"
+    rows = [("a", 1_569_924_000, "view_item"), ("a", 1_569_924_120, "purchase")]
+    pl.DataFrame(rows, schema=["session_id", "timestamp_ms", "event_name"], orient="row").write_parquet(log)
+    code, output = prepared(log, tmp_path / "out", "--keep-open-sessions")
+    assert (code, "The times look like seconds: --time-unit s" in output) == (1, True)
+    code, output = prepared(log, tmp_path / "out", "--keep-open-sessions", "--time-unit", "s")
+    assert code == 0, output
+    assert described(read_prepared(tmp_path / "out"))["first"].startswith(TEN)
+
+
+def test_the_columns_of_blanks_and_quotes_have_one_text(tmp_path: Path) -> None:
+    for name in ("blanks-and-quotes.csv", "byte-order-mark.csv"):
+        prepared(FILES / name, tmp_path / "out", *WITH_CATEGORY, "--keep-open-sessions")
+        events = read_prepared(tmp_path / "out").scan().collect()
+        assert set(events["item_category"]) == {"shoes"}
+        assert set(events["event_name"]) == {"view_item"}
+
+
+def test_placeholder_ids_are_ids_where_the_setting_says_so(tmp_path: Path) -> None:
+    log = tmp_path / "2019-Oct.csv"
+    shutil.copy(FILES / "rees46-undefined-sessions.csv", log)
+    code, output = prepared(log, tmp_path / "out", "--keep-open-sessions", "--keep-placeholder-ids")
+    assert code == 0, output
+    assert described(read_prepared(tmp_path / "out"))["labels"]["undefined"] is True
+
+
+def test_the_report_stands_in_the_description(tmp_path: Path) -> None:
+    prepared(FILES / "two-kinds-of-ids", tmp_path / "out", *WITH_ITEM, "--keep-open-sessions")
+    report = json.loads((tmp_path / "out" / "dataset.json").read_text())["report"]
+    assert report["names"] == [
+        {"name": "view_item", "read_as": "view_item", "rows": 3},
+        {"name": "purchase", "read_as": "purchase", "rows": 1},
+    ]
+    assert report["rows_by_hour"][10] == sum(report["rows_by_hour"]) == 4
+    assert [entry["rows"] for entry in report["largest_sessions"]] == [2, 2]
