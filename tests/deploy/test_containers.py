@@ -23,7 +23,7 @@ from packaging.utils import canonicalize_name
 from support.deployment import PYPROJECT, ROOT, SETTINGS, environment_of_settings, seconds
 from support.redis_servers import free_port
 
-from app.cli import _GRACE_S
+from app.cli import _GRACE_S  # private: no caller needs it
 from app.settings import Settings
 from model.artifact import read_manifest
 

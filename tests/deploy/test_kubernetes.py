@@ -8,7 +8,7 @@ import pytest
 import typer
 from support.deployment import PYPROJECT, ROOT, SETTINGS, documents
 
-from app.cli import _GRACE_S
+from app.cli import _GRACE_S  # private: no caller needs it
 from app.main import create_app
 from app.settings import Settings
 from training.cli import cli

@@ -64,7 +64,7 @@ def series() -> dict[str, set[str]]:
             (family,) = metric.describe()
             for suffix in SERIES[family.type]:
                 extra = {"le"} if isinstance(metric, Histogram) and suffix == "_bucket" else set()
-                found[family.name + suffix] = set(metric._labelnames) | extra
+                found[family.name + suffix] = set(metric._labelnames) | extra  # noqa: SLF001 - prometheus_client shows no labels of a metric without a series
     return found
 
 

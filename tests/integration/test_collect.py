@@ -121,7 +121,7 @@ def test_a_run_that_died_before_the_file_had_its_name_is_done_again(client, stre
         raise _DiedError
 
     with monkeypatch.context() as patched:
-        patched.setattr(collector_module, "_fsync", die)
+        patched.setattr(collector_module, "_fsync", die)  # private: dies between write and sync
         with pytest.raises(_DiedError):
             run(streams, tmp_path)
     assert collected(tmp_path) == []

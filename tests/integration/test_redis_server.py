@@ -28,7 +28,7 @@ def on_uvloop(server, scenario):
 
 
 def idle_connections(client):
-    return client._server._idle
+    return client._server._idle  # noqa: SLF001 - no caller sees which connection answers
 
 
 def test_a_connection_that_the_server_just_closed_is_replaced_unnoticed(redis_server):
@@ -53,7 +53,7 @@ def test_a_transport_that_was_closed_under_it_is_replaced_unnoticed(redis_server
     async def scenario(client):
         assert await client.ping() is None
         (connection,) = idle_connections(client)
-        connection._writer.transport.abort()
+        connection._writer.transport.abort()  # noqa: SLF001 - as if the network had closed it
         assert await client.execute([PING]) == [b"PONG"]
         assert idle_connections(client) != [connection]
 

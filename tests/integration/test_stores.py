@@ -68,7 +68,7 @@ class Kind:
 
     def damage(self, store, session_id, *, record=None, history=None):
         if self.server is None:
-            session = store._sessions[session_id]
+            session = store.sessions[session_id]
             session.record = record or session.record
             session.history = history or session.history
             return

@@ -51,7 +51,7 @@ class MemoryStore:
     def __init__(self, *, session_idle_s: int, now_ms: Callable[[], int]) -> None:
         self._session_idle_ms = session_idle_s * 1000
         self._now_ms = now_ms
-        self._sessions: dict[str, _Session] = {}
+        self.sessions: dict[str, _Session] = {}
         self.board = MemoryBoard(self._live_sessions)
         self.replicas = MemoryReplicas()
         self.outcomes = NoOutcomes()
@@ -78,7 +78,7 @@ class MemoryStore:
         return [self._committed(commit) for commit in commits]
 
     async def delete(self, session_id: str) -> None:
-        self._sessions.pop(session_id, None)
+        self.sessions.pop(session_id, None)
 
     async def ping(self) -> None:
         pass
@@ -87,14 +87,14 @@ class MemoryStore:
         pass
 
     def _live(self, session_id: str) -> _Session | None:
-        session = self._sessions.get(session_id)
+        session = self.sessions.get(session_id)
         if session is not None and session.expires_ms <= self._now_ms():
-            del self._sessions[session_id]
+            del self.sessions[session_id]
             return None
         return session
 
     def _live_sessions(self) -> Iterator[MemorySession]:
-        for session_id in list(self._sessions):
+        for session_id in list(self.sessions):
             record, session = self._record(session_id), self._live(session_id)
             if isinstance(record, Record) and session is not None:
                 seen_ms = session.expires_ms - self._session_idle_ms
@@ -123,7 +123,7 @@ class MemoryStore:
             return False
         history = [] if session is None else session.history
         history.extend(commit.entries())
-        self._sessions[commit.session_id] = _Session(
+        self.sessions[commit.session_id] = _Session(
             encode_record(commit.record), history, self._now_ms() + self._session_idle_ms
         )
         return True

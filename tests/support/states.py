@@ -9,7 +9,7 @@ def parts_of(predictor: Predictor, state: bytes) -> list[np.ndarray]:
     """Return a state's times in ms, the rest of its memory, its carry and its hidden."""
     widths = predictor.manifest.state
     hidden_type = np.dtype("<f2" if predictor.state_dtype == "float16" else "<f4")
-    _, carry, memory = (part.numpy()[0] for part in predictor._module.initial_state(1))
+    _, carry, memory = (part.numpy()[0] for part in predictor._module.initial_state(1))  # noqa: SLF001 - what a state's bytes count from
     initial = memory[:2].astype("<i8").tobytes() + memory[2:].astype("<i4").tobytes() + carry.astype("<f4").tobytes()
     counted = bytearray(initial + bytes(-len(initial) % 16))
     assert state[0] == {"float16": 1, "float32": 2}[predictor.state_dtype]

@@ -110,15 +110,15 @@ class Catalogue:
             # Never all of a tier, so that each tier has an item from the start.
             late = min(int(size * shape.late_items), size - 1)
             launches.append(np.concatenate([np.zeros(size - late), np.sort(rng.random(late))]))
-        self._weight = np.concatenate(weights)
-        self._launch = launches
-        self._running_weight = np.concatenate([[0.0], np.cumsum(self._weight)])
+        self.weight = np.concatenate(weights)
+        self.launch = launches
+        self._running_weight = np.concatenate([[0.0], np.cumsum(self.weight)])
 
     def launched(self, moment: NDArray[np.float64]) -> NDArray[np.int64]:
         """Return (sessions, tiers): one past the last item of each tier that can be seen at each moment."""
         ends = [
             start + np.searchsorted(launch, moment, side="right")
-            for start, launch in zip(self._offset[:-1], self._launch, strict=True)
+            for start, launch in zip(self._offset[:-1], self.launch, strict=True)
         ]
         return np.stack(ends, axis=1).astype(np.int64)
 
@@ -136,5 +136,5 @@ class Catalogue:
         tier = self.tier[item]
         end = np.take_along_axis(launched, tier[:, None], axis=1)[:, 0]
         mass = self._running_weight[end] - self._running_weight[self._offset[tier]]
-        probability: NDArray[np.float64] = np.where(item < end, self._weight[item] / mass, 0.0)
+        probability: NDArray[np.float64] = np.where(item < end, self.weight[item] / mass, 0.0)
         return probability

@@ -119,7 +119,7 @@ def test_the_file_is_there_for_the_services_user_too(original):
 
 def test_the_fingerprint_is_the_same_after_the_round_trip_and_from_run_to_run(original):
     module, manifest = load(original[0])
-    assert artifact.model_fingerprint(module, artifact._configuration(manifest)) == manifest.fingerprint
+    assert artifact.model_fingerprint(module, artifact._configuration(manifest)) == manifest.fingerprint  # noqa: SLF001 - what `load` compares
     again = random_model(seed=1, layers=2, properties=ALL_SCOPES, calendar=True)
     assert manifest_of(again).fingerprint == manifest.fingerprint
 

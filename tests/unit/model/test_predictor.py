@@ -18,7 +18,7 @@ from model.cells import CELLS
 from model.columns import fingerprint
 from model.device_step import DeviceStep
 from model.events import Event
-from model.predictor import Predictor, _faster, _step_s, load_predictor
+from model.predictor import Predictor, _faster, _step_s, load_predictor  # private: a GPU is not at hand
 
 LENGTHS = [60, 1, 33, 2, 60, 17, 5, 48]
 TOLERANCE = {"float32": 1e-5, "float16": 2e-3}
@@ -275,9 +275,9 @@ def test_only_h_and_c_are_rounded_to_float16(artifacts, predictor):
 
 def test_a_cell_past_float16s_range_is_kept_finite(artifacts):
     predictor = load_predictor(artifacts[8][0], state_dtype="float16")
-    hidden, carry, memory = predictor._module.initial_state(2)
+    hidden, carry, memory = predictor._module.initial_state(2)  # noqa: SLF001 - no event brings a cell there
     hidden[0], hidden[1] = 1e6, -1e6
-    packed = predictor._states.pack(hidden, carry, memory)
+    packed = predictor._states.pack(hidden, carry, memory)  # noqa: SLF001 - same
     values = [set(parts_of(predictor, state)[3].tolist()) for state in packed]
     assert values == [{65504.0}, {-65504.0}]
     probabilities, _ = predictor.advance([Event("page_view", 0)] * 2, packed)
@@ -288,7 +288,7 @@ def test_a_cell_past_float16s_range_is_kept_finite(artifacts):
 @given(events=sessions(max_size=6))
 def test_unpacking_and_packing_gives_the_same_bytes(predictor, events):
     states = [state for _, state in stepwise(predictor, events)]
-    assert predictor._states.pack(*predictor._states.unpack(states, len(states))) == states
+    assert predictor._states.pack(*predictor._states.unpack(states, len(states))) == states  # noqa: SLF001 - the pair is what a step does around the network
 
 
 def test_states_survive_a_new_process_of_the_same_artifact(artifacts, predictor):
@@ -356,7 +356,7 @@ def test_warming_up_runs_every_size_that_a_request_can_come_in_and_changes_no_an
     predictor = load_predictor(artifacts[8][0], max_batch_size=max_batch_size)
     event = random_session(7, 1)[0]
     before = predictor.advance([event], [None])
-    module: Any = predictor._module
+    module: Any = predictor._module  # noqa: SLF001 - sizes are counted where the network is called
     run: list[int] = []
 
     class Counting:
@@ -368,7 +368,7 @@ def test_warming_up_runs_every_size_that_a_request_can_come_in_and_changes_no_an
             return module.step(timestamp_ms, *rest)
 
     counting: Any = Counting()
-    predictor._module = counting
+    predictor._module = counting  # noqa: SLF001 - same
     predictor.warm_up()
     assert sorted(set(run)) == sizes
     assert min(run.count(size) for size in sizes) >= 2
@@ -495,7 +495,9 @@ def test_auto_is_the_cpu_where_there_is_no_gpu(artifacts, monkeypatch):
 def test_auto_takes_the_faster_device_and_names_the_reason(predictor, monkeypatch, gpu_s, is_faster):
     # Given a GPU's predictor, and what a step takes on both
     gpu = copy.copy(predictor)
-    monkeypatch.setattr("model.predictor._step_s", lambda timed: gpu_s if timed is gpu else 0.001)
+    monkeypatch.setattr(
+        "model.predictor._step_s", lambda timed: gpu_s if timed is gpu else 0.001
+    )  # private: a GPU is not at hand
     chosen = _faster(predictor, lambda: gpu)
     assert chosen is (gpu if is_faster else predictor)
     assert chosen.device_reason == f"a step of 64 sessions takes {gpu_s * 1000:.2f} ms on the GPU, 1.00 on the CPU"
@@ -516,7 +518,7 @@ def test_a_step_is_timed(predictor):
 
 def test_a_device_with_a_memory_of_its_own_gives_the_same_answers(predictor):
     apart = copy.copy(predictor)
-    apart._device_step = DeviceStep(predictor._module.step, torch.device("cpu"))
+    apart._device_step = DeviceStep(predictor._module.step, torch.device("cpu"))  # noqa: SLF001 - a device apart without having one
     shopping = random_sessions(LENGTHS)
     assert apart.traces(shopping) == predictor.traces(shopping)
 

@@ -329,7 +329,7 @@ async def test_a_trace_without_a_session_or_without_events_or_with_a_bad_history
     assert_problem(await client.get("/v1/sessions/s?trace=true"), 404, "session_not_found")
     await results_of(client, [event(event_name="purchase"), event("bad")])
     assert (await client.get("/v1/sessions/s?trace=true")).json()["trace"] == []
-    store._sessions["bad"].history.clear()
+    store.sessions["bad"].history.clear()
     assert_problem(await client.get("/v1/sessions/bad?trace=true"), 500, "record_corrupt")
     assert_problem(await client.get("/v1/sessions/bad?trace=perhaps"), 422, "invalid_request")
 

@@ -9,7 +9,14 @@ from hypothesis import strategies as st
 from app.api.bodies import score_json
 from app.errors import InvalidJsonError, WillbuyError
 from app.schemas.events import EVENT_EXAMPLE, EventIn, ScoreOut
-from app.scoring.events import _careful_event, _value, parse_event, parse_events, read_event, read_events
+from app.scoring.events import (
+    _careful_event,
+    _value,
+    parse_event,
+    parse_events,
+    read_event,
+    read_events,
+)  # private: held against the public way
 from app.scoring.session_update import Score
 from app.store.record_codec import Answer, Outcome
 

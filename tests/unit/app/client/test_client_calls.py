@@ -343,7 +343,7 @@ def test_a_batch_is_split_at_the_most_events_and_keeps_its_order():
 def test_no_request_is_larger_than_any_bound_unless_one_event_alone_is(sessions, most, most_bytes, of_session):
     events = [{"session_id": f"s-{number}", "event_id": f"e-{at}"} for at, number in enumerate(sessions)]
     calls = calls_of(Clock(), batch_events=most, batch_bytes=most_bytes, session_events=of_session)
-    requests = [lines for _, lines in calls._requests(events)]
+    requests = [lines for _, lines in calls._requests(events)]  # noqa: SLF001 - requests before any is sent
     assert [json.loads(line) for lines in requests for line in lines] == events
     for lines in requests:
         ids = [json.loads(line)["session_id"] for line in lines]

@@ -1,6 +1,8 @@
 """One timer for many waits."""
 
 import asyncio
+import gc
+import weakref
 
 import pytest
 
@@ -38,9 +40,12 @@ async def test_what_is_over_is_left_alone_and_forgotten():
         deadlines.add(wait, now + 0.01)
         wait.is_over = True
     deadlines.add(waits[4], now + 0.01)
-    assert len(deadlines._waits) == 1
-    await asyncio.wait_for(waits[4].ended.wait(), 30)
-    assert [wait.ended.is_set() for wait in waits] == [False, False, False, False, True]
+    ended, over = [wait.ended for wait in waits], [weakref.ref(wait) for wait in waits[:4]]
+    del wait, waits[:4]
+    gc.collect()
+    assert [reference() for reference in over] == [None] * 4
+    await asyncio.wait_for(ended[4].wait(), 30)
+    assert [one.is_set() for one in ended] == [False, False, False, False, True]
 
 
 async def test_nothing_is_ended_after_closing():

@@ -224,7 +224,7 @@ async def test_a_history_that_grew_between_two_reads_is_read_again(store):
 
 async def test_a_history_that_the_server_evicted_is_an_error_and_nothing_is_folded(store):
     await Bench(store, FakeModel("a")).score_in_turn(queued("good"), queued("bad"), queued("bad"))
-    store._sessions["bad"].history.pop()
+    store.sessions["bad"].history.pop()
     good, bad = await Bench(store, FakeModel("b")).score(queued("good"), queued("bad"))
     assert good.answer.events == 2
     assert isinstance(bad, CorruptRecordError)
@@ -262,7 +262,7 @@ async def test_a_probability_that_is_no_number_is_an_error(store):
 
 async def test_a_corrupt_record_fails_alone_and_is_logged(bench):
     await bench.score(queued("good"), queued("bad"))
-    bench.store._sessions["bad"].record = b"\x01garbage"
+    bench.store.sessions["bad"].record = b"\x01garbage"
     good, bad = await bench.score(queued("good"), queued("bad"))
     assert good.answer.events == 2
     assert isinstance(bad, CorruptRecordError)

@@ -109,7 +109,7 @@ def test_what_was_written_into_a_file_is_read_from_it(tmp_path) -> None:
 def test_mean_and_deviation_of_many_chunks_are_those_of_all(monkeypatch) -> None:
     features = torch.randn(1000, 3, generator=torch.Generator().manual_seed(0)) * 5 + torch.tensor([1e4, 0.0, -3.0])
     whole = scaling_of(features)
-    monkeypatch.setattr("training.data.encoded._CHUNK_EVENTS", 7)
+    monkeypatch.setattr("training.data.encoded._CHUNK_EVENTS", 7)  # private: several chunks of few events
     chunked = scaling_of(features)
     deviation, mean = torch.std_mean(features.double(), 0, correction=0)
     for scaling in (whole, chunked):

@@ -52,7 +52,7 @@ def test_each_resample_draws_as_many_sessions_as_there_are_with_replacement(monk
 
     done: list[int] = []
     # Seven resamples of 40 sessions, three at a time
-    monkeypatch.setattr("training.evaluation.resampling._CELLS", 3 * 40)
+    monkeypatch.setattr("training.evaluation.resampling._CELLS", 3 * 40)  # private: several chunks of a small table
     (drawn,) = resample([keep], 40, resamples=7, seed=2, progress=done.append)
     assert drawn["sum"].tolist() == [40] * 7
     assert [weights.shape for weights in seen] == [(40, 3), (40, 3), (40, 1)]
@@ -85,7 +85,7 @@ def test_the_same_seed_gives_the_same_interval_whatever_the_block_size(monkeypat
     first = interval(session, values, resamples=100, seed=3)
     assert first != interval(session, values, resamples=100, seed=4)
 
-    monkeypatch.setattr("training.evaluation.resampling._CELLS", 500)
+    monkeypatch.setattr("training.evaluation.resampling._CELLS", 500)  # private: several chunks of a small table
 
     again = interval(session, values, resamples=100, seed=3)
     assert [again.value, again.low, again.high] == pytest.approx([first.value, first.low, first.high], rel=1e-12)

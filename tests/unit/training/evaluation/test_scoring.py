@@ -104,7 +104,7 @@ def test_the_same_seed_gives_the_same_resamples_whatever_the_block_size(monkeypa
     statistic = scoring(outcome, probability, session, 80)
     (whole,) = resample([statistic], 80, resamples=30, seed=7)
     done: list[int] = []
-    monkeypatch.setattr("training.evaluation.resampling._CELLS", 800)
+    monkeypatch.setattr("training.evaluation.resampling._CELLS", 800)  # private: several chunks of a small table
     (blocks,) = resample([statistic], 80, resamples=30, seed=7, progress=done.append)
     assert done == [10, 20, 30]
     np.testing.assert_allclose(blocks["auc"], whole["auc"])

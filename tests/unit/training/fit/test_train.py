@@ -128,7 +128,7 @@ def test_a_large_log_is_trained_on_with_the_shares_that_its_artifact_then_tells(
     shop, settings, tmp_path, monkeypatch
 ) -> None:
     # Given a log that counts as large, and nobody who chose the shares of its parts
-    monkeypatch.setattr("training.config._ENOUGH_HELD_OUT", 120)
+    monkeypatch.setattr("training.config._ENOUGH_HELD_OUT", 120)  # private: a log that is large without its sessions
     config = RunConfig(replace(settings, lightgbm=False, fit=replace(settings.fit, epochs=1)))
     # When it is trained on as the command does it
     run_train(shop.dataset.path, tmp_path / "model.pt", config)

@@ -91,9 +91,9 @@ class BruteForce:
             return 1.0
         catalogue = self.process.catalogue
         item, tier = self.items[n], catalogue.tier[self.items[n]]
-        launch = np.concatenate(catalogue._launch)
+        launch = np.concatenate(catalogue.launch)
         on_sale = [i for i in range(self.shape.items) if catalogue.tier[i] == tier and launch[i] <= self.moment]
-        popularity = catalogue._weight[item] / sum(catalogue._weight[i] for i in on_sale)
+        popularity = catalogue.weight[item] / sum(catalogue.weight[i] for i in on_sale)
         fresh = self.process.tier[intent, tier] * popularity
         seen = {self.items[m] for m in range(n) if self.names[m] == VIEW_ITEM}
         if not seen:
@@ -333,7 +333,7 @@ def test_the_mean_of_the_first_posterior_is_the_purchase_rate() -> None:
 def test_late_items_appear_only_after_their_launch() -> None:
     log = generate(PRESETS["long-tail"], 8_000, seed=2)
     catalogue = Process.of(PRESETS["long-tail"]).catalogue
-    launch = np.concatenate(catalogue._launch)
+    launch = np.concatenate(catalogue.launch)
     viewed = log.events.drop_nulls("item_id")
     item = viewed["item_id"].str.strip_prefix("SKU-").cast(pl.Int64).to_numpy()
     moment = (viewed["timestamp_ms"].to_numpy() - BEGIN_MS) / (28 * DAY_MS)
