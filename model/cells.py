@@ -68,9 +68,14 @@ class Cell(nn.Module):
         """
         raise NotImplementedError
 
+    def sequence(self, inputs: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """Advance by T events: inputs [B, T, E] and hidden [B, S] to outputs [B, T, H] and the next hidden [B, S]."""
+        raise NotImplementedError
+
     def forward(self, inputs: Tensor) -> Tensor:
         """Return the output after each event [B, T, H] of inputs [B, T, E], from the initial state."""
-        raise NotImplementedError
+        zeros = torch.zeros([inputs.size(0), self.state_width], dtype=inputs.dtype, device=inputs.device)
+        return self.sequence(inputs, zeros)[0]
 
 
 class LSTM(Cell):
@@ -117,10 +122,15 @@ class LSTM(Cell):
             inputs = h
         return inputs, torch.cat(following, 1)
 
-    def forward(self, inputs: Tensor) -> Tensor:
-        zeros = torch.zeros([self.layers, inputs.size(0), self.hidden_size], dtype=inputs.dtype, device=inputs.device)
+    @torch.jit.export
+    def sequence(self, inputs: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        # The state is [session; layer; h or c; unit], and torch takes [layer; session; unit] of h and of c.
+        states = hidden.view(-1, self.layers, 2, self.hidden_size).permute(2, 1, 0, 3).contiguous()
         weights = [weight for weight in self.weights]  # noqa: C416  # as above
-        return torch.lstm(inputs, [zeros, zeros], weights, True, self.layers, 0.0, self.training, False, True)[0]
+        output, h, c = torch.lstm(
+            inputs, [states[0], states[1]], weights, True, self.layers, 0.0, self.training, False, True
+        )
+        return output, torch.stack([h, c]).permute(2, 1, 0, 3).reshape(hidden.size(0), -1)
 
 
 def pack_for_cpu(cell: nn.Module) -> None:
@@ -166,10 +176,12 @@ class GRU(Cell):
             following.append(inputs)
         return inputs, torch.cat(following, 1)
 
-    def forward(self, inputs: Tensor) -> Tensor:
-        zeros = torch.zeros([self.layers, inputs.size(0), self.hidden_size], dtype=inputs.dtype, device=inputs.device)
+    @torch.jit.export
+    def sequence(self, inputs: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        states = hidden.view(-1, self.layers, self.hidden_size).transpose(0, 1).contiguous()
         weights = [weight for weight in self.weights]  # noqa: C416  # as in LSTM
-        return torch.gru(inputs, zeros, weights, True, self.layers, 0.0, self.training, False, True)[0]
+        output, h = torch.gru(inputs, states, weights, True, self.layers, 0.0, self.training, False, True)
+        return output, h.transpose(0, 1).reshape(hidden.size(0), -1)
 
 
 class RNN(Cell):
@@ -189,10 +201,12 @@ class RNN(Cell):
             following.append(inputs)
         return inputs, torch.cat(following, 1)
 
-    def forward(self, inputs: Tensor) -> Tensor:
-        zeros = torch.zeros([self.layers, inputs.size(0), self.hidden_size], dtype=inputs.dtype, device=inputs.device)
+    @torch.jit.export
+    def sequence(self, inputs: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        states = hidden.view(-1, self.layers, self.hidden_size).transpose(0, 1).contiguous()
         weights = [weight for weight in self.weights]  # noqa: C416  # as in LSTM
-        return torch.rnn_tanh(inputs, zeros, weights, True, self.layers, 0.0, self.training, False, True)[0]
+        output, h = torch.rnn_tanh(inputs, states, weights, True, self.layers, 0.0, self.training, False, True)
+        return output, h.transpose(0, 1).reshape(hidden.size(0), -1)
 
 
 class NoMemory(Cell):
@@ -207,8 +221,9 @@ class NoMemory(Cell):
     def step(self, inputs: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
         return inputs[:, :0], hidden
 
-    def forward(self, inputs: Tensor) -> Tensor:
-        return inputs[..., :0]
+    @torch.jit.export
+    def sequence(self, inputs: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        return inputs[..., :0], hidden
 
 
 CELLS: Final[dict[str, Callable[[int, int, int], Cell]]] = {

@@ -420,6 +420,14 @@ class Encoder(nn.Module):
         Sessions shorter than T are padded at the end with any values: later events never change earlier outputs.
         """
         carry, memory = self.initial_state(timestamp_ms.size(0))
+        features, indices, _, _ = self.fold(timestamp_ms, codes, numbers, carry, memory)
+        return features, indices
+
+    @torch.jit.export
+    def fold(
+        self, timestamp_ms: Tensor, codes: Tensor, numbers: Tensor, carry: Tensor, memory: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Like `sequence`, from any state: fold T events into each of B sessions, and return the next state as well."""
         carry, memory = carry.t().contiguous(), memory.t().contiguous()
         times = timestamp_ms.t().contiguous()
         codes = codes.permute(1, 2, 0).contiguous()
@@ -432,7 +440,7 @@ class Encoder(nn.Module):
             )
             all_features.append(features.t())
             all_indices.append(indices.t())
-        return torch.stack(all_features, 1), torch.stack(all_indices, 1)
+        return torch.stack(all_features, 1), torch.stack(all_indices, 1), carry.t(), memory.t()
 
     def _advance(  # noqa: PLR0915  # one aggregate after another; pieces would pass twenty tensors around
         self, timestamp_ms: Tensor, codes: Tensor, numbers: Tensor, carry: Tensor, memory: Tensor

@@ -26,6 +26,12 @@ class SessionScorer(Protocol):
         """Fold one event into each state; None is the initial state."""
         ...
 
+    def fold(
+        self, histories: Sequence[Sequence[Event]], states: Sequence[bytes | None]
+    ) -> list[tuple[list[float], bytes]]:
+        """Fold several events into each state; return the probability after each event, and the last state."""
+        ...
+
     def refold(self, histories: Sequence[Sequence[Event]]) -> list[tuple[float, bytes]]:
         """Fold whole histories; return the last probability and the state of each."""
         ...

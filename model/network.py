@@ -1,7 +1,8 @@
 """The network: encoder, recurrent cell, head and calibration, as a fold over events.
 
-Two methods are the contract. The service runs `step`, which advances B sessions by one event each. Training and
-evaluation run `forward`, which computes the same for whole sequences. They agree up to float32 rounding.
+Three methods are the contract. The service runs `step`, which advances B sessions by one event each, and `fold`, which
+advances them by several. Training and evaluation run `forward`, which computes the same for whole sequences. They agree
+up to float32 rounding.
 
 By default the cell is an LSTM, and the network gets the encoder's running aggregates. `NetworkSizes.cell` and
 `.aggregates` replace or remove them, so that the effect of each can be measured: docs/recipe.md.
@@ -177,6 +178,20 @@ class SessionModel(nn.Module):
         features, indices, carry, memory = self.encoder(timestamp_ms, codes, numbers, carry, memory)
         inputs = self.inputs(features, indices)
         output, hidden = self.lstm.step(inputs, hidden)
+        return self.calibrated(self.raw_logit(output, inputs)), hidden, carry, memory
+
+    @torch.jit.export
+    def fold(
+        self, timestamp_ms: Tensor, codes: Tensor, numbers: Tensor, hidden: Tensor, carry: Tensor, memory: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Fold T events into each of B sessions: `step` after `step`, with one call of cell and head for all events.
+
+        Returns:
+            probabilities float32 [B, T] and the next hidden, carry and memory.
+        """
+        features, indices, carry, memory = self.encoder.fold(timestamp_ms, codes, numbers, carry, memory)
+        inputs = self.inputs(features, indices)
+        output, hidden = self.lstm.sequence(inputs, hidden)
         return self.calibrated(self.raw_logit(output, inputs)), hidden, carry, memory
 
     def forward(self, timestamp_ms: Tensor, codes: Tensor, numbers: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 A live base rate changes probabilities and never states, so it may be set and changed at any time.
 """
 
+import copy
 import math
 import statistics
 import time
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 import torch
+from torch import Tensor
 
 from model.artifact import BaseRateUnknownError, Manifest, load
 from model.base_rate import logit_shift
@@ -33,6 +35,8 @@ _WARM_UP_RUNS: Final = 3
 # A typical batch under load, and enough runs for a median.
 _COMPARED_SESSIONS: Final = 64
 _COMPARED_RUNS: Final = 11
+# Events of each session in one call of the script; bounds its memory.
+_FOLDED_AT_ONCE: Final = 256
 # From this size on there is one more size between each and its double: 48 sessions take 0.40 ms a step, 64 take 0.49.
 _FIRST_HALVED: Final = 16
 
@@ -78,6 +82,8 @@ class Predictor:
         if base_rate is not None:
             # Relative to the manifest's bias, so that a module that was shifted before is not shifted twice.
             module.bias.fill_(manifest.calibration["bias"] + _shift(manifest, base_rate))
+        # A fold is a long chain of small operations, and a GPU takes several times as long for each.
+        self._fold_module = _fold_of(module if device == "cpu" else copy.deepcopy(module))
         self._module = module.to(device)
         self._device = torch.device(device)
         self.manifest = manifest
@@ -162,30 +168,45 @@ class Predictor:
             following += chunk_states
         return probabilities, following
 
-    def refold(self, histories: Sequence[Sequence[Event]]) -> list[tuple[float, bytes]]:
-        """Fold whole histories, each of at least one event, from the initial state.
+    def fold(
+        self, histories: Sequence[Sequence[Event]], states: Sequence[bytes | None]
+    ) -> list[tuple[list[float], bytes]]:
+        """Fold several events into each session: a history, or the next part of one.
+
+        Between the events of a call the state is not rounded, so with float16 states the answers are nearer to the
+        offline model than those of `advance`. With float32 states both are equal up to float32 rounding.
+
+        Args:
+            histories: B lists of at least one event each, of B different sessions.
+            states: their states before the first of these events; None before a session's first.
 
         Returns:
-            For each history its last probability and its state, equal to those of `advance` event by event.
+            For each session the probability after each event, and its state after the last one.
+
+        Raises:
+            ValueError: the lengths differ, a list is empty, or `reads` is False for a state.
         """
-        traces = self.traces(histories)
-        return [(trace[-1], state) for trace, state in traces]
+        if len(histories) != len(states):
+            raise ValueError(f"states: expected {len(histories)}, one a history, not {len(states)}")
+        if not all(histories):
+            raise ValueError("histories: expected at least one event in each")
+        folded: list[tuple[list[float], bytes]] = [([], b"")] * len(histories)
+        # Long histories first, so that those that go on are always the first rows.
+        order = sorted(range(len(histories)), key=lambda index: -len(histories[index]))
+        for first in range(0, len(order), self.max_batch_size):
+            chosen = order[first : first + self.max_batch_size]
+            some = self._fold([histories[index] for index in chosen], [states[index] for index in chosen])
+            for index, one in zip(chosen, some, strict=True):
+                folded[index] = one
+        return folded
+
+    def refold(self, histories: Sequence[Sequence[Event]]) -> list[tuple[float, bytes]]:
+        """Fold whole histories, each of at least one event, from the initial state; return last probability and state."""
+        return [(trace[-1], state) for trace, state in self.traces(histories)]
 
     def traces(self, histories: Sequence[Sequence[Event]]) -> list[tuple[list[float], bytes]]:
         """Like `refold`, with the probability after each event."""
-        if not all(histories):
-            raise ValueError("histories: expected at least one event in each")
-        states: list[bytes | None] = [None] * len(histories)
-        traces: list[list[float]] = [[] for _ in histories]
-        for position in range(max(map(len, histories), default=0)):
-            going = [index for index, history in enumerate(histories) if position < len(history)]
-            probabilities, following = self.advance(
-                [histories[index][position] for index in going], [states[index] for index in going]
-            )
-            for index, probability, state in zip(going, probabilities, following, strict=True):
-                traces[index].append(probability)
-                states[index] = state
-        return [(trace, state) for trace, state in zip(traces, states, strict=True) if state is not None]
+        return self.fold(histories, [None] * len(histories))
 
     def count_inputs(self, histories: Sequence[Sequence[Event]]) -> InputCounts | None:
         """Return counts of the sessions' features in the bins of the training data; None without a summary.
@@ -239,6 +260,30 @@ class Predictor:
             size *= 2
         yield self.max_batch_size
 
+    def _fold(
+        self, histories: Sequence[Sequence[Event]], states: Sequence[bytes | None]
+    ) -> list[tuple[list[float], bytes]]:
+        """Fold at most `max_batch_size` histories, the longest first."""
+        lengths = [len(history) for history in histories]
+        columns = [self._columns.read(history) for history in histories]
+        probabilities: list[list[float]] = [[] for _ in histories]
+        with torch.inference_mode():
+            hidden, carry, memory = (part.clone() for part in self._states.unpack(states, len(states)))
+            position, going = 0, len(histories)
+            while going:
+                # Up to the next end of a history: no session gets an event that is not its own.
+                end = min(position + _FOLDED_AT_ONCE, lengths[going - 1])
+                parts = [torch.stack([part[position:end] for part in each]) for each in zip(*columns[:going], strict=True)]
+                probability, hidden[:going], carry[:going], memory[:going] = self._fold_module(
+                    *parts, hidden[:going], carry[:going], memory[:going]
+                )
+                for row, values in zip(probabilities, probability.tolist(), strict=False):
+                    row += values
+                position = end
+                while going and lengths[going - 1] == position:
+                    going -= 1
+            return list(zip(probabilities, self._states.pack(hidden, carry, memory), strict=True))
+
     def _step(self, events: Sequence[Event], states: Sequence[bytes | None]) -> tuple[list[float], list[bytes]]:
         count = len(events)
         size = self._sizes[bisect_left(self._sizes, count)]
@@ -253,6 +298,23 @@ class Predictor:
             # Without the padding rows.
             following = self._states.pack(hidden[:count], carry[:count], memory[:count])
             return probability[:count].tolist(), following
+
+
+def _fold_of(module: torch.jit.ScriptModule) -> Callable[..., tuple[Tensor, Tensor, Tensor, Tensor]]:
+    """Return the module's `fold`; a loop of its `step` where the artifact is older than that method."""
+    if hasattr(module, "fold"):
+        return module.fold  # type: ignore[no-any-return]  # a method of the script
+
+    def fold(timestamp_ms: Tensor, codes: Tensor, numbers: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
+        probabilities = []
+        for position in range(timestamp_ms.size(1)):
+            probability, *state = module.step(  # type: ignore[assignment]  # three tensors, as before
+                timestamp_ms[:, position], codes[:, position], numbers[:, position], *state
+            )
+            probabilities.append(probability)
+        return torch.stack(probabilities, 1), *state
+
+    return fold  # type: ignore[return-value]  # four tensors
 
 
 def _shift(manifest: Manifest, base_rate: float) -> float:
