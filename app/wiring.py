@@ -28,6 +28,7 @@ from app.runtime.single_flight import SingleFlightCache
 from app.scoring.batcher import Batcher, Callers, Requeue
 from app.scoring.events import EventValidator, QueuedEvent
 from app.scoring.model_holder import ArtifactFile, ModelHolder
+from app.scoring.rebuilder import Rebuilder
 from app.scoring.scorer import Scorer, max_events_per_session
 from app.scoring.session_update import Score
 from app.scoring.shadow import Shadow
@@ -81,7 +82,9 @@ async def running_services(
             closing.push_async_callback(shadow.close)
         deadlines = Deadlines()
         closing.callback(deadlines.close)
-        batcher = open_batcher(settings, models, store, shadow, metrics=metrics, logger=logger)
+        rebuilder = Rebuilder(store, metrics=metrics, logger=logger)
+        closing.push_async_callback(rebuilder.close)
+        batcher = open_batcher(settings, models, store, rebuilder, shadow, metrics=metrics, logger=logger)
         batcher.start()
         closing.push_async_callback(batcher.close)
         quality = ModelQuality(
@@ -261,6 +264,7 @@ def open_batcher(
     settings: Settings,
     models: ModelHolder,
     store: StateStore,
+    rebuilder: Rebuilder,
     shadow: Shadow | None,
     *,
     metrics: Metrics,
@@ -277,6 +281,7 @@ def open_batcher(
             logger=logger,
             max_session_events=settings.max_session_events,
             dedupe_window=settings.dedupe_window,
+            rebuilder=rebuilder,
         )
         results = await scorer.score(events, callers)
         if shadow is not None:
@@ -290,6 +295,7 @@ def open_batcher(
         max_queue=settings.max_queue,
         max_items_per_key=max_events_per_session(settings.dedupe_window),
         max_batches=_BATCHES_AT_ONCE,
+        blocked=lambda session_id: rebuilder.pending(str(session_id)),
     )
     metrics.watch(metrics.queue_length, lambda: batcher.queue_length)
     metrics.queue_capacity.set(settings.max_queue)

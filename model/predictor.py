@@ -10,7 +10,7 @@ import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final, Literal, cast
 
 import torch
 from torch import Tensor
@@ -201,7 +201,7 @@ class Predictor:
         return folded
 
     def refold(self, histories: Sequence[Sequence[Event]]) -> list[tuple[float, bytes]]:
-        """Fold whole histories, each of at least one event, from the initial state; return last probability and state."""
+        """Fold whole histories from the initial state; return the last probability and the state of each."""
         return [(trace[-1], state) for trace, state in self.traces(histories)]
 
     def traces(self, histories: Sequence[Sequence[Event]]) -> list[tuple[list[float], bytes]]:
@@ -273,12 +273,14 @@ class Predictor:
             while going:
                 # Up to the next end of a history: no session gets an event that is not its own.
                 end = min(position + _FOLDED_AT_ONCE, lengths[going - 1])
-                parts = [torch.stack([part[position:end] for part in each]) for each in zip(*columns[:going], strict=True)]
+                parts = [
+                    torch.stack([part[position:end] for part in each]) for each in zip(*columns[:going], strict=True)
+                ]
                 probability, hidden[:going], carry[:going], memory[:going] = self._fold_module(
                     *parts, hidden[:going], carry[:going], memory[:going]
                 )
-                for row, values in zip(probabilities, probability.tolist(), strict=False):
-                    row += values
+                for index, values in enumerate(probability.tolist()):
+                    probabilities[index] += values
                 position = end
                 while going and lengths[going - 1] == position:
                     going -= 1
@@ -303,18 +305,21 @@ class Predictor:
 def _fold_of(module: torch.jit.ScriptModule) -> Callable[..., tuple[Tensor, Tensor, Tensor, Tensor]]:
     """Return the module's `fold`; a loop of its `step` where the artifact is older than that method."""
     if hasattr(module, "fold"):
-        return module.fold  # type: ignore[no-any-return]  # a method of the script
+        return cast("Callable[..., tuple[Tensor, Tensor, Tensor, Tensor]]", module.fold)
 
-    def fold(timestamp_ms: Tensor, codes: Tensor, numbers: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
-        probabilities = []
+    def fold(
+        timestamp_ms: Tensor, codes: Tensor, numbers: Tensor, *initial: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        probabilities, state = [], [*initial]
         for position in range(timestamp_ms.size(1)):
-            probability, *state = module.step(  # type: ignore[assignment]  # three tensors, as before
+            probability, *state = module.step(
                 timestamp_ms[:, position], codes[:, position], numbers[:, position], *state
             )
             probabilities.append(probability)
-        return torch.stack(probabilities, 1), *state
+        hidden, carry, memory = state
+        return torch.stack(probabilities, 1), hidden, carry, memory
 
-    return fold  # type: ignore[return-value]  # four tensors
+    return fold
 
 
 def _shift(manifest: Manifest, base_rate: float) -> float:

@@ -10,6 +10,7 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Collection, Container, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import partial
 from typing import Final, Generic, Protocol, TypeVar
 
 from app.errors import OverloadedError, ShuttingDownError
@@ -161,6 +162,8 @@ class Batcher(Generic[Item, Result]):
         max_queue: most items that wait for a batch.
         max_items_per_key: most items of one key in a batch.
         max_batches: most batches that run at the same time.
+        blocked: called with each key of a batch that has ended; returns a future until whose end items of the key stay
+            in the queue, or None.
     """
 
     def __init__(
@@ -172,6 +175,7 @@ class Batcher(Generic[Item, Result]):
         max_queue: int,
         max_items_per_key: int = 1,
         max_batches: int = 1,
+        blocked: Callable[[Hashable], "asyncio.Future[None] | None"] = lambda _key: None,
     ) -> None:
         self._handle = handle
         self._key = key
@@ -179,8 +183,9 @@ class Batcher(Generic[Item, Result]):
         self._max_queue = max_queue
         self._max_items_per_key = max_items_per_key
         self._max_batches = max_batches
+        self._blocked = blocked
         self._busy: set[Hashable] = set()
-        """Keys of the running batches."""
+        """Keys of the running batches, and blocked keys."""
         self._batches: set[asyncio.Task[None]] = set()
         self._queue = _Queue[Item, Result]()
         self._wake = asyncio.Event()
@@ -304,11 +309,19 @@ class Batcher(Generic[Item, Result]):
         self._batches.add(task)
 
         def end(_task: asyncio.Task[None]) -> None:
-            self._busy.difference_update(keys)
             self._batches.discard(task)
+            for key in keys:
+                if (until := self._blocked(key)) is None:
+                    self._busy.discard(key)
+                else:
+                    until.add_done_callback(partial(self._unblock, key))
             self._wake.set()
 
         task.add_done_callback(end)
+
+    def _unblock(self, key: Hashable, _until: "asyncio.Future[None]") -> None:
+        self._busy.discard(key)
+        self._wake.set()
 
     async def _handle_batch(self, queued: list[_QueuedItem[Item, Result]]) -> None:
         batch = _Batch(queued)

@@ -1,4 +1,4 @@
-"""One batch: load records, rebuild states where needed, fold, commit, and retry conflicts.
+"""One batch: load records, fold, commit, and retry conflicts.
 
 The model steps different sessions together. Events of one session are folded one after another, each with its own
 answer or error, and are committed together. An error of one session affects no other session, and an error of one event
@@ -8,20 +8,27 @@ again.
 
 import asyncio
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from math import isfinite
 from typing import Final
 
 from structlog.typing import FilteringBoundLogger
 
-from app.errors import ConflictError, CorruptRecordError, DeadlineExceededError, PredictionError, SessionFullError
+from app.errors import (
+    ConflictError,
+    CorruptRecordError,
+    DeadlineExceededError,
+    OverloadedError,
+    PredictionError,
+    SessionFullError,
+)
 from app.monitoring import tracing
 from app.monitoring.metrics import Metrics
-from app.scoring.batcher import Callers, Requeue
+from app.scoring.batcher import REQUEUE, Callers, Requeue
 from app.scoring.events import QueuedEvent
 from app.scoring.isolation import map_isolated
-from app.scoring.rebuilder import MAX_REBUILD_EVENTS, RebuildBudget, Rebuilder
+from app.scoring.rebuilder import Rebuilder, is_foreign
 from app.scoring.session_update import (
     Disposition,
     PendingEvent,
@@ -33,7 +40,7 @@ from app.scoring.session_update import (
     without_fold,
 )
 from app.store.interface import COMMIT_ATTEMPTS, StateStore
-from app.store.record_codec import Outcome
+from app.store.record_codec import Outcome, Record
 from model.events import Event
 from model.interface import SessionScorer
 
@@ -53,9 +60,7 @@ class _Batch:
     Attributes:
         model: the same for the whole batch, even if another one is loaded meanwhile.
         fingerprint: the model's.
-        reads: the model's; whether the model can read a state.
         callers: the callers that wait for the events.
-        budget: number of events that may still be folded again in rebuilds.
         versions: yields a version for each new record.
         dispositions: those of the events that have been answered.
         sessions_started: sessions stored for the first time.
@@ -63,9 +68,7 @@ class _Batch:
 
     model: SessionScorer
     fingerprint: str
-    reads: Callable[[bytes], bool]
     callers: Callers[Score]
-    budget: RebuildBudget
     versions: Iterator[bytes]
     dispositions: list[Disposition] = field(default_factory=list)
     sessions_started: int = 0
@@ -110,7 +113,7 @@ class Scorer:
         max_session_events: most events of one session.
         dedupe_window: number of answers that a record keeps.
         commit_attempts: number of attempts for a session whose commits conflict.
-        max_rebuild_events: most events that a batch folds again for the current model, unless one session has more.
+        rebuilder: rebuilds states that the model cannot continue; their events are requeued meanwhile.
     """
 
     def __init__(
@@ -123,7 +126,7 @@ class Scorer:
         max_session_events: int,
         dedupe_window: int,
         commit_attempts: int = COMMIT_ATTEMPTS,
-        max_rebuild_events: int = MAX_REBUILD_EVENTS,
+        rebuilder: Rebuilder | None = None,
     ) -> None:
         self._store = store
         self._model = model
@@ -132,8 +135,7 @@ class Scorer:
         self._max_session_events = max_session_events
         self._dedupe_window = dedupe_window
         self._commit_attempts = commit_attempts
-        self._max_rebuild_events = max_rebuild_events
-        self._rebuilder = Rebuilder(store, metrics=metrics, logger=logger, last_attempt=commit_attempts)
+        self._rebuilder = rebuilder or Rebuilder(store, metrics=metrics, logger=logger)
 
     async def score(
         self, events: Sequence[QueuedEvent], callers: Callers[Score] | None = None
@@ -155,8 +157,7 @@ class Scorer:
         undecided = updates_by_session(all_pending)
         self._metrics.batch_size.observe(len(undecided))
         model = self._model
-        budget, versions = RebuildBudget(self._max_rebuild_events), random_versions(len(events))
-        batch = _Batch(model, model.fingerprint, model.reads, callers or _NO_CALLERS, budget, versions)
+        batch = _Batch(model, model.fingerprint, callers or _NO_CALLERS, random_versions(len(events)))
         # Terminates: each attempt decides an update, drops an event, or counts a conflict, whose number is limited.
         try:
             with tracing.batch_span(events):
@@ -175,28 +176,31 @@ class Scorer:
         await self._load(updates)
         for turn in range(max([len(update.pending) for update in updates])):
             folding: list[tuple[SessionUpdate, PendingEvent]] = []
-            foreign: list[SessionUpdate] = []
             for update in updates:
                 if update.is_stopped or turn >= len(update.pending):
                     continue
                 pending = update.pending[turn]
                 if not self._needs_fold(batch, update, pending):
                     continue
-                folding.append((update, pending))
                 record = update.current
-                if (
-                    record is not None
-                    and record.events
-                    and (record.model != batch.fingerprint or not batch.reads(record.state))
-                    and update.rebuild_error is None
-                ):
-                    foreign.append(update)
-            if foreign:
-                for changed in await self._rebuilder.rebuild(batch.model, foreign, batch.budget):
-                    self._conflict(changed)
-                folding = [pair for pair in folding if not pair[0].is_stopped]
+                if record is not None and is_foreign(record, batch.model) and update.rebuild_error is None:
+                    self._rebuild(batch, update, record)
+                if not update.is_stopped:
+                    folding.append((update, pending))
             self._advance(batch, folding)
         await self._commit(batch, [update for update in updates if not update.is_stopped])
+
+    def _rebuild(self, batch: _Batch, update: SessionUpdate, record: Record) -> None:
+        """Have the state rebuilt and the events requeued; after a failure, set the update's error instead."""
+        update.rebuild_error = self._rebuilder.failure(update.session_id, record)
+        if update.rebuild_error is not None:
+            return
+        try:
+            self._rebuilder.start(update.session_id, record, batch.model)
+        except OverloadedError as exc:
+            update.rebuild_error = exc
+        else:
+            update.fail(REQUEUE)
 
     async def _load(self, updates: Sequence[SessionUpdate]) -> None:
         records = await self._store.load([update.session_id for update in updates])

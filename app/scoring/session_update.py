@@ -152,8 +152,9 @@ class SessionUpdate(msgspec.Struct):
             record=current,
             appended=self.appended,
             probabilities=self.probabilities,
-            # A history entry without a model has the model of the entry before it.
-            model=None if loaded is not None and loaded.events and loaded.model == current.model else current.model,
+            # A history entry without a model has the model of the entry before it. The record may have another one,
+            # whose rebuild has no entry, so the last answer is compared.
+            model=None if loaded is not None and loaded.answers.last_model == current.model else current.model,
             closed_by="event" if is_closed and (loaded is None or loaded.outcome is _OPEN) else None,
             previous=loaded,
         )

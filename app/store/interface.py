@@ -116,6 +116,10 @@ class StateStore(Protocol):
         """
         ...
 
+    async def load_sessions(self, session_ids: Sequence[str]) -> list[tuple[Record, list[Event]] | StoreError | None]:
+        """Return each session's record and its whole history, read atomically; None where there is no record."""
+        ...
+
     async def load_session(self, session_id: str) -> tuple[Record, list[Event]] | None:
         """Return a session's record and history, read atomically; None if there is no session.
 

@@ -148,6 +148,16 @@ class Answers(msgspec.Struct, frozen=True):
         (probability,) = _PROBABILITY.unpack_from(self.packed, len(self.packed) - _PROBABILITY.size)
         return float(probability)
 
+    @property
+    def last_model(self) -> str | None:
+        """Fingerprint of the model that gave the newest answer; None: there is none."""
+        if not self.packed:
+            return None
+        if not self.is_wide:
+            return self.models[0]
+        _, _, _, model, _, _ = _WIDE_ANSWER.unpack_from(self.packed, len(self.packed) - _WIDE_ANSWER.size)
+        return self.models[int(model)]
+
     def find(self, code: int) -> Answer | None:
         """Return the answer with an event's code, the newest if there are two, or None."""
         wanted = _CODE.pack(code)

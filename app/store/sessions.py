@@ -8,6 +8,7 @@ Only this package wraps the driver's errors. A command may reach Redis twice (`a
 because a commit that is sent twice counts once (`commit.lua`).
 """
 
+import asyncio
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import Any, Final, TypeVar
@@ -110,17 +111,23 @@ class RedisStore:
         return [_decoded(decode_events, entries) for entries in histories]
 
     async def load_session(self, session_id: str) -> tuple[Record, list[Event]] | None:
-        keys: list[RespArg] = [record_key(session_id), history_key(session_id)]
-        call = (shard_of(session_id), [len(keys), *keys])
-        with tracing.store_span("load_session", 1):
-            (reply,) = await self._scripts.run("load_session", self._session_script, [call])
-        if isinstance(reply, Exception):
-            raise unavailable(reply)
-        value, entries = reply
-        if value is None:
-            return None
-        record = decode_record(value)
-        return record, whole_history(record, decode_events(entries))
+        (found,) = await self.load_sessions([session_id])
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    async def load_sessions(self, session_ids: Sequence[str]) -> list[tuple[Record, list[Event]] | StoreError | None]:
+        calls: list[tuple[int, list[RespArg]]] = [
+            (shard_of(session_id), [2, record_key(session_id), history_key(session_id)]) for session_id in session_ids
+        ]
+        with tracing.store_span("load_sessions", len(calls)):
+            replies = await self._scripts.run("load_sessions", self._session_script, calls)
+        sessions: list[tuple[Record, list[Event]] | StoreError | None] = []
+        for reply in replies:
+            sessions.append(_decoded(_session, reply))
+            # Decoding a long history takes a while; events go first.
+            await asyncio.sleep(0)
+        return sessions
 
     async def commit(self, commits: Sequence[Commit]) -> list[bool | StoreError]:
         results: list[bool | StoreError] = [False] * len(commits)
@@ -208,6 +215,14 @@ def _closing(commit: Commit) -> bytes:
     return msgspec.json.encode(
         {"outcome": record.outcome.word, "closed_by": commit.closed_by, "outcome_ms": record.outcome_ms}
     )
+
+
+def _session(reply: Sequence[Any]) -> tuple[Record, list[Event]] | None:
+    value, entries = reply
+    if value is None:
+        return None
+    record = decode_record(value)
+    return record, whole_history(record, decode_events(entries))
 
 
 def _decoded(decode: Callable[[Any], Stored], reply: Reply) -> Stored | StoreError:

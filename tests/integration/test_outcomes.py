@@ -198,7 +198,6 @@ async def test_many_closers_and_events_at_once_tell_of_every_session_once(redis_
             max_session_events=100,
             dedupe_window=8,
             commit_attempts=64,
-            max_rebuild_events=1000,
         )
         replicas = [Replica(store) for _ in range(3)]
         folded: dict[str, list[int]] = {}

@@ -52,6 +52,20 @@ class FakeModel:
         following = [self._step(event, state) for event, state in zip(events, states, strict=True)]
         return [_probability(state) for state in following], following
 
+    def fold(
+        self, histories: Sequence[Sequence[Event]], states: Sequence[bytes | None]
+    ) -> list[tuple[list[float], bytes]]:
+        folded = []
+        for history, state in zip(histories, states, strict=True):
+            self.refolded += state is None
+            trace = []
+            for event in history:
+                state = self._step(event, state)  # noqa: PLW2901 - a fold
+                trace.append(_probability(state))
+            assert state is not None
+            folded.append((trace, state))
+        return folded
+
     def refold(self, histories: Sequence[Sequence[Event]]) -> list[tuple[float, bytes]]:
         self.refolded += len(histories)
         return [(_probability(state), state) for state in map(self._fold, histories)]

@@ -74,6 +74,15 @@ class MemoryStore:
             raise history
         return None if record is None else (record, whole_history(record, history))
 
+    async def load_sessions(self, session_ids: Sequence[str]) -> list[tuple[Record, list[Event]] | StoreError | None]:
+        found: list[tuple[Record, list[Event]] | StoreError | None] = []
+        for session_id in session_ids:
+            try:
+                found.append(await self.load_session(session_id))
+            except StoreError as exc:
+                found.append(exc)
+        return found
+
     async def commit(self, commits: Sequence[Commit]) -> list[bool | StoreError]:
         return [self._committed(commit) for commit in commits]
 

@@ -62,15 +62,71 @@ def test_stepwise_answers_are_the_offline_models(artifacts, hidden_size, state_d
     shopping = random_sessions(LENGTHS)
     with torch.inference_mode():
         offline = model(*columns_of(shopping, ALL_SCOPES))
-    # When they are stepped together, states as bytes in between
-    traces = load_predictor(path, state_dtype=state_dtype).traces(shopping)
-    # Then no answer differs by more than was promised
-    assert [len(trace) for trace, _ in traces] == LENGTHS
-    for row, (trace, _) in enumerate(traces):
-        difference = np.abs(np.array(trace) - offline[row, : len(trace)].numpy()).max()
-        assert difference <= TOLERANCE[state_dtype]
-    answers = np.concatenate([trace for trace, _ in traces])
-    assert answers.std() > 0.05  # else a constant would do
+    # When they are stepped together, states as bytes in between, or folded
+    predictor = load_predictor(path, state_dtype=state_dtype)
+    for traces in (stepped_together(predictor, shopping), [trace for trace, _ in predictor.traces(shopping)]):
+        # Then no answer differs by more than was promised
+        assert [len(trace) for trace in traces] == LENGTHS
+        for row, trace in enumerate(traces):
+            difference = np.abs(np.array(trace) - offline[row, : len(trace)].numpy()).max()
+            assert difference <= TOLERANCE[state_dtype]
+        assert np.concatenate(traces).std() > 0.05  # else a constant would do
+
+
+def stepped_together(predictor, shopping):
+    """The answers of `advance`, each step with all sessions that have another event."""
+    states = dict.fromkeys(range(len(shopping)))
+    traces: list[list[float]] = [[] for _ in shopping]
+    for position in range(max(map(len, shopping))):
+        going = [index for index, events in enumerate(shopping) if position < len(events)]
+        probabilities, following = predictor.advance(
+            [shopping[index][position] for index in going], [states[index] for index in going]
+        )
+        states |= dict(zip(going, following, strict=True))
+        for index, probability in zip(going, probabilities, strict=True):
+            traces[index].append(probability)
+    return traces
+
+
+@pytest.mark.parametrize("cell", ["lstm", "gru", "rnn", "feed-forward"])
+@pytest.mark.parametrize("layers", [1, 2])
+def test_a_fold_in_parts_is_step_by_step(tmp_path, cell, layers, monkeypatch):
+    path = write_artifact(tmp_path / "model.pt", cell=cell, layers=layers, hidden_size=16, properties=ALL_SCOPES)
+    predictor = load_predictor(path, state_dtype="float32", max_batch_size=3)
+    monkeypatch.setattr("model.predictor._FOLDED_AT_ONCE", 7)
+    shopping = random_sessions([40, 1, 23, 40, 8])
+    first = predictor.fold([events[:5] for events in shopping], [None] * 5)
+    again = [index for index, events in enumerate(shopping) if len(events) > 5]
+    second = predictor.fold([shopping[index][5:] for index in again], [first[index][1] for index in again])
+    traces = {index: trace for index, (trace, _) in enumerate(first)}
+    states = {index: state for index, (_, state) in enumerate(first)}
+    for index, (trace, state) in zip(again, second, strict=True):
+        traces[index] = traces[index] + trace
+        states[index] = state
+    for index, events in enumerate(shopping):
+        alone = stepwise(predictor, events)
+        assert traces[index] == pytest.approx([probability for probability, _ in alone], abs=1e-6)
+        for part, expected in zip(parts_of(predictor, states[index]), parts_of(predictor, alone[-1][1]), strict=True):
+            np.testing.assert_allclose(part, expected, rtol=1e-5, atol=1e-6, equal_nan=True)
+
+
+def test_a_long_history_is_folded_to_the_state_of_its_steps(predictor):
+    events = random_session(5, 700)
+    ((trace, state),) = predictor.fold([events], [None])
+    alone = stepwise(predictor, events)
+    assert trace == pytest.approx([probability for probability, _ in alone], abs=1e-6)
+    for part, expected in zip(parts_of(predictor, state), parts_of(predictor, alone[-1][1]), strict=True):
+        np.testing.assert_allclose(part, expected, rtol=1e-5, atol=1e-6, equal_nan=True)
+
+
+def test_a_fold_of_nothing_or_of_a_strange_state_is_refused(predictor):
+    event = random_session(0, 1)[0]
+    with pytest.raises(ValueError, match="one a history"):
+        predictor.fold([[event]], [])
+    with pytest.raises(ValueError, match="at least one event"):
+        predictor.fold([[]], [None])
+    with pytest.raises(ValueError, match="states"):
+        predictor.fold([[event]], [b"strange"])
 
 
 @settings(max_examples=12, deadline=None)

@@ -477,3 +477,33 @@ async def test_a_call_ends_at_its_deadline_and_its_item_is_not_handled():
     assert await calls[2] == "much later"
     assert handled == ["first", "much later"]
     await batcher.close()
+
+
+async def test_items_of_a_blocked_key_wait_for_its_end_and_others_do_not():
+    blocked: dict[str, asyncio.Future[None]] = {"a": asyncio.get_running_loop().create_future()}
+    handled = []
+    begun = asyncio.Event()
+
+    async def handle(items, callers):
+        handled.append(items)
+        begun.set()
+        return [REQUEUE if item in blocked else item for item in items]
+
+    def until(key):
+        return blocked.get(key)
+
+    batcher = Batcher(handle, key=lambda item: item, max_batch_size=4, max_queue=8, blocked=until)
+    batcher.start()
+    (waiting,) = await submit_all(batcher, ["a"])
+    await begun.wait()
+    assert await batcher.submit("b") == "b"
+    (second,) = await submit_all(batcher, ["a"])
+    assert await batcher.submit("c") == "c"
+    assert handled == [["a"], ["b"], ["c"]]
+    assert batcher.queue_length == 2
+    # A caller that leaves meanwhile withdraws its item
+    second.cancel()
+    blocked.pop("a").set_result(None)
+    assert await waiting == "a"
+    assert handled[3:] == [["a"]]
+    await batcher.close()

@@ -18,10 +18,13 @@ from app.errors import (
 )
 from app.monitoring.logging import build_logger
 from app.monitoring.metrics import Metrics
+from app.scoring import rebuilder
 from app.scoring.batcher import REQUEUE
 from app.scoring.events import QueuedEvent
+from app.scoring.rebuilder import Rebuilder
 from app.scoring.scorer import Scorer, max_events_per_session
 from app.scoring.session_update import LATE, Score
+from app.store.history_codec import decode_history
 from app.store.record_codec import Outcome
 from model.events import Event, identifier_code
 
@@ -74,15 +77,29 @@ class Bench:
             "max_session_events": 100,
             "dedupe_window": 8,
             "commit_attempts": 4,
-            "max_rebuild_events": 1000,
         } | limits
-        self.scorer = Scorer(store, self.model, metrics=self.metrics, logger=logger, **limits)
+        self.rebuilder = Rebuilder(store, metrics=self.metrics, logger=logger)
+        self.scorer = Scorer(store, self.model, metrics=self.metrics, logger=logger, rebuilder=self.rebuilder, **limits)
 
     async def score(self, *batch):
-        return await self.scorer.score(batch)
+        """Score as the batcher does: requeued events come again once their session's rebuild has ended."""
+        results = [*await self.scorer.score(batch)]
+        while again := [index for index, result in enumerate(results) if result is REQUEUE]:
+            for index in again:
+                if (pending := self.rebuilder.pending(batch[index].session_id)) is not None:
+                    await pending
+            for index, result in zip(again, await self.scorer.score([batch[index] for index in again]), strict=True):
+                results[index] = result
+        return results
+
+    async def rebuilt(self, session_id):
+        """Wait for the session's rebuild."""
+        pending = self.rebuilder.pending(session_id)
+        assert pending is not None
+        await pending
 
     async def score_in_turn(self, *batch):
-        return [(await self.scorer.score([one]))[0] for one in batch]
+        return [(await self.score(one))[0] for one in batch]
 
     def counted(self, name):
         return self.metrics.registry.get_sample_value(f"willbuy_{name}_total")
@@ -204,19 +221,20 @@ async def test_two_models_in_turn_stay_exact(store):
     assert again.answer.model == replicas[0].model.fingerprint
 
 
-async def test_a_history_that_grew_between_two_reads_is_read_again(store):
+async def test_a_session_that_another_replica_continues_during_its_rebuild_is_rebuilt_again(store):
     old, current = Bench(store, FakeModel("a")), Bench(store, FakeModel("b"))
     first, raced, last = (queued(at_ms=NOW_MS + i) for i in range(3))
     await old.score(first)
-    # Given a replica that commits after the record was read and before the history is
-    load_histories = store.load_histories
+    # Given a replica that commits after the history was read and before the rebuilt state is stored
+    load_sessions = store.load_sessions
 
-    async def load_after_another_commit(session_ids):
-        store.load_histories = load_histories
+    async def load_before_another_commit(session_ids):
+        store.load_sessions = load_sessions
+        found = await load_sessions(session_ids)
         await old.score(raced)
-        return await load_histories(session_ids)
+        return found
 
-    store.load_histories = load_after_another_commit
+    store.load_sessions = load_before_another_commit
     (score,) = await current.score(last)
     assert score.answer.probability == current.model.expected([first.event, raced.event, last.event])
     assert current.counted("conflicts") == 1
@@ -544,29 +562,87 @@ async def test_an_event_that_races_a_delete_is_erased_or_starts_a_new_session(be
     assert await bench.store.load(["s"]) == [None]
 
 
-async def test_rebuilds_beyond_the_budget_wait_for_a_later_batch_and_nothing_else_does(store):
-    old = Bench(store, FakeModel("a"))
-    for name in "pqr":
-        await old.score(*[queued(name, item_id=str(i)) for i in range(4)])
-    bench = Bench(store, FakeModel("b"), max_rebuild_events=8)
-    batch = [queued("p"), queued("q"), queued("r"), queued("r"), queued("new")]
-    results = await bench.score(*batch)
-    assert [result is REQUEUE for result in results] == [False, False, True, True, False]
-    assert bench.counted("rebuilt_events") == 8
-    assert bench.counted("rebuilds_postponed") == 1
-    later = await bench.score(*batch[2:4])
-    assert [score.answer.events for score in later] == [5, 6]
-    (history,) = await store.load_histories(["r"])
-    assert later[1].answer.probability == bench.model.expected(history)
+async def test_a_rebuild_delays_no_other_session_of_its_batch(store):
+    await Bench(store, FakeModel("a")).score(*[queued("old", item_id=str(i)) for i in range(4)])
+    bench = Bench(store, FakeModel("b"))
+    waits, new, waits_too = await bench.scorer.score([queued("old"), queued("new"), queued("old")])
+    assert waits is waits_too is REQUEUE
+    assert isinstance(new, Score)
+    assert new.answer.events == 1
 
 
-async def test_a_history_longer_than_the_budget_is_rebuilt_alone(store):
-    for name in "pq":
-        await Bench(store, FakeModel("a")).score(*[queued(name) for _ in range(4)])
-    bench = Bench(store, FakeModel("b"), max_rebuild_events=1)
-    first, second = await bench.score(queued("p"), queued("q"))
-    assert first.answer.events == 5
-    assert second is REQUEUE
+async def test_a_rebuilt_state_is_stored_although_no_event_comes_after_it(store):
+    await Bench(store, FakeModel("a")).score(*[queued(item_id=str(i)) for i in range(4)])
+    bench = Bench(store, FakeModel("b"))
+    (result,) = await bench.scorer.score([queued()])
+    assert result is REQUEUE
+    await bench.rebuilt("s")
+    (record,) = await store.load(["s"])
+    (history,) = await store.load_histories(["s"])
+    assert record.model == bench.model.fingerprint
+    assert record.probability == bench.model.expected(history)
+    assert record.events == 4
+    # And the next event needs no other
+    (score,) = await bench.scorer.score([queued()])
+    assert isinstance(score, Score)
+    assert score.answer.events == 5
+    assert bench.counted("rebuilds") == 1
+
+
+async def test_a_session_is_rebuilt_once_for_all_the_events_that_wait_for_it(store):
+    await Bench(store, FakeModel("a")).score(*[queued(item_id=str(i)) for i in range(4)])
+    bench = Bench(store, FakeModel("b"))
+    batches = [await bench.scorer.score([queued()]) for _ in range(3)]
+    assert batches == [[REQUEUE]] * 3
+    await bench.rebuilt("s")
+    assert bench.model.refolded == 1
+    assert bench.counted("rebuilt_events") == 4
+
+
+async def test_a_long_history_is_folded_in_parts_and_delays_no_short_one(store, monkeypatch):
+    monkeypatch.setattr(rebuilder, "EVENTS_AT_ONCE", 3)
+    old = Bench(store, FakeModel("a"), max_session_events=1000, dedupe_window=255)
+    await old.score(*[queued("long", item_id=str(i)) for i in range(50)])
+    await old.score(queued("short"), queued("short"))
+    bench = Bench(store, FakeModel("b"))
+    await bench.scorer.score([queued("long"), queued("short")])
+    await bench.rebuilt("short")
+    await bench.rebuilt("long")
+    (record,), (history,) = await store.load(["long"]), await store.load_histories(["long"])
+    assert record.probability == bench.model.expected(history)
+
+
+async def test_a_model_that_answers_after_a_rebuild_is_named_in_the_history(store):
+    """A rebuild adds no entry, so the next one has to say that another model answered."""
+    first, second = Bench(store, FakeModel("a")), Bench(store, FakeModel("b"))
+    await first.score_in_turn(queued(), queued())
+    await second.score_in_turn(queued(), queued())
+    entries = decode_history(store._sessions["s"].history)
+    assert [entry.model for entry in entries] == [first.model.fingerprint] * 2 + [second.model.fingerprint] * 2
+
+
+@pytest.mark.parametrize("call", ["load_sessions", "commit"])
+async def test_an_exception_for_one_session_fails_no_other_rebuild(store, call):
+    await Bench(store, FakeModel("a")).score(queued("good"), queued("bad"))
+    bench = Bench(store, FakeModel("b"))
+    original = getattr(store, call)
+
+    async def raise_for_one(inputs):
+        if any("bad" in (one, getattr(one, "session_id", None)) for one in inputs):
+            raise RuntimeError("injected")
+        return await original(inputs)
+
+    setattr(store, call, raise_for_one)
+    await bench.scorer.score([queued("good"), queued("bad")])
+    await asyncio.gather(bench.rebuilt("good"), bench.rebuilt("bad"))
+    good, bad = await store.load(["good", "bad"])
+    assert (good.model, bad.model) == (bench.model.fingerprint, FakeModel("a").fingerprint)
+    setattr(store, call, original)
+    (failed,) = await bench.scorer.score([queued("bad")])
+    assert "injected" in str(failed)
+    # Once: the next event has it tried again
+    (score,) = await bench.score(queued("bad"))
+    assert score.answer.events == 2
 
 
 @settings(deadline=None, max_examples=100)
@@ -578,41 +654,29 @@ async def test_a_history_longer_than_the_budget_is_rebuilt_alone(store):
         ),
         max_size=15,
     ),
-    budget=st.integers(1, 12),
 )
-def test_replicas_of_different_models_back_and_forth_lose_double_and_reorder_nothing(steps, budget):
-    asyncio.run(back_and_forth(steps, budget))
+def test_replicas_of_different_models_back_and_forth_lose_double_and_reorder_nothing(steps):
+    asyncio.run(back_and_forth(steps))
 
 
-async def back_and_forth(steps, budget):
+async def back_and_forth(steps):
     """Each step is a replica and its batch: sessions and event ids, some of them again and again."""
     store = MemoryStore(session_idle_s=1800, now_ms=lambda: NOW_MS)
     models = [FakeModel("a"), FakeModel("b"), FakeModel("b", state_size=24)]
-    replicas = [
-        Bench(store, model, max_session_events=1000, dedupe_window=255, max_rebuild_events=budget) for model in models
-    ]
+    replicas = [Bench(store, model, max_session_events=1000, dedupe_window=255) for model in models]
     acknowledged = {}
     folded: dict[str, list[Event]] = {name: [] for name in "pqr"}
     for replica, batch in steps:
         bench = replicas[replica]
-        waiting = [queued(name, event_id=f"{name}{number}", item_id=str(number)) for name, number in batch]
-        rounds = 0
-        while waiting:
-            results = await bench.score(*waiting)
-            for one, score in zip(waiting, results, strict=True):
-                if score is REQUEUE:
-                    continue
-                key = (one.session_id, one.code)
-                assert score.duplicate == (key in acknowledged)
-                if not score.duplicate:
-                    folded[one.session_id].append(one.event)
-                    acknowledged[key] = score.answer
-                    assert score.answer.probability == bench.model.expected(folded[one.session_id])
-                assert score.answer == acknowledged[key]
-            waiting = [one for one, score in zip(waiting, results, strict=True) if score is REQUEUE]
-            rounds += 1
-            # Each round rebuilds one session at least
-            assert rounds <= 3
+        events = [queued(name, event_id=f"{name}{number}", item_id=str(number)) for name, number in batch]
+        for one, score in zip(events, await bench.score(*events), strict=True):
+            key = (one.session_id, one.code)
+            assert score.duplicate == (key in acknowledged)
+            if not score.duplicate:
+                folded[one.session_id].append(one.event)
+                acknowledged[key] = score.answer
+                assert score.answer.probability == bench.model.expected(folded[one.session_id])
+            assert score.answer == acknowledged[key]
     assert await store.load_histories("pqr") == [folded[name] for name in "pqr"]
 
 

@@ -36,7 +36,6 @@ class Shop:
             max_session_events=100,
             dedupe_window=8,
             commit_attempts=3,
-            max_rebuild_events=1000,
         )
         self.shadow = Shadow(
             self.store,
