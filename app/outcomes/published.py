@@ -21,7 +21,7 @@ class _ScoredEvent(Event, frozen=True, omit_defaults=True):
 class _Session(msgspec.Struct, frozen=True):
     format: int
     session_id: str
-    outcome: Literal["purchase", "none"]
+    outcome: Literal["purchase", "none", "unknown"]
     closed_by: str
     outcome_ms: int | None
     closed_ms: int
@@ -44,7 +44,7 @@ def session_json(session: ClosedSession) -> bytes:
         _Session(
             format=FORMAT,
             session_id=session.session_id,
-            outcome="purchase" if session.bought else "none",
+            outcome=session.outcome,
             closed_by=session.closed_by,
             outcome_ms=session.outcome_ms or None,
             closed_ms=session.closed_ms,

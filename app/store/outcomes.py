@@ -9,7 +9,7 @@ the two scripts a replica converts the history entries to JSON, because a script
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Any, Final, Literal, NamedTuple, Protocol
 
 import msgspec
 
@@ -34,11 +34,13 @@ from app.store.redis.server import RespArg
 
 # Most closed sessions of a shard that wait to be published. A running replica publishes them within seconds.
 BACKLOG: Final = 4096
-# Most entries of one shard in one call, so that a reply has at most a few MB even with long sessions.
+# Most entries of one shard in one call.
 _IDS_AT_ONCE: Final = 64
 _CLOSED_AT_ONCE: Final = 16
+# Bytes of histories after which a call for one shard takes no other session: 2 MB a round trip, and one more session.
+_BYTES_AT_ONCE: Final = 65_536
 # Shards in one round trip; a server does nothing else meanwhile.
-_SHARDS_AT_ONCE: Final = 32
+SHARDS_AT_ONCE: Final = 32
 # Longer than any call takes, including its retry.
 _MARKER_MS: Final = 600_000
 
@@ -74,10 +76,11 @@ class ClosedSession:
         entry: id of its entry in `closed`; starts with the time in ms, Redis' clock, when it was closed.
         session_id: the session.
         bought: whether it bought.
-        closed_by: `event` (a purchase), `api` (a call of the shop) or `idle`.
+        closed_by: `event` (a purchase), `api` (a call of the shop), `idle` or `eviction`.
         outcome_ms: time of the purchase, or of the shop's call; 0: closed by idle time.
         last_seen_ms: time of the last commit, Redis' clock.
         entries: the folded events, oldest first, each with its probability and its model.
+        is_known: whether the outcome is known and the events are complete; False where the server has evicted keys.
     """
 
     entry: str
@@ -87,6 +90,14 @@ class ClosedSession:
     outcome_ms: int
     last_seen_ms: int
     entries: Sequence[Entry]
+    is_known: bool = True
+
+    @property
+    def outcome(self) -> Literal["purchase", "none", "unknown"]:
+        """The outcome's name."""
+        if not self.is_known:
+            return "unknown"
+        return "purchase" if self.bought else "none"
 
     @property
     def closed_ms(self) -> int:
@@ -132,10 +143,11 @@ class Due:
 
 @dataclass(slots=True)
 class ClosedCount:
-    """Numbers of idle sessions: closed as not bought, and lost because their history had expired."""
+    """Numbers of idle sessions: closed as not bought; lost, their history had expired; left for a later call."""
 
     closed: int = 0
     lost: int = 0
+    left: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,12 +170,21 @@ CountsOf = tuple[str, int]
 class OutcomeStore(Protocol):
     """The closed sessions and their counts; all calls raise `StoreUnavailableError` if the store is unavailable."""
 
-    async def due(self, replica: str, *, lease_s: float) -> dict[int, Due]:
-        """Return the sweeper's work by shard, without the shards that another replica owns."""
+    async def due(
+        self, replica: str, *, lease_s: float, shards: Sequence[int] = range(SHARDS), one: bool = False
+    ) -> dict[int, Due]:
+        """Return the sweeper's work by shard, without the shards that another replica owns.
+
+        Args:
+            replica: name of the caller.
+            lease_s: for how long the caller owns a shard with work.
+            shards: those to look at.
+            one: at most one session to close and one to publish in each shard.
+        """
         ...
 
     async def close_idle(self, idle: Mapping[int, Sequence[str]]) -> ClosedCount:
-        """Close the given sessions, by shard, if their idle time has passed."""
+        """Close the given sessions, by shard, if their idle time has passed, as many as have a bounded size."""
         ...
 
     async def publish(self, sessions: Mapping[int, Sequence[Written]]) -> dict[int, list[bool]]:
@@ -201,17 +222,18 @@ class RedisOutcomes:
         self._count_script = load_script("count.lua")
         self._counts_script = load_script("counts.lua")
 
-    async def due(self, replica: str, *, lease_s: float) -> dict[int, Due]:
-        arguments: list[RespArg] = [replica, int(lease_s * 1000), self._idle_ms, _IDS_AT_ONCE, _CLOSED_AT_ONCE]
+    async def due(
+        self, replica: str, *, lease_s: float, shards: Sequence[int] = range(SHARDS), one: bool = False
+    ) -> dict[int, Due]:
+        most = (1, 1, 1) if one else (_IDS_AT_ONCE, _CLOSED_AT_ONCE, _BYTES_AT_ONCE)
+        arguments: list[RespArg] = [replica, int(lease_s * 1000), self._idle_ms, *most]
         found: dict[int, Due] = {}
         failure: Exception | None = None
-        for first in range(0, SHARDS, _SHARDS_AT_ONCE):
-            shards = range(first, min(first + _SHARDS_AT_ONCE, SHARDS))
-            calls = [
-                (shard, [3, closer_key(shard), seen_key(shard), closed_key(shard), *arguments]) for shard in shards
-            ]
+        for first in range(0, len(shards), SHARDS_AT_ONCE):
+            some = shards[first : first + SHARDS_AT_ONCE]
+            calls = [(shard, [3, closer_key(shard), seen_key(shard), closed_key(shard), *arguments]) for shard in some]
             replies = await self._scripts.run("due", self._due_script, calls)
-            for shard, reply in zip(shards, replies, strict=True):
+            for shard, reply in zip(some, replies, strict=True):
                 if isinstance(reply, Exception):
                     failure = reply
                 elif reply[0] or reply[1]:
@@ -228,13 +250,15 @@ class RedisOutcomes:
             keys: list[RespArg] = [board_key(shard), seen_key(shard), closed_key(shard)]
             for session_id in session_ids:
                 keys += (record_key(session_id), history_key(session_id))
-            calls.append((shard, [len(keys), *keys, self._idle_ms, BACKLOG, self._limits.kept_ms, *session_ids]))
+            limits = (self._idle_ms, BACKLOG, self._limits.kept_ms, _BYTES_AT_ONCE)
+            calls.append((shard, [len(keys), *keys, *limits, *session_ids]))
         count = ClosedCount()
         for reply in await self._scripts.run("close", self._close_script, calls):
             if isinstance(reply, Exception):
                 raise unavailable(reply)
             count.closed += reply.count(1)
             count.lost += reply.count(2)
+            count.left += reply.count(4)
         return count
 
     async def publish(self, sessions: Mapping[int, Sequence[Written]]) -> dict[int, list[bool]]:
@@ -244,8 +268,8 @@ class RedisOutcomes:
             words = [word for written in some for word in written]
             calls.append((shard, [*keys, self._limits.most_a_shard, self._limits.kept_ms, *words]))
         moved: dict[int, list[bool]] = {}
-        for first in range(0, len(calls), _SHARDS_AT_ONCE):
-            some_calls = calls[first : first + _SHARDS_AT_ONCE]
+        for first in range(0, len(calls), SHARDS_AT_ONCE):
+            some_calls = calls[first : first + SHARDS_AT_ONCE]
             replies = await self._scripts.run("publish", self._publish_script, some_calls)
             for (shard, _), reply in zip(some_calls, replies, strict=True):
                 if not isinstance(reply, Exception):
@@ -283,11 +307,11 @@ def _integers(pairs: Sequence[bytes]) -> dict[str, int]:
     return {name.decode(): int(number) for name, number in zip(pairs[::2], pairs[1::2], strict=True)}
 
 
-def _due(ids: Sequence[bytes], entries: Sequence[Any]) -> Due:
+def _due(ids: Sequence[bytes], entries: Sequence[Any], is_more: int) -> Due:
     return Due(
         idle=[session_id.decode() for session_id in ids],
         closed=[_closed(entry.decode(), fields) for entry, fields in entries],
-        is_more=len(ids) >= _IDS_AT_ONCE or len(entries) >= _CLOSED_AT_ONCE,
+        is_more=bool(is_more),
     )
 
 
@@ -297,6 +321,8 @@ class _Facts(msgspec.Struct, frozen=True):
     outcome: str
     closed_by: str
     outcome_ms: int = 0
+    # Number of the record's events, where there was a record.
+    events: int = 0
 
 
 _facts: Final = msgspec.json.Decoder(_Facts)
@@ -307,14 +333,16 @@ def _closed(entry: str, fields: Sequence[bytes]) -> ClosedSession | Unreadable:
     session_id = values.get(b"id", b"").decode(errors="replace")
     try:
         facts = _facts.decode(values[b"facts"])
+        entries = decode_joined(values[b"events"])
         return ClosedSession(
             entry=entry,
             session_id=session_id,
             bought=facts.outcome == "purchase",
+            is_known=facts.outcome != "unknown" and len(entries) >= facts.events,
             closed_by=facts.closed_by,
             outcome_ms=facts.outcome_ms,
             last_seen_ms=int(float(values[b"seen"])),
-            entries=decode_joined(values[b"events"]),
+            entries=entries,
         )
     except (KeyError, ValueError, msgspec.DecodeError, CorruptRecordError):
         return Unreadable(entry, session_id)

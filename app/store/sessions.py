@@ -11,6 +11,7 @@ because a commit that is sent twice counts once (`commit.lua`).
 import asyncio
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, Final, TypeVar
 
 import msgspec
@@ -42,6 +43,9 @@ from model.events import Event
 
 Stored = TypeVar("Stored")
 
+# For the sweeper and the counts of model quality, which no caller waits for.
+_OUTCOMES_TIMEOUT_S: Final = 5.0
+_OUTCOMES_CONNECTIONS: Final = 4
 # Several times the longest interval between two reports.
 _REPORT_TTL_S: Final = 15.0
 # The shortest text that parses to the same number, like `repr`, in an eighth of the time.
@@ -84,7 +88,11 @@ class RedisStore:
         self._client = open_client(url, options or ConnectionOptions())
         self._scripts = ScriptRunner(self._client, observe)
         self.board = RedisBoard(self._scripts, session_idle_s=session_idle_s)
-        self.outcomes = RedisOutcomes(self._scripts, session_idle_s=session_idle_s, limits=self._limits)
+        # With connections and circuit breakers of its own: large closed sessions take long, and must not stop events.
+        self._outcomes_client = open_client(url, _patient(options or ConnectionOptions()))
+        self.outcomes = RedisOutcomes(
+            ScriptRunner(self._outcomes_client, observe), session_idle_s=session_idle_s, limits=self._limits
+        )
         self.replicas = RedisReplicas(self._scripts, ttl_s=_REPORT_TTL_S)
 
     @property
@@ -174,6 +182,7 @@ class RedisStore:
 
     async def close(self) -> None:
         await self._client.close()
+        await self._outcomes_client.close()
 
     def _call(self, commits: Sequence[Commit], group: "_Group") -> list[RespArg]:
         """Return the arguments of one EVALSHA after the hash: number of keys, keys, arguments (see `commit.lua`)."""
@@ -198,6 +207,15 @@ class RedisStore:
         return [len(keys), *keys, *arguments]
 
 
+def _patient(options: ConnectionOptions) -> ConnectionOptions:
+    return replace(
+        options,
+        timeout_s=max(options.timeout_s, _OUTCOMES_TIMEOUT_S),
+        max_connections=_OUTCOMES_CONNECTIONS,
+        on_breaker=lambda _opened: None,
+    )
+
+
 # The sessions of one call: shards, and the indices of their sessions in the batch.
 _Group = Sequence[tuple[int, list[int]]]
 
@@ -213,7 +231,12 @@ def _closing(commit: Commit) -> bytes:
     if commit.closed_by is None:
         return b"closed"
     return msgspec.json.encode(
-        {"outcome": record.outcome.word, "closed_by": commit.closed_by, "outcome_ms": record.outcome_ms}
+        {
+            "outcome": record.outcome.word,
+            "closed_by": commit.closed_by,
+            "outcome_ms": record.outcome_ms,
+            "events": record.events,
+        }
     )
 
 

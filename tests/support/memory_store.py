@@ -22,8 +22,10 @@ class _Session:
 class NoOutcomes:
     """An `OutcomeStore` in which no session ever ends."""
 
-    async def due(self, replica: str, *, lease_s: float) -> dict[int, Due]:
-        del replica, lease_s
+    async def due(
+        self, replica: str, *, lease_s: float, shards: Sequence[int] = (), one: bool = False
+    ) -> dict[int, Due]:
+        del replica, lease_s, shards, one
         return {}
 
     async def close_idle(self, idle: Mapping[int, Sequence[str]]) -> ClosedCount:

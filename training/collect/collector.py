@@ -33,6 +33,7 @@ class Collected:
         files: written in this run.
         repeated: entries already in a file, because an earlier run ended before acknowledging them.
         gone: entries that were erased or trimmed before they could be written.
+        unknown: sessions without a known outcome, which are no examples.
     """
 
     sessions: int = 0
@@ -41,6 +42,7 @@ class Collected:
     files: int = 0
     repeated: int = 0
     gone: int = 0
+    unknown: int = 0
 
 
 class Collector:
@@ -67,6 +69,7 @@ class Collector:
         self._progress = progress
         self._waiting: list[Ended] = []
         self._gone: list[EntryId] = []
+        self._unknown: list[EntryId] = []
         self.collected = Collected()
 
     def resume(self) -> None:
@@ -77,7 +80,7 @@ class Collector:
             training.data.sources.errors.SourceError: a file in the folder is damaged.
             redis.exceptions.RedisError: Redis is unavailable.
         """
-        self._waiting, self._gone = [], []
+        self._waiting, self._gone, self._unknown = [], [], []
         for partial in self._folder.glob("*.partial"):
             partial.unlink()
         written: frozenset[str] | None = None
@@ -111,18 +114,20 @@ class Collector:
             self.collected.buyers += sum(session.bought for session in sessions)
             self.collected.events += sum(len(session.rows) - session.bought for session in sessions)
             self.collected.files += 1
-        if sessions or self._gone:
-            self._streams.acknowledge([*(session.entry for session in sessions), *self._gone])
+        if sessions or self._gone or self._unknown:
+            self._streams.acknowledge([*(session.entry for session in sessions), *self._gone, *self._unknown])
         self.collected.gone += len(self._gone)
-        self._gone = []
+        self.collected.unknown += len(self._unknown)
+        self._gone, self._unknown = [], []
         self._progress(self.collected)
 
     def _take(self, entries: Iterable[Entry]) -> None:
         for entry in entries:
-            if entry.session is None:
-                self._gone.append(entry.id)
-            else:
-                self._waiting.append(ended_session(entry.id, entry.session))
+            session = None if entry.session is None else ended_session(entry.id, entry.session)
+            if session is not None:
+                self._waiting.append(session)
+                continue
+            (self._gone if entry.session is None else self._unknown).append(entry.id)
         if len(self._waiting) >= self._sessions_a_file:
             self.write()
 

@@ -53,8 +53,8 @@ class Ended:
     rows: Sequence[dict[str, Any]]
 
 
-def ended_session(entry: EntryId, text: bytes) -> Ended:
-    """Return the session of an entry.
+def ended_session(entry: EntryId, text: bytes) -> Ended | None:
+    """Return the session of an entry; None if its outcome is unknown, as of a session that Redis has evicted in part.
 
     Raises:
         CollectError: the text is not JSON of the format that docs/outcomes.md describes.
@@ -66,6 +66,8 @@ def ended_session(entry: EntryId, text: bytes) -> Ended:
                 f"entry {entry.text}: format {session['format']}, this release reads format {FORMAT}; "
                 "collect with the release that serves"
             )
+        if session["outcome"] == "unknown":
+            return None
         bought = {"purchase": True, "none": False}[session["outcome"]]
         latest_ms = session["events"][0]["timestamp_ms"] if session["events"] else 0
         first_ms = latest_ms or session["outcome_ms"] or session["closed_ms"]

@@ -62,5 +62,7 @@ def _print_counts(collected: Collected, out: Path) -> None:
         print_line(f"{collected.repeated:,} sessions were in the folder already, from an interrupted run")
     if collected.gone:
         ERR.print(f"{collected.gone:,} sessions were erased or trimmed before they could be written", style="yellow")
+    if collected.unknown:
+        ERR.print(f"{collected.unknown:,} sessions have no known outcome: Redis evicted keys of theirs", style="yellow")
     if any(out.glob("*.parquet")):
         OUT.print(f"\nNext: [bold]willbuy train {out} --out model.pt[/bold]", soft_wrap=True)

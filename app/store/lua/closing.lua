@@ -1,5 +1,6 @@
 --[[
-Shared by several scripts, whose text follows this one: appends a session to the stream `closed`.
+Shared by several scripts, whose text follows this one: appends a session to the stream `closed`, and
+returns the bytes of its history.
 
 An entry of the stream `closed` has four fields, in this order:
   id      session id
@@ -8,6 +9,8 @@ An entry of the stream `closed` has four fields, in this order:
   events  history as one MessagePack array: an `array 32` header, then the entries unchanged
 ]]
 
+-- The server evicted the record of a session that had not ended, or the session's place in `seen`.
+local EVICTED = '{"outcome":"unknown","closed_by":"eviction"}'
 local IDLED_OUT = '{"outcome":"none","closed_by":"idle"}'
 
 local function append_closed(closed_key, longest, kept_ms, id, facts, seen_ms, history_key)
@@ -26,5 +29,6 @@ local function append_closed(closed_key, longest, kept_ms, id, facts, seen_ms, h
     'id', id, 'facts', facts, 'seen', seen_ms, 'events', events
   )
   redis.call('PEXPIRE', closed_key, kept_ms)
+  return #events
 end
 

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.fakes import FakeModel
 from support.memory_store import MemoryStore
+from support.rebuilds import score_all
 
 from app.errors import (
     ConflictError,
@@ -82,15 +83,7 @@ class Bench:
         self.scorer = Scorer(store, self.model, metrics=self.metrics, logger=logger, rebuilder=self.rebuilder, **limits)
 
     async def score(self, *batch):
-        """Score as the batcher does: requeued events come again once their session's rebuild has ended."""
-        results = [*await self.scorer.score(batch)]
-        while again := [index for index, result in enumerate(results) if result is REQUEUE]:
-            for index in again:
-                if (pending := self.rebuilder.pending(batch[index].session_id)) is not None:
-                    await pending
-            for index, result in zip(again, await self.scorer.score([batch[index] for index in again]), strict=True):
-                results[index] = result
-        return results
+        return await score_all(self.scorer, self.rebuilder, batch)
 
     async def rebuilt(self, session_id):
         """Wait for the session's rebuild."""
@@ -634,7 +627,7 @@ async def test_an_exception_for_one_session_fails_no_other_rebuild(store, call):
 
     setattr(store, call, raise_for_one)
     await bench.scorer.score([queued("good"), queued("bad")])
-    await asyncio.gather(bench.rebuilt("good"), bench.rebuilt("bad"))
+    await asyncio.gather(*filter(None, [bench.rebuilder.pending("good"), bench.rebuilder.pending("bad")]))
     good, bad = await store.load(["good", "bad"])
     assert (good.model, bad.model) == (bench.model.fingerprint, FakeModel("a").fingerprint)
     setattr(store, call, original)

@@ -6,11 +6,13 @@ import math
 import pytest
 from support.fakes import FakeModel
 from support.memory_store import MemoryStore
+from support.rebuilds import score_all
 
 from app.errors import PredictionError, SessionFullError, StoreUnavailableError
 from app.monitoring.logging import build_logger
 from app.monitoring.metrics import Metrics
 from app.scoring.events import QueuedEvent
+from app.scoring.rebuilder import Rebuilder
 from app.scoring.scorer import Scorer
 from app.scoring.session_update import LATE
 from app.store.interface import Commit
@@ -46,7 +48,8 @@ class Bench:
         self.store, self.model, self.metrics = store, model or FakeModel(), Metrics()
         logger = build_logger(log_format="json", log_level="info", stream=io.StringIO())
         limits = {"max_session_events": 100, "dedupe_window": 8, "commit_attempts": 3} | limits
-        self.scorer = Scorer(store, self.model, metrics=self.metrics, logger=logger, **limits)
+        self.rebuilder = Rebuilder(store, metrics=self.metrics, logger=logger)
+        self.scorer = Scorer(store, self.model, metrics=self.metrics, logger=logger, rebuilder=self.rebuilder, **limits)
         self._codes = 0
 
     def event(self, name="page_view", *, after_ms=0, session_id="s", item_id=None, code=None):
@@ -56,7 +59,7 @@ class Bench:
         return QueuedEvent(session_id, event, code=code or self._codes, has_event_id=True, received_ms=at_ms)
 
     async def score(self, *batch):
-        return await self.scorer.score(batch)
+        return await score_all(self.scorer, self.rebuilder, batch)
 
     async def record(self):
         ((record,),) = [await self.store.load(["s"])]
@@ -129,9 +132,10 @@ async def test_the_model_stands_in_the_history_where_it_changes(bench):
     for each in (bench, bench, other, other, bench):
         await each.score(each.event(code=len(bench.store.commits) + 100))
     a, b = bench.model.fingerprint, other.model.fingerprint
-    assert [commit.model for commit in bench.store.commits] == [a, None, b, None, a]
-    # What is continued is the record that was read, not the one of the rebuild
-    assert [commit.previous and commit.previous.model for commit in bench.store.commits] == [None, a, a, b, b]
+    rebuilds = [commit for commit in bench.store.commits if not commit.appended]
+    assert [(commit.record.model, commit.record.events) for commit in rebuilds] == [(b, 2), (a, 4)]
+    events = [commit for commit in bench.store.commits if commit.appended]
+    assert [commit.model for commit in events] == [a, None, b, None, a]
     assert other.counts() == {"events_folded": 2, "rebuilds": 1, "rebuilt_events": 2}
     assert bench.counts()["rebuilt_events"] == 4
 
@@ -191,7 +195,7 @@ async def test_an_attempts_failed_rebuild_is_forgotten_by_the_next(bench):
     # Given a session of another model, whose history cannot be read once while another replica commits
     await bench.score(bench.event(), bench.event())
     other = Bench(bench.store, FakeModel("b"))
-    load = bench.store.load_histories
+    load = bench.store.load_sessions
     tries = 0
 
     async def fails_once(session_ids):
@@ -202,7 +206,7 @@ async def test_an_attempts_failed_rebuild_is_forgotten_by_the_next(bench):
     async def meanwhile():
         await bench.score(bench.event(code=88))
 
-    bench.store.load_histories = fails_once
+    bench.store.load_sessions = fails_once
     bench.store.before_commit = meanwhile
     # The purchase is committed whatever becomes of the fold before it, so the attempt conflicts
     view, purchase = other.event(code=91), other.event("purchase", code=92)

@@ -34,7 +34,11 @@ def event(timestamp_ms, name="page_view", **facts):
 
 
 def read(*texts):
-    return events_of([ended_session(ENTRY, text) for text in texts])
+    return events_of([found for text in texts if (found := ended_session(ENTRY, text)) is not None])
+
+
+def test_a_session_of_unknown_outcome_is_no_example():
+    assert ended_session(ENTRY, session(event(1), outcome="unknown")) is None
 
 
 def test_the_streams_are_those_of_the_service():
