@@ -116,14 +116,15 @@ class SessionSweeper:
         """Close and publish sessions of some shards; return whether there is more to do."""
         started_s = time.perf_counter()
         due = await self._store.due(self._replica, lease_s=self._lease_s, shards=shards, one=one)
+        if not due:
+            return False
         count = await self._store.close_idle({shard: found.idle for shard, found in due.items() if found.idle})
         if count.lost:
             self._metrics.outcomes_lost.inc(count.lost)
             self._logger.warning("outcomes_lost", sessions=count.lost)
         await self._publish({shard: found.closed for shard, found in due.items() if found.closed})
-        if due:
-            # A backlog takes at most a third of the process's time; the rest is for events.
-            await asyncio.sleep(_REST * (time.perf_counter() - started_s))
+        # A backlog takes at most a third of the process's time; the rest is for events.
+        await asyncio.sleep(_REST * (time.perf_counter() - started_s))
         return count.closed > 0 or count.left > 0 or any(found.is_more for found in due.values())
 
     async def _publish(self, closed: Mapping[int, Sequence[ClosedSession | Unreadable]]) -> None:
