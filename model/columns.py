@@ -12,16 +12,16 @@ No feature is computed here: counts, gaps, vocabularies and scaling are in the a
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from operator import attrgetter
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from model.events import FIELDS, Event, PropertyValue, identifier_code
+from model.properties import PropertySpec
 from model.text_rules import TEXT_RULES, canonical_text, is_placeholder_id
 
 _Numbers = np.ndarray[Any, Any]
@@ -35,29 +35,6 @@ FIXED_CODES = len(CODE_FIELDS)
 FIXED_NUMBERS = len(NUMBER_FIELDS)
 _FINGERPRINT_MASK = 0x7FFFFFFF
 _TRUTHS: dict[str | None, float] = {"true": 1.0, "false": 0.0}
-
-
-@dataclass(frozen=True, slots=True)
-class PropertySpec:
-    """A fact that a shop declares when training and sends in an event's `properties`.
-
-    Attributes:
-        name: key in `Event.properties`.
-        kind: `number` (numbers and booleans) or `category` (anything with few values).
-        scope: `session` keeps the last value sent for the events that lack it; `event` does not.
-    """
-
-    name: str
-    kind: Literal["number", "category"]
-    scope: Literal["event", "session"] = "event"
-
-    def __post_init__(self) -> None:
-        if not self.name:
-            raise ValueError("property name: expected at least one character")
-        if self.kind not in ("number", "category"):
-            raise ValueError(f"property {self.name}: kind must be number or category, not {self.kind!r}")
-        if self.scope not in ("event", "session"):
-            raise ValueError(f"property {self.name}: scope must be event or session, not {self.scope!r}")
 
 
 def category_text(value: PropertyValue | None) -> str | None:

@@ -26,8 +26,9 @@ from typing import Any, Final, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from model.columns import CODE_FIELDS, FIXED_CODES, FIXED_NUMBERS, PropertySpec, fingerprint
+from model.columns import CODE_FIELDS, FIXED_CODES, FIXED_NUMBERS, fingerprint
 from model.events import ADD_TO_CART, REMOVE_FROM_CART
+from model.properties import PropertySpec
 
 # Slots for distinct items and categories of a session. An item seen again after that many others counts as new:
 # the price of constant cost. The median session in the benchmarks' logs has fewer than 8 distinct items.

@@ -13,8 +13,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
-from model.columns import PropertySpec
 from model.events import PURCHASE
+from model.properties import PropertySpec
 
 FORMAT_VERSION: Final = 1
 

@@ -14,8 +14,9 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-from model.columns import PropertySpec, columns_from_events
+from model.columns import columns_from_events
 from model.events import Event
+from model.properties import PropertySpec
 
 _DECILES: Final = 10
 _CALENDAR: Final = frozenset({"hour_sin", "hour_cos", "weekday_sin", "weekday_cos"})

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 
 from model.artifact import manifest_of, save
-from model.columns import PropertySpec
 from model.encoder import Encoder
 from model.network import SessionModel
+from model.properties import PropertySpec
 from model.sizes import NetworkSizes
 
 EVENT_NAMES = ("page_view", "view_item", "view_item_list", "search", "add_to_cart", "view_cart", "begin_checkout")

@@ -9,8 +9,9 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
-from model.columns import PropertySpec, columns_from_events
+from model.columns import columns_from_events
 from model.events import Event
+from model.properties import PropertySpec
 from support.artifacts import EVENT_NAMES
 
 # The scopes and kinds in all four combinations.

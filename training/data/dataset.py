@@ -14,7 +14,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from model.columns import CODE_FIELDS, NUMBER_FIELDS, PropertySpec, category_code, code_of
+from model.columns import CODE_FIELDS, NUMBER_FIELDS, category_code, code_of
+from model.properties import PropertySpec
 from model.text_rules import MAY_CHANGE, canonical_text
 
 

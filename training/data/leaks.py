@@ -25,8 +25,8 @@ import polars as pl
 from numpy.typing import NDArray
 
 from model.auc import auc
-from model.columns import PropertySpec
 from model.events import FIELDS
+from model.properties import PropertySpec
 from training.config import LeakSettings
 
 OUTCOME_NAMES: Final = frozenset(

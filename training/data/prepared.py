@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import polars as pl
 
-from model.columns import PropertySpec
+from model.properties import PropertySpec
 from training.data.sessions import SessionCounts
 from training.data.sources.mapping import Clock
 
@@ -19,6 +19,7 @@ KIND: Final = "willbuy prepared sessions"
 DATASET_FILE: Final = "dataset.json"
 REJECTED_FILE: Final = "rejected.csv"
 NULLED_FILE: Final = "nulled.csv"
+LOG_PAGE: Final = "log.html"
 # Counts that earlier releases do not write; they stay out of `dataset.json` while they are zero.
 _LATER_COUNTS: Final = ("rows_dropped", "rows_without_label", "sessions_without_label")
 
@@ -66,7 +67,7 @@ class PreparedDataset:
         counts: of all rows.
         first_time_ms, last_time_ms: of the prepared events; None without calendar time.
         settings: of `prepare`.
-        report: what the log looked like, for people: `warnings`, event `names` with what each was read as,
+        report: what the log looked like, for people: `warnings`, `notes`, event `names` with what each was read as,
             `purchase_names`, `event_renames`, `nulled` values, `rows_by_hour` and `largest_sessions`.
     """
 

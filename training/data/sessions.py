@@ -75,6 +75,7 @@ class Sessions:
         counts: of all other rows.
         largest: `session_id`, `rows`, `first_ms`, `last_ms` of the sessions with the most rows.
         longer_than_a_day: sessions that span more than a day.
+        seen: all sessions, kept or not.
     """
 
     events: pl.DataFrame
@@ -82,6 +83,7 @@ class Sessions:
     counts: SessionCounts
     largest: pl.DataFrame
     longer_than_a_day: int
+    seen: int
 
 
 def make_sessions(events: pl.DataFrame, rules: SessionRules) -> Sessions:
@@ -131,6 +133,7 @@ def make_sessions(events: pl.DataFrame, rules: SessionRules) -> Sessions:
         counts=counts,
         largest=facts.top_k(LARGEST, by=["rows", _SESSION]).select(_SESSION, "rows", "first_ms", "last_ms"),
         longer_than_a_day=facts.filter(pl.col("last_ms") - pl.col("first_ms") > MS_PER_DAY).height,
+        seen=facts.height,
     )
 
 

@@ -8,8 +8,8 @@ from typing import Final, Self
 
 import polars as pl
 
-from model.columns import PropertySpec
 from model.events import FIELD_NAMES
+from model.properties import PropertySpec
 from training.data.sessions import LARGEST, SessionCounts, Sessions
 from training.data.sources.canonical import CLOCK_KEY
 from training.data.sources.conversion import PROPERTY_PREFIX
@@ -116,6 +116,7 @@ class ShardWriter:
         first_time_ms, last_time_ms: of the events written; None before the first.
         largest: `session_id`, `rows`, `first_ms`, `last_ms` of the sessions with the most rows.
         longer_than_a_day: sessions that span more than a day.
+        sessions_seen: all sessions, kept or not.
     """
 
     def __init__(self, folder: Path, clock: Clock, kinds: dict[str, PropertyKind]) -> None:
@@ -124,7 +125,7 @@ class ShardWriter:
         self.first_time_ms: int | None = None
         self.last_time_ms: int | None = None
         self.largest = pl.DataFrame(schema=LARGEST_SCHEMA)
-        self.longer_than_a_day = 0
+        self.longer_than_a_day = self.sessions_seen = 0
         self._folder = folder
         self._clock = clock
         self._kinds = kinds
@@ -141,6 +142,7 @@ class ShardWriter:
         largest = pl.concat([self.largest, sessions.largest.cast(LARGEST_SCHEMA)])
         self.largest = largest.sort("rows", "session_id", descending=[True, False]).head(LARGEST)
         self.longer_than_a_day += sessions.longer_than_a_day
+        self.sessions_seen += sessions.seen
         if not sessions.events.height:
             return
         typed = [

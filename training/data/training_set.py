@@ -13,8 +13,9 @@ import numpy as np
 import polars as pl
 import torch
 
-from model.columns import FIXED_CODES, FIXED_NUMBERS, PropertySpec
+from model.columns import FIXED_CODES, FIXED_NUMBERS
 from model.encoder import Encoder
+from model.properties import PropertySpec
 from training.config import PARTS, StorageBudget, TrainSettings, VocabularySettings
 from training.data.dataset import Columns, read_columns, words_by_sessions
 from training.data.encoded import Encoded, encode

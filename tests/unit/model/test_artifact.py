@@ -28,9 +28,9 @@ from model.artifact import (
     read_manifest,
     save,
 )
-from model.columns import PropertySpec
 from model.encoder import Encoder
 from model.network import FeatureScaling, SessionModel
+from model.properties import PropertySpec
 from model.sizes import NetworkSizes
 
 

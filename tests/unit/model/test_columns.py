@@ -9,7 +9,6 @@ from support.event_strategies import ALL_SCOPES, sessions
 from model import columns
 from model.columns import (
     ColumnReader,
-    PropertySpec,
     category_code,
     category_text,
     columns_from_events,
@@ -18,6 +17,7 @@ from model.columns import (
     number_value,
 )
 from model.events import Event, identifier_code
+from model.properties import PropertySpec
 
 
 @given(sessions(max_size=5))

@@ -11,8 +11,9 @@ import pytest
 import torch
 from support.threads import one_thread
 
-from model.columns import PropertySpec, columns_from_events
+from model.columns import columns_from_events
 from model.events import Event
+from model.properties import PropertySpec
 from model.sizes import NetworkSizes
 from training.config import FitSettings, PretrainingSettings, TeacherSettings, TrainSettings
 from training.data.dataset import Columns

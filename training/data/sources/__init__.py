@@ -8,11 +8,25 @@ for batch in source.batches():
 from pathlib import Path
 from typing import Final
 
-from training.data.sources import canonical, clickstreamdmm, diginetica, rees46, retailrocket, yoochoose
+from training.data.sources import (
+    canonical,
+    clickstreamdmm,
+    diginetica,
+    ga4,
+    matomo,
+    otto,
+    rees46,
+    retailrocket,
+    segment,
+    snowplow,
+    yoochoose,
+)
 from training.data.sources.base import Adapter, Batch, Source, open_mapped
 from training.data.sources.errors import SourceError
 from training.data.sources.files import head, table_files
 from training.data.sources.mapping import Changes, Clock, ColumnMapping, PropertyColumn
+from training.data.sources.session_tables import REFUSAL, is_session_table
+from training.data.sources.tables import column_names
 
 AUTO: Final = "auto"
 MAPPING: Final = "mapping"
@@ -22,6 +36,11 @@ FORMATS: Final[dict[str, Adapter]] = {
     "yoochoose": yoochoose.ADAPTER,
     "retailrocket": retailrocket.ADAPTER,
     "clickstreamdmm": clickstreamdmm.ADAPTER,
+    "otto": otto.ADAPTER,
+    "ga4": ga4.ADAPTER,
+    "snowplow": snowplow.ADAPTER,
+    "segment": segment.ADAPTER,
+    "matomo": matomo.ADAPTER,
     "canonical": canonical.ADAPTER,
 }
 
@@ -52,8 +71,10 @@ def detect(path: Path) -> str:
         if adapter.recognises(path):
             return name
     for file in table_files(path):
-        # A better reason than an unknown format: the file is damaged, or of a kind that holds no table.
+        # A better reason than an unknown format: the file is damaged, or of a kind that holds no events.
         head(file)
+        if is_session_table(column_names(file)) or is_session_table(column_names(file, ";")):
+            raise SourceError(f"{file}: {REFUSAL}")
     raise SourceError(
         f"{path}: none of the known formats ({', '.join(FORMATS)}); describe its columns with a mapping: "
         "--column session_id=... --column timestamp=... --column event_name=..., or --mapping FILE.toml"

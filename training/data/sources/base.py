@@ -4,6 +4,7 @@ The canonical event table is described in docs/event-table.md. A source yields i
 log may be larger than memory, together with every rejected row.
 """
 
+import math
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -32,7 +33,8 @@ class EventFile:
         path: text or Parquet, compressed or not.
         mapping: which column is which field.
         column_names: the columns of a file without a header, where the format fixes them.
-        refine: corrects raw values (a zero that means "unknown") before they are converted.
+        refine: corrects raw values (a zero that means "unknown") before they are converted, and may leave out rows
+            that are no events.
         given: the value of each column of the mapping that this file lacks: a folder's name gives it
             (`country=de`), or only other files of the log have the column (None, read as nulls).
         records: makes several events of one JSON object.
@@ -69,7 +71,7 @@ class Batch:
         events: canonical events.
         rejected: `line`, `field`, `reason`, `value` of the malformed rows.
         rows_read: data rows of this batch.
-        rows_lookup: those of them that describe items instead of being events.
+        rows_lookup: those of them that are no events: they describe items or visitors.
         bytes_done: position in the file on disk.
         nulled: `line`, `field`, `reason`, `value` of optional values that could not be read and became null.
         lost_labels: session ids (or visitors) whose label is unknown.
@@ -146,7 +148,7 @@ class Source:
 
     @property
     def must_occur(self) -> tuple[str, ...]:
-        """Event names that somebody typed, so that one which never occurs is a mistake."""
+        """Event names of the options, so that one which never occurs is a mistake."""
         return tuple(dict.fromkeys(name for file in self.event_files for name in file.mapping.must_occur))
 
     def changed(self, changes: Changes) -> "Source":
@@ -154,12 +156,15 @@ class Source:
         files = tuple(replace(file, mapping=changes.of(file.mapping)) for file in self.event_files)
         return replace(self, event_files=files)
 
-    def batches(self, block_bytes: int = BLOCK_BYTES, reading: Reading | None = None) -> Iterator[Batch]:
+    def batches(
+        self, block_bytes: int = BLOCK_BYTES, reading: Reading | None = None, rows: int | None = None
+    ) -> Iterator[Batch]:
         """Yield everything the source holds, reading about `block_bytes` at a time.
 
         Args:
             block_bytes: text held at a time.
             reading: plausible times, and which ids are none; None: any time.
+            rows: about how many rows of events to read, the first of each file; None: all.
 
         Raises:
             SourceError: a file is missing, empty, damaged or lacks a column, or holds values of a kind without meaning.
@@ -171,21 +176,27 @@ class Source:
             enrich = yield from self.lookup(block_bytes)
         first_index = len(self.lookup_paths)
         absent = frozenset(self.event_files[0].needed_columns())
+        enough = math.inf if rows is None else math.ceil(rows / len(self.event_files))
         for index, file in enumerate(self.event_files, start=first_index):
             columns = file.needed_columns()
             layout = file.mapping.layout(file.column_names)
+            read = 0
             for block in read_table(file.path, columns, layout, block_bytes, file.records):
                 absent &= block.absent
+                read += block.rows_read
                 try:
                     yield _batch(file, index, block, enrich, reading)
                 except pl.exceptions.PolarsError as exc:
                     raise SourceError(f"{file.path}: values that cannot be read: {exc}") from exc
-        if absent and not self.event_files[0].may_lack:
+                if read >= enough:
+                    break
+        if absent and rows is None and not self.event_files[0].may_lack:
             raise SourceError(f"{file.path}: no row has what is called {', '.join(sorted(absent))}")
 
 
 def _batch(file: EventFile, index: int, block: Block, enrich: Enrichment, reading: Reading | None) -> Batch:
-    read = convert(file.completed(block.rows), file.mapping, reading)
+    rows = file.completed(block.rows)
+    read = convert(rows, file.mapping, reading)
     broken_labels, broken_purchases = labels_of_broken(block.broken, file.mapping)
     return Batch(
         file=file.path.name,
@@ -193,7 +204,7 @@ def _batch(file: EventFile, index: int, block: Block, enrich: Enrichment, readin
         events=enrich(read.events),
         rejected=pl.concat([block.rejected, read.rejected]),
         rows_read=block.rows_read,
-        rows_lookup=0,
+        rows_lookup=block.rows_lookup + block.rows.height - rows.height,
         bytes_done=block.bytes_done,
         nulled=pl.concat([block.shortened, read.nulled]),
         lost_labels=pl.concat([read.lost_labels, broken_labels]),

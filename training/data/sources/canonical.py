@@ -17,7 +17,7 @@ from training.data.sources.conversion import EVENT_COLUMNS, PROPERTY_PREFIX, SOU
 from training.data.sources.errors import SourceError
 from training.data.sources.files import matching
 from training.data.sources.mapping import Clock, ColumnMapping, PropertyColumn
-from training.data.sources.tables import column_names, is_parquet
+from training.data.sources.tables import PARQUET_ERRORS, column_names, is_parquet
 from training.data.sources.text import LINE
 
 CLOCK_KEY: Final = "willbuy.clock"
@@ -67,7 +67,7 @@ def parquet_metadata(path: Path) -> dict[str, str]:
     try:
         with path.open("rb") as file:
             return pl.read_parquet_metadata(file)
-    except (pl.exceptions.PolarsError, OSError) as exc:
+    except PARQUET_ERRORS as exc:
         raise SourceError(f"{path}: not a readable Parquet file: {exc}") from exc
 
 

@@ -17,6 +17,8 @@ from training.data.sources.mapping import ColumnMapping, PropertyColumn
 from training.data.sources.text import DAMAGED, LINE, BrokenRows, no_rejections, rejections
 
 SOURCE_LINE: Final = "source_line"
+# What an adapter may add to raw rows: their order at equal times, where that is not the order of lines.
+ORDER: Final = " order"
 PROPERTY_PREFIX: Final = "property."
 SESSION_DAY_MS: Final = "day_ms"
 OUTSIDE: Final = "time outside the plausible range"
@@ -150,6 +152,8 @@ class _Rows:
             own = pl.repeat(mapping.constant_event_name, self.raw.height, dtype=pl.String, eager=True)
         else:
             own = self._own_names(mapping.event_name)
+            if mapping.constant_event_name is not None:
+                own = own.fill_null(mapping.constant_event_name)
             problems = [*self._damaged(own), *values.required(own)]
             self.rejecting += [(mapping.event_name, mask, reason) for mask, reason in problems]
         distinct = own.drop_nulls().unique()
@@ -250,7 +254,7 @@ def convert(raw: pl.DataFrame, mapping: ColumnMapping, reading: Reading | None =
         columns["outcome"] = pl.repeat(None, raw.height, dtype=pl.Boolean, eager=True)
     else:
         columns["outcome"], label_lost = rows.outcome(mapping.outcome)
-    columns[SOURCE_LINE] = raw[LINE]
+    columns[SOURCE_LINE] = raw[ORDER] if ORDER in raw.columns else raw[LINE]
     for declared in mapping.properties:
         columns[PROPERTY_PREFIX + declared.name] = rows.property(declared)
     if mapping.date is not None:
@@ -318,4 +322,4 @@ def _joined_time(parts: Sequence[pl.Series]) -> pl.Series:
 
 def _counted(own: pl.Series, read: pl.Series) -> pl.DataFrame:
     names = pl.DataFrame({"name": own, "read_as": read}, schema={"name": pl.String, "read_as": pl.String})
-    return names.drop_nulls().group_by("name", "read_as").agg(rows=pl.len().cast(pl.Int64))
+    return names.drop_nulls().group_by("name", "read_as", maintain_order=True).agg(rows=pl.len().cast(pl.Int64))

@@ -22,8 +22,8 @@ from training.data.sources.nested import steps, value_at
 from training.data.sources.text import (
     LINE,
     MAX_LINE_BYTES,
-    MAX_REPORTED_CHARACTERS,
     Block,
+    BrokenRows,
     line_blocks,
     no_rejections,
     rejections,
@@ -33,6 +33,7 @@ Record = dict[str, Any]
 Records = Callable[[Record], Iterable[Record]]
 """Makes records of the object on one line, for formats that put several events into it."""
 
+_TEXTS: Final = re.compile(r'"([^"\\]{1,100})"')
 _NO_VALUE: Final = re.compile(r"[\s,\[\]]*")
 _SPACE: Final = b" \t\r\n"
 _SAMPLE: Final = 200
@@ -66,6 +67,7 @@ class _Rows:
     values: list[list[str | None]] = field(default_factory=list)
     refused: list[tuple[int, str, str]] = field(default_factory=list)
     absent: set[str] = field(init=False)
+    lookups: int = 0
 
     def __post_init__(self) -> None:
         self.absent = set(self.needed)
@@ -74,9 +76,11 @@ class _Rows:
         if not isinstance(value, dict):
             reason = "not valid JSON" if isinstance(value, Exception) else "not a JSON object"
             shown = text if isinstance(text, str) else text.decode("utf-8", "replace")
-            self.refused.append((line, reason, shown[:MAX_REPORTED_CHARACTERS]))
+            self.refused.append((line, reason, shown))
             return
-        for record in [value] if records is None else records(value):
+        made = [value] if records is None else list(records(value))
+        self.lookups += not made
+        for record in made:
             self.lines.append(line)
             self.values.append([_text(value_at(record, column)) for column in self.needed])
             if self.absent:
@@ -97,7 +101,23 @@ class _Rows:
             refused = pl.concat(
                 rejections(part["line"], "", str(reason), part["value"]) for (reason,), part in made.group_by("reason")
             )
-        return Block(table, refused, len(self.lines) + len(self.refused), bytes_done, frozenset(self.absent))
+        rows_read = len(self.lines) + len(self.refused) + self.lookups
+        return Block(
+            table,
+            refused,
+            rows_read,
+            bytes_done,
+            absent=frozenset(self.absent),
+            broken=self._broken() if self.refused else None,
+            rows_lookup=self.lookups,
+        )
+
+    def _broken(self) -> BrokenRows:
+        """Return the texts inside of refused lines, since one of them may say purchase; whose it is is unknown."""
+        nobody = pl.DataFrame(
+            {name: pl.repeat(None, len(self.refused), dtype=pl.String, eager=True) for name in self.needed}
+        )
+        return BrokenRows([_TEXTS.findall(text) for _, _, text in self.refused], nobody, nobody)
 
 
 def read_json(path: Path, needed: Mapping[str, str], records: Records | None, block_bytes: int) -> Iterator[Block]:

@@ -60,8 +60,8 @@ class ColumnMapping:
         session_id: column with the session. With `visitor_id` too, a session is what both together name.
         visitor_id: column with the visitor. Without a session, a visitor's events are split at idle times.
         date: column with the day (`YYYY-MM-DD`) of an event whose `timestamp` counts from the session's start.
-        event_name: column with the event's name; exactly one of this and `constant_event_name`.
-        constant_event_name: the name of every event, in logs of one kind of event.
+        event_name: column with the event's name; needed without `constant_event_name`.
+        constant_event_name: the name of every event, or, beside `event_name`, of those whose name is blank.
         item_id, item_category, price, quantity, outcome: optional columns.
         events: the log's event names to those of `model.events`; other names are kept. A name given to itself is kept
             although it is, or looks like, a purchase.
@@ -76,7 +76,8 @@ class ColumnMapping:
         session_key: columns that together name a session, in place of `session_id`.
         drop: event names whose rows are left out.
         constants: values of optional fields without a column, the same in every row.
-        must_occur: event names that somebody typed, so that one which never occurs is a mistake.
+        must_occur: event names of the options or the file; one that never occurs is a mistake.
+        has_quotes: whether fields of text may be quoted.
     """
 
     timestamp: str
@@ -103,6 +104,7 @@ class ColumnMapping:
     drop: tuple[str, ...] = ()
     constants: Mapping[str, str] = field(default_factory=dict)
     must_occur: tuple[str, ...] = ()
+    has_quotes: bool = True
 
     def __post_init__(self) -> None:
         if not self.timestamp:
@@ -111,8 +113,8 @@ class ColumnMapping:
             raise SourceError("a mapping needs the column of session_id or of visitor_id, or a session_key of several")
         if self.session_id and self.session_key:
             raise SourceError("a mapping needs session_id or session_key, and not both")
-        if (self.event_name is None) == (self.constant_event_name is None):
-            raise SourceError("a mapping needs the column of event_name or a constant_event_name, and not both")
+        if self.event_name is None and self.constant_event_name is None:
+            raise SourceError("a mapping needs the column of event_name or a constant_event_name")
         self._check_times()
         if self.separator is not None and (len(self.separator) != 1 or self.separator in '"\r\n'):
             raise SourceError(f"separator must be one character, not {self.separator!r}")
@@ -183,6 +185,7 @@ class ColumnMapping:
             column_names=column_names,
             required=frozenset(column for column, of in self.needed_columns().items() if of in _REQUIRED),
             encoding=self.encoding,
+            has_quotes=self.has_quotes,
         )
 
     @classmethod
@@ -272,7 +275,7 @@ class ColumnMapping:
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """What somebody wants read otherwise than a format or a mapping says.
+    """What is read otherwise than a format or a mapping has it.
 
     Attributes:
         time_unit: one of `TIME_UNITS`, of times that are numbers.

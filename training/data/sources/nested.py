@@ -31,7 +31,7 @@ _Step = str | int | _Entry
 
 @lru_cache(maxsize=1024)
 def steps(path: str) -> tuple[_Step, ...]:
-    """Return the steps of a path; none where it is no path, but the name of one column."""
+    """Return the steps of a path; none where it is the name of one column."""
     found: list[_Step] = []
     position = 0
     for match in _STEP.finditer(path):

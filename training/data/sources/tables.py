@@ -1,6 +1,6 @@
 """Reading a table from text, compressed text or Parquet in blocks of bounded size."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -23,7 +23,11 @@ from training.data.sources.text import (
 
 BLOCK_BYTES: Final = 32 * 1024 * 1024
 ROWS_PER_PARQUET_BLOCK: Final = 250_000
+# About what a row holds as text.
+_BYTES_PER_ROW: Final = 128
 _PARQUET_MAGIC: Final = b"PAR1"
+# A damaged file may also make the reader panic.
+PARQUET_ERRORS: Final = (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError)
 
 
 def is_parquet(path: Path) -> bool:
@@ -42,7 +46,15 @@ def parquet_schema(path: Path) -> pl.Schema:
         # Opened here, as polars would interpret `[` or `*` in a path as a pattern.
         with path.open("rb") as file:
             return pl.Schema(pl.read_parquet_schema(file))
-    except (pl.exceptions.PolarsError, OSError) as exc:
+    except PARQUET_ERRORS as exc:
+        raise SourceError(f"{path}: not a readable Parquet file: {exc}") from exc
+
+
+def parquet_head(path: Path, columns: Sequence[str], rows: int = 1) -> pl.DataFrame:
+    """Return some columns of a Parquet file's first rows; raise `SourceError` if it is damaged."""
+    try:
+        return pl.scan_parquet(path, glob=False).select(columns).head(rows).collect()
+    except PARQUET_ERRORS as exc:
         raise SourceError(f"{path}: not a readable Parquet file: {exc}") from exc
 
 
@@ -85,7 +97,7 @@ def read_table(
     if path.stat().st_size == 0:
         raise SourceError(f"{path}: the file is empty")
     if is_parquet(path):
-        yield from _read_parquet(path, needed)
+        yield from _read_parquet(path, needed, min(ROWS_PER_PARQUET_BLOCK, max(1, block_bytes // _BYTES_PER_ROW)))
         return
     if is_json(path):
         yield from read_json(path, needed, records, block_bytes)
@@ -93,11 +105,11 @@ def read_table(
     yield from read_text(path, needed, layout, block_bytes)
 
 
-def _read_parquet(path: Path, needed: Mapping[str, str]) -> Iterator[Block]:
+def _read_parquet(path: Path, needed: Mapping[str, str], block_rows: int) -> Iterator[Block]:
     schema = parquet_schema(path)
     try:
         height = pl.scan_parquet(path, glob=False).select(pl.len()).collect().item()
-    except (pl.exceptions.PolarsError, OSError) as exc:
+    except PARQUET_ERRORS as exc:
         raise SourceError(f"{path}: not a readable Parquet file: {exc}") from exc
     selected = {column: expression(column, schema) for column in needed}
     check_columns(
@@ -105,10 +117,10 @@ def _read_parquet(path: Path, needed: Mapping[str, str]) -> Iterator[Block]:
     )
     wanted = [each for each in selected.values() if each is not None]
     size = path.stat().st_size
-    for start in range(0, height, ROWS_PER_PARQUET_BLOCK):
+    for start in range(0, height, block_rows):
         try:
-            rows = pl.scan_parquet(path, glob=False).slice(start, ROWS_PER_PARQUET_BLOCK).select(wanted).collect()
-        except (pl.exceptions.PolarsError, OSError) as exc:
+            rows = pl.scan_parquet(path, glob=False).slice(start, block_rows).select(wanted).collect()
+        except PARQUET_ERRORS as exc:
             raise SourceError(f"{path}: not a readable Parquet file: {exc}") from exc
         for name, dtype in rows.schema.items():
             if dtype.is_nested():

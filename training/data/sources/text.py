@@ -46,6 +46,7 @@ class Block:
         broken: what can be made of the lines that could not be split.
         shortened: `line`, `field`, `reason`, `value` of accepted rows that lack fields at their end.
         notes: what was found out about the file, for people.
+        rows_lookup: rows that are no events.
     """
 
     rows: pl.DataFrame
@@ -56,6 +57,7 @@ class Block:
     broken: "BrokenRows | None" = None
     shortened: pl.DataFrame = dataclass_field(default_factory=lambda: no_rejections())  # noqa: PLW0108 - defined below
     notes: tuple[str, ...] = ()
+    rows_lookup: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +105,7 @@ class TextLayout:
         required: columns that a row must have; rows may end before others. None: every needed column.
         encoding: name of a codec that has line feeds as ASCII has; None: UTF-8, or windows-1252 where no line with
             other characters is UTF-8.
+        has_quotes: whether a field may be quoted; otherwise a quote is a character like others.
     """
 
     separator: str | None = None
@@ -110,6 +113,7 @@ class TextLayout:
     column_names: tuple[str, ...] | None = None
     required: frozenset[str] | None = None
     encoding: str | None = UTF_8
+    has_quotes: bool = True
 
 
 def header(path: Path, separator: str | None = None) -> list[str]:
@@ -252,6 +256,7 @@ class _Splitter:
 
     def __init__(self, names: Sequence[str], needed: Sequence[str], separator: str, layout: TextLayout) -> None:
         self._names, self._needed, self._separator = names, needed, separator
+        self._has_quotes = layout.has_quotes
         self._positions = [names.index(name) for name in needed]
         must = needed if layout.required is None else [name for name in needed if name in layout.required]
         # A row may lack the fields after these.
@@ -262,7 +267,7 @@ class _Splitter:
         has_damage = DAMAGED in table.columns
         if not has_damage:
             table = table.with_columns(pl.lit(value=False).alias(DAMAGED))
-        quoted = pl.col("text").str.contains('"', literal=True)
+        quoted = pl.col("text").str.contains('"', literal=True) & pl.lit(self._has_quotes)
         last = len(self._names) - 1
         plain = table.filter(~quoted).with_columns(
             separators=pl.col("text").str.count_matches(self._separator, literal=True).cast(pl.Int64)
@@ -349,7 +354,7 @@ class _Splitter:
 def split_quoted(text: str, separator: str) -> list[str] | None:
     """Split one line as CSV; None where its quotes do not match.
 
-    A field is read as quoted although blanks stand before or after its quotes.
+    A field is read as quoted despite blanks around its quotes.
     """
     values = _csv(text, separator)
     if values is None:

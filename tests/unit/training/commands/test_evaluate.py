@@ -16,7 +16,7 @@ from training.data.prepare import prepare
 from training.evaluation.metrics import score
 from training.fit.result import export
 from training.fit.train import parts_of, train
-from training.report import build_report
+from training.report.build import build_report
 from training.report.model_card import LIMITS, NOT_AN_INPUT, model_card
 from training.synthetic import PRESETS, generate, write
 

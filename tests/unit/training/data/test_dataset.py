@@ -8,8 +8,9 @@ import polars as pl
 import pytest
 import torch
 
-from model.columns import PropertySpec, columns_from_events, fingerprint
+from model.columns import columns_from_events, fingerprint
 from model.events import Event, PropertyValue
+from model.properties import PropertySpec
 from training.commands.replay import read_events
 from training.data.dataset import Columns, batches, event_indices, padded, read_columns, words_by_sessions
 from training.data.prepare import prepare

@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from model.artifact import Manifest, read_manifest
-from model.columns import PropertySpec
 from model.predictor import load_predictor
+from model.properties import PropertySpec
 from training.commands.replay import read_events
 from training.commands.train import run_train, run_training
 from training.config import PARTS, LeakSettings, RunConfig, TrainSettings

@@ -12,9 +12,9 @@ from support.artifacts import PROPERTIES, random_model, write_artifact
 from typer.testing import CliRunner
 
 from model.artifact import ArtifactCorruptError, load, manifest_of, read_manifest
-from model.columns import PropertySpec
 from model.eager import eager_model
 from model.network import SessionModel
+from model.properties import PropertySpec
 from model.sizes import NetworkSizes
 from training.cli import cli
 from training.config import FitSettings, RunConfig, TrainSettings
