@@ -21,6 +21,7 @@ from training.config import (
     ColumnOptions,
     CompareSettings,
     DemoSettings,
+    DryRun,
     EvaluateSettings,
     LadderOptions,
     LogSettings,
@@ -68,14 +69,25 @@ def _command(panel: str, name: str | None = None) -> Callable[[Callable[..., Non
 @_command("Training")
 def prepare(
     source: Annotated[Path, typer.Argument(metavar="LOG", help="A log: a file, or a folder of files.")],
-    out: Annotated[Path, typer.Option("--out", help="Folder for the prepared sessions.")],
     log: LogSettings,
     columns: ColumnOptions,
+    look: DryRun,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Folder for the prepared sessions.", show_default=False)
+    ] = None,
 ) -> None:
-    """Turn a clickstream log into prepared sessions: ordered, cut before the purchase, malformed rows reported."""
-    from training.commands.prepare import PREPARE_ERRORS, run_prepare  # noqa: PLC0415  # heavy, see above
+    """Turn a clickstream log into prepared sessions: ordered, cut before the purchase, malformed rows reported.
+
+    Ends with a summary of what became of the rows, in the terminal and as `log.html` in the folder.
+    """
+    from training.commands.prepare import PREPARE_ERRORS, run_dry, run_prepare  # noqa: PLC0415  # heavy, see above
 
     with errors_for_people(*PREPARE_ERRORS):
+        if look.dry_run:
+            run_dry(source, log, columns, look.rows)
+            return
+        if out is None:
+            raise typer.BadParameter("is needed, unless with --dry-run", param_hint="--out")
         run_prepare(source, out, log, columns)
     OUT.print(f"\nNext: [bold]willbuy train {out} --out model.pt[/bold]")
 

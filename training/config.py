@@ -90,7 +90,7 @@ class LogFormat:
     """
 
     format: str = option(
-        "auto", "auto, rees46, diginetica, yoochoose, retailrocket, clickstreamdmm, canonical or mapping.", panel=DATA
+        "auto", "auto, mapping, or a known format such as ga4 or segment (docs/event-table.md).", panel=DATA
     )
     mapping: Path | None = option(None, "TOML file that assigns columns to fields (docs/event-table.md).", panel=DATA)
 
@@ -134,7 +134,10 @@ class ColumnOptions:
         session_key: columns that together name a session.
         session, visitor: short for the columns of `session_id` and `visitor_id`.
         drop: event names whose rows are left out.
-        constants: `name=value` pairs of fields that are the same in every row.
+        constants: `name=value` pairs of fields that are the same in every row; an event name is that of rows whose own
+            is blank.
+        has_header: whether the first line names the columns; else they are `column_1`, `column_2`, and so on.
+        missing_values: words that mean "no value".
     """
 
     columns: tuple[str, ...] = option((), "FIELD=COLUMN, repeatable: session_id=sid.", flag="--column", panel=DATA)
@@ -152,8 +155,33 @@ class ColumnOptions:
     visitor: str | None = option(None, "Column of the visitor: --column visitor_id=COLUMN.", panel=DATA)
     drop: tuple[str, ...] = option((), "Event name whose rows are left out, repeatable.", flag="--drop", panel=DATA)
     constants: tuple[str, ...] = option(
-        (), "FIELD=VALUE for every row, repeatable: event_name=page_view.", flag="--constant", panel=DATA
+        (),
+        "FIELD=VALUE for every row, or for blank event names, repeatable: event_name=page_view.",
+        flag="--constant",
+        panel=DATA,
     )
+    has_header: bool = option(
+        default=True,
+        help="Whether the first line names the columns, or they are column_1, column_2.",
+        flag="--header/--no-header",
+        panel=DATA,
+    )
+    missing_values: tuple[str, ...] = option(
+        (), "Word that means no value, such as NULL, repeatable.", flag="--missing-value", panel=DATA
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class DryRun:
+    """A first look at a log that writes nothing.
+
+    Attributes:
+        dry_run: whether to look only.
+        rows: about how many rows to read, the first of each file.
+    """
+
+    dry_run: bool = option(default=False, help="Read the first rows, show what they are read as, write nothing.")
+    rows: int = option(20_000, "Rows that --dry-run reads.", low=1)
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from conftest import missing
 from support.doc_blocks import PageError, read_page
 from support.doc_runner import SMALLER, Reader, environment, find_node, tools
 from support.keys import make_key, write_keys
+from support.log_exports import export_ga4, export_pages, export_segment
 from support.redis_servers import RedisServer, find_binary, free_port
 from support.service import Service
 from typer.testing import CliRunner
@@ -36,6 +37,7 @@ ELSEWHERE = {
 }
 # Pages that look at the report's HTML; elsewhere it is left out, as it takes longer than these small trainings.
 WITH_REPORTS = ("start.md", "train-your-log.md", "read-the-scores.md")
+EXPORTS = {"ga4-export": export_ga4, "segment-tables": export_segment, "pages.csv": export_pages}
 # One key with every scope, for the services that pages find running.
 KEY = make_key(*Scope, name="reader")
 
@@ -170,6 +172,8 @@ class Shelf:
         target = self._folder / need
         if need == "shop-log.csv":
             export(month / "log.parquet", target)
+        elif need in EXPORTS:
+            EXPORTS[need](pl.read_parquet(month / "log.parquet"), target)
         elif target.suffix in {".parquet", ".pt"}:
             shutil.copy(month / {".parquet": "log.parquet", ".pt": "model.pt"}[target.suffix], target)
         else:

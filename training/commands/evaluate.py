@@ -28,8 +28,11 @@ from training.evaluation.selection import Selection, SelectionError, select
 from training.evaluation.slices import slices_of
 from training.fit.prediction import PredictedSessions, predict_sessions
 from training.fit.warm_start import Start, WarmStartError, check_properties, read_start
-from training.report import Report, build_report, console_table, write_html, write_json
+from training.report.build import build_report
+from training.report.content import Report, write_json
 from training.report.model_card import model_card
+from training.report.page import write_html
+from training.report.terminal import console_table
 
 
 class EvaluateError(ValueError):

@@ -1,24 +1,32 @@
-"""`willbuy prepare`: options to a column mapping, progress bars, and counts of the rows."""
+"""`willbuy prepare`: options to a column mapping, progress bars, and what became of the rows."""
 
 import shutil
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from rich.table import Table
-
-from training.commands.console import ERR, OUT, prepare_progress
+from training.commands.console import ERR, OUT, prepare_progress, print_line
 from training.config import ColumnOptions, LogFormat, LogSettings
 from training.data.prepare import prepare
-from training.data.prepared import REJECTED_FILE, PreparedDataset, PreparedDatasetError, is_prepared, read_prepared
+from training.data.prepared import (
+    LOG_PAGE,
+    REJECTED_FILE,
+    PreparedDataset,
+    PreparedDatasetError,
+    is_prepared,
+    read_prepared,
+)
 from training.data.sources.errors import SourceError
 from training.data.sources.mapping import Changes, ColumnMapping
+from training.data.sources.tables import BLOCK_BYTES
+from training.report.log_page import write_log_page
+from training.report.log_summary import LogSummary, summarise
+from training.report.log_table import log_tables
 
 PREPARE_ERRORS: Final = (SourceError, PreparedDatasetError, ValueError, OSError)
-_ALWAYS_SHOWN: Final = frozenset({"rows_read", "rows_rejected", "sessions", "events", "buyers"})
-_EXAMPLES: Final = 3
-# A note is printed above this share of open sessions.
-_MANY_OPEN: Final = 0.2
+# Enough for the rows of a first look, and no more.
+_FIRST_BLOCK_BYTES: Final = 2_000_000
 
 
 def column_mapping(log: LogFormat, columns: ColumnOptions | None = None) -> ColumnMapping | None:
@@ -35,21 +43,27 @@ def column_mapping(log: LogFormat, columns: ColumnOptions | None = None) -> Colu
         "time_format": columns.time_format,
         "separator": columns.separator,
         "encoding": columns.encoding,
+        "missing_values": columns.missing_values,
+        "has_header": None if columns.has_header else False,
     }
+    given = any(value is not None and value != () for value in settings.values())
     if log.mapping is not None:
-        if pairs or any(settings.values()):
+        if pairs or given:
             raise SourceError("give either --mapping, or --column and its companions, not both")
         return ColumnMapping.from_toml(log.mapping)
     if not pairs:
-        if any(settings.values()):
-            raise SourceError("--property, --constant, --time-format, --separator and --encoding go with --column")
+        if given:
+            raise SourceError(
+                "--property, --constant, --time-format, --separator, --encoding, --no-header and --missing-value go "
+                "with --column"
+            )
         return None
     key = _columns_of(columns.session_key)
     return ColumnMapping.from_options(pairs, **{**settings, "session_key": key or None})
 
 
 def column_changes(columns: ColumnOptions | None) -> Changes:
-    """Return what the options say of any log, be its format known or mapped.
+    """Return what the options change in any log, of a known format or mapped.
 
     Raises:
         SourceError: an option is malformed.
@@ -85,8 +99,9 @@ def run_prepare(
     columns: ColumnOptions | None = None,
     *,
     keep_rejected: Path | None = None,
+    first_rows: int | None = None,
 ) -> PreparedDataset:
-    """Prepare a log, show the progress, and print the counts of its rows.
+    """Prepare a log, show the progress, and print and write what became of its rows.
 
     Args:
         source: the log.
@@ -94,6 +109,7 @@ def run_prepare(
         log: how the log is read.
         columns: a column mapping in place of `log.mapping`.
         keep_rejected: copy of the list of malformed rows, where there are any; for an `out` that is temporary.
+        first_rows: about how many rows to read; None: all.
 
     Raises:
         SourceError, PreparedDatasetError: see `training.data.prepare.prepare`.
@@ -113,6 +129,9 @@ def run_prepare(
             days_ahead=log.days_ahead,
             keep_placeholder_ids=log.keep_placeholder_ids,
             keep_equal_rows=log.keep_equal_rows,
+            needs_buyers=first_rows is None,
+            first_rows=first_rows,
+            block_bytes=BLOCK_BYTES if first_rows is None else _FIRST_BLOCK_BYTES,
             progress=progress,
         )
     rejected = out / REJECTED_FILE
@@ -121,37 +140,34 @@ def run_prepare(
         keep_rejected.unlink(missing_ok=True)
         if dataset.counts.rows_rejected:
             rejected = Path(shutil.copyfile(rejected, keep_rejected))
-    _print_counts(dataset, rejected)
+    summary = summarise(dataset)
+    is_kept = first_rows is None and keep_rejected is None
+    if is_kept:
+        write_log_page(out / LOG_PAGE, summary)
+    show_summary(summary)
+    if first_rows is None and dataset.counts.rows_rejected:
+        print_line(f"rejected rows: {rejected}", console=ERR)
+    if is_kept:
+        print_line(f"page: {out / LOG_PAGE}")
     return dataset
 
 
-def _print_counts(dataset: PreparedDataset, rejected: Path) -> None:
-    counts = dataset.to_dict()["counts"]
-    OUT.print(f"{dataset.source_format} log, clock: {dataset.clock}", markup=False, highlight=False)
-    table = Table(show_header=False)
-    table.add_column(justify="left")
-    table.add_column(justify="right")
-    for name, value in counts.items():
-        if isinstance(value, int) and (value or name in _ALWAYS_SHOWN):
-            table.add_row(name.replace("_", " "), f"{value:,}")
-    OUT.print(table)
-    if dataset.properties:
-        declared = ", ".join(f"{spec.name} ({spec.kind}, {spec.scope})" for spec in dataset.properties)
-        OUT.print(f"properties: {declared}", markup=False)
-    if counts["sessions_open"] > _MANY_OPEN * counts["sessions"]:
-        ERR.print(
-            f"{counts['sessions_open']:,} sessions were still open at the log's end, so that their outcome is not "
-            "known; they are left out. --keep-open-sessions keeps them.",
-            style="yellow",
-        )
-    for warning in dataset.report.get("warnings", ()):
+def run_dry(source: Path, log: LogSettings, columns: ColumnOptions | None, rows: int) -> None:
+    """Show what the first rows of a log are read as, and write nothing.
+
+    Raises:
+        SourceError, PreparedDatasetError: see `training.data.prepare.prepare`.
+    """
+    with tempfile.TemporaryDirectory(prefix="willbuy-") as folder:
+        run_prepare(source, Path(folder) / "sessions", log, columns, first_rows=rows)
+    print_line(f"This was a look at the first {rows:,} rows or so; nothing was written.")
+
+
+def show_summary(summary: LogSummary) -> None:
+    """Print the summary, warnings last and to standard error."""
+    for part in log_tables(summary):
+        OUT.print(part)
+    for note in summary.notes:
+        ERR.print(note, style="dim", markup=False, highlight=False)
+    for warning in summary.warnings:
         ERR.print(f"warning: {warning}", style="yellow", markup=False, highlight=False)
-    if counts["rejected"]:
-        # Not wrapped, so that the path can be copied.
-        text = f"{counts['rows_rejected']:,} malformed rows, each in {rejected}:"
-        ERR.print(text, style="yellow", markup=False, soft_wrap=True)
-        for reason, count in counts["rejected"].items():
-            ERR.print(f"  {count:,} x {reason}", markup=False)
-        with rejected.open(encoding="utf-8") as lines:
-            for _, line in zip(range(_EXAMPLES + 1), lines, strict=False):
-                ERR.print(f"  {line.rstrip()}", markup=False, style="dim")

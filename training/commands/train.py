@@ -43,8 +43,11 @@ from training.fit.warm_start import (
     warm_config,
     words_left_out,
 )
-from training.report import Report, build_report, console_table, write_html, write_json
+from training.report.build import build_report
+from training.report.content import Report, write_json
 from training.report.model_card import model_card
+from training.report.page import write_html
+from training.report.terminal import console_table
 from training.runtime.atomic_write import atomic_write
 from training.runtime.distributed import SINGLE_PROCESS, DeviceError, WorkerError, Workers, join
 from training.runtime.progress import StageFactory

@@ -121,8 +121,12 @@ class LogAccount:
                 )
         return self._days[days[-1]][1], None
 
-    def check(self) -> None:
-        """Raise `SourceError` where the log was read as something that it is not."""
+    def check(self, *, is_whole: bool = True) -> None:
+        """Raise `SourceError` where the log was read as something that it is not.
+
+        Args:
+            is_whole: whether all of the log was read, so that a name which did not occur never does.
+        """
         self._check_range()
         if self._source.clock == "calendar" and self._accepted and not self._has_time_of_day:
             column = self._source.event_files[0].mapping.timestamp
@@ -130,7 +134,8 @@ class LogAccount:
                 f"column {column!r} holds dates without a time of day: a purchase would have the same time as the "
                 "pages before it. Map the column of the time too: --column timestamp=DATE+TIME"
             )
-        self._check_typed_names()
+        if is_whole:
+            self._check_typed_names()
         if not self.outcome_is_given:
             self._check_lookalikes()
 
@@ -160,7 +165,7 @@ class LogAccount:
 
     def warnings(self) -> list[str]:
         """Return what looks wrong in the first pass, in plain words."""
-        found = list(self._notes)
+        found = []
         if self.nulled:
             counts = ", ".join(f"{reason} ({rows:,})" for reason, rows in self.nulled.most_common(_LISTED_NAMES))
             found.append(f"{self.nulled.total():,} optional values could not be read and count as missing: {counts}")
@@ -182,6 +187,10 @@ class LogAccount:
         if others and len(self.purchase_names) > 1:
             found.append(f"several names are read as a purchase: {', '.join(map(repr, self.purchase_names))}")
         return found
+
+    def notes(self) -> list[str]:
+        """Return what was found out about the files."""
+        return list(dict.fromkeys(self._notes))
 
     def names(self) -> list[dict[str, Any]]:
         """Return names, what they were read as, and their rows, most frequent first."""

@@ -35,6 +35,7 @@ from training.data.shards import Partition, RejectedRows, ShardWriter
 from training.data.sources import AUTO, Changes, ColumnMapping, Source, SourceError, open_source
 from training.data.sources.conversion import PROPERTY_PREFIX, Reading
 from training.data.sources.mapping import PropertyKind
+from training.data.sources.session_tables import REFUSAL
 from training.data.sources.tables import BLOCK_BYTES, is_compressed
 
 __all__ = ["PreparedDataset", "PreparedDatasetError", "Progress", "prepare", "read_prepared"]
@@ -43,6 +44,8 @@ SHARD_BYTES: Final = 200_000_000
 MAX_SHARDS: Final = 1024
 # Assumed ratio of a log's text to its compressed size.
 _COMPRESSION_RATIO: Final = 6
+# From so many on, sessions of one row each are no chance.
+_ENOUGH_SESSIONS: Final = 100
 
 
 class Progress(Protocol):
@@ -71,6 +74,7 @@ def prepare(
     keep_placeholder_ids: bool = False,
     keep_equal_rows: bool = False,
     needs_buyers: bool = True,
+    first_rows: int | None = None,
     shard_bytes: int = SHARD_BYTES,
     block_bytes: int = BLOCK_BYTES,
     progress: Progress | None = None,
@@ -91,6 +95,7 @@ def prepare(
         keep_placeholder_ids: take `undefined` and its like for session ids.
         keep_equal_rows: rows that agree in every column are distinct events.
         needs_buyers: whether a log without a buyer is an error.
+        first_rows: about how many rows to read, for a first look; None: all.
         shard_bytes: approximate text of one shard, which must fit into memory several times.
         block_bytes: text read at a time.
         progress: called after each block and each shard.
@@ -115,17 +120,17 @@ def prepare(
         "days_ahead": days_ahead,
         "keep_placeholder_ids": keep_placeholder_ids,
         "keep_equal_rows": keep_equal_rows,
-    }
+    } | ({} if first_rows is None else {"first_rows": first_rows})
     with (
         _replacing(out_dir) as folder,
         RejectedRows(folder / REJECTED_FILE, names) as rejected,
         RejectedRows(folder / NULLED_FILE, names) as nulled,
     ):
         partition = Partition(folder / "partition", _shard_count(source.paths, shard_bytes))
-        log = _Log(source, reading)
+        log = _Log(source, reading, first_rows)
         log.scatter(partition, rejected, nulled, block_bytes, show)
         account = log.account
-        account.check()
+        account.check(is_whole=first_rows is None)
         if needs_buyers:
             account.check_purchases()
         end_ms, stray = account.end_ms()
@@ -150,6 +155,7 @@ def prepare(
             writer.counts,
             account.rows_dropped,
         )
+        _refuse_rows_of_sessions(source_path, writer)
         if not writer.names:
             raise SourceError(f"{source_path}: no session is left: {_account(counts)}.{account.time_hint()}")
         if needs_buyers and not writer.counts.buyers:
@@ -170,6 +176,7 @@ def prepare(
                     *([stray] if stray else []),
                     *session_warnings(writer, source, counts),
                 ],
+                "notes": account.notes(),
                 "names": account.names(),
                 "purchase_names": account.purchase_names,
                 "event_renames": source.event_renames,
@@ -194,6 +201,15 @@ def _reading(earliest: str, days_ahead: float, *, placeholders_count: bool) -> R
     return Reading(round(first.timestamp() * 1000), latest_ms, placeholders_count)
 
 
+def _refuse_rows_of_sessions(source_path: Path, writer: ShardWriter) -> None:
+    """Raise `SourceError` where no session has a second row."""
+    if writer.largest.height and writer.largest["rows"].max() == 1 and writer.sessions_seen >= _ENOUGH_SESSIONS:
+        raise SourceError(
+            f"{source_path}: {REFUSAL}; none of {writer.sessions_seen:,} sessions has a second row. If there are "
+            "events, another column is the session or the visitor"
+        )
+
+
 def _make_shard(
     partition: Partition, number: int, rules: SessionRules, rejected: RejectedRows, writer: ShardWriter
 ) -> None:
@@ -208,8 +224,9 @@ def _make_shard(
 class _Log:
     """The first pass: scatters a source's events and collects the facts of the whole log."""
 
-    def __init__(self, source: Source, reading: Reading) -> None:
+    def __init__(self, source: Source, reading: Reading, first_rows: int | None) -> None:
         self.account = LogAccount(source, reading)
+        self._first_rows = first_rows
         self._reading = reading
         self._source = source
         self._undeclared = {declared.name: "" for declared in source.properties if declared.kind is None}
@@ -223,7 +240,7 @@ class _Log:
         progress: Progress,
     ) -> None:
         sizes = [path.stat().st_size for path in self._source.paths]
-        for batch in self._source.batches(block_bytes, self._reading):
+        for batch in self._source.batches(block_bytes, self._reading, self._first_rows):
             rejected.add(batch.file_index, batch.rejected)
             nulled.add(batch.file_index, batch.nulled)
             self.account.add(batch)

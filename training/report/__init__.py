@@ -1,18 +1,1 @@
-"""What predictions came to, for people: a table in the terminal, one HTML page, and the same as JSON."""
-
-from training.config import Assumptions
-from training.report.build import FEW_BUYERS, build_report
-from training.report.content import Histogram, Report, write_json
-from training.report.page import write_html
-from training.report.terminal import console_table
-
-__all__ = [
-    "FEW_BUYERS",
-    "Assumptions",
-    "Histogram",
-    "Report",
-    "build_report",
-    "console_table",
-    "write_html",
-    "write_json",
-]
+"""Pages and tables for people: on a log (`log_page`, `log_table`), and on what predictions came to (all others)."""

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from training.baselines.suite import BASE_RATE
@@ -14,6 +13,7 @@ from training.evaluation.resampling import Estimate
 from training.report import charts
 from training.report.build import FEW_BUYERS
 from training.report.content import METRICS, OPTIMUM, Report, interval, metric, number, percent, row_facts
+from training.report.rendering import templates
 
 # Half the width of the bar that shows a difference, in percent of its cell.
 _HALF_BAR: Final = 50.0
@@ -21,13 +21,7 @@ _HALF_BAR: Final = 50.0
 
 def write_html(path: Path, report: Report) -> None:
     """Write the report as one HTML file that loads nothing from other hosts."""
-    environment = Environment(
-        loader=PackageLoader("training.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = templates()
     environment.filters["facts"] = lambda facts: list(_flat(facts))
     environment.filters["percent"] = percent
     environment.filters["number"] = number

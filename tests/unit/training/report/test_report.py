@@ -19,10 +19,10 @@ from training.evaluation.ladder import Rung
 from training.evaluation.metrics import Scores, by_prefix_length
 from training.evaluation.resampling import Estimate
 from training.fit.checkpoint import Epoch
-from training.report import Report, build_report, console_table, write_html, write_json
-from training.report.content import METRICS, OPTIMUM
-from training.report.page import draw
-from training.report.terminal import TERMINAL_METRICS
+from training.report.build import build_report
+from training.report.content import METRICS, OPTIMUM, Report, write_json
+from training.report.page import draw, write_html
+from training.report.terminal import TERMINAL_METRICS, console_table
 
 # Four scores by length, reliability over all and by length, spread, two of earliness, profit, learning curve.
 CHARTS = 11
