@@ -2,7 +2,8 @@
 
 By the part of the service that raises them:
 
-    access  -> HeadTooLargeError, UnauthorizedError, ForbiddenError, RateLimitedError
+    access  -> MalformedRequestError, UnknownPathError, HeadTooLargeError,
+               UnauthorizedError, ForbiddenError, RateLimitedError
     request -> InvalidJsonError, UnsupportedMediaTypeError, UnsupportedEncodingError, BodyTooLargeError,
                TooManyEventsError, TooManySessionEventsError,
                BodyTimeoutError, InvalidEventError, InvalidRequestError
@@ -22,7 +23,7 @@ from typing import Any, ClassVar, Final
 from starlette.responses import Response
 
 PROBLEM_JSON: Final = "application/problem+json"
-_MAX_FIELD_ERRORS: Final = 20
+MAX_FIELD_ERRORS: Final = 20
 _MAX_ECHO_CHARS: Final = 64
 _OWN_FACTS: Final = "unknown field; the shop's own facts belong into `properties`"
 
@@ -63,6 +64,25 @@ class HeadTooLargeError(WillbuyError):
     status = 431
     code = "head_too_large"
     title = "The request's address and headers are too large"
+
+
+class MalformedRequestError(WillbuyError):
+    """The bytes are not an HTTP request."""
+
+    status = 400
+    code = "malformed_request"
+    title = "The request is not valid HTTP"
+
+
+class UnknownPathError(WillbuyError):
+    """There is nothing under this path."""
+
+    status = 404
+    code = "not_found"
+    title = "Not Found"
+
+    def __init__(self, detail: str = "Not Found; /openapi.json lists what there is.") -> None:
+        super().__init__(detail)
 
 
 class UnauthorizedError(WillbuyError):
@@ -131,11 +151,16 @@ class UnsupportedMediaTypeError(WillbuyError):
 
 
 class UnsupportedEncodingError(WillbuyError):
-    """The body is compressed, so the limit of its bytes would not limit its size."""
+    """The body has another compression than gzip."""
 
     status = 415
     code = "unsupported_content_encoding"
-    title = "Send the body uncompressed"
+    title = "Send the body uncompressed or as gzip"
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """The accepted encodings (RFC 9110, section 15.5.16)."""
+        return {"Accept-Encoding": "gzip, identity"}
 
 
 class BodyTooLargeError(WillbuyError):
@@ -364,10 +389,11 @@ def field_errors(errors: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
             "message": _OWN_FACTS if error["type"] == "extra_forbidden" else error["msg"],
             "code": error["type"],
         }
-        for error in errors[:_MAX_FIELD_ERRORS]
+        for error in errors[:MAX_FIELD_ERRORS]
     ]
 
 
 def shortened(text: str) -> str:
-    """Return a text cut to a bounded length, for an error message."""
+    """Return a text cut to a bounded length, with surrogates escaped, for an error message."""
+    text = text.encode("utf-8", "backslashreplace").decode()
     return text if len(text) <= _MAX_ECHO_CHARS else text[:_MAX_ECHO_CHARS] + "…"

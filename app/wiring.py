@@ -81,6 +81,7 @@ async def running_services(
             shadow.start()
             closing.push_async_callback(shadow.close)
         deadlines = Deadlines()
+        deadlines.start()
         closing.callback(deadlines.close)
         rebuilder = Rebuilder(store, metrics=metrics, logger=logger)
         closing.push_async_callback(rebuilder.close)
@@ -283,7 +284,12 @@ def open_batcher(
             dedupe_window=settings.dedupe_window,
             rebuilder=rebuilder,
         )
-        results = await scorer.score(events, callers)
+        try:
+            results = await scorer.score(events, callers)
+        except Exception as exc:
+            # The batcher finds the event that raises it, whose caller logs the traceback.
+            logger.warning("batch_failed", events=len(events), error=type(exc).__name__)
+            raise
         if shadow is not None:
             shadow.observe(events, results)
         return results

@@ -20,6 +20,8 @@ _BLANK: Final = "[" + "".join(f"\\x{{{ord(blank):x}}}" for blank in BLANKS) + "]
 # As an expression of Rust's regex crate, which polars uses: texts that `canonical_text` may change.
 MAY_CHANGE: Final = rf"^{_BLANK}|{_BLANK}$|^$|^-?[0-9]+\.0*$|^-0$|^(?i:true|false)$"
 _WHOLE: Final = re.compile(r"(-?[0-9]+)\.0*", re.ASCII)
+# C0 controls (NUL, line breaks, tabs), DEL, C1 controls, and surrogates, which UTF-8 cannot encode.
+_FORBIDDEN: Final = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 _TRUTHS: Final = frozenset({"true", "false"})
 _LONGEST_TRUTH: Final = 5
 
@@ -81,3 +83,9 @@ def is_placeholder_id(text: str) -> bool:
     """Return whether an id stands for nothing, such as `undefined`, `(not set)` or blanks only."""
     lowered = text.strip(BLANKS).lower()
     return not lowered or lowered in PLACEHOLDER_IDS or lowered.startswith(_TEMPLATES)
+
+
+def has_forbidden_character(text: str) -> bool:
+    """Return whether a text has a control character or a surrogate, which no text of an event may have."""
+    # Nearly every text is printable, and that check takes a third of the search's time.
+    return not text.isprintable() and _FORBIDDEN.search(text) is not None

@@ -1,6 +1,5 @@
 """`GET /v1/sessions`, the live board, and `GET /v1/stats`: the routes and the layer before them share a TTL cache."""
 
-import asyncio
 from collections.abc import Callable
 from typing import Final
 
@@ -9,7 +8,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.api.middleware import KnownRoute
 from app.api.openapi import documented, documented_query
-from app.api.services import Services, services_of
+from app.api.services import Services, in_time, services_of
 from app.board.content import Content, ContentResponse
 from app.board.query import BoardParameters, parse_query
 from app.errors import BoardBusyError, DeadlineExceededError, InvalidRequestError, StoreUnavailableError
@@ -39,8 +38,7 @@ async def list_sessions(request: Request) -> Response:
     `limit` sessions although more follow; `next_cursor` says whether there are more. Equal requests within half a
     second share one answer. Send its `ETag` back as `If-None-Match`: an unchanged answer is not sent again.
     """
-    services = services_of(request)
-    return await _answer(services, services.board, parse_query(request.scope["query_string"]))
+    return await _answer(request, services_of(request).board, parse_query(request.scope["query_string"]))
 
 
 @router.get(
@@ -54,19 +52,14 @@ async def get_stats(request: Request) -> Response:
 
     The answer is read at most once a second; numbers of other replicas may be a second older.
     """
-    services = services_of(request)
-    return await _answer(services, services.stats, None)
+    return await _answer(request, services_of(request).stats, None)
 
 
-async def _answer(services: Services, cache: SingleFlightCache[Key, Content], key: Key) -> Response:
+async def _answer(request: Request, cache: SingleFlightCache[Key, Content], key: Key) -> Response:
     content = cache.kept(key)
     if content is None:
-        timeout_s = services.settings.request_timeout_s
-        try:
-            async with asyncio.timeout(timeout_s):
-                content = await cache.get(key)
-        except TimeoutError as exc:
-            raise DeadlineExceededError(f"No answer within {timeout_s:g} s.") from exc
+        with in_time(request):
+            content = await cache.get(key)
     return ContentResponse(content)
 
 

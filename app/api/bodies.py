@@ -1,14 +1,103 @@
 """Reads the bodies of events and encodes the answers to them; shared by the calls for one event and for many."""
 
+import asyncio
+import zlib
+from typing import Final, NamedTuple
+
 import msgspec
 from starlette.requests import ClientDisconnect
-from starlette.types import Receive
+from starlette.types import Message, Receive
 
-from app.errors import BodyTimeoutError
-from app.runtime.deadlines import Deadlines, Timeout
+from app.errors import (
+    BodyTimeoutError,
+    BodyTooLargeError,
+    DeadlineExceededError,
+    InvalidJsonError,
+    UnsupportedEncodingError,
+    UnsupportedMediaTypeError,
+    WillbuyError,
+)
 from app.scoring.session_update import Score
 
+NDJSON: Final = "application/x-ndjson"
+# Names that senders use for lines of JSON; none is registered.
+_LINES: Final = frozenset(
+    {
+        NDJSON,
+        "application/ndjson",
+        "application/jsonl",
+        "application/x-jsonl",
+        "application/jsonlines",
+        "application/x-jsonlines",
+        "application/json-lines",
+    }
+)
+_GZIP: Final = frozenset({"gzip", "x-gzip"})
+# RFC 1952 allows several members; each costs as much as some events.
+_MOST_GZIP_MEMBERS: Final = 16
+_WITH_GZIP_HEADER: Final = 31
+# Bytes that are there reach the reader of a body within a few turns of the event loop.
+_QUIET_TURNS: Final = 16
 _encode = msgspec.json.Encoder().encode
+
+
+class BodyForm(NamedTuple):
+    """How a body is written: as lines of JSON or as one JSON text, compressed or not."""
+
+    is_lines: bool = False
+    is_gzip: bool = False
+
+
+def check_headers(content_type: str | None, content_encoding: str | None, *, or_lines: bool = False) -> BodyForm:
+    """Return the form of the body that the headers declare.
+
+    Args:
+        content_type: the header, None without one.
+        content_encoding: the header, None without one.
+        or_lines: whether lines of JSON are accepted too.
+
+    Raises:
+        UnsupportedMediaTypeError: the body is neither JSON nor lines that are accepted.
+        UnsupportedEncodingError: the body has another compression than gzip.
+    """
+    media_type = (content_type or "").partition(";")[0].strip().lower()
+    is_lines = or_lines and media_type in _LINES
+    is_json = media_type == "application/json" or (
+        media_type.startswith("application/") and media_type.endswith("+json")
+    )
+    if not is_lines and not is_json:
+        accepted = f"application/json` or `{NDJSON}" if or_lines else "application/json"
+        raise UnsupportedMediaTypeError(f"Expected the header `Content-Type: {accepted}`.")
+    coding = (content_encoding or "").strip().lower()
+    if coding not in {"", "identity", *_GZIP}:
+        raise UnsupportedEncodingError("Expected `Content-Encoding: gzip`, or a body that is not compressed.")
+    return BodyForm(is_lines, coding in _GZIP)
+
+
+def gunzip(body: bytes, max_bytes: int) -> bytes:
+    """Return a body without its compression, of at most `max_bytes`.
+
+    Raises:
+        InvalidJsonError: the body is not gzip.
+        BodyTooLargeError: it has more bytes; no more than the limit was decompressed.
+    """
+    parts: list[bytes] = []
+    size = 0
+    for _ in range(_MOST_GZIP_MEMBERS):
+        member = zlib.decompressobj(_WITH_GZIP_HEADER)
+        try:
+            parts.append(member.decompress(body, max_bytes - size + 1))
+        except zlib.error as exc:
+            raise InvalidJsonError("The body is not gzip, as its `Content-Encoding` says.") from exc
+        size += len(parts[-1])
+        if size > max_bytes:
+            raise BodyTooLargeError(f"Expected a body of at most {max_bytes} bytes when decompressed.")
+        if not member.eof:
+            raise InvalidJsonError("The gzip body ends early.")
+        body = member.unused_data
+        if not body:
+            return b"".join(parts)
+    raise InvalidJsonError(f"The gzip body has more than {_MOST_GZIP_MEMBERS} members.")
 
 
 async def read_body(receive: Receive) -> bytes:
@@ -24,23 +113,34 @@ async def read_body(receive: Receive) -> bytes:
     raise ClientDisconnect
 
 
-async def read_body_in_time(receive: Receive, timeout_s: float, deadlines: Deadlines) -> tuple[bytes, float]:
-    """Return the body of a request, and by the event loop's clock when the request is to be answered.
+async def out_of_time(receive: Receive, timeout_s: float) -> WillbuyError:
+    """Return the error of a request whose deadline passed before its body was read.
 
-    Raises:
-        BodyTimeoutError: the body was not there by then.
-        starlette.requests.ClientDisconnect: its sender has left.
+    The body may lie in the socket, where the process was stopped meanwhile; then the sender was not slow.
     """
+    received = 0
+
+    async def receive_counted() -> Message:
+        nonlocal received
+        message = await receive()
+        received += len(message.get("body", b""))
+        return message
+
+    reading = asyncio.create_task(read_body(receive_counted))
     try:
-        with Timeout(deadlines, timeout_s) as timeout:
-            return await read_body(receive), timeout.at
-    except TimeoutError as exc:
-        raise body_timeout(timeout_s) from exc
-
-
-def body_timeout(timeout_s: float) -> BodyTimeoutError:
-    """Return the error of a body that did not arrive in time."""
-    return BodyTimeoutError(f"The body did not arrive within {timeout_s:g} s.")
+        before, quiet_turns = 0, 0
+        while quiet_turns < _QUIET_TURNS and not reading.done():
+            # The event loop reads sockets once in each turn.
+            await asyncio.sleep(0)
+            quiet_turns = quiet_turns + 1 if received == before else 0
+            before = received
+        if not reading.done() or not received:
+            return BodyTimeoutError(f"The body did not arrive within {timeout_s:g} s.")
+        reading.result()  # raises when the sender has left, or the body is too large
+        return DeadlineExceededError(too_late(timeout_s))
+    finally:
+        reading.cancel()
+        await asyncio.gather(reading, return_exceptions=True)
 
 
 def too_late(timeout_s: float) -> str:

@@ -12,11 +12,12 @@ from typing import Final
 import msgspec
 from fastapi import APIRouter, Request, Response
 
-from app.api.bodies import ScoreBody, read_body_in_time, score_body, too_late
+from app.api.bodies import NDJSON, ScoreBody, check_headers, gunzip, out_of_time, read_body, score_body, too_late
 from app.api.ingest import EVENTS_PATH
 from app.api.openapi import documented
 from app.api.responses import json_response
 from app.api.services import Services, services_of
+from app.auth.middleware import COUNT_EVENTS
 from app.errors import (
     BodyTimeoutError,
     BodyTooLargeError,
@@ -36,8 +37,11 @@ from app.errors import (
     WillbuyError,
     to_problem,
 )
+from app.runtime.deadlines import RequestTimeout, WhileConnected
+from app.runtime.slices import Slices
 from app.schemas.events import EVENT_EXAMPLE, BatchOut, EventBody, ScoreOut
-from app.scoring.events import NDJSON, QueuedEvent, check_headers, parse_events
+from app.scoring.events import QueuedEvent
+from app.scoring.parsing import parse_events
 from app.scoring.session_update import Score
 
 BATCH_PATH = "/v1/events/batch"
@@ -138,18 +142,31 @@ async def post_events(request: Request) -> Response:
     that line; in an array, of the request.
     """
     services = services_of(request)
-    is_lines = check_headers(
-        request.headers.get("content-type"), request.headers.get("content-encoding"), or_lines=True
-    )
-    body, deadline = await read_body_in_time(request.receive, services.settings.request_timeout_s, services.deadlines)
-    max_events = min(services.settings.max_batch_events, services.settings.max_queue)
-    checked = _submissions(services, parse_events(body, is_lines=is_lines, max_events=max_events))
+    settings = services.settings
+    form = check_headers(request.headers.get("content-type"), request.headers.get("content-encoding"), or_lines=True)
+    timeout_s, is_read = settings.request_timeout_s, False
+    try:
+        with RequestTimeout(request.scope, services.deadlines, timeout_s) as timeout:
+            body = await read_body(request.receive)
+            is_read = True
+            events = await parse_events(
+                gunzip(body, settings.max_batch_body_bytes) if form.is_gzip else body,
+                is_lines=form.is_lines,
+                max_events=min(settings.max_batch_events, settings.max_queue),
+                max_event_bytes=settings.max_body_bytes,
+                count=request.scope.get(COUNT_EVENTS),
+            )
+            checked = await _submissions(services, events, give_up_at=timeout.at)
+    except TimeoutError as exc:
+        error = DeadlineExceededError(too_late(timeout_s))
+        raise (error if is_read else await out_of_time(request.receive, timeout_s)) from exc
     wanted = [one for one in checked if isinstance(one, QueuedEvent)]
-    answers = await services.batcher.submit_many(wanted, give_up_at=deadline)
-    _log_failures(services, answers)
-    answer = iter(answers)
-    results = [_result(services, next(answer) if isinstance(one, QueuedEvent) else one) for one in checked]
-    return json_response(_encode({"results": results}))
+    # At the deadline, the events that are stored have their answers.
+    with WhileConnected(request.scope):
+        answers = iter(await services.batcher.submit_many(wanted, give_up_at=timeout.at))
+    results = [next(answers) if isinstance(one, QueuedEvent) else one for one in checked]
+    _log_failures(services, results)
+    return json_response(await _encoded(services, results))
 
 
 class _Result(msgspec.Struct, omit_defaults=True):
@@ -160,13 +177,16 @@ class _Result(msgspec.Struct, omit_defaults=True):
     problem: msgspec.Raw | None = None
 
 
-def _submissions(services: Services, events: list[EventBody | WillbuyError]) -> list[QueuedEvent | WillbuyError]:
+async def _submissions(
+    services: Services, events: Sequence[EventBody | Exception], *, give_up_at: float
+) -> list[QueuedEvent | Exception]:
     """Return a submission for each event that may be folded, else what is wrong with it."""
     now_ms, model, most = services.now_ms(), services.model, services.settings.dedupe_window
     of_session: defaultdict[str, int] = defaultdict(int)
-    checked: list[QueuedEvent | WillbuyError] = []
+    checked: list[QueuedEvent | Exception] = []
+    slices = Slices()
     for event in events:
-        if isinstance(event, WillbuyError):
+        if isinstance(event, Exception):
             checked.append(event)
             continue
         of_session[event.session_id] += 1
@@ -174,15 +194,16 @@ def _submissions(services: Services, events: list[EventBody | WillbuyError]) -> 
             checked.append(TooManySessionEventsError(f"Expected at most {most} events of one session in a request."))
             continue
         try:
-            checked.append(services.intake.submission(event, now_ms=now_ms, model=model))
-        except WillbuyError as exc:
+            checked.append(services.intake.submission(event, now_ms=now_ms, model=model, give_up_at=give_up_at))
+        except Exception as exc:  # noqa: BLE001 - whatever an event raises is answered to that event
             checked.append(exc)
+        await slices.pause()
     return checked
 
 
 def _log_failures(services: Services, answers: Sequence[object]) -> None:
     """Log what no caller is to blame for, once however many events it befell."""
-    failures = {id(one): one for one in answers if isinstance(one, Exception)}
+    failures = {(type(one), str(one)): one for one in answers if isinstance(one, Exception)}
     for failure in failures.values():
         if not isinstance(failure, WillbuyError):
             services.logger.error("events_failed", exc_info=failure)
@@ -192,13 +213,44 @@ def _log_failures(services: Services, answers: Sequence[object]) -> None:
             )
 
 
-def _result(services: Services, answer: Score | Exception | None) -> _Result:
-    if isinstance(answer, Score):
-        return _Result(_OK, score_body(answer))
-    if answer is None:
-        answer = DeadlineExceededError(too_late(services.settings.request_timeout_s))
-    elif not isinstance(answer, WillbuyError):
-        answer = WillbuyError("The service failed on this event; the log says why.")
-    services.metrics.errors.labels(answer.code).inc()
-    problem = json.dumps(to_problem(answer), ensure_ascii=True, allow_nan=False).encode()
-    return _Result(answer.status, problem=msgspec.Raw(problem))
+async def _encoded(services: Services, results: Sequence[Score | Exception | None]) -> bytes:
+    """Return the answer to a batch as JSON; a result that cannot be encoded is a problem of its event."""
+    slices = Slices()
+    items: list[_Result] = []
+    for result in results:
+        try:
+            items.append(_result(services, result))
+        except Exception:
+            services.logger.exception("answer_failed")
+            items.append(_problem(services, _FAILED))
+        await slices.pause()
+    try:
+        return _encode({"results": items})
+    except Exception:
+        services.logger.exception("answer_failed")
+    return _encode({"results": [item if _is_encodable(item) else _problem(services, _FAILED) for item in items]})
+
+
+def _is_encodable(item: _Result) -> bool:
+    try:
+        _encode(item)
+    except Exception:  # noqa: BLE001 - the caller answers with a problem
+        return False
+    return True
+
+
+def _result(services: Services, result: Score | Exception | None) -> _Result:
+    return _Result(_OK, score_body(result)) if isinstance(result, Score) else _problem(services, result)
+
+
+def _problem(services: Services, error: Exception | None) -> _Result:
+    if error is None:
+        error = DeadlineExceededError(too_late(services.settings.request_timeout_s))
+    elif not isinstance(error, WillbuyError):
+        error = _FAILED
+    services.metrics.errors.labels(error.code).inc()
+    problem = json.dumps(to_problem(error), ensure_ascii=True, allow_nan=False).encode()
+    return _Result(error.status, problem=msgspec.Raw(problem))
+
+
+_FAILED: Final = WillbuyError("The service failed on this event; the log says why.")

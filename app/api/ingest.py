@@ -20,7 +20,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from app.api.bodies import body_timeout, read_body, score_json, too_late
+from app.api.bodies import BodyForm, check_headers, gunzip, out_of_time, read_body, score_json, too_late
 from app.api.middleware import KnownRoute, RequestObserver, bounded_body, check_head, first_headers
 from app.api.responses import client_gone
 from app.api.services import Services
@@ -29,13 +29,14 @@ from app.auth.middleware import route_path
 from app.auth.rate_limit import RateLimit
 from app.auth.scopes import Scope as KeyScope
 from app.errors import DeadlineExceededError, WillbuyError
-from app.runtime.deadlines import Timeout
-from app.scoring.events import check_headers, parse_event
+from app.runtime.deadlines import RequestTimeout
+from app.scoring.parsing import parse_event
 from app.settings import Settings
 
 EVENTS_PATH: Final = "/v1/events"
 _ROUTE: Final = KnownRoute(EVENTS_PATH)
 _JSON: Final = b"application/json"
+_PLAIN: Final = BodyForm()
 
 
 class Ingest:
@@ -101,27 +102,30 @@ class Ingest:
     async def _answer(self, scope: Scope, head: Mapping[bytes, bytes], receive: Receive) -> bytes:
         """Return the answer to one event as JSON."""
         check_head(scope)
-        if not self._access.is_open:
-            key = self._access.check(scope["headers"], KeyScope.EVENTS_WRITE)
-            if self._rate.is_limited(key):
-                await self._rate.take(key)
-        receive = bounded_body(head, receive, self._max_body_bytes)
-        content_type, content_encoding = head.get(b"content-type"), head.get(b"content-encoding")
-        # Nearly every request declares exactly this.
-        if content_type != _JSON or content_encoding is not None:
-            check_headers(_text(content_type), _text(content_encoding))
         services = self._services()
-        body = None
+        is_read = False
         try:
-            with Timeout(services.deadlines, self._timeout_s):
+            with RequestTimeout(scope, services.deadlines, self._timeout_s) as timeout:
+                if not self._access.is_open:
+                    key = self._access.check(scope["headers"], KeyScope.EVENTS_WRITE)
+                    if self._rate.is_limited(key):
+                        await self._rate.take(key)
+                receive = bounded_body(head, receive, self._max_body_bytes)
+                content_type, content_encoding = head.get(b"content-type"), head.get(b"content-encoding")
+                form = _PLAIN
+                # Nearly every request declares exactly this.
+                if content_type != _JSON or content_encoding is not None:
+                    form = check_headers(_text(content_type), _text(content_encoding))
                 body = await read_body(receive)
-                event = parse_event(body)
-                queued = services.intake.submission(event, now_ms=services.now_ms(), model=services.model)
+                is_read = True
+                event = parse_event(gunzip(body, self._max_body_bytes) if form.is_gzip else body)
+                queued = services.intake.submission(
+                    event, now_ms=services.now_ms(), model=services.model, give_up_at=timeout.at
+                )
                 return score_json(await services.batcher.submit(queued))
         except TimeoutError as exc:
-            if body is None:
-                raise body_timeout(self._timeout_s) from exc
-            raise DeadlineExceededError(too_late(self._timeout_s)) from exc
+            error = DeadlineExceededError(too_late(self._timeout_s))
+            raise (error if is_read else await out_of_time(receive, self._timeout_s)) from exc
 
     def _problem(self, error: Exception, scope: Scope, request_id: bytes) -> Response:
         """Return the answer to a request that failed."""

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import count
 from typing import Final
+from urllib.parse import unquote_to_bytes
 
 from fastapi import FastAPI, Response
 from prometheus_client import Counter, Histogram
@@ -19,7 +20,14 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from structlog.typing import FilteringBoundLogger
 
 from app.api.responses import error_answer
-from app.errors import BodyTooLargeError, HeadTooLargeError, WillbuyError, problem, problem_response
+from app.errors import (
+    BodyTooLargeError,
+    HeadTooLargeError,
+    UnknownPathError,
+    WillbuyError,
+    problem,
+    problem_response,
+)
 from app.monitoring.logging import REQUEST_ID
 from app.monitoring.metrics import Metrics
 
@@ -166,7 +174,7 @@ class RequestContext:
         try:
             try:
                 check_head(scope)
-            except HeadTooLargeError as exc:
+            except (HeadTooLargeError, UnknownPathError) as exc:
                 await self._observer.problem(exc)(scope, receive, send_named)
             else:
                 await self._app(scope, receive, send_named)
@@ -210,7 +218,12 @@ def first_headers(scope: Scope) -> dict[bytes, bytes]:
 
 
 def check_head(scope: Scope) -> None:
-    """Raise `HeadTooLargeError` for an address and headers of more bytes, or for more than 100 headers."""
+    """Check the address and the headers of a request.
+
+    Raises:
+        HeadTooLargeError: they have more bytes than the limit, or there are more than 100 headers.
+        UnknownPathError: the path is not UTF-8; the server puts U+FFFD for what it cannot decode.
+    """
     headers = scope["headers"]
     if len(headers) > MAX_HEADERS:
         raise HeadTooLargeError(f"Expected at most {MAX_HEADERS} headers.")
@@ -219,6 +232,11 @@ def check_head(scope: Scope) -> None:
         size += len(name) + len(value)
     if size > MAX_HEAD_BYTES:
         raise HeadTooLargeError(f"Expected an address and headers of at most {MAX_HEAD_BYTES} bytes in all.")
+    if "\ufffd" in scope["path"]:
+        try:
+            unquote_to_bytes(scope.get("raw_path", b"")).decode()
+        except UnicodeDecodeError as exc:
+            raise UnknownPathError("The path is not percent-encoded UTF-8.") from exc
 
 
 def bounded_body(headers: Mapping[bytes, bytes], receive: Receive, max_body_bytes: int) -> Receive:

@@ -13,8 +13,10 @@ from app.errors import (
     PROBLEM_JSON,
     ForbiddenError,
     HeadTooLargeError,
+    MalformedRequestError,
     RateLimitedError,
     UnauthorizedError,
+    UnknownPathError,
     WillbuyError,
 )
 from app.schemas.events import EventIn, OutcomeIn, Problem
@@ -51,7 +53,7 @@ def _document(app: FastAPI, rules: Rules, build: Any) -> dict[str, Any]:  # noqa
 
 def _document_access(operation: dict[str, Any], needed: str | None) -> None:
     """Add to an operation which scope its key must have, and how it is refused."""
-    refusals: list[type[WillbuyError]] = [HeadTooLargeError]
+    refusals: list[type[WillbuyError]] = [MalformedRequestError, UnknownPathError, HeadTooLargeError]
     if needed is not None:
         operation["security"] = [{name: [needed]} for name in _SCHEMES]
         refusals += [UnauthorizedError, ForbiddenError, RateLimitedError]

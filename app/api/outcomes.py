@@ -1,11 +1,10 @@
 """`POST /v1/sessions/{session_id}/outcome`: what became of a session, where no `purchase` event says it."""
 
-import asyncio
 from typing import Annotated
 
 from fastapi import APIRouter, Path, Request, Response
 
-from app.api.bodies import read_body_in_time
+from app.api.bodies import check_headers, gunzip, out_of_time, read_body
 from app.api.openapi import documented
 from app.api.responses import json_response
 from app.api.services import services_of
@@ -25,8 +24,9 @@ from app.errors import (
     UnsupportedMediaTypeError,
 )
 from app.outcomes.record_outcome import record_outcome
+from app.runtime.deadlines import RequestTimeout
 from app.schemas.events import SessionId, SessionOut
-from app.scoring.events import check_headers, parse_outcome
+from app.scoring.parsing import parse_outcome
 from app.store.record_codec import Outcome
 
 router = APIRouter(tags=["sessions"])
@@ -67,12 +67,14 @@ async def post_outcome(
     For shops that learn of a purchase elsewhere, or know that a visitor has left. A `purchase` event does the same.
     """
     services = services_of(request)
-    check_headers(request.headers.get("content-type"), request.headers.get("content-encoding"))
-    body, deadline = await read_body_in_time(request.receive, services.settings.request_timeout_s, services.deadlines)
-    said = parse_outcome(body)
-    outcome_ms = services.intake.outcome_ms(said, now_ms=services.now_ms())
+    form = check_headers(request.headers.get("content-type"), request.headers.get("content-encoding"))
+    timeout_s, is_read = services.settings.request_timeout_s, False
     try:
-        async with asyncio.timeout_at(deadline):
+        with RequestTimeout(request.scope, services.deadlines, timeout_s):
+            body = await read_body(request.receive)
+            is_read = True
+            said = parse_outcome(gunzip(body, services.settings.max_body_bytes) if form.is_gzip else body)
+            outcome_ms = services.intake.outcome_ms(said, now_ms=services.now_ms())
             record = await record_outcome(
                 services.store,
                 session_id,
@@ -81,6 +83,6 @@ async def post_outcome(
                 metrics=services.metrics,
             )
     except TimeoutError as exc:
-        timeout_s = services.settings.request_timeout_s
-        raise DeadlineExceededError(f"No answer within {timeout_s:g} s; send it again.") from exc
+        error = DeadlineExceededError(f"No answer within {timeout_s:g} s; send it again.")
+        raise (error if is_read else await out_of_time(request.receive, timeout_s)) from exc
     return json_response(session_out(session_id, record).model_dump_json().encode())

@@ -1,6 +1,7 @@
 """The parts that routes call, as one object: built in `app.wiring`, read from `request.app.state.services`."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from fastapi import Request
@@ -9,9 +10,10 @@ from structlog.typing import FilteringBoundLogger
 from app.board.content import Content
 from app.board.query import BoardQuery
 from app.board.streams import Streams
+from app.errors import DeadlineExceededError
 from app.monitoring.health import Readiness
 from app.monitoring.metrics import Metrics
-from app.runtime.deadlines import Deadlines
+from app.runtime.deadlines import Deadlines, Timeout, deadline_of
 from app.runtime.drain import Drain
 from app.runtime.single_flight import SingleFlightCache
 from app.scoring.batcher import Batcher
@@ -54,3 +56,15 @@ def services_of(request: Request) -> Services:
     """Return the parts of the app that got the request."""
     services: Services = request.app.state.services
     return services
+
+
+@contextmanager
+def in_time(request: Request) -> Iterator[None]:
+    """Raise `DeadlineExceededError` at the request's deadline."""
+    services = services_of(request)
+    timeout_s = services.settings.request_timeout_s
+    try:
+        with Timeout(services.deadlines, deadline_of(request.scope, services.deadlines, timeout_s)):
+            yield
+    except TimeoutError as exc:
+        raise DeadlineExceededError(f"No answer within {timeout_s:g} s; send it again.") from exc

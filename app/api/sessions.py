@@ -11,7 +11,7 @@ from fastapi import APIRouter, Path, Query, Request, Response
 
 from app.api.openapi import documented
 from app.api.responses import json_response
-from app.api.services import Services, services_of
+from app.api.services import in_time, services_of
 from app.auth.middleware import holder_of
 from app.errors import (
     PROBLEM_JSON,
@@ -51,9 +51,11 @@ async def get_session(
     ] = False,
 ) -> Response:
     """Answer with the session's probability, and its trace on request. Reading changes nothing, lifetime included."""
+    services = services_of(request)
     if trace:
-        return json_response((await _traced(services_of(request), session_id)).model_dump_json().encode())
-    (record,) = await services_of(request).store.load([session_id])
+        return json_response((await _traced(request, session_id)).model_dump_json().encode())
+    with in_time(request):
+        (record,) = await services.store.load([session_id])
     if isinstance(record, Exception):
         raise record
     if record is None:
@@ -70,7 +72,7 @@ async def get_session(
             "description": "`not_found`: the id has a line break, so there is no such path and no such session.",
             "content": {PROBLEM_JSON: {"schema": {"$ref": "#/components/schemas/Problem"}}},
         },
-        **documented(InvalidRequestError, StoreUnavailableError),
+        **documented(InvalidRequestError, DeadlineExceededError, StoreUnavailableError),
     },
 )
 async def delete_session(request: Request, session_id: _SessionId) -> Response:
@@ -79,14 +81,18 @@ async def delete_session(request: Request, session_id: _SessionId) -> Response:
     An event that comes at the same time is erased too, or starts a new session of the same id.
     """
     services = services_of(request)
-    await services.store.delete(session_id)
+    # A caller that leaves does not stop the erasure.
+    with in_time(request):
+        await services.store.delete(session_id)
     services.metrics.sessions_deleted.inc()
     services.logger.info("session_erased", session_id=session_id, key=holder_of(request.scope))
     return Response(status_code=204)
 
 
-async def _traced(services: Services, session_id: str) -> TracedSessionOut:
-    found = await services.store.load_session(session_id)
+async def _traced(request: Request, session_id: str) -> TracedSessionOut:
+    services = services_of(request)
+    with in_time(request):
+        found = await services.store.load_session(session_id)
     if found is None:
         raise not_found()
     record, history = found

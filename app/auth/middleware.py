@@ -1,6 +1,7 @@
 """Checks the key of every request before its body is read, its route is found, or a cached answer is given."""
 
 import asyncio
+from functools import partial
 from typing import Final
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -9,11 +10,15 @@ from app.auth.access import Access
 from app.auth.keys import ApiKey
 from app.auth.rate_limit import RateLimit
 from app.auth.scopes import Methods, Rules
-from app.errors import UnauthorizedError, WillbuyError, error_response, problem, problem_response
+from app.errors import DeadlineExceededError, UnauthorizedError, WillbuyError, error_response, problem, problem_response
 from app.monitoring.metrics import Metrics
 
 KEY_NAME: Final = "willbuy.key"
 """Entry of the ASGI scope with the name of the request's key."""
+
+COUNT_EVENTS: Final = "willbuy.count_events"
+"""Entry of the ASGI scope of a batch whose key has a limit: an async function that takes the number of its events, and
+raises `RateLimitedError`."""
 
 _BATCH_PATH: Final = "/v1/events/batch"
 _STREAM_PATH: Final = "/v1/stream"
@@ -28,9 +33,13 @@ class AccessControl:
         rules: the scope that each call needs. An unknown call is 404 or 405 with an accepted key, and 401 without.
         rate: counts the requests of keys that have a limit.
         metrics: counts refusals.
+        timeout_s: longest wait for the count of a request, s.
     """
 
-    def __init__(self, app: ASGIApp, *, access: Access, rules: Rules, rate: RateLimit, metrics: Metrics) -> None:
+    def __init__(
+        self, app: ASGIApp, *, access: Access, rules: Rules, rate: RateLimit, metrics: Metrics, timeout_s: float = 2.0
+    ) -> None:
+        self._timeout_s = timeout_s
         self._app = app
         self._access = access
         self._rules = rules
@@ -56,16 +65,27 @@ class AccessControl:
             key = self._access.check(scope["headers"], needed)
             scope[KEY_NAME] = key.name
             if self._rate.is_limited(key):
-                await self._rate.take(key)
+                async with asyncio.timeout(self._timeout_s):
+                    await self._rate.take(key)
                 if path == _BATCH_PATH:
-                    receive = self._rate.counted_body(key, scope["headers"], receive)
-        except WillbuyError as exc:
-            self._metrics.errors.labels(exc.code).inc()
-            await error_response(exc)(scope, receive, send)
+                    scope[COUNT_EVENTS] = partial(self._count_more, key)
+        except (WillbuyError, TimeoutError) as exc:
+            error = (
+                exc
+                if isinstance(exc, WillbuyError)
+                else DeadlineExceededError(f"No answer within {self._timeout_s:g} s.")
+            )
+            self._metrics.errors.labels(error.code).inc()
+            await error_response(error)(scope, receive, send)
             return
         if path == _STREAM_PATH:
             receive = _until_revoked(self._access, key, receive)
         await self._app(scope, receive, send)
+
+    async def _count_more(self, key: ApiKey, events: int) -> None:
+        """Count the events of a batch; the request itself was counted as the first of them."""
+        if events > 1:
+            await self._rate.take(key, events - 1)
 
     async def _refuse_unknown(self, methods: Methods | None, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer 404 or 405 to a request with an accepted key, and 401 to others."""

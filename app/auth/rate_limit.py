@@ -3,16 +3,11 @@
 A key with a limit costs one script call per request (`rate_limit.lua`); a key without one costs nothing.
 """
 
-from collections.abc import Iterable
 from typing import Final
-
-import msgspec
-from starlette.types import Message, Receive
 
 from app.auth.keys import ApiKey
 from app.errors import RateLimitedError
 from app.monitoring.metrics import Metrics
-from app.scoring.events import NDJSON
 from app.store.keys import rate_key, shard_of
 from app.store.redis.connection import RedisClient
 from app.store.redis.scripts import ScriptRunner, load_script
@@ -66,40 +61,9 @@ class RateLimit:
                 f"The key {key.name!r} may send {limit:g} events a second, on average over {self._window_s} s."
             )
 
-    def counted_body(self, key: ApiKey, headers: Iterable[tuple[bytes, bytes]], receive: Receive) -> Receive:
-        """Return a `receive` that counts the events of a batch when its body is complete.
-
-        The request itself was counted as the first event. The returned function raises `RateLimitedError`.
-        """
-        is_lines = any(name == b"content-type" and value.startswith(NDJSON.encode()) for name, value in headers)
-        parts: list[bytes] = []
-
-        async def receive_counted() -> Message:
-            message = await receive()
-            if message["type"] == "http.request":
-                parts.append(message.get("body", b""))
-                if not message.get("more_body", False):
-                    more = _events(b"".join(parts), is_lines=is_lines) - 1
-                    parts.clear()
-                    if more > 0:
-                        await self.take(key, more)
-            return message
-
-        return receive_counted
-
     async def close(self) -> None:
         """Close the connections."""
         await self._client.close()
 
     def _limit(self, key: ApiKey) -> float:
         return self._events_per_s if key.events_per_s is None else key.events_per_s
-
-
-def _events(body: bytes, *, is_lines: bool) -> int:
-    """Return how many events a batch has, without parsing them; 0 for an invalid body."""
-    if is_lines:
-        return sum(1 for line in body.split(b"\n") if line.strip())
-    try:
-        return len(msgspec.json.decode(body, type=list[msgspec.Raw]))
-    except (msgspec.DecodeError, RecursionError):
-        return 0

@@ -68,7 +68,14 @@ def install_auth(
     app: FastAPI, settings: Settings, access: Access, rules: Rules, rate: RateLimit, metrics: Metrics
 ) -> None:
     """Add the check of keys and scopes, and outside of it CORS, to the middleware that the app has so far."""
-    app.add_middleware(AccessControl, access=access, rules=rules, rate=rate, metrics=metrics)
+    app.add_middleware(
+        AccessControl,
+        access=access,
+        rules=rules,
+        rate=rate,
+        metrics=metrics,
+        timeout_s=settings.request_timeout_s,
+    )
     if (cors := cors_options(settings)) is not None:
         # Outside of the check: a browser's preflight request carries no key.
         app.add_middleware(CORSMiddleware, **cors)

@@ -162,10 +162,11 @@ class Calls:
 
     def _requests(self, bodies: Sequence[Mapping[str, Any]]) -> Iterator[tuple[int, list[bytes]]]:
         """Yield the events in order as lines of JSON, split into requests within the limits."""
+        # All at once, so that an event that is no JSON raises before any is sent.
+        encoded = [_json(body) for body in bodies]
         lines: list[bytes] = []
         size, of_session = 0, Counter[Any]()
-        for body in bodies:
-            line = _json(body)
+        for body, line in zip(bodies, encoded, strict=True):
             session_id = body.get("session_id")
             is_full = len(lines) == self.batch_events or size + len(line) >= self.batch_bytes
             if lines and (is_full or of_session[session_id] == self.session_events):
@@ -214,7 +215,11 @@ def session_path(session_id: str) -> str:
 
 
 def _json(value: Mapping[str, Any]) -> bytes:
-    return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=_time).encode()
+    try:
+        return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=_time).encode()
+    except UnicodeEncodeError:
+        # A lone surrogate. Escaped, it reaches the service, which names the field.
+        return json.dumps(value, allow_nan=False, separators=(",", ":"), default=_time).encode()
 
 
 def _time(value: object) -> str:

@@ -1,8 +1,8 @@
 """Retries: which failures are retried, and after which wait; without network, sleep or clock of its own.
 
 Every call of the client is idempotent: events carry an id, reads change nothing, and a repeated erasure or outcome has
-no further effect. So failures that may pass are retried: broken connections, time-outs, and the statuses 429, 502, 503
-and 504. Any other answer is final.
+no further effect. So failures that may pass are retried: broken connections, time-outs, and the statuses 408, 429, 502,
+503 and 504. Any other answer is final.
 
 The upper bound of the wait doubles with each attempt, up to a limit. The wait is drawn between zero and that bound
 ("full jitter", https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/), so that callers that failed
@@ -23,7 +23,7 @@ from app.client.errors import NoAnswerError
 
 DEFAULT_TIMEOUT_S: Final = 5.0
 DEFAULT_DEADLINE_S: Final = 10.0
-RETRIED_STATUSES: Final = frozenset({429, 502, 503, 504})
+RETRIED_STATUSES: Final = frozenset({408, 429, 502, 503, 504})
 _RETRIED_FAILURES: Final = (httpx.TimeoutException, httpx.NetworkError, httpx.RemoteProtocolError, httpx.ProxyError)
 _MOST_DOUBLINGS: Final = 30
 

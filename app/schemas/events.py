@@ -11,10 +11,11 @@ from typing import Annotated, Any, Final, Literal
 
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 from pydantic_core import PydanticCustomError
 
 from model.events import PropertyValue
+from model.text_rules import has_forbidden_character
 
 LARGEST_AMOUNT: Final = 1e12
 # Farther from the epoch than any clock; keeps later arithmetic within 64 bits.
@@ -29,14 +30,12 @@ LONGEST_PROPERTY_VALUE: Final = 256
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _RFC3339: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,9})?(Z|[+-]\d\d:\d\d)", re.ASCII)
-_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 
-def without_control_characters(value: str) -> str:
-    """Return `value`, or raise when it has characters below space, DEL, or those of U+0080 to U+009F."""
-    # Nearly every text is printable, and that check takes a third of the search's time.
-    if not value.isprintable() and _CONTROL.search(value):
-        raise PydanticCustomError("control_character", "expected no control characters")
+def without_forbidden_characters(value: object) -> object:
+    """Return `value`; raise for a text with a control character or a surrogate (`model.text_rules`)."""
+    if isinstance(value, str) and has_forbidden_character(value):
+        raise PydanticCustomError("forbidden_character", "expected no control characters and no lone surrogates")
     return value
 
 
@@ -66,6 +65,7 @@ def timestamp_ms(value: object) -> int | None:
 def _property_value(value: object) -> PropertyValue:
     if isinstance(value, str):
         if len(value) <= LONGEST_PROPERTY_VALUE:
+            without_forbidden_characters(value)
             return value
     elif isinstance(value, bool):
         return value
@@ -82,48 +82,84 @@ def _property_value(value: object) -> PropertyValue:
 SessionId = Annotated[
     str,
     Field(min_length=1, max_length=LONGEST_SESSION_ID),
-    AfterValidator(without_control_characters),
+    BeforeValidator(without_forbidden_characters),
     Meta(min_length=1, max_length=LONGEST_SESSION_ID),
 ]
 _Name = Annotated[
     str,
     Field(min_length=1, max_length=LONGEST_NAME),
-    AfterValidator(without_control_characters),
+    BeforeValidator(without_forbidden_characters),
     AfterValidator(_not_blank),
     Meta(min_length=1, max_length=LONGEST_NAME),
 ]
+# Optional texts may be empty, which means that they are absent.
 _EventId = Annotated[
     str,
-    Field(min_length=1, max_length=LONGEST_EVENT_ID),
-    AfterValidator(without_control_characters),
-    Meta(min_length=1, max_length=LONGEST_EVENT_ID),
+    Field(max_length=LONGEST_EVENT_ID),
+    BeforeValidator(without_forbidden_characters),
+    Meta(max_length=LONGEST_EVENT_ID),
 ]
 _Identifier = Annotated[
     str,
-    Field(min_length=1, max_length=LONGEST_IDENTIFIER),
-    AfterValidator(without_control_characters),
-    Meta(min_length=1, max_length=LONGEST_IDENTIFIER),
+    Field(max_length=LONGEST_IDENTIFIER),
+    BeforeValidator(without_forbidden_characters),
+    Meta(max_length=LONGEST_IDENTIFIER),
 ]
 _Amount = Annotated[float, Field(ge=0, le=LARGEST_AMOUNT, allow_inf_nan=False), Meta(ge=0, le=LARGEST_AMOUNT)]
+_REQUIRED: Final = frozenset({"session_id", "event_name", "outcome"})
+_EMPTY: Final[dict[str, Any]] = {"type": "string", "maxLength": 0}
+_NULL: Final[dict[str, Any]] = {"type": "null"}
+_OptionalAmount = Annotated[
+    _Amount | None,
+    WithJsonSchema(
+        {"anyOf": [{"type": "number", "minimum": 0, "maximum": LARGEST_AMOUNT}, _EMPTY, _NULL], "default": None}
+    ),
+]
 _Timestamp = Annotated[
     int | None,
     BeforeValidator(timestamp_ms),
     WithJsonSchema(
-        {"anyOf": [{"type": "string", "format": "date-time"}, {"type": "integer"}, {"type": "null"}], "default": None}
+        {
+            "anyOf": [{"type": "string", "format": "date-time"}, {"type": "integer"}, _EMPTY, _NULL],
+            "default": None,
+        }
     ),
 ]
 _TimestampBody = Annotated[int, Meta(ge=-LARGEST_TIMESTAMP_MS, le=LARGEST_TIMESTAMP_MS)] | str
 _PropertyKey = Annotated[
     str,
     Field(min_length=1, max_length=LONGEST_PROPERTY_KEY),
-    AfterValidator(without_control_characters),
+    BeforeValidator(without_forbidden_characters),
     Meta(min_length=1, max_length=LONGEST_PROPERTY_KEY),
 ]
 _PropertyBody = (
     Annotated[str, Meta(max_length=LONGEST_PROPERTY_VALUE)]
     | Annotated[float, Meta(ge=-LARGEST_AMOUNT, le=LARGEST_AMOUNT)]
     | bool
+    | None
 )
+
+
+def _present(values: object) -> object:
+    """Return an object with null for each empty text: both mean that an optional field is absent."""
+    if isinstance(values, dict) and "" in values.values():
+        return {
+            name: None if isinstance(value, str) and not value and name not in _REQUIRED else value
+            for name, value in values.items()
+        }
+    return values
+
+
+def _properties(value: object) -> object:
+    """Return the properties that are present, counted before any is looked at: a body may have thousands."""
+    if isinstance(value, dict):
+        if any(one is None or one == "" for one in value.values()):
+            value = {name: one for name, one in value.items() if one is not None and one != ""}
+        if len(value) > LARGEST_PROPERTY_COUNT:
+            many = f"expected at most {LARGEST_PROPERTY_COUNT} properties, not {len(value)}"
+            raise PydanticCustomError("too_long", "{many}", {"many": many})
+    return {} if value is None else value
+
 
 EVENT_EXAMPLE: Final[dict[str, Any]] = {
     "event_id": "b7e2f3a0-5d0c-4a7e-9d8b-2f6f4c1f7a10",
@@ -135,6 +171,27 @@ EVENT_EXAMPLE: Final[dict[str, Any]] = {
     "price": 59.9,
     "quantity": 1,
     "properties": {"device": "mobile"},
+}
+
+
+_PROPERTIES_SCHEMA: Final[dict[str, Any]] = {
+    "anyOf": [
+        {
+            "type": "object",
+            "propertyNames": {"minLength": 1, "maxLength": LONGEST_PROPERTY_KEY},
+            "maxProperties": LARGEST_PROPERTY_COUNT,
+            "additionalProperties": {
+                "anyOf": [
+                    {"type": "string", "maxLength": LONGEST_PROPERTY_VALUE},
+                    {"type": "number", "minimum": -LARGEST_AMOUNT, "maximum": LARGEST_AMOUNT},
+                    {"type": "boolean"},
+                    _NULL,
+                ]
+            },
+        },
+        _EMPTY,
+        _NULL,
+    ]
 }
 
 
@@ -164,17 +221,25 @@ class EventIn(BaseModel):
     item_category: _Identifier | None = None
     """The item's category."""
 
-    price: _Amount | None = None
+    price: _OptionalAmount = None
     """Price of one unit, in the shop's currency."""
 
-    quantity: _Amount | None = None
+    quantity: _OptionalAmount = None
     """Number of units; absent counts as one."""
 
     properties: Annotated[
         dict[_PropertyKey, Annotated[PropertyValue, BeforeValidator(_property_value)]],
         Field(max_length=LARGEST_PROPERTY_COUNT),
+        BeforeValidator(_properties),
+        WithJsonSchema(_PROPERTIES_SCHEMA),
     ] = Field(default_factory=dict)
     """Further facts of the event or the session; the model uses those it was trained with."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_absent_fields(cls, values: object) -> object:
+        """Null and an empty text mean that an optional field is absent."""
+        return _present(values)
 
 
 class EventBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -192,9 +257,9 @@ class EventBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     item_category: _Identifier | UnsetType | None = UNSET
     price: _Amount | UnsetType | None = UNSET
     quantity: _Amount | UnsetType | None = UNSET
-    properties: Annotated[dict[_PropertyKey, _PropertyBody], Meta(max_length=LARGEST_PROPERTY_COUNT)] | UnsetType = (
-        UNSET
-    )
+    properties: (
+        Annotated[dict[_PropertyKey, _PropertyBody], Meta(max_length=LARGEST_PROPERTY_COUNT)] | UnsetType | None
+    ) = UNSET
 
 
 class ScoreOut(BaseModel):
@@ -296,6 +361,11 @@ class OutcomeIn(BaseModel):
 
     timestamp: _Timestamp = None
     """When: RFC 3339 with an offset, or milliseconds since the epoch. Without it: now."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_absent_fields(cls, values: object) -> object:
+        return _present(values)
 
 
 class TracePoint(BaseModel):

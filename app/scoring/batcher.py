@@ -87,13 +87,13 @@ class _Batch(Generic[Item, Result]):
 
     def resolve(self, index: int, result: Result | Exception) -> None:
         if index not in self._resolved:
-            self._resolved.add(index)
             queued = self.queued[index]
             queued.call.resolve(queued.index, result)
+            self._resolved.add(index)
 
     def unresolved(self) -> Iterator[int]:
-        """Return the indices of the items without a result, the last one first."""
-        return (index for index in reversed(range(len(self.queued))) if index not in self._resolved)
+        """Return the indices of the items without a result."""
+        return (index for index in range(len(self.queued)) if index not in self._resolved)
 
 
 @dataclass(slots=True)
@@ -156,7 +156,8 @@ class Batcher(Generic[Item, Result]):
 
     Args:
         handle: returns one result or exception for each item of the batch, in order, and may resolve items before.
-            After a `REQUEUE`, all later items of the same key must be `REQUEUE` as well.
+            After a `REQUEUE`, all later items of the same key must be `REQUEUE` as well. If it raises, it gets the
+            items again, in ever smaller parts, so it must be safe to repeat.
         key: items of equal keys depend on each other's order.
         max_batch_size: most items of a batch.
         max_queue: most items that wait for a batch.
@@ -324,19 +325,51 @@ class Batcher(Generic[Item, Result]):
         self._wake.set()
 
     async def _handle_batch(self, queued: list[_QueuedItem[Item, Result]]) -> None:
+        # The last one first, so that requeued items keep their order.
+        for one in reversed(await self._handle_part(queued)):
+            self._queue.put_back(self._key(one.item), one)
+
+    async def _handle_part(self, queued: list[_QueuedItem[Item, Result]]) -> list[_QueuedItem[Item, Result]]:
+        """Handle some items of a batch; return those that are to be queued again, in order."""
         batch = _Batch(queued)
-        results: Sequence[Result | Exception | Requeue]
         try:
             results = await self._handle([one.item for one in queued], batch)
-        except Exception as exc:  # noqa: BLE001 - any exception goes to the callers of this batch
-            results = [exc] * len(queued)
-        if len(results) != len(queued):
-            # It is unknown which result is missing, and no caller may get another's.
-            results = [RuntimeError(f"the handler gave {len(results)} results for {len(queued)} items")] * len(queued)
-        # The last one first, so that requeued items keep their order.
+            if len(results) != len(queued):
+                # It is unknown which result is missing, and no caller may get another's.
+                raise RuntimeError(f"the handler gave {len(results)} results for {len(queued)} items")  # noqa: TRY301 - as if the handler had raised it
+        except Exception as exc:  # noqa: BLE001 - any exception goes to the caller of the item that raises it
+            left = [queued[index] for index in batch.unresolved()]
+            return await self._handle_apart([one for one in left if not one.call.is_abandoned], exc)
+        again = []
         for index in batch.unresolved():
-            result = results[index]
+            one, result = queued[index], results[index]
             if isinstance(result, Requeue):
-                self._queue.put_back(self._key(queued[index].item), queued[index])
+                again.append(one)
             else:
-                queued[index].call.resolve(queued[index].index, result)
+                one.call.resolve(one.index, result)
+        return again
+
+    async def _handle_apart(
+        self, queued: list[_QueuedItem[Item, Result]], failure: Exception
+    ) -> list[_QueuedItem[Item, Result]]:
+        """Handle both halves of items that failed together, so that only the item that raises gets the exception."""
+        if len(queued) <= 1:
+            for one in queued:
+                one.call.resolve(one.index, failure)
+            return []
+        by_key: dict[Hashable, list[_QueuedItem[Item, Result]]] = {}
+        for one in queued:
+            by_key.setdefault(self._key(one.item), []).append(one)
+        groups = list(by_key.values())
+        again: list[_QueuedItem[Item, Result]] = []
+        if len(groups) > 1:
+            middle = len(groups) // 2
+            for half in (groups[:middle], groups[middle:]):
+                again += await self._handle_part([one for group in half for one in group])
+            return again
+        for index, one in enumerate(queued):
+            again = await self._handle_part([one])
+            if again:
+                # The later ones must not overtake it.
+                return again + queued[index + 1 :]
+        return []

@@ -16,19 +16,35 @@ def map_isolated(
 ) -> list[Output | Exception]:
     """Return one output or `PredictionError` for each input.
 
-    Calls once with all inputs. If that fails, calls once for each input, so that only the bad ones fail. `call` must
-    have no side effects, because it may get an input twice.
+    Calls once with all inputs. If that fails, calls for each half, and so on, so that only the bad inputs fail. `call`
+    must have no side effects, because it may get an input several times.
     """
     try:
         return list(call(inputs)) if inputs else []
     except Exception:
         logger.exception("model_failed_on_batch", size=len(inputs))
+    return _by_halves(call, inputs)
+
+
+def _by_halves(
+    call: Callable[[Sequence[Input]], Sequence[Output]], inputs: Sequence[Input]
+) -> list[Output | Exception]:
+    if len(inputs) == 1:
+        return _alone(call, inputs)
     outputs: list[Output | Exception] = []
-    for one in inputs:
+    middle = len(inputs) // 2
+    for half in (inputs[:middle], inputs[middle:]):
         try:
-            outputs += call([one])
-        except Exception as exc:  # noqa: BLE001 - any error belongs to this input only
-            error = PredictionError("The model failed on this event; it was not folded.")
-            error.__cause__ = exc
-            outputs.append(error)
+            outputs += call(half)
+        except Exception:  # noqa: BLE001 - found below
+            outputs += _by_halves(call, half)
     return outputs
+
+
+def _alone(call: Callable[[Sequence[Input]], Sequence[Output]], inputs: Sequence[Input]) -> list[Output | Exception]:
+    try:
+        return list(call(inputs))
+    except Exception as exc:  # noqa: BLE001 - any error belongs to this input only
+        error = PredictionError("The model failed on this event; it was not folded.")
+        error.__cause__ = exc
+        return [error]

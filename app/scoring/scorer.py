@@ -22,6 +22,7 @@ from app.errors import (
     OverloadedError,
     PredictionError,
     SessionFullError,
+    StoreError,
 )
 from app.monitoring import tracing
 from app.monitoring.metrics import Metrics
@@ -39,7 +40,7 @@ from app.scoring.session_update import (
     with_fold,
     without_fold,
 )
-from app.store.interface import COMMIT_ATTEMPTS, StateStore
+from app.store.interface import COMMIT_ATTEMPTS, Commit, StateStore
 from app.store.record_codec import Outcome, Record
 from model.events import Event
 from model.interface import SessionScorer
@@ -151,6 +152,10 @@ class Scorer:
 
         Returns:
             For each event, in order, its score, the error for its caller, or `REQUEUE`.
+
+        Raises:
+            Exception: an unexpected one, of any event. Call again with fewer events: an event that was stored before
+                the exception gets its stored answer.
         """
         started = time.perf_counter()
         all_pending = [PendingEvent(queued, index) for index, queued in enumerate(events)]
@@ -301,23 +306,47 @@ class Scorer:
 
     async def _commit_part(self, batch: _Batch, updates: Sequence[SessionUpdate]) -> None:
         commits = [update.commit() for update in updates]
-        for update, stored in zip(updates, await self._store.commit(commits), strict=True):
-            if isinstance(stored, Exception):
-                update.fail(stored)
-            elif stored:
-                _accept(batch, update)
-            else:
-                self._conflict(update)
+        unexpected: Exception | None = None
+        for update, stored in zip(updates, await self._committed(commits), strict=True):
+            try:
+                if isinstance(stored, StoreError):
+                    update.fail(stored)
+                elif isinstance(stored, Exception):
+                    unexpected = stored
+                elif stored:
+                    _accept(batch, update)
+                else:
+                    self._conflict(update)
+            except Exception as exc:  # noqa: BLE001 - raised again, after the other sessions have their results
+                unexpected = exc
+        if unexpected is not None:
+            raise unexpected
+
+    async def _committed(self, commits: Sequence[Commit]) -> list[bool | StoreError | Exception]:
+        """Return the store's result for each commit, or the exception that it raises.
+
+        After an exception, both halves are sent again, with the same versions: what was stored counts as stored.
+        """
+        try:
+            return [*await self._store.commit(commits)]
+        except Exception as exc:  # noqa: BLE001 - any exception belongs to one of the commits
+            if len(commits) == 1:
+                return [exc]
+        middle = len(commits) // 2
+        return [*await self._committed(commits[:middle]), *await self._committed(commits[middle:])]
 
     def _drop_abandoned(self, batch: _Batch, updates: Sequence[SessionUpdate]) -> Sequence[SessionUpdate]:
-        """Remove the events whose callers have left; return the updates whose record still holds."""
-        abandoned = frozenset(batch.callers.abandoned())
+        """Remove the events whose caller has left or whose deadline has passed; return what still holds."""
+        now_s = asyncio.get_running_loop().time()
+        # By the clock as well: a process that was stopped finds a reply of Redis before it ends what is too late.
+        late = [one.index for update in updates for one in update.pending if one.queued.give_up_at <= now_s]
+        abandoned = frozenset((*batch.callers.abandoned(), *late))
         if not abandoned:
             return updates
         holding = []
         for update in updates:
             self._metrics.abandoned_events.inc(sum(pending.index in abandoned for pending in update.pending))
-            holds = update.drop(abandoned, DeadlineExceededError("The caller had gone; the event was not folded."))
+            holds = update.drop(abandoned, DeadlineExceededError("The event was not stored in time; send it again."))
             if holds and not update.is_decided:
                 holding.append(update)
         return holding
@@ -342,15 +371,15 @@ def max_events_per_session(dedupe_window: int) -> int:
 
 def _accept(batch: _Batch, update: SessionUpdate) -> None:
     """Make the proposed answers final: the record is stored, or there was nothing to store."""
-    update.is_stopped = update.is_decided = True
-    if update.loaded is None and update.is_changed:
-        batch.sessions_started += 1
     resolve = batch.callers.resolve
     for pending in update.pending:
         pending.result = proposed = pending.proposed
-        batch.dispositions.append(pending.disposition)
         if proposed is not None:
             resolve(pending.index, proposed)
+    if update.loaded is None and update.is_changed:
+        batch.sessions_started += 1
+    batch.dispositions += [pending.disposition for pending in update.pending]
+    update.is_stopped = update.is_decided = True
 
 
 def _step(model: SessionScorer, inputs: Sequence[tuple[Event, bytes | None]]) -> list[tuple[float, bytes]]:

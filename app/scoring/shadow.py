@@ -106,10 +106,14 @@ class Shadow:
     def observe(self, events: Sequence[QueuedEvent], results: Sequence[object]) -> None:
         """Enqueue the selected sessions of a batch that the live model has answered; never waits or raises."""
         for queued, result in zip(events, results, strict=False):
-            if isinstance(result, Score) and not result.duplicate and self._is_sampled(queued.session_id):
-                answer = result.answer
-                if answer.folded or queued.is_purchase:
-                    self._enqueue(queued.session_id, bought=answer.outcome is Outcome.PURCHASE)
+            try:
+                if isinstance(result, Score) and not result.duplicate and self._is_sampled(queued.session_id):
+                    answer = result.answer
+                    if answer.folded or queued.is_purchase:
+                        self._enqueue(queued.session_id, bought=answer.outcome is Outcome.PURCHASE)
+            except Exception:
+                self._metrics.shadow_failures.inc()
+                self._logger.exception("shadow_failed")
 
     def _is_sampled(self, session_id: str) -> bool:
         digest = blake2b(session_id.encode(), digest_size=8, person=b"shadow").digest()

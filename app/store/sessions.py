@@ -256,3 +256,7 @@ def _decoded(decode: Callable[[Any], Stored], reply: Reply) -> Stored | StoreErr
         return decode(reply)
     except CorruptRecordError as exc:
         return exc
+    except Exception as exc:  # noqa: BLE001 - whatever bytes raise, they are of this session only
+        error = CorruptRecordError("The session's record or history cannot be decoded.")
+        error.__cause__ = exc
+        return error

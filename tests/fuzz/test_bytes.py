@@ -3,6 +3,7 @@
 That it is soon is pytest's own limit, and that a value is one is checked by writing it again.
 """
 
+import asyncio
 import io
 import json
 import zipfile
@@ -16,7 +17,7 @@ from support.keys import toml
 from app.auth.keys import AccessError, read_keys
 from app.errors import CorruptRecordError, InvalidJsonError, InvalidRequestError, TooManyEventsError, WillbuyError
 from app.schemas.events import EVENT_EXAMPLE, EventBody
-from app.scoring.events import parse_event, parse_events, parse_outcome
+from app.scoring.parsing import parse_event, parse_events, parse_outcome
 from app.store.history_codec import Entry, decode_history, decode_joined, encode_event, properties_code
 from app.store.interface import Commit
 from app.store.record_codec import Answer, Answers, Outcome, Record, decode_record, encode_record
@@ -186,7 +187,7 @@ DEEP = [
 @tried(150)
 def test_a_batch_is_events_and_problems_or_is_refused(body, is_lines) -> None:
     try:
-        parsed = parse_events(body, is_lines=is_lines, max_events=100)
+        parsed = asyncio.run(parse_events(body, is_lines=is_lines, max_events=100, max_event_bytes=65536))
     except (InvalidJsonError, InvalidRequestError, TooManyEventsError):
         return
     assert all(isinstance(one, EventBody | WillbuyError) for one in parsed)

@@ -110,13 +110,16 @@ class Server:
         return replies
 
     async def _on_connection(self, commands: Sequence[Sequence[RespArg]]) -> list[Reply]:
+        # redis-py's asyncio connections pack arguments in Python, which takes 8 us a session more. Packed before a
+        # connection is taken, as a command that cannot be packed would leave the connection open.
+        packed = b"".join([hiredis.pack_command(tuple(arguments)) for arguments in commands])  # type: ignore[arg-type]  # its stub means a tuple of one
         connection = await self._idle_connection() or await self._connect_twice()
         try:
-            replies = await _round_trip(connection, commands)
+            replies = await _round_trip(connection, packed, len(commands))
         except RedisConnectionError:
             # A server that restarted has closed all connections, and may accept new ones already.
             connection = await self._connect()
-            replies = await _round_trip(connection, commands)
+            replies = await _round_trip(connection, packed, len(commands))
         if self._is_closed:
             await connection.disconnect(nowait=True)
         else:
@@ -143,23 +146,21 @@ class Server:
             await self._idle.pop().disconnect(nowait=True)
 
 
-async def _round_trip(connection: AbstractConnection, commands: Sequence[Sequence[RespArg]]) -> list[Reply]:
-    """Return the replies in order, error replies in their places.
+async def _round_trip(connection: AbstractConnection, packed: bytes, commands: int) -> list[Reply]:
+    """Send so many packed commands, and return the replies in order, error replies in their places.
 
     After any exception, cancellation included, redis-py has closed the connection: no caller reads a late reply.
 
     Raises:
         redis.exceptions.RedisError: the connection was lost, or the server cannot serve (LOADING, NOAUTH).
     """
-    # redis-py's asyncio connections pack arguments in Python, which takes 8 us a session more.
-    packed = b"".join([hiredis.pack_command(tuple(arguments)) for arguments in commands])  # type: ignore[arg-type]  # its stub means a tuple of one
     try:
         await connection.send_packed_command(packed, check_health=False)
     except RuntimeError as exc:
         # uvloop raises it for a transport that the server has just closed; redis-py lets it through.
         raise RedisConnectionError("the connection was lost") from exc
     replies: list[Reply] = []
-    for _ in commands:
+    for _ in range(commands):
         try:
             replies.append(await connection.read_response(disable_decoding=True))
         except ResponseError as exc:

@@ -14,7 +14,7 @@ from support.memory_store import MemoryStore
 
 from app.errors import InvalidJsonError, InvalidRequestError, StoreUnavailableError, TooManyEventsError
 from app.main import create_app
-from app.scoring.events import parse_events
+from app.scoring.parsing import parse_events
 from app.settings import Settings
 
 pytestmark = pytest.mark.anyio
@@ -121,15 +121,19 @@ async def test_an_array_that_is_none_is_a_problem_of_the_request(client, content
     assert_problem(await client.post("/v1/events/batch", content=content, headers=JSON), status, code)
 
 
-async def test_no_events_are_no_results(client):
-    assert await results_of(client, []) == []
-    assert await results_of(client, [], lines=True) == []
+@pytest.mark.parametrize("headers", [{"content-type": "application/json"}, {"content-type": "application/x-ndjson"}])
+async def test_a_batch_without_events_is_a_problem(client, headers):
+    # What a sender that lost the body, or never had one, must not take for success
+    response = await client.post("/v1/events/batch", content=b"", headers=headers)
+    assert_problem(response, 400, "invalid_json")
+    empty = b"[ ]" if headers == {"content-type": "application/json"} else b" \n\n"
+    assert_problem(await client.post("/v1/events/batch", content=empty, headers=headers), 422, "invalid_request")
 
 
 async def test_other_types_and_compressed_bodies_are_refused(client):
     response = await client.post("/v1/events/batch", content=b"[]", headers={"content-type": "text/plain"})
     assert_problem(response, 415, "unsupported_media_type")
-    response = await client.post("/v1/events/batch", content=b"[]", headers=JSON | {"content-encoding": "gzip"})
+    response = await client.post("/v1/events/batch", content=b"[]", headers=JSON | {"content-encoding": "br"})
     assert_problem(response, 415, "unsupported_content_encoding")
     # And lines are for batches alone
     assert_problem(await client.post("/v1/events", content=b"{}", headers=NDJSON), 415, "unsupported_media_type")
@@ -268,7 +272,7 @@ async def test_a_batch_makes_no_future_and_no_task_for_each_of_its_events(client
 )
 def test_any_body_is_events_or_a_problem(body, is_lines):
     try:
-        events = parse_events(body, is_lines=is_lines, max_events=5)
+        events = asyncio.run(parse_events(body, is_lines=is_lines, max_events=5, max_event_bytes=65536))
     except (InvalidJsonError, InvalidRequestError, TooManyEventsError):
         return
     assert len(events) <= 5

@@ -7,7 +7,7 @@ import pytest
 from support.keys import make_key
 
 from app.auth.access import Access
-from app.auth.middleware import KEY_NAME, AccessControl, holder_of, route_path
+from app.auth.middleware import COUNT_EVENTS, KEY_NAME, AccessControl, holder_of, route_path
 from app.auth.rate_limit import RateLimit
 from app.auth.scopes import Rules
 from app.errors import RateLimitedError
@@ -33,10 +33,6 @@ class Limits:
         self.asked.append(("take", key.name, count))
         if self._exceeded:
             raise RateLimitedError("too many")
-
-    def counted_body(self, key, headers, receive):
-        self.asked.append(("counted_body", key.name, dict(headers)[b"content-type"]))
-        return receive
 
 
 class Behind:
@@ -79,13 +75,17 @@ async def test_a_request_is_passed_on_with_its_keys_name_and_counted_once() -> N
     assert (holder_of(scope), scope[KEY_NAME]) == ("shop", "shop")
 
 
-async def test_only_a_batchs_body_is_counted() -> None:
+async def test_only_a_batchs_events_are_counted() -> None:
     it = Guarded()
     await it.ask("POST", "/v1/events/batch", SHOP)
-    assert it.limits.asked == [("take", "shop", 1), ("counted_body", "shop", b"application/json")]
+    # The request itself was the first event
+    await it.behind.scopes[0][COUNT_EVENTS](7)
+    await it.behind.scopes[0][COUNT_EVENTS](1)
+    assert it.limits.asked == [("take", "shop", 1), ("take", "shop", 6)]
     it.limits.asked.clear()
     await it.ask("POST", "/v1/sessions/batch/outcome", SHOP)
     assert it.limits.asked == [("take", "shop", 1)]
+    assert COUNT_EVENTS not in it.behind.scopes[1]
 
 
 async def test_a_key_without_a_limit_is_not_counted() -> None:

@@ -62,13 +62,13 @@ async def test_nothing_is_ended_after_closing():
 
 async def test_a_part_of_a_task_past_its_deadline_is_cancelled_and_times_out():
     deadlines = Deadlines()
-    with pytest.raises(TimeoutError), Timeout(deadlines, 0.01):
+    with pytest.raises(TimeoutError), Timeout(deadlines, asyncio.get_running_loop().time() + 0.01):
         await asyncio.sleep(30)
     # The task itself is not cancelled
     task = asyncio.current_task()
     assert task is not None
     assert task.cancelling() == 0
-    with Timeout(deadlines, 0.01):
+    with Timeout(deadlines, asyncio.get_running_loop().time() + 0.01):
         pass
     await asyncio.sleep(0.03)
     deadlines.close()
@@ -94,7 +94,7 @@ async def test_a_cancellation_that_comes_with_the_deadline_is_not_lost():
     deadlines = Deadlines()
 
     async def wait():
-        with Timeout(deadlines, 0.01) as timeout:
+        with Timeout(deadlines, asyncio.get_running_loop().time() + 0.01) as timeout:
             asyncio.get_running_loop().call_at(timeout.at, task.cancel)
             await asyncio.sleep(30)
 

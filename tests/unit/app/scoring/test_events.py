@@ -3,10 +3,12 @@ import json
 import pytest
 from support.fakes import FakeModel
 
+from app.api.bodies import check_headers
 from app.errors import InvalidEventError, InvalidJsonError, UnsupportedEncodingError, UnsupportedMediaTypeError
 from app.monitoring.metrics import Metrics
 from app.schemas.events import EVENT_EXAMPLE, EventBody, EventIn
-from app.scoring.events import EventValidator, check_headers, event_body, parse_event, read_event
+from app.scoring.events import EventValidator
+from app.scoring.parsing import event_body, parse_event, read_event
 from app.settings import Settings
 from model.events import FIELD_NAMES, FIELDS
 
@@ -30,7 +32,6 @@ def faults(data):
         (b"{", "line 1"),
         (b'{"session_id": "\xff"}', "not UTF-8"),
         ('{"session_id": "s"}'.encode("utf-16"), "not UTF-8"),
-        (b"\xef\xbb\xbf{}", "BOM"),
         (b"[" * 60_000, "too deeply"),
         (b'{"a":' * 10_000, "too deeply"),
         (b'{"session_id": "a", "session_id": "b"}', "'session_id' appears twice"),
@@ -55,12 +56,11 @@ def test_json_that_is_no_object_is_no_event(data):
         ({"session_id": "x" * 5000}, "session_id", "at most 256"),
         ({"session_id": "a\nb"}, "session_id", "control"),
         ({"session_id": "a\x85b"}, "session_id", "control"),
-        ({"session_id": "\ud800"}, "session_id", "unicode"),
+        ({"session_id": "\ud800"}, "session_id", "surrogates"),
         ({"session_id": 7}, "session_id", "string"),
         ({"session_id": None}, "session_id", "string"),
         ({"event_name": "  "}, "event_name", "white space"),
         ({"event_name": "x" * 129}, "event_name", "at most 128"),
-        ({"event_id": ""}, "event_id", "at least 1"),
         ({"event_id": "a\x00"}, "event_id", "control"),
         ({"timestamp": "2026-11-22T10:15:00"}, "timestamp", "RFC 3339"),
         ({"timestamp": "2026-11-22"}, "timestamp", "RFC 3339"),
@@ -77,7 +77,7 @@ def test_json_that_is_no_object_is_no_event(data):
         ({"price": "12"}, "price", "number"),
         ({"quantity": True}, "quantity", "number"),
         ({"properties": []}, "properties", "dictionary"),
-        ({"properties": {"a": None}}, "properties.a", "finite number"),
+        ({"properties": {"a": []}}, "properties.a", "finite number"),
         ({"properties": {"a": float("nan")}}, "properties.a", "finite number"),
         ({"properties": {"a": 10**400}}, "properties.a", "finite number"),
         ({"properties": {"a": {"b": 1}}}, "properties.a", "finite number"),
@@ -134,9 +134,10 @@ def test_other_media_types_are_refused(content_type):
         check_headers(content_type, None)
 
 
-def test_compressed_bodies_are_refused():
+@pytest.mark.parametrize("coding", ["br", "deflate", "zstd", "gzip, gzip", "gzip;q=1"])
+def test_other_compression_than_gzip_is_refused(coding):
     with pytest.raises(UnsupportedEncodingError):
-        check_headers("application/json", "gzip")
+        check_headers("application/json", coding)
 
 
 class Known(FakeModel):
