@@ -4,7 +4,7 @@
       NoAnswerError          no attempt had an answer
       UnexpectedAnswerError  the answer is not one of a willbuy service
       ProblemError           the service refused the request; `code` is the stable name of the reason
-        UnavailableError     the service could not answer in any attempt (429, 502, 503, 504)
+        UnavailableError     the service could not answer in any attempt (408, 429, 502, 503, 504)
       IncompleteBatchError   a batch ended early; the error has the results and the unanswered events
 
 After `NoAnswerError` and `UnavailableError` it is unknown whether the event was counted. Send it again with the same

@@ -611,7 +611,7 @@ async def test_a_model_that_answers_after_a_rebuild_is_named_in_the_history(stor
     first, second = Bench(store, FakeModel("a")), Bench(store, FakeModel("b"))
     await first.score_in_turn(queued(), queued())
     await second.score_in_turn(queued(), queued())
-    entries = decode_history(store._sessions["s"].history)
+    entries = decode_history(store.sessions["s"].history)
     assert [entry.model for entry in entries] == [first.model.fingerprint] * 2 + [second.model.fingerprint] * 2
 
 
