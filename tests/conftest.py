@@ -102,6 +102,10 @@ def artifact(tmp_path_factory):
     return write_artifact(tmp_path_factory.mktemp("artifact") / "model.pt")
 
 
+# For services whose tests are of something else: nothing fails because the machine is busy.
+PATIENT = {"redis_timeout_s": 10, "request_timeout_s": 30}
+
+
 @pytest.fixture
 def service(artifact, tmp_path):
     """Start services: `service(redis_url=..., dedupe_window=2)`; each argument is a setting, but `tuned`."""

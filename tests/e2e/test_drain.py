@@ -2,11 +2,18 @@
 
 import asyncio
 import time
+from functools import partial
 
 import httpx
 import pytest
+from conftest import PATIENT
 
 pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def service(service):
+    return partial(service, **PATIENT)
 
 
 class Load:
@@ -79,7 +86,7 @@ async def test_accepted_events_are_answered_and_stored_and_the_status_is_zero(se
 
 
 async def test_during_the_delay_readiness_fails_while_events_are_taken(service, valkey):
-    replica = service(redis_url=valkey.url, drain_delay_s=1.5)
+    replica = service(redis_url=valkey.url, drain_delay_s=300)
     seen = []
 
     async def meanwhile(load):
@@ -95,7 +102,11 @@ async def test_during_the_delay_readiness_fails_while_events_are_taken(service, 
             assert answer.status_code == 200
             assert answer.headers["connection"] == "close"
             assert (await client.get("/healthz")).status_code == 200
+        while any(load.accepted[session_id] == events for session_id, events in before.items()):  # noqa: ASYNC110 - same
+            await asyncio.sleep(0.01)
         seen.append(before)
+        # A second signal ends the delay
+        replica.terminate()
 
     load = await stopped_under_load(replica, meanwhile=meanwhile)
     assert await asyncio.to_thread(replica.wait, 60) == 0

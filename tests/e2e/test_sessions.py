@@ -2,9 +2,11 @@
 
 import asyncio
 import time
+from functools import partial
 
 import httpx
 import pytest
+from conftest import PATIENT
 from support.artifacts import write_artifact
 
 from model.events import Event
@@ -13,7 +15,12 @@ from model.predictor import load_predictor
 pytestmark = pytest.mark.anyio
 
 # Two replicas compete for one session all the time.
-PATIENT = {"app.scoring.scorer:Scorer": {"commit_attempts": 100}}
+MANY_ATTEMPTS = {"app.scoring.scorer:Scorer": {"commit_attempts": 100}}
+
+
+@pytest.fixture
+def service(service):
+    return partial(service, **PATIENT)
 
 
 def shopper(session_id, length=8):
@@ -94,7 +101,7 @@ async def test_concurrent_duplicates_on_two_replicas_are_folded_once(service, va
 
 
 async def test_events_of_one_session_at_the_same_moment_are_all_folded_one_after_another(service, valkey):
-    replicas = [service(redis_url=valkey.url, tuned=PATIENT) for _ in range(2)]
+    replicas = [service(redis_url=valkey.url, tuned=MANY_ATTEMPTS) for _ in range(2)]
     body = {"session_id": "hot", "event_name": "view_item"}
     async with httpx.AsyncClient(limits=httpx.Limits(max_connections=100)) as client:
         responses = await asyncio.gather(
@@ -136,9 +143,11 @@ async def test_a_stop_in_the_middle_answers_every_event_that_was_accepted(servic
 
 
 def test_an_idle_session_ends_and_its_id_begins_anew(service, valkey):
-    replica = service(redis_url=valkey.url, session_idle_s=1)
+    replica = service(redis_url=valkey.url, session_idle_s=3)
     body = {"session_id": "s-1", "event_name": "view_item"}
     assert [httpx.post(f"{replica.base_url}/v1/events", json=body).json()["events"] for _ in range(2)] == [1, 2]
-    time.sleep(1.2)
-    assert httpx.get(f"{replica.base_url}/v1/sessions/s-1").status_code == 404
+    deadline = time.monotonic() + 20
+    while httpx.get(f"{replica.base_url}/v1/sessions/s-1").status_code != 404:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
     assert httpx.post(f"{replica.base_url}/v1/events", json=body).json()["events"] == 1
