@@ -1,6 +1,6 @@
 """The step as machine code: a second, faster form of an artifact's network, made from the same module.
 
-`willbuy compile ARTIFACT` exports `SessionModel.step` (`torch.export`), compiles it ahead of time for the CPU at hand
+`willbuy compile ARTIFACT` exports `SessionModel.step` (`torch.export`), compiles it ahead of time for this CPU
 (AOTInductor) and adds the resulting package to the artifact, which stays loadable without it. The service needs no
 compiler. It uses the package only where torch and the CPU are those that it was compiled for, and only after both forms
 gave the same answers over chained steps. Otherwise TorchScript runs the step, and the log says why.

@@ -14,9 +14,12 @@ def anyio_backend():
     return "asyncio"
 
 
-# What a test marked as slow may take, where others have `timeout` of pyproject.toml: several times what it takes with
-# coverage beside another load, so that a hang ends soon and a busy machine fails nothing.
-SLOW_S = 600
+TESTS = Path(__file__).parent
+# What a test marked as slow may take, and one of real processes, where others have `timeout` of pyproject.toml: several
+# times what it takes with coverage beside another load, so that a hang ends soon and a busy machine fails nothing.
+SLOW_S = 120
+PROCESSES_S = 60
+OF_PROCESSES = {"browser", "e2e", "faults", "fuzz"}
 # The first test that asks for one of these trains a model meanwhile, or starts a browser.
 SLOW_FIXTURES = {"trained", "month", "demo_model", "chromium"}
 # Why a test may be skipped in CI too.
@@ -28,12 +31,15 @@ def pytest_collection_modifyitems(items):
     """Let files with slow tests begin first, so that no worker is left alone with one, and give those tests time."""
     slow: set[Path] = set()
     for item in items:
-        if item.get_closest_marker("slow") is not None:
+        is_slow = item.get_closest_marker("slow") is not None
+        if is_slow:
             slow.add(item.path)
-        elif SLOW_FIXTURES.isdisjoint(item.fixturenames):
+        if item.get_closest_marker("timeout") is not None:
             continue
-        if item.get_closest_marker("timeout") is None:
+        if is_slow or not SLOW_FIXTURES.isdisjoint(item.fixturenames):
             item.add_marker(pytest.mark.timeout(SLOW_S))
+        elif item.path.relative_to(TESTS).parts[0] in OF_PROCESSES:
+            item.add_marker(pytest.mark.timeout(PROCESSES_S))
     items.sort(key=lambda item: item.path not in slow)
 
 

@@ -53,6 +53,7 @@ def test_a_shop_with_its_key_does_what_the_key_allows(service, valkey, tmp_path)
         client.send(EVENT)
 
 
+@pytest.mark.slow
 def test_every_worker_follows_the_file(service, valkey, tmp_path) -> None:
     old, new = make_key("events:write"), make_key("events:write")
     path = write_keys(tmp_path / "keys.toml", old)

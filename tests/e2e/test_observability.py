@@ -96,6 +96,7 @@ def shared_directory(served):
     return Path(os.fsdecode(named[b"PROMETHEUS_MULTIPROC_DIR"]))
 
 
+@pytest.mark.slow
 async def test_whichever_worker_is_asked_answers_for_all(serve, valkey):
     # Given two workers, both of which answered events
     served = serve(redis_url=valkey.url, workers=2, max_queue=100)
@@ -128,6 +129,7 @@ async def test_whichever_worker_is_asked_answers_for_all(serve, valkey):
     assert len(files) == 2
 
 
+@pytest.mark.slow
 async def test_a_worker_dies_and_its_counts_stay_its_gauges_go_and_each_line_of_the_log_is_json(serve, valkey):
     # Given two workers that have answered events
     served = serve(redis_url=valkey.url, workers=2, max_queue=100)
@@ -173,6 +175,7 @@ async def test_a_worker_dies_and_its_counts_stay_its_gauges_go_and_each_line_of_
     assert "Invalid HTTP request received." in said
 
 
+@pytest.mark.slow
 async def test_a_replaced_model_is_named_no_more_by_any_worker(serve, valkey, artifact, tmp_path):
     from support.artifacts import write_artifact  # noqa: PLC0415 - next to its one use
 

@@ -7,7 +7,7 @@ from support.redis_servers import find_binary
 from faults.campaign import Campaign, run
 from faults.schedule import CONTROLS, SHORT
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
 # The violation that reveals each missing guarantee, and the number of replicas.
 CAUGHT_BY = {

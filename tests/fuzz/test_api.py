@@ -10,6 +10,8 @@ from support.service import Service
 
 from fuzz.cases import CASES
 
+pytestmark = pytest.mark.slow
+
 KEY = make_key("events:write", "sessions:read", "model:admin")
 # No case is to fail because the machine is slow.
 WAITS = {"redis_timeout_s": 20, "request_timeout_s": 60}

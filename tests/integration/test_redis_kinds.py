@@ -20,7 +20,7 @@ from app.store.redis.connection import ConnectionOptions
 from app.store.sessions import RedisStore
 from model.events import Event
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
 _versions = count(1)
 

@@ -93,7 +93,7 @@ def stepped_together(predictor, shopping):
 def test_a_fold_in_parts_is_step_by_step(tmp_path, cell, layers, monkeypatch):
     path = write_artifact(tmp_path / "model.pt", cell=cell, layers=layers, hidden_size=16, properties=ALL_SCOPES)
     predictor = load_predictor(path, state_dtype="float32", max_batch_size=3)
-    monkeypatch.setattr("model.predictor._FOLDED_AT_ONCE", 7)
+    monkeypatch.setattr("model.predictor._FOLDED_AT_ONCE", 7)  # private: several rounds of few sessions
     shopping = random_sessions([40, 1, 23, 40, 8])
     first = predictor.fold([events[:5] for events in shopping], [None] * 5)
     again = [index for index, events in enumerate(shopping) if len(events) > 5]

@@ -68,7 +68,7 @@ def process(*arguments: object, module: str = "app") -> "subprocess.Popen[str]":
 
 
 def finished(started: "subprocess.Popen[str]") -> Outcome:
-    out, err = started.communicate(timeout=120)
+    out, err = started.communicate(timeout=110)
     assert "Traceback" not in err, err
     return Outcome(started.returncode, out, err)
 
@@ -385,7 +385,7 @@ def test_ctrl_c_says_how_to_go_on_and_going_on_ends_at_the_same_model(shop: Path
     artifact = tmp_path / "model.pt"
     # Given a run that was interrupted after its first epoch
     started = process("train", shop, "--out", artifact, *options)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 110
     while not (tmp_path / "model.checkpoint").exists():
         assert started.poll() is None, started.communicate()
         assert time.monotonic() < deadline
