@@ -94,9 +94,11 @@ def make_sessions(events: pl.DataFrame, rules: SessionRules) -> Sessions:
         rules: how.
     """
     distinct = _without_duplicates(events) if rules.equal_rows_are_duplicates else events
-    labelled = distinct
+    labelled, without_label = distinct, 0
     if len(rules.lost_labels):
-        labelled = distinct.filter(~pl.col(_SESSION).is_in(rules.lost_labels.implode()))
+        is_lost = pl.col(_SESSION).is_in(rules.lost_labels.implode())
+        labelled = distinct.filter(~is_lost)
+        without_label = distinct.filter(is_lost)[_SESSION].n_unique()
     ordered = _ordered(labelled, rules)
     facts = _facts(ordered, rules)
     contradictory = facts.filter(pl.col("reason").is_not_null())
@@ -118,7 +120,7 @@ def make_sessions(events: pl.DataFrame, rules: SessionRules) -> Sessions:
         rows_at_or_after_purchase=candidates.height - kept.height,
         events=kept.height,
         rows_without_label=distinct.height - labelled.height,
-        sessions_without_label=(distinct[_SESSION].n_unique() - labelled[_SESSION].n_unique()),
+        sessions_without_label=without_label,
         sessions_contradictory=contradictory.height,
         sessions_open=sound.height - closed.height,
         sessions_without_event_before_purchase=closed.height - outcomes.len(),

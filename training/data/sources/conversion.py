@@ -145,8 +145,8 @@ class _Rows:
             outside = ~times.is_between(earliest_ms, latest_ms)
             self.rejecting.append((column, outside.fill_null(value=False), OUTSIDE))
 
-    def event_name(self, names: EventNames) -> tuple[pl.Series, pl.Series]:
-        """Return the log's own names and what they are read as."""
+    def event_name(self, names: EventNames) -> tuple[pl.Series, pl.DataFrame]:
+        """Return what the log's own names are read as, and how many rows each has."""
         mapping = self.mapping
         if mapping.event_name is None:
             own = pl.repeat(mapping.constant_event_name, self.raw.height, dtype=pl.String, eager=True)
@@ -156,9 +156,16 @@ class _Rows:
                 own = own.fill_null(mapping.constant_event_name)
             problems = [*self._damaged(own), *values.required(own)]
             self.rejecting += [(mapping.event_name, mask, reason) for mask, reason in problems]
-        distinct = own.drop_nulls().unique()
-        read = pl.Series([names.canonical(name) for name in distinct], dtype=pl.String)
-        return own, own.replace_strict(distinct, read, default=None, return_dtype=pl.String)
+        counts = (
+            pl.DataFrame({"name": own})
+            .drop_nulls()
+            .group_by("name", maintain_order=True)
+            .agg(rows=pl.len().cast(pl.Int64))
+        )
+        counts = counts.with_columns(
+            read_as=pl.Series([names.canonical(name) for name in counts["name"]], dtype=pl.String)
+        ).select(NAME_SCHEMA.keys())
+        return own.replace_strict(counts["name"], counts["read_as"], default=None, return_dtype=pl.String), counts
 
     def _own_names(self, column: str) -> pl.Series:
         return values.text(self.raw[column], self.mapping.missing_values)
@@ -246,7 +253,7 @@ def convert(raw: pl.DataFrame, mapping: ColumnMapping, reading: Reading | None =
         raw = raw.filter(~dropped.fill_null(value=False))
     rows = _Rows(raw, mapping, reading or Reading())
     columns = {"session_id": rows.session_id(), "timestamp_ms": rows.time_ms()}
-    own_names, columns["event_name"] = rows.event_name(names)
+    columns["event_name"], counted = rows.event_name(names)
     for known, column in zip(FIELDS, mapping.event_fields(), strict=True):
         columns[known.name] = rows.field(known.name, known.kind, column)
     label_lost = pl.repeat(value=False, n=raw.height, dtype=pl.Boolean, eager=True)
@@ -270,7 +277,7 @@ def convert(raw: pl.DataFrame, mapping: ColumnMapping, reading: Reading | None =
         lost_labels=unknown.drop_nulls().unique(),
         lost_purchases=unknown.null_count(),
         rows_dropped=rows_dropped,
-        names=_counted(own_names, columns["event_name"]),
+        names=counted,
         placeholders=rows.placeholders,
     )
 
@@ -318,8 +325,3 @@ def _joined_time(parts: Sequence[pl.Series]) -> pl.Series:
     *dates, last = [values.text(part) for part in parts]
     frame = pl.DataFrame({str(position): part.str.replace(_MIDNIGHT, "") for position, part in enumerate(dates)})
     return frame.with_columns(last.alias("last")).select(pl.concat_str(pl.all(), separator=" ")).to_series()
-
-
-def _counted(own: pl.Series, read: pl.Series) -> pl.DataFrame:
-    names = pl.DataFrame({"name": own, "read_as": read}, schema={"name": pl.String, "read_as": pl.String})
-    return names.drop_nulls().group_by("name", "read_as", maintain_order=True).agg(rows=pl.len().cast(pl.Int64))

@@ -7,6 +7,7 @@ reason. A value without a true mask is valid; null means "not given".
 from collections.abc import Callable, Collection
 from typing import Final
 
+import numpy as np
 import polars as pl
 
 from model.text_rules import MAY_CHANGE, PLACEHOLDER_IDS, canonical_text, is_placeholder_id
@@ -30,6 +31,11 @@ NO_DATE: Final = "time before 1970, negative or past 9999"
 IN_EXPONENT_FORM: Final = "a number in exponent form, which has lost digits"
 # The first millisecond of the year 10000, beyond the range of most tools.
 END_OF_TIME_MS: Final = 253_402_300_800_000
+_LONGEST_SPECIAL: Final = 26
+_SHORT_PLACEHOLDERS: Final = [text for text in PLACEHOLDER_IDS if len(text) <= _LONGEST_SPECIAL]
+_LONG_PLACEHOLDERS: Final = [
+    spelt for text in PLACEHOLDER_IDS if len(text) > _LONGEST_SPECIAL for spelt in (text, text.upper())
+]
 # Floats count whole numbers one by one up to here.
 _LARGEST_EXACT: Final = 2.0**53
 # As spreadsheets and data frames write: 1.43322E+12. Without a sign or a point, the text may be a hexadecimal id.
@@ -67,7 +73,10 @@ def identifier(
         placeholders_count: whether `undefined` and its like are ids.
     """
     texts = text(column, missing_values)
-    problems = [(texts.str.contains(_EXPONENT_FORM).fill_null(value=False), IN_EXPONENT_FORM)]
+    # Most ids are too long for either; a look at the length costs a tenth of the others.
+    is_short = (texts.str.len_bytes() <= _LONGEST_SPECIAL).fill_null(value=False)
+    short = texts.filter(is_short)
+    problems = [(_spread(short.str.contains(_EXPONENT_FORM), is_short), IN_EXPONENT_FORM)]
     if column.dtype.is_float():
         problems.append(
             (
@@ -76,7 +85,7 @@ def identifier(
             )
         )
     if not placeholders_count:
-        problems.append((_placeholders(texts), PLACEHOLDER))
+        problems.append((_placeholders(texts, is_short), PLACEHOLDER))
     return texts, problems
 
 
@@ -172,17 +181,38 @@ def _as_text(column: pl.Series) -> pl.Series:
     return column.cast(pl.String)
 
 
-def _placeholders(texts: pl.Series) -> pl.Series:
-    # The long form costs more; `is_placeholder_id` judges the few texts that begin as a template does.
-    listed = texts.str.to_lowercase().is_in(list(PLACEHOLDER_IDS)).fill_null(value=False)
-    odd = texts.str.contains(r"^(?:\{\{|\$\{|%%|<%)").fill_null(value=False)
-    if odd.any():
-        listed = listed | (odd & pl.Series([value is not None and is_placeholder_id(value) for value in texts]))
-    return listed
+def _placeholders(texts: pl.Series, is_short: pl.Series) -> pl.Series:
+    """Return which texts are placeholders; `is_placeholder_id` judges the few that may be one."""
+    may_be = texts.is_in(_LONG_PLACEHOLDERS) | texts.str.contains(r"^[{$%<]")
+    listed = texts.filter(is_short).str.to_lowercase().is_in(_SHORT_PLACEHOLDERS)
+    mask = may_be.fill_null(value=False) | _spread(listed, is_short)
+    if not mask.any():
+        return mask
+    suspects = texts.filter(mask).unique()
+    return mask & texts.is_in(suspects.filter(pl.Series([is_placeholder_id(value) for value in suspects])).implode())
+
+
+def _spread(values: pl.Series, mask: pl.Series) -> pl.Series:
+    """Return truth values of the rows of a mask as a column of all rows, false elsewhere."""
+    if not values.any():
+        return pl.repeat(value=False, n=len(mask), dtype=pl.Boolean, eager=True)
+    spread = np.zeros(len(mask), dtype=bool)
+    spread[mask.to_numpy()] = values.fill_null(value=False).to_numpy()
+    return pl.Series(spread)
 
 
 def _iso_ms(texts: pl.Series) -> pl.Series:
     """Read ISO 8601 dates and times, with `T` or a space, with `Z`, `UTC`, an offset or none."""
+    # Most columns have one of two spellings throughout, which need no regular expression.
+    values = _datetime_ms(texts.str.strip_suffix(" UTC").str.strip_suffix("Z"), "%Y-%m-%d %H:%M:%S%.f")
+    open_ones = values.is_null() & texts.is_not_null()
+    if not open_ones.any():
+        return values
+    texts = _null_where(texts, ~open_ones)
+    return values.zip_with(~open_ones, _rarer_iso_ms(texts))
+
+
+def _rarer_iso_ms(texts: pl.Series) -> pl.Series:
     plain = texts.str.replace(r"\s*(UTC|Z)$", "").str.replace(r"^(\S+)\s+", "${1}T")
     values = _datetime_ms(plain, "%Y-%m-%dT%H:%M:%S%.f")
     if (values.is_null() & plain.is_not_null()).any():
