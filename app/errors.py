@@ -338,12 +338,17 @@ class StoreError(WillbuyError):
 
 
 class StoreUnavailableError(StoreError):
-    """Redis does not answer, or does not accept writes."""
+    """Redis does not answer, or does not accept writes.
+
+    Attributes:
+        cause: the server's error word or another word for the cause; empty: not known. Not for callers of events.
+    """
 
     status = 503
     code = "store_unavailable"
     title = "The session store is not available"
     retry_after_s = 1
+    cause: str = ""
 
 
 class CorruptRecordError(StoreError):

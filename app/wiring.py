@@ -19,6 +19,7 @@ from app.board.stats import STATS_INTERVAL_S, Stats
 from app.board.streams import Streams
 from app.monitoring.health import HealthMonitor, Readiness
 from app.monitoring.metrics import Metrics
+from app.monitoring.store_failures import StoreFailures
 from app.outcomes.sweeper import SessionSweeper
 from app.quality.model_quality import ModelQuality
 from app.runtime.deadlines import Deadlines
@@ -73,7 +74,7 @@ async def running_services(
         now_ms: the server's clock.
     """
     models.current.warm_up()
-    store = store or open_store(settings, metrics)
+    store = store or open_store(settings, metrics, logger)
     async with AsyncExitStack() as closing:
         closing.push_async_callback(store.close)
         shadow = open_shadow(settings, models, store, metrics=metrics, logger=logger, now_ms=now_ms)
@@ -211,7 +212,7 @@ def open_rate_limit(settings: Settings, metrics: Metrics, *, window_s: int = WIN
     )
 
 
-def open_store(settings: Settings, metrics: Metrics) -> StateStore:
+def open_store(settings: Settings, metrics: Metrics, logger: FilteringBoundLogger) -> StateStore:
     """Return the store, which connects to Redis at its first command."""
 
     def on_breaker(opened: bool) -> None:
@@ -225,7 +226,9 @@ def open_store(settings: Settings, metrics: Metrics) -> StateStore:
         session_idle_s=settings.session_idle_s,
         outcome_grace_s=settings.outcome_grace_s,
         outcomes=OutcomeLimits(most=settings.outcomes_kept, kept_s=settings.outcomes_kept_s),
-        options=replace(_connection_options(settings), on_breaker=on_breaker),
+        options=replace(
+            _connection_options(settings), on_breaker=on_breaker, on_failure=StoreFailures(metrics, logger).note
+        ),
         wait_replicas=settings.redis_wait_replicas,
         observe=lambda operation, seconds: timer(operation).observe(seconds),
     )

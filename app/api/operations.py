@@ -36,14 +36,21 @@ async def healthz() -> dict[str, str]:
     responses={503: {"description": "`not_ready`: something that requests need is not there; `checks` names it."}},
 )
 async def readyz(request: Request) -> Response | dict[str, Any]:
-    """Check Redis, the model and whether the replica is shutting down; each is `ok` or has its problem code."""
+    """Check Redis, the model and whether the replica is shutting down; each is `ok` or has its problem code.
+
+    Redis is checked with the scripts of an event, on keys of their own. `causes` has the server's error word, such as
+    `NOPERM`. `warnings` names what stops no event and needs an operator, such as an eviction policy.
+    """
     services = services_of(request)
     checks = await services.readiness.checks()
     names = failing(checks)
     if not names:
-        return {"status": "ready", "checks": checks}
-    detail = f"Not ready: {', '.join(names)}."
-    body = problem(503, "not_ready", "This replica cannot answer events", detail, checks=checks)
+        warnings = await services.readiness.warnings()
+        return {"status": "ready", "checks": checks} | ({"warnings": warnings} if warnings else {})
+    causes = dict(services.readiness.causes)
+    said = [f"{name} ({causes[name]})" if name in causes else name for name in names]
+    detail = f"Not ready: {', '.join(said)}."
+    body = problem(503, "not_ready", "This replica cannot answer events", detail, checks=checks, causes=causes)
     return problem_response(body, {"Retry-After": "1"})
 
 

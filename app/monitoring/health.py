@@ -7,7 +7,7 @@ from typing import Final, Protocol
 
 from structlog.typing import FilteringBoundLogger
 
-from app.errors import ShuttingDownError, StoreError
+from app.errors import ShuttingDownError, StoreError, StoreUnavailableError
 from app.monitoring.metrics import Metrics
 from app.runtime.periodic import PeriodicTask
 
@@ -15,13 +15,20 @@ _EVERY_S: Final = 1.0
 # Each worker of each replica asks Redis, so not every turn does: neither value changes within seconds.
 _READY_EVERY: Final = 5
 _SESSIONS_EVERY: Final = 15
+# At the first turn and then once a minute.
+_POLICY_EVERY: Final = 60
+NO_EVICTION: Final = "noeviction"
 
 
 class ProbedStore(Protocol):
     """The part of the session store that readiness needs."""
 
     async def ping(self) -> None:
-        """Raise `StoreError` unless the store answers."""
+        """Raise `StoreError` unless the store does what events need."""
+        ...
+
+    async def eviction_policy(self) -> str:
+        """Return what the store does when its memory is full; `noeviction` is the only right one."""
         ...
 
 
@@ -40,17 +47,30 @@ class Readiness:
         self._store = store
         self._takes_events = takes_events
         self._is_draining = is_draining
+        self.causes: dict[str, str] = {}
+        """The server's error word for each check that failed in the last call of `checks`."""
 
     async def checks(self) -> dict[str, str]:
         """Return each check by name, with `ok` or the reason why it fails; waits for Redis, within its time-out."""
+        self.causes = {}
         checks = {"redis": "ok", "model": "ok" if self._takes_events() else "not taking events"}
         try:
             await self._store.ping()
         except StoreError as exc:
             checks["redis"] = exc.code
+            if isinstance(exc, StoreUnavailableError) and exc.cause:
+                self.causes["redis"] = exc.cause
         if self._is_draining():
             checks["replica"] = ShuttingDownError.code
         return checks
+
+    async def warnings(self) -> dict[str, str]:
+        """Return what does not stop events and needs an operator all the same, by the check it belongs to."""
+        with contextlib.suppress(StoreError):  # `checks` shows that Redis is away
+            policy = await self._store.eviction_policy()
+            if policy != NO_EVICTION:
+                return {"redis": f"maxmemory-policy is {policy}: Redis may evict sessions. Set it to {NO_EVICTION}."}
+        return {}
 
 
 def failing(checks: dict[str, str]) -> list[str]:
@@ -79,6 +99,7 @@ class HealthMonitor:
         self._live_sessions = live_sessions
         self._readiness = readiness
         self._metrics = metrics
+        self._logger = logger
         self._turn = 0
         self._due_s: float | None = None
         self._task = PeriodicTask(
@@ -99,6 +120,11 @@ class HealthMonitor:
         self._metrics.sample()
         if turn % _READY_EVERY == 0:
             self._metrics.ready.set(not failing(await self._readiness.checks()))
+        if turn % _POLICY_EVERY == 0:
+            warnings = await self._readiness.warnings()
+            self._metrics.redis_evicts.set(bool(warnings))
+            for check, text in warnings.items():
+                self._logger.error("redis_evicts", check=check, detail=text)
         if turn % _SESSIONS_EVERY == 0:
             with contextlib.suppress(StoreError):  # readiness shows that Redis is away
                 self._metrics.live_sessions.set(await self._live_sessions())

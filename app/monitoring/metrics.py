@@ -52,6 +52,8 @@ class Metrics:
         self.step_seconds = histogram("step_seconds", "The model's step of a batch", _SECONDS)
         self.store_seconds = histogram("store_seconds", "One round trip to the store", _SECONDS, "operation")
 
+        self.store_failures = counter("store_failures", "Failures of Redis, by cause", "cause")
+        self.redis_evicts = gauge("redis_evicts", "Whether Redis may evict sessions", of_workers="mostrecent")
         self.store_breakers_open = gauge(
             "store_breakers_open", "Redis servers with an open circuit breaker", of_workers="livesum"
         )

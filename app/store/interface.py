@@ -142,6 +142,10 @@ class StateStore(Protocol):
         """Erase all data of a session, if any; raise `StoreUnavailableError` if that may not have happened."""
         ...
 
+    async def eviction_policy(self) -> str:
+        """Return what the store does when its memory is full: Redis' `maxmemory-policy`."""
+        ...
+
     async def ping(self) -> None:
         """Return if the store answers; raise `StoreUnavailableError` otherwise."""
         ...

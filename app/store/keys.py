@@ -10,6 +10,7 @@
     wb:{00}:trust:<model>:<n>     hash         counts of a model's answers and their outcomes, in time bucket n
     wb:{00}:drift:<model>:<n>     hash         counts of a model's inputs in closed sessions, in time bucket n
     wb:{00}:counted:<token>       string       marks counts that were added already
+    wb:{<shard>}:probe:<token>:... five kinds    keys of one check of readiness, with a life of seconds
     wb:rate:{<shard>}:<limit>:<name>  hash     requests of API keys in a sliding window, see `rate_limit.lua`
 
 The braces make the shard a Redis Cluster hash tag: all keys of a shard are in one slot, so one script may use them
@@ -104,6 +105,12 @@ def drift_key(model: str, bucket: int) -> str:
 def counted_key(token: str) -> str:
     """Return the key that marks counts as added, a string."""
     return f"{_PREFIXES[COUNTS_SHARD]}counted:{token}"
+
+
+def probe_keys(shard: int, token: str) -> tuple[str, str, str, str, str]:
+    """Return keys for a commit that only checks that commits work: board, seen, closed, record, history."""
+    prefix = f"{_PREFIXES[shard]}probe:{token}:"
+    return f"{prefix}board", f"{prefix}seen", f"{prefix}closed", f"{prefix}s", f"{prefix}h"
 
 
 def rate_key(name: str, limit: int) -> str:

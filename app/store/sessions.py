@@ -9,10 +9,12 @@ because a commit that is sent twice counts once (`commit.lua`).
 """
 
 import asyncio
+import re
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, Final, TypeVar
+from uuid import uuid4
 
 import msgspec
 from redis.exceptions import ResponseError
@@ -28,6 +30,7 @@ from app.store.keys import (
     history_key,
     keys_of,
     outcomes_key,
+    probe_keys,
     record_key,
     record_keys,
     seen_key,
@@ -46,6 +49,14 @@ Stored = TypeVar("Stored")
 # For the sweeper and the counts of model quality, which no caller waits for.
 _OUTCOMES_TIMEOUT_S: Final = 5.0
 _OUTCOMES_CONNECTIONS: Final = 4
+_PROBE_MS: Final = 10_000
+# What `commit.lua` takes after its keys, for one session that is closed by its first event.
+_PROBE: Final[tuple[RespArg, ...]] = (
+    *(_PROBE_MS, _PROBE_MS, BACKLOG, _PROBE_MS, "probe", b"", b"\x00probe---", b"0.5"),
+    *(b'{"outcome":"none","closed_by":"idle"}', 1, b"probe"),
+)
+_POLICY: Final = re.compile(r"maxmemory_policy:([\w-]+)")
+_NO_POLICY: Final = ValueError("the server does not tell its maxmemory-policy")
 # Several times the longest interval between two reports.
 _REPORT_TTL_S: Final = 15.0
 # The shortest text that parses to the same number, like `repr`, in an eighth of the time.
@@ -175,10 +186,40 @@ class RedisStore:
             raise unavailable(reply)
 
     async def ping(self) -> None:
-        with self._scripts.timed("ping"):
-            failure = await self._client.ping()
-        if failure is not None:
-            raise unavailable(failure) from failure
+        """Run a commit and a load on keys of their own; raise `StoreUnavailableError` if they fail on every server.
+
+        The commit has all parts: history, board, closing. So it fails whatever an event's commit would fail with.
+        """
+        shards = await self._client.server_shards()
+        if not shards and (failure := await self._client.ping()) is not None:
+            raise unavailable(failure)
+        token = uuid4().hex
+        calls = [(shard, [5, *probe_keys(shard, token), *_PROBE]) for shard in shards]
+        replies = await self._scripts.run("ping", self._commit_script, calls, wait_replicas=self._wait_replicas)
+        loaded = await self._client.get(shards, [probe_keys(shard, token)[3] for shard in shards])
+        failures: list[Exception] = []
+        for pair in zip(replies, loaded, strict=True):
+            if not (failed := [one for one in pair if isinstance(one, Exception)]):
+                return
+            failures += failed
+        if failures:
+            raise unavailable(failures[0])
+
+    async def eviction_policy(self) -> str:
+        """Return the server's `maxmemory-policy`; of a cluster's, one that is not `noeviction` if there is one."""
+        shards = await self._client.server_shards()
+        replies = await self._client.execute(
+            [Command(shard, ("CONFIG", "GET", "maxmemory-policy")) for shard in shards]
+        )
+        policies = [_text(reply[1]) for reply in replies if not isinstance(reply, Exception) and len(reply) > 1]
+        if len(policies) < len(replies):
+            # Managed servers and narrow users have no CONFIG.
+            replies = await self._client.execute([Command(shard, ("INFO", "memory")) for shard in shards])
+            texts = [_text(reply) for reply in replies if not isinstance(reply, Exception)]
+            policies += [found[1] for text in texts if (found := _POLICY.search(text))]
+        if not policies:
+            raise unavailable(next((reply for reply in replies if isinstance(reply, Exception)), _NO_POLICY))
+        return next((policy for policy in policies if policy != "noeviction"), "noeviction")
 
     async def close(self) -> None:
         await self._client.close()
@@ -205,6 +246,10 @@ class RedisStore:
                     *entries,
                 )
         return [len(keys), *keys, *arguments]
+
+
+def _text(value: bytes | str) -> str:
+    return value.decode(errors="replace") if isinstance(value, bytes) else value
 
 
 def _patient(options: ConnectionOptions) -> ConnectionOptions:

@@ -91,6 +91,9 @@ class MemoryStore:
     async def delete(self, session_id: str) -> None:
         self.sessions.pop(session_id, None)
 
+    async def eviction_policy(self) -> str:
+        return "noeviction"
+
     async def ping(self) -> None:
         pass
 

@@ -113,6 +113,10 @@ class ClusterClient:
             self._stale = True
         return False
 
+    async def server_shards(self) -> list[int]:
+        await self._refresh_if_stale()
+        return list({owner: shard for shard, owner in enumerate(self._owners) if owner is not None}.values())
+
     async def ping(self) -> Exception | None:
         # Some nodes may be away: the others still serve their own sessions.
         await self._refresh_if_stale()

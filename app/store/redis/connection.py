@@ -37,6 +37,7 @@ class ConnectionOptions:
         key_file: its private key, in PEM; None: it is in `cert_file`.
         failures_to_open: failures of a server in a row that open its circuit breaker.
         open_s: seconds until an open circuit breaker lets a probe through.
+        on_failure: called with the cause (`app.store.redis.causes`) and the error of each failed round trip or command.
         on_breaker: called with True when a server's circuit breaker opens, with False when it closes.
     """
 
@@ -48,6 +49,7 @@ class ConnectionOptions:
     failures_to_open: int = FAILURES_TO_OPEN
     open_s: float = OPEN_S
     on_breaker: Callable[[bool], None] = lambda _opened: None
+    on_failure: Callable[[str, Exception], None] = lambda _cause, _error: None
 
 
 class RedisClient(Protocol):
@@ -67,6 +69,10 @@ class RedisClient(Protocol):
 
         A command may be sent twice. With `wait_replicas`, writes that fewer replicas confirmed are errors.
         """
+        ...
+
+    async def server_shards(self) -> list[int]:
+        """Return one shard of each known server; none if no server is known."""
         ...
 
     async def ping(self) -> Exception | None:
@@ -95,6 +101,9 @@ class SingleClient:
 
     async def execute(self, commands: Sequence[Command], *, wait_replicas: int = 0) -> list[Reply]:
         return await self._server.execute([arguments for _, arguments in commands], wait_replicas=wait_replicas)
+
+    async def server_shards(self) -> list[int]:
+        return [0]
 
     async def ping(self) -> Exception | None:
         (reply,) = await self._server.execute([("PING",)])
@@ -202,4 +211,10 @@ def _server(connect: Callable[[], Awaitable[AbstractConnection]], options: Conne
         clock_s=time.monotonic,
         on_change=options.on_breaker,
     )
-    return Server(connect, timeout_s=options.timeout_s, max_connections=options.max_connections, breaker=breaker)
+    return Server(
+        connect,
+        timeout_s=options.timeout_s,
+        max_connections=options.max_connections,
+        breaker=breaker,
+        on_failure=options.on_failure,
+    )

@@ -10,6 +10,7 @@ from importlib.resources import files
 from redis.exceptions import NoScriptError
 
 from app.errors import StoreError, StoreUnavailableError
+from app.store.redis.causes import cause_of
 from app.store.redis.connection import Command, RedisClient
 from app.store.redis.server import Reply, RespArg
 
@@ -92,4 +93,5 @@ def unavailable(error: Exception) -> StoreError:
         return error
     wrapped = StoreUnavailableError("Redis did not answer, or did not accept the write; nothing is lost: try again.")
     wrapped.__cause__ = error
+    wrapped.cause = cause_of(error)
     return wrapped

@@ -15,16 +15,19 @@ from typing import Any, Final
 
 import hiredis
 from redis.asyncio.connection import AbstractConnection
+from redis.exceptions import AskError, NoScriptError, RedisError, ResponseError, TryAgainError
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import RedisError, ResponseError
 
 from app.store.redis.breaker import CircuitBreaker
+from app.store.redis.causes import cause_of
 
 RespArg = str | bytes | int
 # A reply as hiredis gives it, or the error in its place.
 Reply = Any
 
 _LEAST_WAIT_MS: Final = 1
+# Replies that the callers answer by sending the command again or elsewhere.
+_REDIRECTIONS: Final = (NoScriptError, AskError, TryAgainError)
 
 
 class BreakerOpenError(RedisConnectionError):
@@ -43,6 +46,7 @@ class Server:
         timeout_s: longest wait for the replies to one `execute`, connecting and queueing for a connection included.
         max_connections: most connections at a time.
         breaker: the server's circuit breaker.
+        on_failure: called with the cause and the error of each failed round trip or command.
     """
 
     def __init__(
@@ -52,11 +56,14 @@ class Server:
         timeout_s: float,
         max_connections: int,
         breaker: CircuitBreaker,
+        on_failure: Callable[[str, Exception], None] = lambda _cause, _error: None,
     ) -> None:
         self._connect = connect
         self._timeout_s = timeout_s
         self._vacant = asyncio.Semaphore(max_connections)
         self._breaker = breaker
+        self._on_failure = on_failure
+        self._last_failure: Exception | None = None
         # Last in, first out: the server may close connections that stay idle.
         self._idle: list[AbstractConnection] = []
         self._is_closed = False
@@ -71,17 +78,27 @@ class Server:
         if not commands:
             return []
         if not self._breaker.allows():
-            return [BreakerOpenError("not sent: the server failed several times in a row")] * len(commands)
+            refused = BreakerOpenError("not sent: the server failed several times in a row")
+            refused.__cause__ = self._last_failure
+            return [refused] * len(commands)
         try:
             async with asyncio.timeout(self._timeout_s), self._vacant:
                 replies = await self._on_primary(commands, wait_replicas)
         except (RedisError, OSError, TimeoutError) as exc:
             self._breaker.failed()
+            # Without its traceback, whose frames would stay alive.
+            self._last_failure = exc.with_traceback(None)
+            self._on_failure(cause_of(exc), exc)
             return [exc] * len(commands)
         except BaseException:
             self._breaker.abandoned()
             raise
         self._breaker.succeeded()
+        for reply, command in zip(replies, commands, strict=True):
+            # CONFIG may be forbidden; the caller then asks INFO.
+            if isinstance(reply, Exception) and not isinstance(reply, _REDIRECTIONS) and command[0] != "CONFIG":
+                self._on_failure(cause_of(reply), reply)
+                break
         return replies
 
     async def close(self) -> None:

@@ -198,11 +198,15 @@ class Store:
 
     def __init__(self):
         self.away = False
+        self.policy = "noeviction"
         self.board = self
 
     async def ping(self):
         if self.away:
             raise StoreUnavailableError("away")
+
+    async def eviction_policy(self):
+        return self.policy
 
     async def spread(self, edges):
         await self.ping()
