@@ -1,14 +1,15 @@
 """Counting of ended sessions and what is said of the window, on a store in memory and a clock of the test's own."""
 
 import asyncio
+import io
 import math
 from typing import cast
 
 import pytest
-import structlog
 from support.memory_counts import MemoryCounts
 
 from app.errors import StoreUnavailableError
+from app.monitoring.logging import build_logger
 from app.monitoring.metrics import Metrics
 from app.quality.model_quality import ModelQuality
 from app.quality.window import BUCKETS, Window
@@ -46,6 +47,7 @@ class Quality:
     """A `ModelQuality` with the parts that it is made of."""
 
     def __init__(self, model=None, **options):
+        self.log = io.StringIO()
         self.store, self.model, self.metrics, self.now_ms = MemoryCounts(), model or Inputs(), Metrics(), NOW_MS
         self.quality = ModelQuality(
             self.store,
@@ -53,7 +55,7 @@ class Quality:
             window_s=24 * 3600,
             now_ms=lambda: self.now_ms,
             metrics=self.metrics,
-            logger=structlog.get_logger(),
+            logger=build_logger(log_format="json", log_level="info", stream=self.log),
             **options,
         )
 
@@ -169,14 +171,31 @@ async def test_gauges_show_the_figures_and_nan_where_there_is_none():
     assert math.isnan(it.gauge("drift_unseen_name_share"))
 
 
-async def test_the_gauges_wait_while_redis_is_away_and_callers_are_told():
+async def test_callers_are_told_that_redis_is_away():
     it = Quality()
     it.store.is_away = True
-    it.quality.start()
     for failing in (it.quality.summary(), it.quality.outcomes(), it.quality.count([a_session(0.1)])):
         with pytest.raises(StoreUnavailableError):
             await failing
+
+
+@pytest.mark.parametrize(("failure", "is_logged"), [(StoreUnavailableError("away"), False), (ValueError("bad"), True)])
+async def test_the_gauges_wait_while_redis_is_away_and_a_defect_is_logged(failure, is_logged, monkeypatch):
+    it = Quality()
+    begun = asyncio.Event()
+
+    async def failing(keys):
+        begun.set()
+        raise failure
+
+    monkeypatch.setattr(it.store, "counts", failing)
+    it.quality.start()
+    await begun.wait()
+    # The failure goes through a reading's task to the loop's
+    for _ in range(10):
+        await asyncio.sleep(0)
     await it.quality.close()
+    assert ("trust_failed" in it.log.getvalue()) is is_logged
 
 
 async def test_a_reading_ends_with_the_service(monkeypatch):

@@ -106,6 +106,101 @@ def test_version_1_is_still_read_and_written_again_in_version_2():
     assert [found.find(7), found.find(8)] == [ANSWER, replace(ANSWER, events=3)]
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [{"model": OTHER_MODEL}, {"events": 3}, {"events": 1}, {"model": OTHER_MODEL, "events": 9}],
+    ids=["another model", "an event more", "an event less", "both"],
+)
+def test_answers_are_not_those_of_the_record_where_it_has_gone_on_without_them(changes):
+    # Given two answers to a session that was then rebuilt for another model, or whose count has changed
+    one, two = replace(ANSWER, events=1), replace(ANSWER, events=2)
+    answers = Answers().with_answer(7, one, 64).with_answer(8, two, 64)
+    assert not answers.is_wide
+    record = a_record(**{"events": 2, "answers": answers, "probability": two.probability} | changes)
+    # Then they come back as they were given, each by its model and with its number
+    found = decode_record(encode_record(record))
+    assert [found.answers.find(7), found.answers.find(8)] == [one, two]
+    assert replace(found, answers=answers) == record
+
+
+FIRST_MS = 1_795_392_000_000
+
+
+@pytest.mark.parametrize(
+    ("changes", "is_compact"),
+    [
+        ({"events": 65_535}, True),
+        ({"events": 65_536}, False),
+        ({"last_seen_ms": FIRST_MS}, True),
+        ({"last_seen_ms": FIRST_MS + 2**32 - 1}, True),
+        ({"last_seen_ms": FIRST_MS + 2**32}, False),
+        ({"last_seen_ms": FIRST_MS - 1}, False),
+        ({"last_event_ms": FIRST_MS - 1}, True),
+        ({"last_event_ms": FIRST_MS - 2**31}, True),
+        ({"last_event_ms": FIRST_MS - 2**31 - 1}, False),
+        ({"last_event_ms": FIRST_MS + 2**31 - 1}, True),
+        ({"last_event_ms": FIRST_MS + 2**31}, False),
+        ({"state": b"s" * 65_535}, True),
+        ({"state": b"s" * 65_536}, False),
+        ({"probability": 0.0}, True),
+        ({"probability": 1.0}, True),
+        ({"probability": 0.1}, False),
+        ({"properties_code": 2**64 - 1}, True),
+    ],
+    ids=str,
+)
+def test_a_record_is_compact_up_to_the_limits_of_its_fields_and_wide_beyond(changes, is_compact):
+    probability, events = changes.get("probability", 0.25), changes.get("events", 2)
+    answers = Answers().with_answer(7, replace(ANSWER, probability=probability, events=events), 64)
+    times = {"first_seen_ms": FIRST_MS, "last_seen_ms": FIRST_MS + 5, "last_event_ms": FIRST_MS + 3}
+    record = a_record(**(times | {"answers": answers, "events": events, "probability": probability} | changes))
+    data = encode_record(record)
+    assert (data[17] == 0) is is_compact
+    assert decode_record(data) == record
+
+
+@pytest.mark.parametrize("events", [1, 2, 8])
+def test_a_session_may_have_an_answer_for_each_of_its_events(events):
+    answers = Answers()
+    for number in range(1, events + 1):
+        answers = answers.with_answer(number, replace(ANSWER, events=number), 8)
+    record = a_record(events=events, answers=answers)
+    assert decode_record(encode_record(record)) == record
+
+
+@pytest.mark.parametrize("count", [254, 255, 256, 257, 600])
+def test_as_many_models_may_answer_as_the_window_is_long(count):
+    given = {number: replace(ANSWER, events=number, model=f"{number:016x}") for number in range(1, count + 1)}
+    answers = Answers()
+    for number, answer in given.items():
+        answers = answers.with_answer(number, answer, 255)
+    record = a_record(events=count, model=f"{count:016x}", answers=answers)
+    found = decode_record(encode_record(record)).answers
+    assert [found.find(number) for number in given] == [
+        answer if number > count - 255 else None for number, answer in given.items()
+    ]
+
+
+@pytest.mark.parametrize(
+    ("at", "value"), [(-3, 2), (-3, 255), (-2, 3), (-2, 255)], ids=["model", "no", "outcome", "no"]
+)
+def test_an_answer_of_an_unknown_model_or_outcome_is_corrupt(at, value):
+    # Given two wide answers of two models, of which the bytes before the state are the last one's
+    answers = Answers().with_answer(7, replace(ANSWER, model=OTHER_MODEL), 64).with_answer(8, BOUGHT, 64)
+    data = bytearray(encode_record(a_record(answers=answers, state=b"")))
+    assert decode_record(bytes(data)).answers.find(8) == BOUGHT
+    data[at] = value
+    with pytest.raises(CorruptRecordError, match="name a model, an outcome or an event that does not exist"):
+        decode_record(bytes(data))
+
+
+def test_an_unknown_outcome_of_the_session_is_named():
+    data = bytearray(encode_record(a_closed_record()))
+    data[17] |= 0b11
+    with pytest.raises(CorruptRecordError, match="unknown outcome, 3"):
+        decode_record(bytes(data))
+
+
 def test_a_session_of_ten_events_takes_47_bytes_and_12_for_each_answer():
     answers = Answers()
     for events in range(1, 11):
