@@ -19,7 +19,7 @@ from app.store.history_codec import (
     properties_code,
     whole,
 )
-from app.store.interface import Commit
+from app.store.interface import Commit, whole_history
 from app.store.record_codec import Answers, Outcome, Record
 from model.events import FIELDS, GA4_EVENT_NAMES, Event, PropertyValue
 
@@ -299,6 +299,23 @@ def test_properties_have_one_code_each():
 def test_other_bytes_are_corrupt(data):
     with pytest.raises(CorruptRecordError):
         decode_history([data])
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_times_are_read_as_far_as_floats_are_exact_on_either_side(sign):
+    farthest = encode_event(Event("page_view", sign * 2**53))
+    assert decode_events([farthest]) == [Event("page_view", sign * 2**53)]
+    with pytest.raises(CorruptRecordError, match="time that is out of range"):
+        decode_events([encode_event(Event("page_view", sign * (2**53 + 1)))])
+
+
+@pytest.mark.parametrize(("counted", "stored"), [(2, 1), (2, 3), (0, 1)])
+def test_a_history_of_another_length_than_the_record_counts_is_corrupt(counted, stored):
+    events = [Event("page_view", number) for number in range(3)]
+    record, events = a_record(events[:counted]), events[:stored]
+    with pytest.raises(CorruptRecordError, match=f"counts {counted} events and the history has {stored}"):
+        whole_history(record, events)
+    assert whole_history(a_record(events), events) == events
 
 
 def test_a_time_that_runs_away_is_corrupt():

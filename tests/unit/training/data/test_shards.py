@@ -1,13 +1,14 @@
 """The files of `prepare`: when rows go to disk, what comes back, and what is known of all shards together."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import polars as pl
 import pytest
 
 from model.events import FIELD_NAMES
-from training.data.sessions import SessionCounts, Sessions
-from training.data.shards import Partition, ShardWriter
+from training.data.sessions import LARGEST, SessionCounts, Sessions
+from training.data.shards import LARGEST_SCHEMA, Partition, ShardWriter
 
 
 def rows(*session_ids: str, first: int = 0) -> pl.DataFrame:
@@ -56,7 +57,10 @@ def a_shard(*sessions: tuple[str, list[int], list[str | None]], counts: SessionC
         ],
         schema_overrides={"property.device": pl.String},
     ).with_columns(pl.lit(None).alias(name) for name in FIELD_NAMES)
-    return Sessions(events, pl.DataFrame(), counts)
+    largest = pl.DataFrame(
+        [(name, len(times), times[0], times[-1]) for name, times, _ in sessions], schema=LARGEST_SCHEMA, orient="row"
+    )
+    return Sessions(events, pl.DataFrame(), counts, largest, longer_than_a_day=len(sessions))
 
 
 def test_what_is_known_of_all_shards_is_of_all_of_them(tmp_path: Path) -> None:
@@ -70,6 +74,9 @@ def test_what_is_known_of_all_shards_is_of_all_of_them(tmp_path: Path) -> None:
     assert (writer.first_time_ms, writer.last_time_ms) == (5, 70)
     assert [(spec.name, spec.kind, spec.scope) for spec in writer.properties()] == [("device", "category", "event")]
     assert writer.counts == SessionCounts(events=8, sessions=5, buyers=1, rows_duplicate=4)
+    assert writer.longer_than_a_day == 5
+    # The largest first, of equal ones the first by name
+    assert writer.largest["session_id"].to_list() == ["a", "b", "d", "c", "e"][:LARGEST]
     assert writer.names == [f"events-000{number}.parquet" for number in range(4)]
     assert pl.read_parquet(tmp_path / "events-0001.parquet")["timestamp_ms"].to_list() == [5, 55, 6]
     # A value that is there once and missing once varies, too
@@ -81,6 +88,6 @@ def test_what_is_known_of_all_shards_is_of_all_of_them(tmp_path: Path) -> None:
 def test_a_shard_without_a_session_is_counted_and_no_file(tmp_path: Path) -> None:
     writer = ShardWriter(tmp_path, "calendar", {})
     empty = a_shard(("a", [1], [None]), counts=SessionCounts(rows_at_or_after_purchase=3))
-    writer.write(Sessions(empty.events.clear(), empty.contradictory, empty.counts))
+    writer.write(replace(empty, events=empty.events.clear()))
     assert (writer.names, writer.first_time_ms, list(tmp_path.iterdir())) == ([], None, [])
     assert writer.counts.rows_at_or_after_purchase == 3
