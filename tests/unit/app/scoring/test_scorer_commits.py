@@ -11,7 +11,6 @@ from support.rebuilds import score_all
 from app.errors import PredictionError, SessionFullError, StoreUnavailableError
 from app.monitoring.logging import build_logger
 from app.monitoring.metrics import Metrics
-from app.scoring.batcher import REQUEUE
 from app.scoring.events import QueuedEvent
 from app.scoring.rebuilder import Rebuilder
 from app.scoring.scorer import Scorer
@@ -227,17 +226,6 @@ async def test_a_purchase_after_an_event_that_failed_is_answered_by_the_rebuilt_
     assert bought.answer.probability == other.model.expected([view.event])
     assert bought.answer.model == other.model.fingerprint
     assert bench.store.commits[-1].model == other.model.fingerprint
-
-
-async def test_a_session_whose_rebuild_waits_is_not_stepped(bench):
-    for session_id in "pq":
-        await bench.score(*(bench.event(session_id=session_id) for _ in range(2)))
-    other = Bench(bench.store, FakeModel("b"), max_rebuild_events=2)
-    batch = [other.event(session_id=session_id, code=60 + place) for place, session_id in enumerate("pqqn")]
-    results = await other.score(*batch)
-    assert [result is REQUEUE for result in results] == [False, True, True, False]
-    assert other.model.batches == [2]
-    assert [commit.session_id for commit in bench.store.commits[2:]] == ["p", "n"]
 
 
 async def test_as_many_answers_are_kept_as_the_window_says(bench):
