@@ -61,6 +61,21 @@ async def test_a_batch_is_what_came_in_while_the_last_one_ran():
     await batcher.close()
 
 
+@pytest.mark.parametrize(("waiting", "begun"), [("b", []), ("bc", ["b", "c"]), ("bcd", ["b", "c"])])
+async def test_as_many_items_as_a_batch_has_are_enough_to_begin_beside_another(waiting, begun):
+    handler = Handler()
+    batcher = a_batcher(handler, max_batch_size=2, max_batches=2)
+    first = await submit_all(batcher, ["a"])
+    await handler.entered.wait()
+    others = await submit_all(batcher, [*waiting])
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert handler.batches[1:] == ([begun] if begun else [])
+    handler.gate.set()
+    await asyncio.gather(*first, *others)
+    await batcher.close()
+
+
 async def test_a_full_batch_begins_beside_one_that_runs_and_a_smaller_one_waits():
     handler = Handler()
     batcher = a_batcher(handler, key=lambda item: item[0], max_batch_size=2, max_batches=2)

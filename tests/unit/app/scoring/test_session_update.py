@@ -76,6 +76,12 @@ def test_what_a_session_repeats_stands_in_its_history_once():
     assert [(one.event, one.model) for one in decode_history(entries)] == [(one.event, MODEL) for one in sent]
 
 
+def test_of_events_that_are_committed_together_the_first_alone_names_the_model():
+    _, entries = committed(None, queued(), queued(code=2), queued(code=3))
+    assert [len(entry) for entry in entries[1:]] == [8, 8]
+    assert [one.model for one in decode_history(entries)] == [MODEL] * 3
+
+
 def test_another_model_and_other_properties_are_said_where_they_begin():
     sent = [queued(code=number, properties=FACTS if number < 2 else {"device": "tablet"}) for number in range(4)]
     record, first = committed(None, sent[0])

@@ -60,7 +60,7 @@ def a_shard(*sessions: tuple[str, list[int], list[str | None]], counts: SessionC
     largest = pl.DataFrame(
         [(name, len(times), times[0], times[-1]) for name, times, _ in sessions], schema=LARGEST_SCHEMA, orient="row"
     )
-    return Sessions(events, pl.DataFrame(), counts, largest, longer_than_a_day=len(sessions))
+    return Sessions(events, pl.DataFrame(), counts, largest, longer_than_a_day=len(sessions), seen=len(sessions))
 
 
 def test_what_is_known_of_all_shards_is_of_all_of_them(tmp_path: Path) -> None:
@@ -74,7 +74,7 @@ def test_what_is_known_of_all_shards_is_of_all_of_them(tmp_path: Path) -> None:
     assert (writer.first_time_ms, writer.last_time_ms) == (5, 70)
     assert [(spec.name, spec.kind, spec.scope) for spec in writer.properties()] == [("device", "category", "event")]
     assert writer.counts == SessionCounts(events=8, sessions=5, buyers=1, rows_duplicate=4)
-    assert writer.longer_than_a_day == 5
+    assert writer.longer_than_a_day == writer.sessions_seen == 5
     # The largest first, of equal ones the first by name
     assert writer.largest["session_id"].to_list() == ["a", "b", "d", "c", "e"][:LARGEST]
     assert writer.names == [f"events-000{number}.parquet" for number in range(4)]
