@@ -9,7 +9,7 @@ from typing import Any
 import polars as pl
 import pytest
 
-from model.columns import PropertySpec
+from model.properties import PropertySpec
 from training.config import LeakSettings
 from training.data.leaks import LeakError, Suspect, check_leaks, suspects
 
