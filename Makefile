@@ -22,7 +22,7 @@ demo: setup  ## Train on a synthetic shop, start Redis and the service, simulate
 	$(BIN)/willbuy demo
 
 # What most changes break, without what is marked as slow.
-QUICK := unit/app unit/model unit/training/data unit/training/test_config.py unit/training/fit/test_loop.py \
+QUICK := unit/app unit/model unit/training/data unit/training/test_config.py \
 	integration/test_ingest.py integration/test_stores.py e2e/test_bad_input.py docs/test_words.py
 # A file's tests share their servers and models, so a file is one worker's. Those with slow tests begin first.
 PYTEST := $(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder

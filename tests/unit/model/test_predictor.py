@@ -447,6 +447,7 @@ def rung(request, tmp_path_factory):
     return write_artifact(path, layers=2, properties=ALL_SCOPES, cell=cell, aggregates=aggregates), cell, aggregates
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("state_dtype", ["float32", "float16"])
 def test_every_cell_is_stepped_as_offline_with_as_much_state_as_it_needs(rung, state_dtype):
     path, cell, aggregates = rung
