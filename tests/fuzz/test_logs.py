@@ -19,6 +19,7 @@ from training.data.prepared import PreparedDatasetError
 from training.data.sources import ColumnMapping, SourceError
 from training.data.sources.mapping import PropertyColumn
 
+pytestmark = pytest.mark.slow
 LOGS = Path(__file__).parents[1] / "sources" / "logs"
 FILES = sorted(path.relative_to(LOGS) for path in LOGS.rglob("*") if path.is_file())
 MAPPING = ColumnMapping(

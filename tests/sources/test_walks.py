@@ -1,5 +1,6 @@
 """Three logs as a new user brings them, from the raw file to a served score that equals the offline model's."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,7 @@ def events() -> pl.DataFrame:
     return generate(PRESETS["default"], 700, seed=5).events
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("walk", WALKS)
 def test_from_the_raw_file_to_a_served_score(
     walk: str, events: pl.DataFrame, tmp_path: Path, service: Callable[..., Any], valkey: Any, monkeypatch: Any
@@ -61,4 +63,4 @@ def test_from_the_raw_file_to_a_served_score(
         *("replay", tmp_path / "sessions", "--artifact", tmp_path / "model.pt", "--sessions", 15),
         *("--url", served.base_url),
     )
-    assert "15 sessions" in told
+    assert re.search(r"sessions\W+15\b", told), told
