@@ -11,7 +11,7 @@ By the part of the service that raises them:
     scorer  -> SessionNotFoundError, SessionFullError, OutcomeConflictError, ConflictError, PredictionError
     board   -> BoardBusyError, TooManyStreamsError
     model   -> ReloadDisabledError, ReloadInProgressError, ArtifactRefusedError
-    store   -> StoreUnavailableError, CorruptRecordError
+    store   -> StoreUnavailableError, CorruptRecordError, HistoryGoneError
 
 `to_problem` converts each into a body of RFC 9457 (https://www.rfc-editor.org/rfc/rfc9457).
 """
@@ -356,6 +356,14 @@ class CorruptRecordError(StoreError):
 
     code = "record_corrupt"
     title = "The session's record cannot be read"
+
+
+class HistoryGoneError(CorruptRecordError):
+    """Redis has evicted events of the session, so neither a trace nor another model's state can be computed."""
+
+    status = 410
+    code = "history_gone"
+    title = "The session's events are gone"
 
 
 def problem(status: int, code: str, title: str, detail: str, **members: Any) -> dict[str, Any]:  # noqa: ANN401 - JSON

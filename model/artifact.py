@@ -59,6 +59,8 @@ __all__ = [
 ]
 
 _MANIFEST: Final = "manifest.json"
+# Vocabularies of 100,000 items take a few MB. Reading a larger manifest would only use up the memory.
+_LARGEST_MANIFEST: Final = 64 * 2**20
 # float32 sums in another order differ by about 1e-7 a step; a larger difference means another computation.
 _SCRIPT_TOLERANCE: Final = 1e-5
 
@@ -201,8 +203,10 @@ def read_manifest(path: Path, *, sha256: str | None = None) -> Manifest:
         raise ArtifactDigestError(f"{path}: SHA-256 is {digest}, expected {sha256.lower()}")
     try:
         with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()
             names = [name for name in archive.namelist() if name.endswith(f"/extra/{_MANIFEST}")]
+            if names and (size := archive.getinfo(names[0]).file_size) > _LARGEST_MANIFEST:
+                raise ValueError(f"its manifest has {size} bytes, and at most {_LARGEST_MANIFEST} are read")  # noqa: TRY301 - named below
+            damaged = archive.testzip()
             values = json.loads(archive.read(names[0])) if names and damaged is None else None
     except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError, ValueError, RuntimeError) as exc:
         raise ArtifactCorruptError(

@@ -6,7 +6,7 @@ from typing import Final, Literal, Protocol
 
 import msgspec
 
-from app.errors import CorruptRecordError, StoreError
+from app.errors import HistoryGoneError, StoreError
 from app.store.board import BoardStore
 from app.store.history_codec import encode_event, properties_code
 from app.store.outcomes import OutcomeStore
@@ -71,9 +71,9 @@ class Commit(msgspec.Struct, frozen=True):
 
 
 def whole_history(record: Record, history: list[Event]) -> list[Event]:
-    """Return the history if its length matches the record; raise `CorruptRecordError` otherwise."""
+    """Return the history if its length matches the record; raise `HistoryGoneError` otherwise."""
     if len(history) != record.events:
-        raise CorruptRecordError(f"The record counts {record.events} events and the history has {len(history)}.")
+        raise HistoryGoneError(f"The record counts {record.events} events and the history has {len(history)}.")
     return history
 
 

@@ -559,3 +559,11 @@ def test_a_damaged_directory_entry_loads_or_raises_an_artifact_error(original, f
             damaged[start + field] = value
             assert_loads_or_is_refused(folder / "directory.pt", bytes(damaged))
         start += 46 + len(entry.filename) + len(entry.extra) + len(entry.comment)
+
+
+def test_a_manifest_beyond_the_limit_is_not_read(tmp_path):
+    path = tmp_path / "large.pt"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("large/extra/manifest.json", b" " * (65 * 2**20))
+    with pytest.raises(ArtifactCorruptError, match="its manifest has 68157440 bytes"):
+        read_manifest(path)

@@ -334,7 +334,7 @@ async def test_a_trace_without_a_session_or_without_events_or_with_a_bad_history
     await results_of(client, [event(event_name="purchase"), event("bad")])
     assert (await client.get("/v1/sessions/s?trace=true")).json()["trace"] == []
     store.sessions["bad"].history.clear()
-    assert_problem(await client.get("/v1/sessions/bad?trace=true"), 500, "record_corrupt")
+    assert_problem(await client.get("/v1/sessions/bad?trace=true"), 410, "history_gone")
     assert_problem(await client.get("/v1/sessions/bad?trace=perhaps"), 422, "invalid_request")
 
 
