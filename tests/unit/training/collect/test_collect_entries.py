@@ -123,7 +123,7 @@ def test_collected_files_are_prepared_as_they_are(tmp_path):
     for number, texts in enumerate((first, second)):
         write_events(read(*texts), folder / f"{number}.parquet", clock="calendar", metadata={EQUAL_ROWS_KEY: DISTINCT})
     # When they are prepared
-    dataset = prepare(folder, tmp_path / "prepared", keep_open_sessions=True)
+    dataset = prepare(folder, tmp_path / "prepared", keep_open_sessions=True, earliest="1970-01-01")
     # Then no row is lost but the purchase, and the property is there
     rows = pl.concat([pl.read_parquet(shard) for shard in dataset.shards]).sort("session_id", "timestamp_ms")
     assert rows["session_id"].to_list() == ["a@1"] * 3 + ["b@2"] + ["late@5000000"] * 2
@@ -135,5 +135,6 @@ def test_collected_files_are_prepared_as_they_are(tmp_path):
 
 def test_equal_rows_of_other_logs_are_one_event_still(tmp_path):
     write_events(read(session(event(1), event(1))), tmp_path / "log.parquet", clock="calendar")
-    dataset = prepare(tmp_path / "log.parquet", tmp_path / "prepared", keep_open_sessions=True)
+    short = {"keep_open_sessions": True, "earliest": "1970-01-01", "needs_buyers": False}
+    dataset = prepare(tmp_path / "log.parquet", tmp_path / "prepared", **short)
     assert dataset.counts.sessions.rows_duplicate == 1
