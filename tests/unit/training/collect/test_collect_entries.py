@@ -135,6 +135,11 @@ def test_collected_files_are_prepared_as_they_are(tmp_path):
 
 def test_equal_rows_of_other_logs_are_one_event_still(tmp_path):
     write_events(read(session(event(1), event(1))), tmp_path / "log.parquet", clock="calendar")
-    short = {"keep_open_sessions": True, "earliest": "1970-01-01", "needs_buyers": False}
-    dataset = prepare(tmp_path / "log.parquet", tmp_path / "prepared", **short)
+    dataset = prepare(
+        tmp_path / "log.parquet",
+        tmp_path / "prepared",
+        keep_open_sessions=True,
+        earliest="1970-01-01",
+        needs_buyers=False,
+    )
     assert dataset.counts.sessions.rows_duplicate == 1
