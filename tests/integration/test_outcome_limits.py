@@ -209,6 +209,14 @@ async def test_a_live_session_is_not_due(store, client):
     assert client.exists(history_key("a")) == 1
 
 
+async def test_a_session_whose_record_was_evicted_is_not_closed_before_its_time(store, client):
+    await store.commit([a_commit("a")])
+    client.delete(record_key("a"))
+    assert await store.outcomes.close_idle({shard_of("a"): ["a"]}) == ClosedCount()
+    assert client.exists(history_key("a")) == 1
+    assert client.zrange(seen_key(shard_of("a")), 0, -1) == [b"a"]
+
+
 async def test_every_shard_is_swept(store, client):
     ids = [ids_of(shard, 1)[0] for shard in (0, 31, 32, 33, 255)]
     await store.commit([a_commit(session_id) for session_id in ids])

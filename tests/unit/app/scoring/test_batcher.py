@@ -61,6 +61,48 @@ async def test_a_batch_is_what_came_in_while_the_last_one_ran():
     await batcher.close()
 
 
+async def test_who_leaves_takes_only_its_own_items_out_of_the_queue():
+    handler = Handler()
+    batcher = a_batcher(handler, key=lambda item: item[0])
+    first = await submit_all(batcher, ["x1"])
+    await handler.entered.wait()
+    leaving, staying, other = await submit_all(batcher, ["a1", "a2", "b1"])
+    assert batcher.queue_length == 3
+    leaving.cancel()
+    await asyncio.gather(leaving, return_exceptions=True)
+    assert batcher.queue_length == 2
+    handler.gate.set()
+    assert await asyncio.gather(*first, staying, other) == [f"answer to {item}" for item in ("x1", "a2", "b1")]
+    assert handler.batches == [["x1"], ["a2", "b1"]]
+    assert batcher.queue_length == 0
+    await batcher.close()
+
+
+@pytest.mark.parametrize("surplus", [-1, 1])
+async def test_a_handler_of_another_number_of_results_answers_nobody(surplus):
+    async def handle(items, callers):
+        return ["of whom?"] * (len(items) + surplus)
+
+    batcher = a_batcher(handle)
+    results = await batcher.submit_many(["a", "b"], give_up_at=asyncio.get_running_loop().time() + 30)
+    assert [str(result) for result in results] == [f"the handler gave {1 + surplus} results for 1 items"] * 2
+    await batcher.close()
+
+
+async def test_results_that_were_given_up_stay_as_they_were_returned():
+    handler = Handler()
+    batcher = a_batcher(handler)
+    # Given a batch that still runs when its caller gives up
+    giving_up = asyncio.create_task(batcher.submit_many(["a", "b"], give_up_at=asyncio.get_running_loop().time() + 0.2))
+    await handler.entered.wait()
+    results = await giving_up
+    assert results == [None, None]
+    handler.gate.set()
+    assert await batcher.submit("c") == "answer to c"
+    assert results == [None, None]
+    await batcher.close()
+
+
 @pytest.mark.parametrize(("waiting", "begun"), [("b", []), ("bc", ["b", "c"]), ("bcd", ["b", "c"])])
 async def test_as_many_items_as_a_batch_has_are_enough_to_begin_beside_another(waiting, begun):
     handler = Handler()
