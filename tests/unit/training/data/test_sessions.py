@@ -104,6 +104,8 @@ def test_sessions_still_open_at_the_end_of_the_log_are_dropped_whatever_their_ou
     made = make_sessions(events, rules(log_end_ms=end_ms))
     assert made.events["session_id"].to_list() == ["closed"]
     assert (made.counts.sessions_open, made.counts.rows_in_open_sessions) == (2, 3)
+    # Each row is counted once: the purchase in an open session is one of its rows
+    assert (made.counts.events, made.counts.rows_at_or_after_purchase) == (1, 0)
     assert len(kept(events, log_end_ms=end_ms, keep_open_sessions=True)) == 3
     assert len(kept(events, log_end_ms=end_ms, clock="session")) == 3
 
