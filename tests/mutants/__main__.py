@@ -135,8 +135,10 @@ def _shown(verdicts: Sequence[Verdict]) -> float:
             mutant = verdict.mutant
             table.add_row(verdict.word, mutant.path, mutant.breaks, mutant.new, mutant.equivalent)
         _CONSOLE.print(table)
-    share = sum(verdict.is_caught for verdict in verdicts) / max(1, len(verdicts))
-    _CONSOLE.print(f"caught {share:.1%} of {len(verdicts)}")
+    # As usual in mutation testing, what no test can tell does not count.
+    counted = [verdict for verdict in verdicts if not verdict.mutant.equivalent]
+    share = sum(verdict.is_caught for verdict in counted) / max(1, len(counted))
+    _CONSOLE.print(f"caught {share:.1%} of {len(counted)}, and {len(verdicts) - len(counted)} are equivalent")
     return share
 
 
