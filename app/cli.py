@@ -17,10 +17,14 @@ from rich.console import Console
 from app.auth.cli import cli as key_cli
 
 if TYPE_CHECKING:
+    import uvicorn
+
     from app.settings import Settings
 
 _ERR: Final = Console(stderr=True)
 _GRACE_S: Final = 10
+# As uvicorn has it.
+_STARTUP_FAILURE: Final = 3
 
 cli = typer.Typer(
     name="willbuy",
@@ -53,7 +57,7 @@ def serve(
     artifact: Annotated[
         Path | None, typer.Option(help="The model; otherwise WILLBUY_ARTIFACT.", show_default=False)
     ] = None,
-    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    host: Annotated[str, typer.Option(help="Address to listen on; `::` is IPv6 and IPv4.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")] = 8000,
     redis_url: Annotated[
         str | None,
@@ -67,6 +71,12 @@ def serve(
         typer.Option("--open", help="Accept requests without an API key, for trials: WILLBUY_OPEN_ACCESS."),
     ] = False,
     workers: Annotated[int, typer.Option(min=1, max=64, help="Worker processes.")] = 1,
+    uds: Annotated[
+        Path | None, typer.Option(help="Unix socket to listen on instead of host and port.", show_default=False)
+    ] = None,
+    root_path: Annotated[
+        str, typer.Option(help="Path prefix that a proxy in front removes: /willbuy.", show_default=False)
+    ] = "",
 ) -> None:
     """Serve an artifact over HTTP.
 
@@ -90,25 +100,34 @@ def serve(
         # Each worker checks again; here an error shows once, and before anything is started.
         read_access(settings)
         check_redis_options(settings)
-        check_address(host, port)
+        host = host.removeprefix("[").removesuffix("]")
+        if uds is None:
+            check_address(host, port)
         announce = _announcer(settings)
         with _redis(announce), metrics_of_workers() if workers > 1 else nullcontext():
             announce("starting", f"willbuy {version('willbuy')}: model {manifest.fingerprint} of {manifest.created}")
-            announce("listening", f"listening on http://{host}:{port}; the API is described at /openapi.json")
-            uvicorn.run(
-                "app.main:create_app",
-                factory=True,
-                host=host,
-                port=port,
-                workers=workers,
-                # The service does not use the caller's address, and reading it costs time in every request.
-                proxy_headers=False,
-                # By name: worker processes import it.
-                http="app.runtime.http_protocol:BoundedHttp",
-                # The service writes its own log, one line a request at most and no session ids in paths.
-                access_log=False,
-                log_config=server_log_config(settings.log_format),
-                timeout_graceful_shutdown=_GRACE_S,
+            where = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+            where = where if uds is None else f"the Unix socket {uds}"
+            announce("listening", f"listening on {where}; the API is described at /openapi.json")
+            _serve(
+                uvicorn.Config(
+                    "app.main:create_app",
+                    factory=True,
+                    host=host,
+                    port=port,
+                    uds=None if uds is None else str(uds),
+                    root_path=root_path.rstrip("/"),
+                    workers=workers,
+                    # The service does not use the caller's address, and reading it costs time in every request.
+                    proxy_headers=False,
+                    # By name: worker processes import it.
+                    http="app.runtime.http_protocol:BoundedHttp",
+                    ws="none",
+                    # The service writes its own log, one line a request at most and no session ids in paths.
+                    access_log=False,
+                    log_config=server_log_config(settings.log_format),
+                    timeout_graceful_shutdown=_GRACE_S,
+                )
             )
     except ValidationError as exc:
         for fault in faults_of(exc):
@@ -117,6 +136,28 @@ def serve(
     except (ValueError, AddressError, EmbeddedServerError) as exc:  # ArtifactError and AccessError among them
         _fail(str(exc))
         raise typer.Exit(1) from None
+
+
+def _serve(config: "uvicorn.Config") -> None:
+    """Run the server, or several worker processes; as `uvicorn.run` does, but `::` is IPv4 as well."""
+    import uvicorn  # noqa: PLC0415  # `willbuy --help` starts faster without it
+    from uvicorn.supervisors import Multiprocess  # noqa: PLC0415  # same
+
+    server = uvicorn.Server(config)
+    try:
+        if config.workers > 1:
+            Multiprocess(config, sockets=[config.bind_socket()]).run()
+        else:
+            config.load_app()
+            # The event loop's own socket for `::` would refuse IPv4.
+            server.run(sockets=[config.bind_socket()] if ":" in config.host and config.uds is None else None)
+    except KeyboardInterrupt:
+        pass
+    finally:
+        if config.uds:
+            Path(config.uds).unlink(missing_ok=True)
+    if not server.started and config.workers == 1:
+        raise typer.Exit(_STARTUP_FAILURE)
 
 
 def _set_environment(**options: object) -> None:

@@ -123,7 +123,7 @@ def create_app(
     _include_routes(app)
     rules = Rules(metrics_public=settings.metrics_public)
     complete_openapi(app, rules)
-    handle_errors(app, metrics, logger)
+    handle_errors(app, rules, metrics, logger)
     # What is added last sees a request first.
     app.add_middleware(
         BodyLimit,

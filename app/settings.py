@@ -149,6 +149,10 @@ class Settings(BaseSettings):
     """Number of a session's last events whose answers are stored. A repeated `event_id` among them gets the stored
     answer; an older one would count again."""
 
+    allow_placeholder_ids: bool = False
+    """Whether a session or event id may be `undefined`, `null`, blank or the like. Broken tags send these for all
+    visitors, who would share one session."""
+
     max_event_age_s: Annotated[int, Field(ge=1)] = 86400
     """Largest age of an event's timestamp; older events are refused."""
 

@@ -149,7 +149,7 @@ async def running_services(
             drain=drain,
             readiness=readiness,
             store=store,
-            intake=EventValidator(settings, metrics),
+            intake=EventValidator(settings, metrics, logger),
             batcher=batcher,
             tracer=Tracer(max_concurrent=1, timeout_s=settings.request_timeout_s, logger=logger),
             board=board,

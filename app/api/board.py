@@ -9,6 +9,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from app.api.middleware import KnownRoute
 from app.api.openapi import documented, documented_query
 from app.api.services import Services, in_time, services_of
+from app.auth.middleware import route_path
 from app.board.content import Content, ContentResponse
 from app.board.query import BoardParameters, parse_query
 from app.errors import BoardBusyError, DeadlineExceededError, InvalidRequestError, StoreUnavailableError
@@ -81,7 +82,7 @@ class CachedAnswers:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one ASGI connection."""
-        if scope["type"] == "http" and scope["method"] == "GET" and (route := self._routes.get(scope["path"])):
+        if scope["type"] == "http" and scope["method"] == "GET" and (route := self._routes.get(route_path(scope))):
             content = self._kept(route.path, scope["query_string"])
             if content is not None:
                 scope["route"] = route

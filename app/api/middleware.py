@@ -20,6 +20,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from structlog.typing import FilteringBoundLogger
 
 from app.api.responses import error_answer
+from app.auth.middleware import route_path
 from app.errors import (
     BodyTooLargeError,
     HeadTooLargeError,
@@ -203,7 +204,7 @@ class BodyLimit:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one ASGI connection."""
         if scope["type"] == "http":
-            most = self._exceptions.get(scope["path"], self._max_body_bytes)
+            most = self._exceptions.get(route_path(scope), self._max_body_bytes)
             try:
                 receive = bounded_body(first_headers(scope), receive, most)
             except BodyTooLargeError as exc:

@@ -23,12 +23,14 @@ router = APIRouter(tags=["operations"])
 _LONG_VOCABULARIES = ("items", "item_categories")
 
 
+@router.head("/healthz", include_in_schema=False)
 @router.get("/healthz", summary="Is the process alive?")
 async def healthz() -> dict[str, str]:
     """Answer while the process serves requests; nothing else is checked."""
     return {"status": "ok"}
 
 
+@router.head("/readyz", include_in_schema=False, response_model=None)
 @router.get(
     "/readyz",
     summary="Should this replica get requests?",

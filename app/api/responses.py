@@ -8,9 +8,12 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from structlog.typing import FilteringBoundLogger
 
+from app.auth.middleware import route_path
+from app.auth.scopes import Rules
 from app.errors import InvalidRequestError, WillbuyError, error_response, field_errors, problem, problem_response
 from app.monitoring.metrics import Metrics
 
+_METHOD_NOT_ALLOWED: Final = 405
 _FRAMEWORK_CODES: Final = {404: "not_found", 405: "method_not_allowed"}
 
 
@@ -32,7 +35,7 @@ def client_gone() -> Response:
     return Response(status_code=499)
 
 
-def handle_errors(app: FastAPI, metrics: Metrics, logger: FilteringBoundLogger) -> None:
+def handle_errors(app: FastAPI, rules: Rules, metrics: Metrics, logger: FilteringBoundLogger) -> None:
     """Make the app answer every error as a problem, and count it."""
 
     async def on_error(_request: Request, exc: Exception) -> Response:
@@ -40,14 +43,18 @@ def handle_errors(app: FastAPI, metrics: Metrics, logger: FilteringBoundLogger) 
             raise exc
         return error_answer(exc, metrics, logger)
 
-    async def on_http_error(_request: Request, exc: Exception) -> Response:
+    async def on_http_error(request: Request, exc: Exception) -> Response:
         if not isinstance(exc, HTTPException):  # pragma: no cover - registered for this class alone
             raise exc
         code = _FRAMEWORK_CODES.get(exc.status_code, "http_error")
         metrics.errors.labels(code).inc()
         title = str(exc.detail)
         body = problem(exc.status_code, code, title, f"{title}; /openapi.json lists what there is.")
-        return problem_response(body, dict(exc.headers or {}))
+        headers = dict(exc.headers or {})
+        if exc.status_code == _METHOD_NOT_ALLOWED:
+            # The framework names the methods of one route, and a path may have several.
+            headers["Allow"] = ", ".join(rules.methods(route_path(request.scope)) or ())
+        return problem_response(body, headers)
 
     async def on_invalid_request(request: Request, exc: Exception) -> Response:
         if not isinstance(exc, RequestValidationError):  # pragma: no cover - registered for this class alone

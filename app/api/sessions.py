@@ -22,6 +22,7 @@ from app.errors import (
     PredictionError,
     SessionNotFoundError,
     StoreUnavailableError,
+    UnknownPathError,
 )
 from app.schemas.events import SessionId, SessionOut, TracedSessionOut, TracePoint
 from app.store.record_codec import Record
@@ -82,6 +83,9 @@ async def delete_session(request: Request, session_id: _SessionId) -> Response:
 
     An event that comes at the same time is erased too, or starts a new session of the same id.
     """
+    if request.scope.get("raw_path", b"").partition(b"?")[0].endswith(b"/outcome"):
+        # An outcome cannot be deleted, and the session is another one. `X%2Foutcome` is a session's id.
+        raise UnknownPathError
     services = services_of(request)
     # A caller that leaves does not stop the erasure.
     with in_time(request):

@@ -38,8 +38,8 @@ _PATHS: Final[dict[str, Methods]] = {
     "/v1/model": _READ,
     "/v1/model/reload": {"POST": Scope.MODEL_ADMIN},
     # Load balancers and kubelets have no keys; the answers only show whether the replica is up.
-    "/healthz": {"GET": None},
-    "/readyz": {"GET": None},
+    "/healthz": _PUBLIC_PAGE,
+    "/readyz": _PUBLIC_PAGE,
     # The description and the dashboard have no data; the dashboard calls the API with a key.
     "/openapi.json": _PUBLIC_PAGE,
     "/dashboard": _PUBLIC_PAGE,

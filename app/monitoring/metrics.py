@@ -74,6 +74,9 @@ class Metrics:
         self.late_events = counter("late_events", "Events older than one folded before")
         self.future_events = counter("future_events", "Events ahead of the server's clock, counted as happening now")
         self.unseen_names = counter("unseen_names", "Events with a name outside the model's vocabulary")
+        self.purchase_like_names = counter(
+            "purchase_like_names", "Events whose unknown name reads like a purchase, but is taken for none"
+        )
         self.closed_session_events = counter("closed_session_events", "Events after their session's purchase")
 
         self.outcomes = counter("outcomes", "Ended sessions published", "outcome", "closed_by")

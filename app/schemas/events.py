@@ -164,7 +164,6 @@ def _properties(value: object) -> object:
 EVENT_EXAMPLE: Final[dict[str, Any]] = {
     "event_id": "b7e2f3a0-5d0c-4a7e-9d8b-2f6f4c1f7a10",
     "session_id": "s-81",
-    "timestamp": "2026-11-22T10:15:00Z",
     "event_name": "view_item",
     "item_id": "SKU-1",
     "item_category": "shoes",

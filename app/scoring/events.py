@@ -4,20 +4,27 @@
 """
 
 import os
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from math import inf
-from typing import Protocol
+from typing import Final, Protocol
 
 import msgspec
 from msgspec import UNSET
 from opentelemetry.trace import Span
+from structlog.typing import FilteringBoundLogger
 
-from app.errors import InvalidEventError, InvalidRequestError
+from app.errors import InvalidEventError, InvalidRequestError, shortened
 from app.monitoring import tracing
 from app.monitoring.metrics import Metrics
 from app.schemas.events import EventBody, OutcomeIn
 from app.settings import Settings
 from model.events import PURCHASE, Event, PropertyValue, identifier_code
+from model.purchase_names import looks_like_purchase
+from model.text_rules import is_placeholder_id
+
+_LOG_EVERY_MS: Final = 60_000
+_MOST_LOGGED: Final = 1024
 
 
 class QueuedEvent(msgspec.Struct, frozen=True):
@@ -63,9 +70,13 @@ class EventValidator:
     Args:
         settings: bounds on times.
         metrics: counts future times and unseen names.
+        logger: gets names that read like a purchase; None: no log.
     """
 
-    def __init__(self, settings: Settings, metrics: Metrics) -> None:
+    def __init__(self, settings: Settings, metrics: Metrics, logger: FilteringBoundLogger | None = None) -> None:
+        self._allows_placeholders = settings.allow_placeholder_ids
+        self._logger = logger
+        self._logged_ms: OrderedDict[str, int] = OrderedDict()
         self._max_age_ms = settings.max_event_age_s * 1000
         self._max_ahead_ms = settings.max_event_ahead_s * 1000
         self._metrics = metrics
@@ -80,14 +91,18 @@ class EventValidator:
             give_up_at: the request's deadline, by the event loop's clock.
 
         Raises:
-            InvalidEventError: the timestamp is out of bounds.
+            InvalidEventError: the timestamp is out of bounds, or an id stands for nothing.
         """
         event_name, event_id = model.canonical_name(body.event_name), body.event_id
         properties: dict[str, PropertyValue] = body.properties or {}  # type: ignore[assignment]  # the parsers let no null through
         warnings = []
+        if not self._allows_placeholders:
+            _check_id("session_id", body.session_id)
+            if event_id:
+                _check_id("event_id", event_id)
         timestamp_ms = body.timestamp if isinstance(body.timestamp, int) else now_ms
         if not self._is_within_bounds(timestamp_ms, now_ms):
-            raise InvalidEventError(*self._out_of_bounds(timestamp_ms - now_ms))
+            raise InvalidEventError(*self._out_of_bounds(timestamp_ms, now_ms))
         if timestamp_ms > now_ms:
             self._metrics.future_events.inc()
             ahead_s = (timestamp_ms - now_ms) / 1000
@@ -96,6 +111,12 @@ class EventValidator:
         if event_name != PURCHASE and not model.knows(event_name):
             self._metrics.unseen_names.inc()
             warnings.append('event_name: the model does not know this name; it counts as "other"')
+            if looks_like_purchase(event_name):
+                warnings.append(
+                    "event_name: reads like a purchase, but is not one of its names (docs/reference/event-names.md)"
+                )
+                self._metrics.purchase_like_names.inc()
+                self._log_purchase_like(event_name, now_ms)
         if properties:
             warnings += [
                 f'properties.{name}: the model does not know this value; it counts as "other", or as missing'
@@ -124,19 +145,42 @@ class EventValidator:
         """Return when the outcome was known, ms; raise `InvalidRequestError` for a time out of bounds."""
         timestamp_ms = now_ms if body.timestamp is None else body.timestamp
         if not self._is_within_bounds(timestamp_ms, now_ms):
-            raise InvalidRequestError(*self._out_of_bounds(timestamp_ms - now_ms))
+            raise InvalidRequestError(*self._out_of_bounds(timestamp_ms, now_ms))
         return min(timestamp_ms, now_ms)
 
     def _is_within_bounds(self, timestamp_ms: int, now_ms: int) -> bool:
         return now_ms - self._max_age_ms <= timestamp_ms <= now_ms + self._max_ahead_ms
 
-    def _out_of_bounds(self, offset_ms: int) -> tuple[str, list[dict[str, str]]]:
-        if offset_ms < 0:
-            message = f"expected a time at most {self._max_age_ms // 1000} s in the past"
+    def _log_purchase_like(self, name: str, now_ms: int) -> None:
+        """Log a name once a minute at most."""
+        if self._logger is None or now_ms - self._logged_ms.get(name, now_ms - _LOG_EVERY_MS) < _LOG_EVERY_MS:
+            return
+        self._logged_ms[name] = now_ms
+        if len(self._logged_ms) > _MOST_LOGGED:
+            self._logged_ms.popitem(last=False)
+        self._logger.warning("purchase_like_name", event_name=name)
+
+    def _out_of_bounds(self, timestamp_ms: int, now_ms: int) -> tuple[str, list[dict[str, str]]]:
+        for unit, factor in (("seconds", 1000), ("microseconds", 1 / 1000), ("nanoseconds", 1 / 1_000_000)):
+            if self._is_within_bounds(int(timestamp_ms * factor), now_ms):
+                message = f"these look like {unit}; expected milliseconds since the epoch"
+                break
         else:
-            message = f"expected a time at most {self._max_ahead_ms // 1000} s ahead of the server's clock"
+            message = self._bound(timestamp_ms - now_ms)
         error = {"field": "timestamp", "message": message, "code": "timestamp_out_of_bounds"}
         return f"timestamp: {message}", [error]
+
+    def _bound(self, offset_ms: int) -> str:
+        if offset_ms < 0:
+            return f"expected a time at most {self._max_age_ms // 1000} s in the past"
+        return f"expected a time at most {self._max_ahead_ms // 1000} s ahead of the server's clock"
+
+
+def _check_id(field: str, value: str) -> None:
+    if is_placeholder_id(value):
+        message = f"{shortened(value)!r} stands for no id: all senders of it would share one"
+        error = {"field": field, "message": message, "code": "placeholder_id"}
+        raise InvalidEventError(f"{field}: {message}", [error])
 
 
 def _random_code() -> int:
