@@ -40,7 +40,7 @@ def post(client, **changes):
 @pytest.mark.parametrize("field", [*EVENT, "event_id", "item_id", "item_category", "properties.device", "properties"])
 def test_one_rule_for_all_text(client, field, wrong) -> None:
     text = f"a{wrong}"
-    changes = {field: text}
+    changes: dict[str, object] = {field: text}
     if field == "properties":
         changes = {"properties": {text: 1}}
     elif field == "properties.device":
