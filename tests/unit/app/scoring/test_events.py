@@ -104,7 +104,7 @@ def test_a_flood_of_faults_is_cut_short():
 
 def test_the_documented_example_is_an_event():
     event = parse_event(json.dumps(EVENT_EXAMPLE).encode())
-    assert event.timestamp == 1_795_342_500_000
+    # Without a time, which would be too old some day
     assert event.properties == {"device": "mobile"}
 
 
