@@ -8,7 +8,8 @@ By the part of the service that raises them:
                TooManyEventsError, TooManySessionEventsError,
                BodyTimeoutError, InvalidEventError, InvalidRequestError
     batcher -> OverloadedError, ShuttingDownError, DeadlineExceededError
-    scorer  -> SessionNotFoundError, SessionFullError, OutcomeConflictError, ConflictError, PredictionError
+    scorer  -> SessionNotFoundError, SessionFullError, SessionTooLargeError, OutcomeConflictError, ConflictError,
+               PredictionError
     board   -> BoardBusyError, TooManyStreamsError
     model   -> ReloadDisabledError, ReloadInProgressError, ArtifactRefusedError
     store   -> StoreUnavailableError, CorruptRecordError, HistoryGoneError
@@ -264,6 +265,14 @@ class SessionFullError(WillbuyError):
     status = 409
     code = "session_full"
     title = "The session has reached its largest number of events"
+
+
+class SessionTooLargeError(WillbuyError):
+    """With the event, the session's history would be larger than allowed; a smaller event may still fit."""
+
+    status = 409
+    code = "session_too_large"
+    title = "The session's events have reached their largest size"
 
 
 class OutcomeConflictError(WillbuyError):

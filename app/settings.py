@@ -145,6 +145,10 @@ class Settings(BaseSettings):
     max_session_events: Annotated[int, Field(ge=1, le=100_000)] = 1000
     """Most events of one session; more are refused (`session_full`). The bound keeps every history complete."""
 
+    max_session_bytes: Annotated[int, Field(ge=1024, le=64 * 2**20)] = 4 * 2**20
+    """Largest size of one session's events as Redis stores them; an event that would exceed it is refused
+    (`session_too_large`). The bound limits memory, rebuilds and sweeps."""
+
     dedupe_window: Annotated[int, Field(ge=1, le=LARGEST_DEDUPE_WINDOW)] = 64
     """Number of a session's last events whose answers are stored. A repeated `event_id` among them gets the stored
     answer; an older one would count again."""

@@ -284,6 +284,7 @@ def open_batcher(
             metrics=metrics,
             logger=logger,
             max_session_events=settings.max_session_events,
+            max_session_bytes=settings.max_session_bytes,
             dedupe_window=settings.dedupe_window,
             rebuilder=rebuilder,
         )

@@ -22,6 +22,7 @@ from app.errors import (
     OverloadedError,
     PredictionError,
     SessionFullError,
+    SessionTooLargeError,
     StoreError,
 )
 from app.monitoring import tracing
@@ -112,6 +113,7 @@ class Scorer:
         metrics: counts batches, events and errors.
         logger: gets failures.
         max_session_events: most events of one session.
+        max_session_bytes: largest size of one session's history.
         dedupe_window: number of answers that a record keeps.
         commit_attempts: number of attempts for a session whose commits conflict.
         rebuilder: rebuilds states that the model cannot continue; their events are requeued meanwhile.
@@ -125,6 +127,7 @@ class Scorer:
         metrics: Metrics,
         logger: FilteringBoundLogger,
         max_session_events: int,
+        max_session_bytes: int,
         dedupe_window: int,
         commit_attempts: int = COMMIT_ATTEMPTS,
         rebuilder: Rebuilder | None = None,
@@ -134,6 +137,7 @@ class Scorer:
         self._metrics = metrics
         self._logger = logger
         self._max_session_events = max_session_events
+        self._max_session_bytes = max_session_bytes
         self._dedupe_window = dedupe_window
         self._commit_attempts = commit_attempts
         self._rebuilder = rebuilder or Rebuilder(store, metrics=metrics, logger=logger)
@@ -278,6 +282,13 @@ class Scorer:
             state=state,
             window=self._dedupe_window,
         )
+        if update.may_exceed(self._max_session_bytes):
+            size = update.history_bytes_with(following, event, probability)
+            if size > self._max_session_bytes:
+                pending.proposed = SessionTooLargeError(
+                    f"With this event, the session would have {size} bytes, and one may have {self._max_session_bytes}."
+                )
+                return
         is_late = record is not None and event.timestamp_ms < record.last_event_ms
         update.apply(pending, _LATE_FOLD if is_late else _FOLD, following, answer)
         update.appended.append(event)

@@ -18,6 +18,8 @@ from app.store.interface import Commit
 from app.store.record_codec import VERSION_BYTES, Answer, Answers, Outcome, Record
 from model.events import Event
 
+# More than any valid event: 32 properties of 64 and 256 characters, and three more texts, of four bytes a character.
+LARGEST_ENTRY_BYTES: Final = 2**16
 LATE: Final = "timestamp: earlier than an event before it; no time is counted between them"
 
 
@@ -140,24 +142,42 @@ class SessionUpdate(msgspec.Struct):
         self.is_decided = not self.pending
         return all(pending.disposition in _WITHOUT_CHANGE for pending in dropped)
 
+    def may_exceed(self, most_bytes: int) -> bool:
+        """Return whether the history could be larger than that after one more event."""
+        before = 0 if self.loaded is None else self.loaded.history_bytes
+        return before + (len(self.appended) + 1) * LARGEST_ENTRY_BYTES > most_bytes
+
+    def history_bytes_with(self, record: Record, event: Event, probability: float) -> int:
+        """Return the size of the history after one more event, which leads to `record`."""
+        return self._commit(record, [*self.appended, event], [*self.probabilities, probability]).record.history_bytes
+
     def commit(self) -> Commit:
         """Return the commit of the current record; of the loaded one if the events changed nothing."""
-        loaded, current = self.loaded, self.current
-        if current is None:
+        if self.current is None:
             raise RuntimeError("an update without a record was committed")
+        return self._commit(self.current, self.appended, self.probabilities)
+
+    def _commit(self, current: Record, appended: list[Event], probabilities: list[float]) -> Commit:
+        loaded = self.loaded
         is_closed = current.outcome is not _OPEN
-        return Commit(
+        commit = Commit(
             session_id=self.session_id,
             expected=None if loaded is None else loaded.version,
             record=current,
-            appended=self.appended,
-            probabilities=self.probabilities,
+            appended=appended,
+            probabilities=probabilities,
             # A history entry without a model has the model of the entry before it. The record may have another one,
             # whose rebuild has no entry, so the last answer is compared.
             model=None if loaded is not None and loaded.answers.last_model == current.model else current.model,
             closed_by="event" if is_closed and (loaded is None or loaded.outcome is _OPEN) else None,
             previous=loaded,
         )
+        if not appended:
+            return commit
+        entries = commit.entries()
+        # Each fold has kept the size that was loaded.
+        size = current.history_bytes + sum(map(len, entries))
+        return replace(commit, record=replace(current, history_bytes=size), encoded=entries)
 
 
 def updates_by_session(events: Iterable[PendingEvent]) -> list[SessionUpdate]:

@@ -25,7 +25,8 @@ class Commit(msgspec.Struct, frozen=True):
     Attributes:
         session_id: the session.
         expected: version of the record that was read; None when there was none.
-        record: the new record. Its version is new, unless the record is only written again for confirmation.
+        record: the new record. Its version is new, unless the record is only written again for confirmation. It counts
+            the history's bytes, the appended entries included.
         appended: events to append to the history, oldest first; may be empty.
         probabilities: the answer to each of them; empty: not known.
         model: fingerprint of the model that answered, if it differs from the model of the history's last event.
@@ -33,6 +34,7 @@ class Commit(msgspec.Struct, frozen=True):
             stays open, or was closed before.
         previous: the record that was read, whose history the entries continue. None: there was none, or it is not
             known; then the first entry is encoded without reference to the history.
+        encoded: the entries, if the caller has encoded them already.
     """
 
     session_id: str
@@ -43,9 +45,12 @@ class Commit(msgspec.Struct, frozen=True):
     model: str | None = None
     closed_by: Literal["event", "api"] | None = None
     previous: Record | None = None
+    encoded: list[bytes] | None = None
 
     def entries(self) -> list[bytes]:
         """Return the encoded history entries of the appended events."""
+        if self.encoded is not None:
+            return self.encoded
         previous, after_ms, code = self.previous, None, 0
         if previous is not None and previous.events:
             after_ms, code = previous.last_event_ms, previous.properties_code

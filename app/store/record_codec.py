@@ -1,9 +1,9 @@
 """A session's record and the answers in it, as bytes.
 
-Little endian; the first byte is the codec's version. Version 2 begins with
+Little endian; the first byte is the codec's version. Version 3 begins with
 
     offset  bytes  field
-         0      1  codec version, 2
+         0      1  codec version, 3
          1      8  version: random, new with every commit; `commit.lua` compares it
          9      8  fingerprint of the model that made the state
         17      1  0 for a compact record; else bit 2 set, bits 0 and 1 the outcome: 0 open, 1 purchase, 2 none;
@@ -19,6 +19,7 @@ every value fits. It continues with
         36      1  a, number of answers
         37      2  s, size of the state
         39      8  code of the last folded event's properties; 0: not known
+        47      4  bytes of the history's entries
 
 Any other record is wide and continues with
 
@@ -28,6 +29,7 @@ Any other record is wide and continues with
         62      1  a
         63      4  s
         67      8  code of the properties
+        75      4  bytes of the history's entries
 
 Then follow the answers, oldest first, so that a repeated event gets the same answer again. Compact answers are all of
 the record's model. Wide answers follow the number of their models (1) and those fingerprints (8 each). The s bytes of
@@ -52,7 +54,8 @@ bought or that two models have answered, have the wide form, which is that of ve
 
 Answers stay packed in memory, so that a step costs the same for any number of them.
 
-Version 1 had one header, wide answers, and no code of properties. It is still read.
+Version 2 ended its headers before the bytes of the history. Version 1 had one header, wide answers, and no code of
+properties. Both are still read; the bytes of their histories count as 0.
 """
 
 import math
@@ -64,10 +67,13 @@ import msgspec
 
 from app.errors import CorruptRecordError
 
-CODEC_VERSION: Final = 2
+CODEC_VERSION: Final = 3
 VERSION_BYTES: Final = 8
-_COMPACT: Final = struct.Struct("<B8s8sBHqIiBHQ")
-_WIDE: Final = struct.Struct("<B8s8sBdIqqqqBIQ")
+_COMPACT: Final = struct.Struct("<B8s8sBHqIiBHQI")
+_WIDE: Final = struct.Struct("<B8s8sBdIqqqqBIQI")
+_COMPACT_2: Final = struct.Struct("<B8s8sBHqIiBHQ")
+_WIDE_2: Final = struct.Struct("<B8s8sBdIqqqqBIQ")
+_HEADERS: Final = {CODEC_VERSION: (_COMPACT, _WIDE), 2: (_COMPACT_2, _WIDE_2)}
 _VERSION_1: Final = struct.Struct("<B8s8sdIqqqBqBBI")
 _FLAGS_AT: Final = 17
 _FINGERPRINT_BYTES: Final = 8
@@ -246,6 +252,7 @@ class Record(msgspec.Struct, frozen=True):
         answers: the last answers given.
         state: the model's state, opaque; empty when nothing was folded.
         properties_code: code of the last folded event's properties (`history_codec.properties_code`); 0: not known.
+        history_bytes: size of the history's entries; less for sessions of older releases, which did not count it.
     """
 
     version: bytes
@@ -260,6 +267,7 @@ class Record(msgspec.Struct, frozen=True):
     answers: Answers
     state: bytes
     properties_code: int = 0
+    history_bytes: int = 0
 
 
 def encode_record(record: Record) -> bytes:
@@ -275,8 +283,9 @@ def encode_record(record: Record) -> bytes:
 def decode_record(data: bytes) -> Record:
     """Return the record that `encode_record` wrote in any version; raise `CorruptRecordError` for any other bytes."""
     try:
-        if data[0] == CODEC_VERSION:
-            return _wide(data) if data[_FLAGS_AT] else _compact(data)
+        if (headers := _HEADERS.get(data[0])) is not None:
+            compact, wide = headers
+            return _wide(data, wide) if data[_FLAGS_AT] else _compact(data, compact)
         if data[0] == 1:
             return _version_1(data)
     except (struct.error, IndexError) as exc:
@@ -306,6 +315,7 @@ def _compact_header(record: Record, answers: Answers) -> bytes | None:
             len(answers),
             len(record.state),
             record.properties_code,
+            record.history_bytes,
         )
     except struct.error:
         return None
@@ -326,17 +336,18 @@ def _wide_header(record: Record, answers: Answers) -> bytes:
         len(answers),
         len(record.state),
         record.properties_code,
+        record.history_bytes,
     )
 
 
-def _compact(data: bytes) -> Record:
-    _, version, model, _, events, first_seen_ms, seen_ms, event_ms, answer_count, state_size, properties_code = (
-        _COMPACT.unpack_from(data)
+def _compact(data: bytes, header: struct.Struct) -> Record:
+    _, version, model, _, events, first_seen_ms, seen_ms, event_ms, answer_count, state_size, *rest = (
+        header.unpack_from(data)
     )
-    state_start = _COMPACT.size + answer_count * _answer_size(is_wide=False)
+    state_start = header.size + answer_count * _answer_size(is_wide=False)
     _check(data, state_start + state_size)
     fingerprint = model.hex()
-    answers = _answers_of((fingerprint,), data[_COMPACT.size : state_start], events, is_wide=False)
+    answers = _answers_of((fingerprint,), data[header.size : state_start], events, is_wide=False)
     return Record(
         version=version,
         model=fingerprint,
@@ -349,18 +360,19 @@ def _compact(data: bytes) -> Record:
         outcome_ms=0,
         answers=answers,
         state=data[state_start:],
-        properties_code=properties_code,
+        properties_code=rest[0],
+        history_bytes=rest[1] if len(rest) > 1 else 0,
     )
 
 
-def _wide(data: bytes) -> Record:
+def _wide(data: bytes, header: struct.Struct) -> Record:
     _, version, model, flags, probability, events, first_seen_ms, last_seen_ms, last_event_ms, outcome_ms, *rest = (
-        _WIDE.unpack_from(data)
+        header.unpack_from(data)
     )
-    answer_count, state_size, properties_code = rest
+    answer_count, state_size, *rest = rest
     if not flags & _IS_WIDE or flags > _LARGEST_FLAGS:
         raise CorruptRecordError("The record's flags are neither those of a compact nor of a wide record.")
-    start, fingerprint = _WIDE.size, model.hex()
+    start, fingerprint = header.size, model.hex()
     models: tuple[str, ...] = (fingerprint,)
     has_wide_answers = bool(flags & _HAS_WIDE_ANSWERS)
     if has_wide_answers:
@@ -379,7 +391,8 @@ def _wide(data: bytes) -> Record:
         outcome_ms=outcome_ms,
         answers=_answers_of(models, data[start:state_start], events, is_wide=has_wide_answers),
         state=data[state_start:],
-        properties_code=properties_code,
+        properties_code=rest[0],
+        history_bytes=rest[1] if len(rest) > 1 else 0,
     )
 
 

@@ -290,6 +290,9 @@ def _session(reply: Sequence[Any]) -> tuple[Record, list[Event]] | None:
     if value is None:
         return None
     record = decode_record(value)
+    if record.history_bytes != (size := sum(map(len, entries))):
+        # Of an older release, which did not count it. A rebuild writes the record with the size.
+        record = msgspec.structs.replace(record, history_bytes=size)
     return record, whole_history(record, decode_events(entries))
 
 

@@ -196,6 +196,7 @@ async def test_many_closers_and_events_at_once_tell_of_every_session_once(redis_
             metrics=metrics,
             logger=logger,
             max_session_events=100,
+            max_session_bytes=2**20,
             dedupe_window=8,
             commit_attempts=64,
         )

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import redis
+from msgspec.structs import replace
 from support.memory_store import MemoryStore
 
 from app.errors import CorruptRecordError, StoreUnavailableError
@@ -259,7 +260,8 @@ async def test_what_is_left_of_closed_sessions_expires_too(redis_server):
 async def test_a_session_is_read_whole(kind):
     async with kind.open() as store:
         await store.commit([a_commit("a", None, 1, Event("page_view", 1))])
-        assert await store.load_session("a") == (a_record(1), [Event("page_view", 1)])
+        record, history = await store.load_session("a")
+        assert (replace(record, history_bytes=0), history) == (a_record(1), [Event("page_view", 1)])
         assert await store.load_session("b") is None
         kind.damage(store, "a", history=[b"one", b"two"])
         with pytest.raises(CorruptRecordError):

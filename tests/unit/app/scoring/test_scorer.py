@@ -76,6 +76,7 @@ class Bench:
         logger = build_logger(log_format="json", log_level="info", stream=self.log)
         limits = {
             "max_session_events": 100,
+            "max_session_bytes": 2**22,
             "dedupe_window": 8,
             "commit_attempts": 4,
         } | limits

@@ -4,6 +4,7 @@ import io
 import math
 
 import pytest
+from msgspec.structs import replace
 from support.fakes import FakeModel
 from support.memory_store import MemoryStore
 from support.rebuilds import score_all
@@ -47,7 +48,12 @@ class Bench:
     def __init__(self, store, model=None, **limits):
         self.store, self.model, self.metrics = store, model or FakeModel(), Metrics()
         logger = build_logger(log_format="json", log_level="info", stream=io.StringIO())
-        limits = {"max_session_events": 100, "dedupe_window": 8, "commit_attempts": 3} | limits
+        limits = {
+            "max_session_events": 100,
+            "max_session_bytes": 2**22,
+            "dedupe_window": 8,
+            "commit_attempts": 3,
+        } | limits
         self.rebuilder = Rebuilder(store, metrics=self.metrics, logger=logger)
         self.scorer = Scorer(store, self.model, metrics=self.metrics, logger=logger, rebuilder=self.rebuilder, **limits)
         self._codes = 0
@@ -105,9 +111,16 @@ async def test_what_is_committed_is_what_the_session_was_and_what_came(bench):
     (two,) = await bench.score(second)
     now = await bench.record()
     of_one, of_two = (score.answer.probability for score in (one, two))
-    assert bench.store.commits == [
+    assert [replace(commit, encoded=None) for commit in bench.store.commits] == [
         Commit("s", None, before, [first.event], [of_one], model=bench.model.fingerprint),
-        Commit("s", before.version, now, [second.event], [of_two], previous=before),
+        Commit(
+            "s",
+            before.version,
+            now,
+            [second.event],
+            [of_two],
+            previous=before,
+        ),
     ]
 
 

@@ -34,6 +34,7 @@ class Shop:
             metrics=self.metrics,
             logger=logger,
             max_session_events=100,
+            max_session_bytes=2**20,
             dedupe_window=8,
             commit_attempts=3,
         )

@@ -31,8 +31,9 @@ def a_record(**changes):
     return Record(**(fields | changes))
 
 
-def a_closed_record():
+def a_closed_record(**changes):
     return a_record(
+        **changes,
         outcome=Outcome.PURCHASE,
         outcome_ms=1_000_000_000_003,
         answers=Answers().with_answer(7, ANSWER, 64).with_answer(8, BOUGHT, 64),
@@ -82,23 +83,70 @@ VERSION_2 = {
         """,
     ),
 }
-GOLDEN = [VERSION_1, *(bytes.fromhex(text) for _, text in VERSION_2.values())]
+VERSION_3 = {
+    "compact": (
+        a_record(history_bytes=225_444),
+        """
+        03 0102030405060708 0011223344556677 00 0200 0010a5d4e8000000 01000000 02000000 01 0500
+        0807060504030201 a4700300  0700000000000000 0000803e  7374617465
+        """,
+    ),
+    "closed by the shop": (
+        a_record(history_bytes=225_444, outcome=Outcome.NONE, outcome_ms=1_000_000_000_003),
+        """
+        03 0102030405060708 0011223344556677 06 000000000000d03f 02000000 0010a5d4e8000000 0110a5d4e8000000
+        0210a5d4e8000000 0310a5d4e8000000 01 05000000 0807060504030201 a4700300  0700000000000000 0000803e  7374617465
+        """,
+    ),
+    "bought": (
+        a_closed_record(history_bytes=225_444),
+        """
+        03 0102030405060708 0011223344556677 0d 000000000000d03f 02000000 0010a5d4e8000000 0110a5d4e8000000
+        0210a5d4e8000000 0310a5d4e8000000 02 05000000 0807060504030201 a4700300  01 0011223344556677
+        0700000000000000 000000000000d03f 02000000 00 00 01
+        0800000000000000 000000000000d03f 02000000 00 01 00  7374617465
+        """,
+    ),
+    "of two models": (
+        a_record(
+            history_bytes=225_444,
+            answers=Answers()
+            .with_answer(7, replace(ANSWER, model=OTHER_MODEL, events=1), 64)
+            .with_answer(8, ANSWER, 64),
+        ),
+        """
+        03 0102030405060708 0011223344556677 0c 000000000000d03f 02000000 0010a5d4e8000000 0110a5d4e8000000
+        0210a5d4e8000000 0000000000000000 02 05000000 0807060504030201 a4700300  02 8899aabbccddeeff 0011223344556677
+        0700000000000000 000000000000d03f 01000000 00 00 01
+        0800000000000000 000000000000d03f 02000000 01 00 01  7374617465
+        """,
+    ),
+}
+GOLDEN = [VERSION_1, *(bytes.fromhex(text) for _, text in (*VERSION_2.values(), *VERSION_3.values()))]
 
 
 @pytest.mark.parametrize(("record", "text"), VERSION_2.values(), ids=VERSION_2)
-def test_version_2_reads_and_writes_its_golden_bytes(record, text):
+def test_version_2_is_still_read_and_written_again_in_version_3(record, text):
+    assert decode_record(bytes.fromhex(text)) == record
+    again = encode_record(record)
+    assert again[0] == 3
+    assert decode_record(again) == record
+
+
+@pytest.mark.parametrize(("record", "text"), VERSION_3.values(), ids=VERSION_3)
+def test_version_3_reads_and_writes_its_golden_bytes(record, text):
     assert encode_record(record).hex() == bytes.fromhex(text).hex()
     assert decode_record(bytes.fromhex(text)) == record
 
 
-def test_version_1_is_still_read_and_written_again_in_version_2():
+def test_version_1_is_still_read_and_written_again_in_version_3():
     record = decode_record(VERSION_1)
     assert replace(record, answers=Answers()) == a_record(answers=Answers(), properties_code=0)
     assert record.answers.find(7) == ANSWER
     assert len(record.answers) == 1
 
     again = encode_record(record)
-    assert again[0] == 2
+    assert again[0] == 3
     assert decode_record(again) == record
 
     grown = replace(record, events=3, answers=record.answers.with_answer(8, replace(ANSWER, events=3), 64))
@@ -146,6 +194,7 @@ FIRST_MS = 1_795_392_000_000
         ({"probability": 1.0}, True),
         ({"probability": 0.1}, False),
         ({"properties_code": 2**64 - 1}, True),
+        ({"history_bytes": 2**32 - 1}, True),
     ],
     ids=str,
 )
@@ -201,11 +250,11 @@ def test_an_unknown_outcome_of_the_session_is_named():
         decode_record(bytes(data))
 
 
-def test_a_session_of_ten_events_takes_47_bytes_and_12_for_each_answer():
+def test_a_session_of_ten_events_takes_51_bytes_and_12_for_each_answer():
     answers = Answers()
     for events in range(1, 11):
         answers = answers.with_answer(-events, replace(ANSWER, events=events), 64)
-    assert len(encode_record(a_record(events=10, answers=answers, state=b""))) == 47 + 10 * 12
+    assert len(encode_record(a_record(events=10, answers=answers, state=b""))) == 51 + 10 * 12
 
 
 times_ms = st.integers(-(2**53), 2**53) | st.integers(1_795_392_006_224 - 2**33, 1_795_392_006_224 + 2**33)
@@ -223,9 +272,10 @@ times_ms = st.integers(-(2**53), 2**53) | st.integers(1_795_392_006_224 - 2**33,
         max_size=20,
     ),
     properties_code=st.integers(0, 2**64 - 1),
+    history_bytes=st.integers(0, 2**32 - 1),
 )
 def test_every_record_comes_back_as_it_was(
-    probability, events, times, state, outcome, outcome_ms, answers, properties_code
+    probability, events, times, state, outcome, outcome_ms, answers, properties_code, history_bytes
 ):
     kept, count = Answers(), max(0, events - len(answers))
     for code, folded, model in answers:
@@ -242,6 +292,7 @@ def test_every_record_comes_back_as_it_was(
         answers=kept,
         state=state,
         properties_code=properties_code,
+        history_bytes=history_bytes,
     )
 
     found = decode_record(encode_record(record))
@@ -260,13 +311,25 @@ def test_truncated_or_longer_bytes_are_corrupt(golden):
 
 
 def test_another_codec_version_is_named():
-    with pytest.raises(CorruptRecordError, match="codec version 3; this release reads versions 1 to 2"):
-        decode_record(b"\x03" + GOLDEN[1][1:])
+    with pytest.raises(CorruptRecordError, match="codec version 4; this release reads versions 1 to 3"):
+        decode_record(b"\x04" + GOLDEN[1][1:])
 
 
 @pytest.mark.parametrize(
     ("golden", "flags"),
-    [(1, 0b0001), (1, 0b0100), (1, 0b10000), (2, 0), (2, 0b0010), (2, 0b0111), (2, 0b1110), (3, 0b0101), (3, 0b11101)],
+    [
+        (1, 0b0001),
+        (1, 0b0100),
+        (1, 0b10000),
+        (2, 0),
+        (2, 0b0010),
+        (2, 0b0111),
+        (2, 0b1110),
+        (3, 0b0101),
+        (3, 0b11101),
+        (5, 0b0100),
+        (6, 0),
+    ],
 )
 def test_flags_that_contradict_the_rest_are_corrupt(golden, flags):
     damaged = bytearray(GOLDEN[golden])
@@ -282,7 +345,7 @@ def test_more_compact_answers_than_events_are_corrupt():
         decode_record(bytes(damaged))
 
 
-@given(st.sampled_from([1, 2]), st.binary(max_size=200))
+@given(st.sampled_from([1, 2, 3]), st.binary(max_size=200))
 def test_garbage_is_corrupt_and_never_crashes(version, garbage):
     with pytest.raises(CorruptRecordError):
         decode_record(bytes((version,)) + garbage)
