@@ -4,7 +4,7 @@ Only this module scripts, saves and loads models. TorchScript is deprecated in t
 project. Another format would be added here and nowhere else.
 
 Loading a TorchScript file runs its code: load only files that you trust. Before torch opens a file, its manifest is
-read, and its checksums, its format version and (if given) its SHA-256 are checked.
+read, and its checksums, its format version, the digest of its code and (if given) its SHA-256 are checked.
 """
 
 import hashlib
@@ -26,6 +26,7 @@ from typing import Any, Final
 
 import torch
 
+from model.code_digest import code_digest
 from model.columns import FIXED_CODES, FIXED_NUMBERS, fingerprint
 from model.manifest import (
     FORMAT_VERSION,
@@ -86,6 +87,9 @@ def _configuration(manifest: Manifest) -> dict[str, Any]:
     """Return the part of a manifest that the fingerprint covers: all that affects an answer or a state's layout."""
     values = manifest.to_dict()
     about = {"fingerprint", "metrics", "data", "training", "model_card", "versions", "created"}
+    if not manifest.code:
+        # Artifacts of earlier releases record no digest, and their fingerprints stay what they are.
+        about.add("code")
     return {key: value for key, value in values.items() if key not in about}
 
 
@@ -96,7 +100,10 @@ def manifest_of(
     data: Mapping[str, Any] | None = None,
     training: Mapping[str, Any] | None = None,
 ) -> Manifest:
-    """Return the manifest of a model; the keyword arguments are recorded in it and change no answer."""
+    """Return the manifest of a model; the keyword arguments are recorded in it and change no answer.
+
+    It lacks the digest of the code, which `save` adds; the fingerprint changes with it.
+    """
     encoder = model.encoder
     manifest = Manifest(
         fingerprint="",
@@ -134,18 +141,25 @@ def save(model: SessionModel, path: Path, manifest: Manifest | None = None) -> M
         manifest: the result of `manifest_of` for this model; computed if omitted.
 
     Returns:
-        The manifest as written.
+        The manifest as written: with the digest of the code, and the fingerprint over weights, configuration and code.
 
     Raises:
         ScriptMismatchError: the written file computes different probabilities than the eager model.
+        ArtifactCorruptError: the manifest is another model's.
     """
     model = model.cpu().eval()
     manifest = manifest or manifest_of(model)
+    _check_fingerprint(model, manifest, path)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     os.close(handle)
     try:
         with _torchscript():
-            torch.jit.save(torch.jit.script(model), temporary, _extra_files={_MANIFEST: json.dumps(manifest.to_dict())})
+            script = torch.jit.script(model)
+            # Twice: the manifest has the digest of the code, which torch writes only with the file.
+            torch.jit.save(script, temporary)
+            manifest = replace(manifest, code=code_digest(Path(temporary)))
+            manifest = replace(manifest, fingerprint=model_fingerprint(model, _configuration(manifest)))
+            torch.jit.save(script, temporary, _extra_files={_MANIFEST: json.dumps(manifest.to_dict())})
         scripted, written = load(Path(temporary))
         _check_script(model, scripted, written)
         # mkstemp creates a private file, but another user runs the service.
@@ -170,20 +184,42 @@ def load(path: Path, *, sha256: str | None = None) -> tuple[torch.jit.ScriptModu
         ArtifactError: the file cannot be used; the subclass names the reason.
     """
     manifest = read_manifest(path, sha256=sha256)
+    _check_code(path, manifest)
     try:
         with _torchscript():
             module = torch.jit.load(str(path), map_location="cpu")  # type: ignore[no-untyped-call]  # torch ships it untyped
-        actual = model_fingerprint(module, _configuration(manifest))
+        _check_fingerprint(module, manifest, path)
+    except ArtifactError:
+        raise
     except (RuntimeError, ValueError, TypeError, KeyError, AttributeError) as exc:
         first_line = str(exc).strip().splitlines()[:1]
         raise ArtifactCorruptError(f"{path}: torch cannot load the model in it: {''.join(first_line)}") from exc
+    module.eval()
+    return module, manifest
+
+
+def _check_code(path: Path, manifest: Manifest) -> None:
+    """Raise unless the file's code is the one that its manifest records, if it records one."""
+    if not manifest.code:
+        return
+    try:
+        actual = code_digest(path)
+    except (zipfile.BadZipFile, OSError, ValueError, RuntimeError) as exc:
+        raise ArtifactCorruptError(f"{path}: the code in it cannot be read: {exc}") from exc
+    if actual != manifest.code:
+        raise ArtifactCorruptError(
+            f"{path}: the code in it is not the one that its manifest records "
+            f"(digest {actual[:16]}, expected {str(manifest.code)[:16]}); train or copy it again"
+        )
+
+
+def _check_fingerprint(module: torch.nn.Module, manifest: Manifest, path: Path) -> None:
+    actual = model_fingerprint(module, _configuration(manifest))
     if actual != manifest.fingerprint:
         raise ArtifactCorruptError(
             f"{path}: the model in it is not the one that its manifest describes "
             f"(fingerprint {actual}, expected {manifest.fingerprint})"
         )
-    module.eval()
-    return module, manifest
 
 
 def read_manifest(path: Path, *, sha256: str | None = None) -> Manifest:

@@ -52,7 +52,7 @@ class Manifest:
     """The description of a model inside its artifact.
 
     Attributes:
-        fingerprint: 16 hexadecimal digits over weights, buffers and configuration; equal if and only if the models are.
+        fingerprint: 16 hexadecimal digits over weights, buffers, configuration and code; equal only for equal models.
         event_names, items, item_categories: vocabularies in the encoder's order; index 0 is no value, 1 is other.
         properties: declared properties, in the order of their columns.
         property_values: vocabulary of each category property.
@@ -69,6 +69,8 @@ class Manifest:
         versions: versions of the project, torch and Python.
         created: time of export, RFC 3339.
         format_version: version of the file format.
+        code: digest of the archive's code (`model.code_digest`); empty before `save`, and in artifacts of releases that
+            recorded none.
     """
 
     fingerprint: str
@@ -89,6 +91,7 @@ class Manifest:
     versions: dict[str, str] = field(default_factory=dict)
     created: str = ""
     format_version: int = FORMAT_VERSION
+    code: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """Return the manifest as JSON-ready values."""

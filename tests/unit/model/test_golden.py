@@ -12,6 +12,7 @@ from support.event_strategies import ALL_SCOPES, columns_of, random_session
 from model.artifact import manifest_of
 from model.network import SessionModel
 
+# Of weights and configuration; `save` adds the code to it, which the numbers below hold.
 # All of a session of twelve events, after its last one.
 FINGERPRINT = "5c9c4b764317b157"
 FEATURES = """
