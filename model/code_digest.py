@@ -33,7 +33,7 @@ class _Definitions:
         self._digests: dict[bytes, bytes] = {}
 
     def add(self, path: str, source: bytes) -> None:
-        """Add the definitions of a source file, and whatever stands before the first one.
+        """Add the definitions of a source file, and the text before the first one.
 
         Raises:
             ValueError: a definition occurs twice.
