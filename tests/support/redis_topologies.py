@@ -2,7 +2,7 @@
 
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -45,6 +45,8 @@ class RedisCluster:
         self.nodes = [
             RedisServer(binary, directory / f"node-{number}", options=options) for number in range(primaries + replicas)
         ]
+        for node in self.nodes:
+            node.port = _port_with_bus()
         self.primaries, self.replicas = self.nodes[:primaries], self.nodes[primaries:]
 
     @property
@@ -53,7 +55,6 @@ class RedisCluster:
 
     def start(self) -> None:
         for node in self.nodes:
-            node.port = _port_with_bus()
             node.start()
         size = _SLOTS // len(self.primaries) + 1
         for number, node in enumerate(self.primaries):
@@ -68,6 +69,12 @@ class RedisCluster:
             until(partial(self._replicates, replica, primary))
         until(lambda: all(b"cluster_state:ok" in node.command("CLUSTER", "INFO") for node in self.nodes))
         until(lambda: all(b"master_link_status:up" in node.command("INFO", "replication") for node in self.replicas))
+
+    def announce(self, ports: Sequence[int]) -> None:
+        """Have the nodes tell clients these ports, where something forwards to them. Call it before `start`."""
+        for node, port in zip(self.nodes, ports, strict=True):
+            bus = str(node.port + 10_000)
+            node.options += ("--cluster-announce-port", str(port), "--cluster-announce-bus-port", bus)
 
     def stop(self) -> None:
         for node in self.nodes:
@@ -109,7 +116,7 @@ class Sentinel(RedisServer):
 
     def __init__(self, binary: Path, directory: Path, primary: RedisServer, *, quorum: int, password: str = "") -> None:
         super().__init__(binary, directory)
-        self._primary = primary
+        self._watched_port = primary.port
         self._quorum = quorum
         self._password = password
 
@@ -119,13 +126,17 @@ class Sentinel(RedisServer):
             lines = [
                 f"port {self.port}",
                 "bind 127.0.0.1",
-                f"sentinel monitor shop 127.0.0.1 {self._primary.port} {self._quorum}",
+                f"sentinel monitor shop 127.0.0.1 {self._watched_port} {self._quorum}",
                 "sentinel down-after-milliseconds shop 500",
                 "sentinel failover-timeout shop 2000",
                 *([f"requirepass {self._password}"] if self._password else []),
             ]
             configuration.write_text("\n".join(lines) + "\n")
         return [configuration, "--sentinel"]
+
+    def watch(self, port: int) -> None:
+        """Watch, and tell clients, another port that leads to the primary. Call it before `start`."""
+        self._watched_port = port
 
     def ask(self, *words: str) -> Any:
         """Run one command with the password."""

@@ -1,10 +1,11 @@
-"""TLS in front of a Redis server: the wheels' servers are built without it."""
+"""TLS in front of Redis servers: the wheels' servers are built without it."""
 
 import asyncio
+import socket
 import ssl
 import subprocess
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 from support.redis_servers import RedisServer
@@ -26,11 +27,79 @@ def make_certificate(folder: Path) -> tuple[Path, Path]:
 
 
 @asynccontextmanager
-async def behind_tls(server: RedisServer, certificate: tuple[Path, Path]) -> AsyncIterator[int]:
-    """Listen with TLS on a port and forward to the server."""
+async def behind_tls(
+    server: RedisServer, certificate: tuple[Path, Path], *, clients: Path | None = None
+) -> AsyncIterator[int]:
+    """Listen with TLS on a port and forward to the server, which need not run yet.
+
+    Args:
+        server: the server.
+        certificate: the listener's certificate and its key.
+        clients: authorities of the certificates that clients must show; None: they need none.
+    """
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(*certificate)
+    if clients is not None:
+        context.load_verify_locations(clients)
+        context.verify_mode = ssl.CERT_REQUIRED
 
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await _forward(reader, writer, server)
+
+    listener = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=context)
+    try:
+        yield listener.sockets[0].getsockname()[1]
+    finally:
+        listener.close()
+
+
+@asynccontextmanager
+async def tls_or_plain(server: RedisServer, certificate: tuple[Path, Path]) -> AsyncIterator[int]:
+    """Listen on a port for TLS and for plain connections, by a connection's first byte, and forward to the server.
+
+    A sentinel without TLS watches the address that it tells its clients.
+    """
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(*certificate)
+    loop = asyncio.get_running_loop()
+    listener = socket.create_server(("127.0.0.1", 0))
+    listener.setblocking(False)
+
+    async def serve(connection: socket.socket) -> None:
+        connection.setblocking(True)
+        first = await asyncio.to_thread(connection.recv, 1, socket.MSG_PEEK)
+        connection.setblocking(False)
+        reader = asyncio.StreamReader()
+        protocol = asyncio.StreamReaderProtocol(reader)
+        transport, _ = await loop.connect_accepted_socket(
+            lambda: protocol, connection, ssl=context if first == _TLS_HANDSHAKE else None
+        )
+        await _forward(reader, asyncio.StreamWriter(transport, protocol, reader, loop), server)
+
+    async def accept() -> None:
+        async with asyncio.TaskGroup() as group:
+            while True:
+                connection, _ = await loop.sock_accept(listener)
+                group.create_task(_without_error(serve(connection)))
+
+    accepting = asyncio.create_task(accept())
+    try:
+        yield listener.getsockname()[1]
+    finally:
+        accepting.cancel()
+        await asyncio.gather(accepting, return_exceptions=True)
+        listener.close()
+
+
+_TLS_HANDSHAKE = b"\x16"
+
+
+async def _without_error(serving: Coroutine[None, None, None]) -> None:
+    with suppress(OSError):
+        await serving
+
+
+async def _forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, server: RedisServer) -> None:
     async def pass_on(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
         try:
             while data := await source.read(65536):
@@ -41,12 +110,5 @@ async def behind_tls(server: RedisServer, certificate: tuple[Path, Path]) -> Asy
         finally:
             sink.close()
 
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        upstream_reader, upstream_writer = await asyncio.open_connection("127.0.0.1", server.port)
-        await asyncio.gather(pass_on(reader, upstream_writer), pass_on(upstream_reader, writer))
-
-    listener = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=context)
-    try:
-        yield listener.sockets[0].getsockname()[1]
-    finally:
-        listener.close()
+    upstream_reader, upstream_writer = await asyncio.open_connection("127.0.0.1", server.port)
+    await asyncio.gather(pass_on(reader, upstream_writer), pass_on(upstream_reader, writer))
