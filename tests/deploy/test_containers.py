@@ -16,12 +16,15 @@ from pathlib import Path
 
 import httpx
 import pytest
+import redis
 import yaml
 from conftest import missing
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from redis.backoff import ConstantBackoff
+from redis.retry import Retry
 from support.deployment import PYPROJECT, ROOT, SETTINGS, environment_of_settings, seconds
-from support.redis_servers import free_port
+from support.redis_servers import find_binary, free_port
 
 from app.cli import _GRACE_S  # private: no caller needs it
 from app.settings import Settings
@@ -245,8 +248,49 @@ def test_compose_starts_things_when_what_they_need_is_there():
         "train": {"condition": "service_completed_successfully"},
     }
     assert SERVICES["gateway"]["depends_on"] == {"serve": {"condition": "service_healthy"}}
-    assert "--appendonly" in SERVICES["redis"]["command"]
-    assert "--requirepass" in SERVICES["redis"]["command"]
+
+
+@pytest.mark.parametrize("name", sorted(SERVICES))
+def test_a_service_has_a_memory_limit_and_only_its_own_passwords(name):
+    container = SERVICES[name]
+    text = json.dumps(container)
+
+    assert re.fullmatch(r"\d+[mg]", container["mem_limit"])
+    assert ".env" not in [one["path"] for one in container.get("env_file", [])]
+    assert ("REDIS_PASSWORD" in text) == (name in {"redis", "serve"})
+    assert ("GRAFANA_PASSWORD" in text) == (name == "grafana")
+    assert ('WILLBUY_API_KEY"' in text) == (name == "shoppers")
+    assert "PASSWORD" not in json.dumps([container.get("command"), container.get("healthcheck")])
+
+
+def test_redis_of_compose_takes_its_password_from_no_command_line(tmp_path):
+    """A real server behind a stand-in for the image's entrypoint; its settings hold."""
+    entrypoint = tmp_path / "docker-entrypoint.sh"
+    port = free_port()
+    server = find_binary("valkey-8.1")
+    if server is None:
+        raise missing("valkey-8.1")
+    entrypoint.write_text(f'#!/bin/sh\nshift\nexec {server} "$@" --port {port} --bind 127.0.0.1 --dir {tmp_path}\n')
+    entrypoint.chmod(0o755)
+    command = [word.replace("$$", "$") for word in SERVICES["redis"]["command"]]
+    environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "REDISCLI_AUTH": "s3cret", "REDIS_APPENDFSYNC": "always"}
+    with (tmp_path / "log").open("wb") as log:
+        process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+    try:
+        client = redis.Redis(port=port, password="s3cret", retry=Retry(ConstantBackoff(0.1), 100))
+        found = client.config_get("appendfsync", "appendonly", "maxmemory", "maxmemory-policy")
+        commands = Path(f"/proc/{process.pid}/cmdline").read_bytes()
+        with pytest.raises(redis.AuthenticationError):
+            redis.Redis(port=port).ping()
+    finally:
+        process.terminate()
+        process.wait(30)
+
+    assert (found["appendfsync"], found["appendonly"], found["maxmemory-policy"]) == ("always", "yes", "noeviction")
+    assert SERVICES["redis"]["mem_limit"] == "1g"
+    assert int(str(found["maxmemory"])) < 0.75 * 2**30
+    assert str(port).encode() in commands
+    assert b"s3cret" not in commands
 
 
 def test_compose_gives_a_replica_the_time_to_drain():
