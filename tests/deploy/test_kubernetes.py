@@ -14,7 +14,11 @@ from app.settings import Settings
 from training.cli import cli
 
 FOLDER = ROOT / "deploy/kubernetes"
-MANIFESTS = sorted(path for path in FOLDER.rglob("*.yaml") if path.name != "kustomization.yaml")
+# A component's files are patches and no manifests of their own.
+COMPONENT = "redis-tls"
+MANIFESTS = sorted(
+    path for path in FOLDER.rglob("*.yaml") if path.name != "kustomization.yaml" and path.parent.name != COMPONENT
+)
 # What operators bring; the Kubernetes API itself does not know these kinds.
 CUSTOM = {"RedisCluster", "PodMonitor"}
 # The oldest release that is meant to do, and the newest that there are schemas for.
@@ -52,7 +56,9 @@ def test_a_manifest_is_valid(path, release):
     kubernetes_validate.validate(document, release, strict=True)
 
 
-@pytest.mark.parametrize("folder", sorted(path.parent.name for path in FOLDER.rglob("kustomization.yaml")))
+@pytest.mark.parametrize(
+    "folder", sorted({path.parent.name for path in FOLDER.rglob("kustomization.yaml")} - {COMPONENT})
+)
 def test_a_kustomization_lists_every_manifest_of_its_folder(folder):
     kustomization = resource(f"{folder}/kustomization.yaml")
 
@@ -236,3 +242,24 @@ def test_only_the_service_redis_and_its_operator_reach_redis():
         if "app" in selector["podSelector"]["matchLabels"]
     }
     assert asked == there
+
+
+def test_the_component_for_tls_to_redis_mounts_the_files_that_its_settings_name():
+    patch = resource("redis-tls/deployment.yaml")
+    assert resource("redis-tls/kustomization.yaml")["patches"] == [{"path": "deployment.yaml"}]
+    spec = patch["spec"]["template"]["spec"]
+    [container] = spec["containers"]
+    [mount] = container["volumeMounts"]
+    [volume] = spec["volumes"]
+
+    assert patch["metadata"]["name"] == resource("base/deployment.yaml")["metadata"]["name"]
+    assert container["name"] == SERVE["name"]
+    assert {one["name"] for one in container["env"]} <= SETTINGS
+    assert {one["name"].removeprefix("WILLBUY_REDIS_") for one in container["env"]} == {
+        "CA_FILE",
+        "CERT_FILE",
+        "KEY_FILE",
+    }
+    assert all(Path(one["value"]).parent == Path(mount["mountPath"]) for one in container["env"])
+    assert (mount["name"], mount["readOnly"]) == (volume["name"], True)
+    assert volume["secret"] == {"secretName": "willbuy-redis-tls", "defaultMode": 0o440}
