@@ -76,7 +76,7 @@ class BoundedHttp(HttpToolsProtocol):
         except httptools.HttpParserUpgrade as exc:
             self._ignore_upgrade(data[exc.args[0] :])
         except httptools.HttpParserError as exc:
-            self._refuse(_malformed(exc))
+            self._refuse_malformed(exc)
         if self._has_moved:
             self._idle_bytes = 0
             if self._timer is not None:
@@ -124,7 +124,11 @@ class BoundedHttp(HttpToolsProtocol):
         except httptools.HttpParserUpgrade as exc:
             self._ignore_upgrade(rest[exc.args[0] :])
         except httptools.HttpParserError as exc:
-            self._refuse(_malformed(exc))
+            self._refuse_malformed(exc)
+
+    def _refuse_malformed(self, error: Exception) -> None:
+        self.logger.warning("Invalid HTTP request received.")  # in the server's own words
+        self._refuse(_malformed(error))
 
     def _refuse(self, answer: bytes) -> None:
         """Answer what is no request, or a request whose body is none, and take nothing more from the connection."""

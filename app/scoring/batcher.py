@@ -312,13 +312,20 @@ class Batcher(Generic[Item, Result]):
         def end(_task: asyncio.Task[None]) -> None:
             self._batches.discard(task)
             for key in keys:
-                if (until := self._blocked(key)) is None:
-                    self._busy.discard(key)
-                else:
-                    until.add_done_callback(partial(self._unblock, key))
+                self._release(key)
             self._wake.set()
 
         task.add_done_callback(end)
+
+    def _release(self, key: Hashable) -> None:
+        try:
+            until = self._blocked(key)
+        except Exception:  # noqa: BLE001 - the other keys of the batch must not stay busy; the handler is asked again
+            until = None
+        if until is None:
+            self._busy.discard(key)
+        else:
+            until.add_done_callback(partial(self._unblock, key))
 
     def _unblock(self, key: Hashable, _until: "asyncio.Future[None]") -> None:
         self._busy.discard(key)
