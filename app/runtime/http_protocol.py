@@ -9,9 +9,10 @@ uvicorn and its parser drop the body of a request that offers an upgrade, and ta
 """
 
 import asyncio
+import logging
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -22,7 +23,34 @@ from app.runtime.connection import ARRIVED, CONNECTION
 MOST_BYTES: Final = 65536
 HEAD_TIMEOUT_S: Final = 10.0
 
+_logger: Final = logging.getLogger("uvicorn.error")
 _FRAMING: Final = frozenset({b"content-length", b"transfer-encoding"})
+
+
+class _PatientTransport:
+    """A transport whose `write` does nothing once the client has gone.
+
+    uvloop raises where asyncio's own transports write nothing. The protocol learns of a lost connection one turn of the
+    loop later, so the answers to a client that pipelines requests and leaves would each be a traceback in the log.
+    """
+
+    __slots__ = ("_transport", "_write", "is_closing")
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+        self._write = transport.write
+        self.is_closing = transport.is_closing
+
+    def write(self, data: bytes) -> None:
+        try:
+            self._write(data)
+        except RuntimeError:
+            if not self.is_closing():
+                raise
+            _logger.debug("The client had gone before its answer.")
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - the transport's
+        return getattr(self._transport, name)
 
 
 class BoundedHttp(HttpToolsProtocol):
@@ -52,7 +80,7 @@ class BoundedHttp(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in the base class
         """Start the timer of the first head; called by the event loop."""
-        super().connection_made(transport)
+        super().connection_made(cast("asyncio.Transport", _PatientTransport(transport)))
         self._timer = self.loop.call_later(HEAD_TIMEOUT_S, self._close)
 
     def connection_lost(self, exc: Exception | None) -> None:
