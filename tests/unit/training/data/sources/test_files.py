@@ -165,8 +165,8 @@ FOREIGN = {
     "shop.orc": (b"ORC\x00", "ORC"),
     "shop.avro": (b"Obj\x01", "Avro"),
     "shop.sqlite": (b"SQLite format 3\x00", "SQLite"),
-    "shop.tar.gz": (gzip.compress(bytes(257) + b"ustar\x0000" + bytes(300)), "tar archive"),
-    "shop.parquet.gz": (gzip.compress(b"PAR1...."), "compressed Parquet"),
+    "shop.tar.gz": (gzip.compress(bytes(257) + b"ustar\x0000" + bytes(300), mtime=0), "tar archive"),
+    "shop.parquet.gz": (gzip.compress(b"PAR1....", mtime=0), "compressed Parquet"),
     "shop.csv": (b"<!DOCTYPE html><title>Sign in</title>", "web page"),
 }
 
