@@ -133,27 +133,6 @@ def random_probability(chance):
     return chance.choice([chance.random(), chance.randrange(5) / 4, 0.123456789012345])
 
 
-async def test_small_boards_are_skip_lists_and_hold_nobody_but_sessions(shop, redis_server):
-    # A short list of entries would be read from its start by each commit.
-    session_ids = [f"s-{number}" for number in range(3)]
-    keys = {key_of(shard_of(session_id)) for session_id in session_ids for key_of in (board_key, seen_key)}
-    with redis.Redis.from_url(redis_server.url) as client:
-        for _ in range(2):
-            for session_id in session_ids:
-                await shop.put(session_id, 0.5)
-            assert {client.object("ENCODING", key) for key in keys} == {b"skiplist"}
-            assert sorted(member for key in keys for member in client.zrange(key, 0, -1)) == sorted(
-                session_id.encode() for session_id in session_ids * 2
-            )
-            # A board whose sessions have all bought is gone, and the next session makes it anew.
-            for session_id in session_ids:
-                await shop.put(session_id, 0.5, outcome=Outcome.PURCHASE)
-            assert not client.exists(*(board_key(shard_of(session_id)) for session_id in session_ids))
-            for session_id in session_ids:
-                await shop.store.delete(session_id)
-            shop.records.clear()
-
-
 @pytest.mark.parametrize("limit", [1, 7, 50, 200])
 async def test_the_pages_together_are_the_board_in_order(any_shop, limit):
     chance = random.Random(limit)

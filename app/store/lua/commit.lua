@@ -53,17 +53,6 @@ local results = {}
 local board_of, has_grown = {}, {}
 local position = 5
 
--- Redis keeps a small sorted set as a list that every ZADD reads from its start, which costs more than the rest of a
--- commit. A member of more than 64 bytes turns the set into a skip list, and a set stays one when it shrinks.
-local LONG_MEMBER = string.rep('-', 65)
-
-local function make_skip_list(key)
-  if call('ZCARD', key) == 1 then
-    call('ZADD', key, '0', LONG_MEMBER)
-    call('ZREM', key, LONG_MEMBER)
-  end
-end
-
 for session = 1, sessions do
   local first = 5 * session - 4
   local board_key, seen_key, closed_key = KEYS[first], KEYS[first + 1], KEYS[first + 2]
@@ -89,13 +78,10 @@ for session = 1, sessions do
     call('SET', record_key, record, 'PXAT', ends_ms)
     -- The outcome of a closed session is already written, so its history expires with its record.
     call('PEXPIREAT', history_key, closing == '' and forgotten_ms or ends_ms)
-    if call('ZADD', seen_key, seen_ms, id) == 1 then
-      make_skip_list(seen_key)
-    end
+    call('ZADD', seen_key, seen_ms, id)
     if score == '' then
       call('ZREM', board_key, id)
     elseif call('ZADD', board_key, score, id) == 1 then
-      make_skip_list(board_key)
       has_grown[board_key] = true
     end
     if closing ~= '' and closing ~= 'closed' then
