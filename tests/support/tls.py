@@ -43,7 +43,12 @@ async def behind_tls(
         context.load_verify_locations(clients)
         context.verify_mode = ssl.CERT_REQUIRED
 
+    serving: set[asyncio.Task[None]] = set()
+
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        serving.add(task)
         await _forward(reader, writer, server)
 
     listener = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=context)
@@ -51,6 +56,10 @@ async def behind_tls(
         yield listener.sockets[0].getsockname()[1]
     finally:
         listener.close()
+        for task in serving:
+            task.cancel()
+        await asyncio.gather(*serving, return_exceptions=True)
+        await _sockets_closed()
 
 
 @asynccontextmanager
@@ -66,14 +75,18 @@ async def tls_or_plain(server: RedisServer, certificate: tuple[Path, Path]) -> A
     listener.setblocking(False)
 
     async def serve(connection: socket.socket) -> None:
-        connection.setblocking(True)
-        first = await asyncio.to_thread(connection.recv, 1, socket.MSG_PEEK)
-        connection.setblocking(False)
         reader = asyncio.StreamReader()
         protocol = asyncio.StreamReaderProtocol(reader)
-        transport, _ = await loop.connect_accepted_socket(
-            lambda: protocol, connection, ssl=context if first == _TLS_HANDSHAKE else None
-        )
+        try:
+            connection.setblocking(True)
+            first = await asyncio.to_thread(connection.recv, 1, socket.MSG_PEEK)
+            connection.setblocking(False)
+            transport, _ = await loop.connect_accepted_socket(
+                lambda: protocol, connection, ssl=context if first == _TLS_HANDSHAKE else None
+            )
+        except BaseException:
+            connection.close()
+            raise
         await _forward(reader, asyncio.StreamWriter(transport, protocol, reader, loop), server)
 
     async def accept() -> None:
@@ -89,6 +102,7 @@ async def tls_or_plain(server: RedisServer, certificate: tuple[Path, Path]) -> A
         accepting.cancel()
         await asyncio.gather(accepting, return_exceptions=True)
         listener.close()
+        await _sockets_closed()
 
 
 _TLS_HANDSHAKE = b"\x16"
@@ -110,5 +124,17 @@ async def _forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, s
         finally:
             sink.close()
 
-    upstream_reader, upstream_writer = await asyncio.open_connection("127.0.0.1", server.port)
-    await asyncio.gather(pass_on(reader, upstream_writer), pass_on(upstream_reader, writer))
+    writers = [writer]
+    try:
+        upstream_reader, upstream_writer = await asyncio.open_connection("127.0.0.1", server.port)
+        writers.append(upstream_writer)
+        await asyncio.gather(pass_on(reader, upstream_writer), pass_on(upstream_reader, writer))
+    finally:
+        for one in writers:
+            one.transport.abort()
+
+
+async def _sockets_closed() -> None:
+    """Wait until the event loop has closed the sockets of aborted transports, which takes it a few turns."""
+    for _ in range(10):
+        await asyncio.sleep(0)
