@@ -6,7 +6,7 @@ from app.cli import serve
 from app.settings import Settings
 
 # Of the server, which reads no settings.
-SERVER = {"host", "port", "workers"}
+SERVER = {"host", "port", "uds", "root_path", "workers"}
 
 
 def test_an_option_of_serve_stands_for_a_setting_and_repeats_no_default():

@@ -98,8 +98,8 @@ def test_an_error_repeats_nothing_of_the_url(url):
     assert raised.value.__suppress_context__ or raised.value.__context__ is None
 
 
-# Words of a secret between the characters that a URL gives a meaning to.
-_WORDS = st.text("abcdefXYZ019", min_size=4, max_size=8)
+# Words of a secret between the characters that a URL gives a meaning to; of letters that no message has in a row.
+_WORDS = st.text("QXZJKVWY", min_size=4, max_size=8)
 _SPECIAL = st.text("#/?@:%[] \t&=+,;", min_size=1, max_size=3)
 _SECRETS = st.lists(st.tuples(_WORDS, _SPECIAL), min_size=1, max_size=3).flatmap(
     lambda parts: _WORDS.map(lambda last: ([*(word for word, _ in parts), last], "".join(map("".join, parts)) + last))
@@ -152,11 +152,17 @@ def test_a_percent_encoded_password_is_read_whatever_it_contains(secret, form):
     assert password in {address.password, address.sentinel_password, address.username}
 
 
-@pytest.mark.parametrize("form", _FORMS)
-@pytest.mark.parametrize("password", ["s3cretA#rest", "s3cretA/rest", "s3cretA?rest", "1234#s3cretA", "s3cr[etA"])
+@pytest.mark.parametrize(
+    ("form", "password"),
+    [
+        (form, password)
+        for form in _FORMS
+        for password in ("s3cretA#rest", "s3cretA/rest", "s3cretA?rest", "1234#s3cretA", "s3cr[etA")
+        # An option may contain the others.
+        if "sentinel_password" not in form or "#" in password
+    ],
+)
 def test_a_password_that_ends_the_host_part_has_to_be_encoded(form, password):
-    if "sentinel_password" in form and "#" not in password:
-        pytest.skip("an option may contain it")
     with pytest.raises(ValueError, match="percent-encoded"):
         parse_redis_url(form.format(password))
 

@@ -31,6 +31,7 @@ def smaller(text: str) -> str:
     return text
 
 
+@pytest.mark.slow
 def test_every_command_of_the_page_runs(no_page, tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     [config] = blocks("toml")

@@ -141,7 +141,8 @@ def test_an_empty_id_counts_as_none(given_id):
 
 def test_an_event_model_is_sent_as_a_mapping_would_be():
     clock = Clock()
-    talk = Conversation(calls_of(clock).send(EventIn.model_validate(EVENT_EXAMPLE)), [answer()], clock)
+    event = {**EVENT_EXAMPLE, "timestamp": "2026-11-22T10:15:00Z"}
+    talk = Conversation(calls_of(clock).send(EventIn.model_validate(event)), [answer()], clock)
     stamp_ms = int(datetime(2026, 11, 22, 10, 15, tzinfo=UTC).timestamp() * 1000)
     assert talk.bodies() == [{**EVENT_EXAMPLE, "timestamp": stamp_ms}]
 
