@@ -357,10 +357,10 @@ def split_quoted(text: str, separator: str) -> list[str] | None:
     A field is read as quoted despite blanks around its quotes.
     """
     values = _csv(text, separator)
-    if values is None:
+    if values is None or any(map(_has_lost_its_quotes, values)):
         bound, blank = re.escape(separator), f"[{BLANKS.replace(separator, '')}]"
         tidied = re.sub(rf'"{blank}+(?={bound}|$)', '"', text)
-        values = _csv(re.sub(rf'(^|{bound}){blank}+"', r'\1"', tidied), separator)
+        values = _csv(re.sub(rf'(^|{bound}){blank}+"(?!")', r'\1"', tidied), separator) or values
     return values if values is None else [_unquoted(value) for value in values]
 
 
@@ -370,6 +370,12 @@ def _csv(text: str, separator: str) -> list[str] | None:
         return list(chain.from_iterable(reader))
     except csv.Error:
         return None
+
+
+def _has_lost_its_quotes(value: str) -> bool:
+    """Return whether a field begins with a quote after blanks and does not end with one: a separator divided it."""
+    inner = stripped(value)
+    return inner.startswith('"') and not value.startswith('"') and not (len(inner) > 1 and inner.endswith('"'))
 
 
 def _unquoted(value: str) -> str:

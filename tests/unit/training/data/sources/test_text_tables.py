@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from training.data.sources import ColumnMapping, SourceError
+from training.data.sources.text import split_quoted
 
 MAPPING = ColumnMapping(
     session_id="sid",
@@ -233,3 +234,10 @@ def test_binary_files_without_lines_are_refused_instead_of_filling_memory(
     path = write("log.csv", b"\x01" * (20 * 1024 * 1024))
     with pytest.raises(SourceError, match="no text table"):
         read(path, mapping=MAPPING)
+
+
+@pytest.mark.parametrize("blank", [" ", "\t", "\xa0", "\u200b"])
+def test_a_separator_in_a_quoted_field_after_any_blank_divides_nothing(blank: str) -> None:
+    line = f'{blank}1;{blank}"a,b;c";{blank}"x; ""y""";{blank}plain'
+    found = split_quoted(line, ";") or []
+    assert [value.strip(f" {blank}") for value in found] == ["1", "a,b;c", 'x; "y"', "plain"]
