@@ -252,7 +252,7 @@ def test_a_body_that_lies_in_the_socket_is_no_slow_one_and_what_is_too_old_is_no
         wait_until(lambda: time.monotonic() > begun + 1.5)
     finally:
         os.kill(paused.pid, signal.SIGCONT)
-    # Then they are told to send again, none of them that it was slow, and the session stays erased
+    # Then each answer asks for a retry, none says that the body was slow, and the session stays erased
     for connection in (halves, whole):
         answer = answer_on(connection)
         assert (answer.status, json.loads(answer.body)["code"]) == (503, "deadline_exceeded")

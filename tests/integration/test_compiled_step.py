@@ -196,7 +196,7 @@ def test_a_running_service_takes_the_compiled_step_and_says_so(service, valkey, 
     after = httpx.get(f"{replica.base_url}/v1/model").json()
     assert after["fingerprint"] == model["fingerprint"]
     assert "willbuy_model_compiled 1.0" in httpx.get(f"{replica.base_url}/metrics").text
-    # The session goes on from its state: the model is the same one.
+    # The session's state is used on: the model has the same fingerprint.
     assert post(2)["events"] == 2
     assert "willbuy_rebuilds_total 0.0" in httpx.get(f"{replica.base_url}/metrics").text
     assert "engine=compiled" in replica.output()

@@ -212,7 +212,7 @@ async def test_an_exception_stays_with_its_event(client, shared_valkey, model, t
     assert status in {200, 400, 422, 500}
     assert "inside of the service" not in str(problem)
     assert "Traceback" not in str(problem)
-    # Whoever failed and sends it again is counted once, and so is everybody else
+    # A retry of each failed event counts once, and each other event counted once
     for name, (status, score) in zip(names, await post(client, sent), strict=True):
         assert status == 200, score
         assert score["events"] == lengths[name] + 1

@@ -168,7 +168,7 @@ async def test_each_lost_session_counts_and_a_closed_one_does_not(store, client,
     ids = [one for shard in range(shards) for one in ids_of(shard, 4)]
     await store.commit([a_commit(session_id) for session_id in ids])
     end(client, *ids)
-    # Given two of four in each shard whose history is gone, one that is told of, and one that came back
+    # Given two of four sessions in each shard without a history: one is published as lost, one has a new record
     by_shard = {shard: ids_of(shard, 4) for shard in range(shards)}
     for lost, also_lost, _, back in by_shard.values():
         client.delete(history_key(lost), history_key(also_lost))

@@ -183,7 +183,7 @@ async def test_a_redis_that_is_away_is_counted_and_said_once(store):
 async def test_a_session_whose_record_was_evicted_is_closed_as_unknown_and_is_no_label(store, client):
     view = Event("page_view", 5)
     assert await store.commit([a_commit("s", view)]) == [True]
-    # As `allkeys-lru` does; and the visitor goes on, and buys
+    # Delete the record, as `allkeys-lru` does; then the visitor sends more events and buys
     client.delete(record_key("s"))
     assert await store.commit([a_commit("s", outcome=Outcome.PURCHASE)]) == [True]
     sweeps = Sweeps(store.outcomes)

@@ -27,7 +27,7 @@ _CAUGHT = {pytest.ExitCode.TESTS_FAILED, pytest.ExitCode.INTERRUPTED}
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What the tests said of one planted bug.
+    """Result of the tests for one planted bug.
 
     Attributes:
         mutant: the bug.

@@ -18,7 +18,7 @@ from model.cells import CELLS
 from model.columns import fingerprint
 from model.device_step import DeviceStep
 from model.events import Event
-from model.predictor import Predictor, _faster, _step_s, load_predictor  # private: a GPU is not at hand
+from model.predictor import Predictor, _faster, _step_s, load_predictor  # private: there is no GPU here
 
 LENGTHS = [60, 1, 33, 2, 60, 17, 5, 48]
 TOLERANCE = {"float32": 1e-5, "float16": 2e-3}
@@ -554,7 +554,7 @@ def test_auto_takes_the_faster_device_and_names_the_reason(predictor, monkeypatc
     gpu = copy.copy(predictor)
     monkeypatch.setattr(
         "model.predictor._step_s", lambda timed: gpu_s if timed is gpu else 0.001
-    )  # private: a GPU is not at hand
+    )  # private: there is no GPU here
     chosen = _faster(predictor, lambda: gpu)
     assert chosen is (gpu if is_faster else predictor)
     assert chosen.device_reason == f"a step of 64 sessions takes {gpu_s * 1000:.2f} ms on the GPU, 1.00 on the CPU"

@@ -24,7 +24,6 @@ TRACKS: Final = "tracks"
 # Tables and calls of pages, with the name that their events get.
 PAGES: Final = {"pages": "page_view", "page": "page_view", "screens": "screen_view", "screen": "screen_view"}
 NO_EVENTS: Final = frozenset({"identifies", "identify", "users", "groups", "group", "accounts", "aliases", "alias"})
-_VISITOR: Final = frozenset({"anonymous_id", "user_id"})
 _TIMES: Final = ("timestamp", "original_timestamp", "sent_at", "received_at")
 _SIGNS: Final = frozenset(
     {"original_timestamp", "sent_at", "received_at", "event_text", "uuid_ts", "context_library_name"}

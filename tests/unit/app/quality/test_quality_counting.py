@@ -1,4 +1,4 @@
-"""Counting of ended sessions and what is said of the window, on a store in memory and a clock of the test's own."""
+"""Counts of ended sessions and the figures of the window, with a memory store and a fake clock."""
 
 import asyncio
 import io
