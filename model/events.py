@@ -195,11 +195,6 @@ def canonical_event_name(name: str) -> str:
     return ALIASES.get(key, stripped(name))
 
 
-def is_purchase_name(name: str) -> bool:
-    """Return whether the name is `purchase` or one of its aliases."""
-    return canonical_event_name(name) == PURCHASE
-
-
 class EventNames:
     """Reads event names as a log's preparation did: renamed names first, then aliases.
 

@@ -1,6 +1,6 @@
 import pytest
 
-from model.events import ALIASES, PURCHASE, is_purchase_name
+from model.events import ALIASES, PURCHASE, canonical_event_name
 from model.purchase_names import looks_like_purchase
 
 
@@ -22,7 +22,7 @@ from model.purchase_names import looks_like_purchase
 )
 def test_unknown_names_that_read_like_a_purchase(name):
     assert looks_like_purchase(name)
-    assert not is_purchase_name(name)
+    assert canonical_event_name(name) != PURCHASE
 
 
 @pytest.mark.parametrize(
