@@ -1,6 +1,6 @@
 """A call on many inputs at once in which one bad input does not fail the others."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
 from structlog.typing import FilteringBoundLogger
@@ -48,3 +48,21 @@ def _alone(call: Callable[[Sequence[Input]], Sequence[Output]], inputs: Sequence
         error = PredictionError("The model failed on this event; it was not folded.")
         error.__cause__ = exc
         return [error]
+
+
+async def await_isolated(
+    call: Callable[[Sequence[Input]], Awaitable[Sequence[Output]]], inputs: Sequence[Input]
+) -> list[Output | Exception]:
+    """Return the call's output for each input, or the exception that the input raises.
+
+    After an exception, calls for each half, and so on. `call` must be safe to repeat.
+    """
+    if not inputs:
+        return []
+    try:
+        return [*await call(inputs)]
+    except Exception as exc:  # noqa: BLE001 - any exception belongs to one of the inputs
+        if len(inputs) == 1:
+            return [exc]
+    middle = len(inputs) // 2
+    return [*await await_isolated(call, inputs[:middle]), *await await_isolated(call, inputs[middle:])]

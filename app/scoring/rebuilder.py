@@ -8,11 +8,11 @@ by compare-and-set even when the event's caller has left, so a retry finds it.
 import asyncio
 import time
 from collections import OrderedDict, defaultdict, deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from math import isfinite
-from typing import Final, TypeVar
+from typing import Final
 
 from msgspec.structs import replace
 from structlog.typing import FilteringBoundLogger
@@ -20,7 +20,7 @@ from structlog.typing import FilteringBoundLogger
 from app.errors import OverloadedError, PredictionError
 from app.monitoring import tracing
 from app.monitoring.metrics import Metrics
-from app.scoring.isolation import map_isolated
+from app.scoring.isolation import await_isolated, map_isolated
 from app.scoring.session_update import random_versions
 from app.store.interface import Commit, StateStore
 from app.store.record_codec import Record
@@ -35,9 +35,6 @@ _MOST_EVENTS: Final = 65_536
 # Most sessions that wait; each has an event in the queue, or had one.
 _MOST_WAITING: Final = 10_000
 _MOST_FAILURES: Final = 1000
-
-One = TypeVar("One")
-Result = TypeVar("Result")
 
 
 @dataclass(slots=True, eq=False)
@@ -146,7 +143,7 @@ class Rebuilder:
             return
         # Here at once, so that a failure below ends them all.
         self._active += admitted
-        found = await _each(self._store.load_sessions, [rebuild.session_id for rebuild in admitted])
+        found = await await_isolated(self._store.load_sessions, [rebuild.session_id for rebuild in admitted])
         for rebuild, session in zip(admitted, found, strict=True):
             if isinstance(session, Exception):
                 self._fail(rebuild, session)
@@ -191,7 +188,7 @@ class Rebuilder:
             )
             for rebuild, version in zip(rebuilds, islice(self._versions, len(rebuilds)), strict=True)
         ]
-        for rebuild, stored in zip(rebuilds, await _each(self._store.commit, commits), strict=True):
+        for rebuild, stored in zip(rebuilds, await await_isolated(self._store.commit, commits), strict=True):
             if isinstance(stored, Exception):
                 self._fail(rebuild, stored)
                 continue
@@ -232,17 +229,3 @@ def _folding(model: SessionScorer) -> Callable[[Sequence[_Part]], list[tuple[lis
             return model.fold([events for events, _ in parts], [state for _, state in parts])
 
     return fold
-
-
-async def _each(
-    call: Callable[[Sequence[One]], Awaitable[Sequence[Result]]], inputs: Sequence[One]
-) -> Sequence[Result | Exception]:
-    """Return the call's result for each input; if it raises, call once for each, so that only the bad ones fail."""
-    if not inputs:
-        return []
-    try:
-        return await call(inputs)
-    except Exception as exc:  # noqa: BLE001 - any exception belongs to one of the sessions
-        if len(inputs) == 1:
-            return [exc]
-    return [result for one in inputs for result in await _each(call, [one])]

@@ -29,7 +29,7 @@ from app.monitoring import tracing
 from app.monitoring.metrics import Metrics
 from app.scoring.batcher import REQUEUE, Callers, Requeue
 from app.scoring.events import QueuedEvent
-from app.scoring.isolation import map_isolated
+from app.scoring.isolation import await_isolated, map_isolated
 from app.scoring.rebuilder import Rebuilder, is_foreign
 from app.scoring.session_update import (
     Disposition,
@@ -41,7 +41,7 @@ from app.scoring.session_update import (
     with_fold,
     without_fold,
 )
-from app.store.interface import COMMIT_ATTEMPTS, Commit, StateStore
+from app.store.interface import COMMIT_ATTEMPTS, StateStore
 from app.store.record_codec import Outcome, Record
 from model.events import Event
 from model.interface import SessionScorer
@@ -318,7 +318,8 @@ class Scorer:
     async def _commit_part(self, batch: _Batch, updates: Sequence[SessionUpdate]) -> None:
         commits = [update.commit() for update in updates]
         unexpected: Exception | None = None
-        for update, stored in zip(updates, await self._committed(commits), strict=True):
+        # With the same versions again after an exception, so that what was stored counts as stored.
+        for update, stored in zip(updates, await await_isolated(self._store.commit, commits), strict=True):
             try:
                 if isinstance(stored, StoreError):
                     update.fail(stored)
@@ -332,19 +333,6 @@ class Scorer:
                 unexpected = exc
         if unexpected is not None:
             raise unexpected
-
-    async def _committed(self, commits: Sequence[Commit]) -> list[bool | StoreError | Exception]:
-        """Return the store's result for each commit, or the exception that it raises.
-
-        After an exception, both halves are sent again, with the same versions: what was stored counts as stored.
-        """
-        try:
-            return [*await self._store.commit(commits)]
-        except Exception as exc:  # noqa: BLE001 - any exception belongs to one of the commits
-            if len(commits) == 1:
-                return [exc]
-        middle = len(commits) // 2
-        return [*await self._committed(commits[:middle]), *await self._committed(commits[middle:])]
 
     def _drop_abandoned(self, batch: _Batch, updates: Sequence[SessionUpdate]) -> Sequence[SessionUpdate]:
         """Remove the events whose caller has left or whose deadline has passed; return what still holds."""

@@ -64,7 +64,7 @@ NO_PART_OF_THE_WAY = {
     "api.events.post_event",
     "api.events._is_encodable",
     "api.events._problem",
-    "scoring.scorer.Scorer._committed",
+    "scoring.isolation.await_isolated",
 }
 NOW_MS = 1_795_342_600_000
 CLEAN = [f"clean-{number}" for number in range(5)]
