@@ -13,6 +13,7 @@ from pydantic import Field, SecretStr, ValidationError, field_validator, model_v
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from structlog.typing import FilteringBoundLogger
 
+from model.redis_keys import DEFAULT_KEY_PREFIX, check_key_prefix
 from model.redis_url import mask_redis_url, parse_redis_url
 
 ENV_PREFIX: Final = "WILLBUY_"
@@ -112,6 +113,9 @@ class Settings(BaseSettings):
     """The Redis that holds all sessions: `redis://`, `unix://`, `redis+cluster://host:port,...` or
     `redis+sentinel://host:port,.../service`, with user and password; `rediss` instead of `redis` is TLS."""
 
+    redis_key_prefix: str = DEFAULT_KEY_PREFIX
+    """Beginning of every key. Services with different prefixes share a Redis without seeing each other."""
+
     redis_ca_file: Path | None = None
     """Certificates that TLS to Redis trusts, in PEM; none: the system's."""
 
@@ -199,6 +203,11 @@ class Settings(BaseSettings):
     def _supported_url(cls, value: SecretStr) -> SecretStr:
         parse_redis_url(value.get_secret_value())
         return value
+
+    @field_validator("redis_key_prefix")
+    @classmethod
+    def _supported_prefix(cls, value: str) -> str:
+        return check_key_prefix(value)
 
     @field_validator("cors_origins", mode="before")
     @classmethod

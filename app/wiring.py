@@ -36,6 +36,7 @@ from app.scoring.shadow import Shadow
 from app.scoring.tracer import Tracer
 from app.settings import Settings
 from app.store.interface import StateStore
+from app.store.keys import Keys
 from app.store.outcomes import OutcomeLimits
 from app.store.redis.connection import ConnectionOptions, open_client
 from app.store.sessions import RedisStore
@@ -208,6 +209,7 @@ def open_rate_limit(settings: Settings, metrics: Metrics, *, window_s: int = WIN
         open_client(settings.redis_url.get_secret_value(), _connection_options(settings)),
         events_per_s=settings.key_events_per_s,
         metrics=metrics,
+        keys=Keys(settings.redis_key_prefix),
         window_s=window_s,
     )
 
@@ -225,6 +227,7 @@ def open_store(settings: Settings, metrics: Metrics, logger: FilteringBoundLogge
         settings.redis_url.get_secret_value(),
         session_idle_s=settings.session_idle_s,
         outcome_grace_s=settings.outcome_grace_s,
+        keys=Keys(settings.redis_key_prefix),
         outcomes=OutcomeLimits(most=settings.outcomes_kept, kept_s=settings.outcomes_kept_s),
         options=replace(
             _connection_options(settings), on_breaker=on_breaker, on_failure=StoreFailures(metrics, logger).note

@@ -20,13 +20,13 @@ from typing import Annotated, Any, Final
 import typer
 from rich.console import Console
 
-from app.store.keys import SHARDS
 from benchmarks.batch_queue import BatchCost, fit, simulate_open, simulate_pausing
 from benchmarks.hotpath.flat import FEW
 from benchmarks.hotpath.processes import BenchmarkError
 from benchmarks.hotpath.results import machine_line, markdown_table, read_section, write_markdown
 from benchmarks.hotpath.servers import ROOT
 from benchmarks.hotpath.tails import CONNECTIONS, SHARES
+from model.redis_keys import SHARDS
 from training.commands.console import errors_for_people
 
 DOCUMENT: Final = ROOT / "docs" / "scaling.md"

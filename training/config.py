@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Final, Literal
 
+from model.redis_keys import DEFAULT_KEY_PREFIX
 from model.sizes import CELL_KINDS, NetworkSizes
 
 Device = Literal["auto", "cpu", "cuda"]
@@ -646,6 +647,7 @@ class CollectSettings:
 
     Attributes:
         redis_url: the service's Redis.
+        redis_key_prefix: beginning of the service's keys.
         redis_ca_file: certificate authorities that TLS to Redis trusts; None for the system's.
         redis_cert_file: the client's certificate for TLS to Redis, if any.
         redis_key_file: its private key; None if it is in the same file.
@@ -657,6 +659,9 @@ class CollectSettings:
     """
 
     redis_url: str = option("redis://127.0.0.1:6379/0", "The service's Redis.", envvar="WILLBUY_REDIS_URL")
+    redis_key_prefix: str = option(
+        DEFAULT_KEY_PREFIX, "Beginning of the service's keys.", envvar="WILLBUY_REDIS_KEY_PREFIX"
+    )
     redis_ca_file: Path | None = option(
         None, "Certificate authorities of rediss:// URLs, in PEM.", envvar="WILLBUY_REDIS_CA_FILE"
     )

@@ -8,7 +8,7 @@ from typing import Final
 from app.auth.keys import ApiKey
 from app.errors import RateLimitedError
 from app.monitoring.metrics import Metrics
-from app.store.keys import rate_key, shard_of
+from app.store.keys import Keys, shard_of
 from app.store.redis.connection import RedisClient
 from app.store.redis.scripts import ScriptRunner, load_script
 
@@ -24,11 +24,21 @@ class RateLimit:
         client: the Redis that counts.
         events_per_s: limit of keys that have none of their own; 0: none.
         metrics: counts the requests that Redis could not count.
+        keys: the keys of this service; None: those of the default prefix.
         window_s: length of the sliding window.
     """
 
-    def __init__(self, client: RedisClient, *, events_per_s: float, metrics: Metrics, window_s: int = WINDOW_S) -> None:
+    def __init__(
+        self,
+        client: RedisClient,
+        *,
+        events_per_s: float,
+        metrics: Metrics,
+        keys: Keys | None = None,
+        window_s: int = WINDOW_S,
+    ) -> None:
         self._client = client
+        self._keys = keys or Keys()
         self._scripts = ScriptRunner(client)
         self._script = load_script("rate_limit.lua")
         self._events_per_s = events_per_s
@@ -51,7 +61,7 @@ class RateLimit:
         """
         limit = self._limit(key)
         most = max(1, round(limit * self._window_s))
-        call = (1, rate_key(key.name, most), most, self._window_s * 1000, min(count, most))
+        call = (1, self._keys.rate(key.name, most), most, self._window_s * 1000, min(count, most))
         # After a broken connection the script may run twice, and the key may send less until the window ends.
         (added,) = await self._scripts.run("rate_limit", self._script, [(shard_of(key.name), call)])
         if isinstance(added, Exception):

@@ -18,8 +18,8 @@ from app.errors import StoreError, StoreUnavailableError
 from app.monitoring.metrics import Metrics
 from app.outcomes.published import session_json
 from app.runtime.periodic import PeriodicTask
-from app.store.keys import SHARDS
 from app.store.outcomes import SHARDS_AT_ONCE, ClosedSession, OutcomeStore, Unreadable, Written
+from model.redis_keys import SHARDS
 
 # A replica that missed so many sweeps counts as dead, and another takes over its shards.
 _SWEEPS_TO_LEASE: Final = 3

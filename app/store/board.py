@@ -12,10 +12,11 @@ from typing import Final, NamedTuple, Protocol
 
 from app.errors import CorruptRecordError
 from app.store.history_codec import decode_name_and_score
-from app.store.keys import SHARDS, board_key, history_key, record_key, seen_key, shard_of
+from app.store.keys import Keys, shard_of
 from app.store.record_codec import Record, decode_record
 from app.store.redis.scripts import ScriptRunner, load_script, unavailable
 from app.store.redis.server import Reply, RespArg
+from model.redis_keys import SHARDS
 
 ALL_SHARDS: Final = range(SHARDS)
 
@@ -120,11 +121,13 @@ class RedisBoard:
 
     Args:
         scripts: runs the Lua scripts.
+        keys: the keys of this service.
         session_idle_s: idle time after which a session has ended and is no longer shown.
     """
 
-    def __init__(self, scripts: ScriptRunner, *, session_idle_s: int) -> None:
+    def __init__(self, scripts: ScriptRunner, *, keys: Keys, session_idle_s: int) -> None:
         self._scripts = scripts
+        self._keys = keys
         self._idle_ms = session_idle_s * 1000
         self._board_script = load_script("board.lua")
         self._rows_script = load_script("board_rows.lua")
@@ -138,7 +141,7 @@ class RedisBoard:
             *(selection.seen_since_ms, count, look_at),
         ]
         groups = self._groups(list(after))
-        calls = [(group[0], [*_keys(group), *common, *_from(after, group)]) for group in groups]
+        calls = [(group[0], [*self._sets(group), *common, *_from(after, group)]) for group in groups]
         replies = await self._scripts.run("board", self._board_script, calls)
         slices: dict[int, Slice] = {}
         for group, reply in zip(groups, replies, strict=True):
@@ -157,7 +160,7 @@ class RedisBoard:
         for group in groups:
             keys: list[RespArg] = [2 * len(group)]
             for place in group:
-                keys += (record_key(session_ids[place]), history_key(session_ids[place]))
+                keys += (self._keys.record(session_ids[place]), self._keys.history(session_ids[place]))
             calls.append((shard_of(session_ids[group[0]]), [*keys, max(1, recent)]))
         replies = await self._scripts.run("board_rows", self._rows_script, calls)
         rows: list[Row | None] = [None] * len(session_ids)
@@ -169,7 +172,9 @@ class RedisBoard:
         return rows
 
     async def spread(self, edges: Sequence[float]) -> Spread:
-        calls = [(group[0], [*_keys(group), self._idle_ms, *map(repr, edges)]) for group in self._groups(ALL_SHARDS)]
+        calls = [
+            (group[0], [*self._sets(group), self._idle_ms, *map(repr, edges)]) for group in self._groups(ALL_SHARDS)
+        ]
         replies = await self._scripts.run("spread", self._spread_script, calls)
         for reply in replies:
             if isinstance(reply, Exception):
@@ -182,6 +187,13 @@ class RedisBoard:
         size = self._scripts.max_shards_per_script
         return [shards[start : start + size] for start in range(0, len(shards), size)]
 
+    def _sets(self, shards: Sequence[int]) -> list[RespArg]:
+        """Return the keys of shards as arguments of a script: their number, then two for each shard."""
+        keys: list[RespArg] = [2 * len(shards)]
+        for shard in shards:
+            keys += (self._keys.board(shard), self._keys.seen(shard))
+        return keys
+
 
 def row_of(record: Record, last_entries: Sequence[bytes], recent: int) -> Row:
     """Return a row from a record and the end of its history, oldest entry first.
@@ -193,14 +205,6 @@ def row_of(record: Record, last_entries: Sequence[bytes], recent: int) -> Row:
     entries = [decode_name_and_score(entry) for entry in last_entries]
     known = [probability for _, probability in entries if probability is not None]
     return Row(record, entries[-1][0] if entries else None, known[-recent:] if recent else [])
-
-
-def _keys(shards: Sequence[int]) -> list[RespArg]:
-    """Return the keys of shards as arguments of a script: their number, then two for each shard."""
-    keys: list[RespArg] = [2 * len(shards)]
-    for shard in shards:
-        keys += (board_key(shard), seen_key(shard))
-    return keys
 
 
 def _from(after: Mapping[int, Position | None], shards: Sequence[int]) -> list[RespArg]:

@@ -1,4 +1,4 @@
-"""The keys of a session in Redis.
+"""The keys in Redis. Each begins with `WILLBUY_REDIS_KEY_PREFIX`, here `wb:`.
 
     wb:{<shard>}:s:<session id>   string       its record
     wb:{<shard>}:h:<session id>   list         its history
@@ -11,6 +11,8 @@
     wb:{00}:drift:<model>:<n>     hash         counts of a model's inputs in closed sessions, in time bucket n
     wb:{00}:counted:<token>       string       marks counts that were added already
     wb:{<shard>}:probe:<token>:... five kinds    keys of one check of readiness, with a life of seconds
+    wb:{00}:replicas              sorted set   names of the replicas by time of last report, Redis' clock, in ms
+    wb:{00}:reports               hash         the last report of each
     wb:rate:{<shard>}:<limit>:<name>  hash     requests of API keys in a sliding window, see `rate_limit.lua`
 
 The braces make the shard a Redis Cluster hash tag: all keys of a shard are in one slot, so one script may use them
@@ -33,12 +35,10 @@ from collections.abc import Sequence
 from typing import Final
 from zlib import crc32
 
-# Must never change: with another number, live sessions would not be found.
-SHARDS = 256
-# The shard of counts over all shards; the choice is arbitrary.
-COUNTS_SHARD = 0
-_PREFIXES: Final = tuple(f"wb:{{{shard:02x}}}:" for shard in range(SHARDS))
-_OF_SHARD: Final = tuple((f"{prefix}board", f"{prefix}seen", f"{prefix}closed") for prefix in _PREFIXES)
+from model.redis_keys import DEFAULT_KEY_PREFIX, SHARDS, check_key_prefix, outcomes_key, shard_prefix
+
+# The shard of counts over all shards, and of the replicas' reports; the choice is arbitrary.
+COUNTS_SHARD: Final = 0
 
 
 def shard_of(session_id: str) -> int:
@@ -46,73 +46,81 @@ def shard_of(session_id: str) -> int:
     return crc32(session_id.encode()) % SHARDS
 
 
-def record_key(session_id: str) -> str:
-    """Return the key of a session's record, a string."""
-    return f"{_PREFIXES[shard_of(session_id)]}s:{session_id}"
+class Keys:
+    """The keys under one prefix. The parts that all sessions of a shard share are made once.
 
+    Args:
+        prefix: beginning of every key.
 
-def history_key(session_id: str) -> str:
-    """Return the key of a session's history, a list."""
-    return f"{_PREFIXES[shard_of(session_id)]}h:{session_id}"
+    Raises:
+        ValueError: keys may not begin with the prefix.
+    """
 
+    def __init__(self, prefix: str = DEFAULT_KEY_PREFIX) -> None:
+        self._prefix = check_key_prefix(prefix)
+        self._of_shard = tuple(shard_prefix(prefix, shard) for shard in range(SHARDS))
+        self._sets = tuple((f"{start}board", f"{start}seen", f"{start}closed") for start in self._of_shard)
 
-def record_keys(shards: Sequence[int], session_ids: Sequence[str]) -> list[str]:
-    """Return the keys of sessions' records, given the shard of each, so that a caller computes the shards once."""
-    return [f"{_PREFIXES[shard]}s:{session_id}" for shard, session_id in zip(shards, session_ids, strict=True)]
+    def record(self, session_id: str) -> str:
+        """Return the key of a session's record, a string."""
+        return f"{self._of_shard[shard_of(session_id)]}s:{session_id}"
 
+    def history(self, session_id: str) -> str:
+        """Return the key of a session's history, a list."""
+        return f"{self._of_shard[shard_of(session_id)]}h:{session_id}"
 
-def keys_of(shard: int, session_id: str) -> tuple[str, str, str, str, str]:
-    """Return all keys that a commit of a session of this shard touches: board, seen, closed, record, history."""
-    prefix = _PREFIXES[shard]
-    return *_OF_SHARD[shard], f"{prefix}s:{session_id}", f"{prefix}h:{session_id}"
+    def records(self, shards: Sequence[int], session_ids: Sequence[str]) -> list[str]:
+        """Return the keys of sessions' records, given the shard of each, so that a caller computes the shards once."""
+        starts = self._of_shard
+        return [f"{starts[shard]}s:{session_id}" for shard, session_id in zip(shards, session_ids, strict=True)]
 
+    def session(self, shard: int, session_id: str) -> tuple[str, str, str, str, str]:
+        """Return all keys that a commit of a session of this shard touches: board, seen, closed, record, history."""
+        start = self._of_shard[shard]
+        return *self._sets[shard], f"{start}s:{session_id}", f"{start}h:{session_id}"
 
-def board_key(shard: int) -> str:
-    """Return the key of a shard's open sessions by probability, a sorted set."""
-    return f"{_PREFIXES[shard]}board"
+    def board(self, shard: int) -> str:
+        """Return the key of a shard's open sessions by probability, a sorted set."""
+        return self._sets[shard][0]
 
+    def seen(self, shard: int) -> str:
+        """Return the key of a shard's sessions by the time of their last commit, a sorted set."""
+        return self._sets[shard][1]
 
-def seen_key(shard: int) -> str:
-    """Return the key of a shard's sessions by the time of their last commit, a sorted set."""
-    return f"{_PREFIXES[shard]}seen"
+    def closed(self, shard: int) -> str:
+        """Return the key of a shard's closed sessions that are not published yet, a stream."""
+        return self._sets[shard][2]
 
+    def outcomes(self, shard: int) -> str:
+        """Return the key of a shard's closed sessions as JSON, a stream."""
+        return outcomes_key(self._prefix, shard)
 
-def closed_key(shard: int) -> str:
-    """Return the key of a shard's closed sessions that are not published yet, a stream."""
-    return f"{_PREFIXES[shard]}closed"
+    def closer(self, shard: int) -> str:
+        """Return the key of the replica that sweeps a shard now, a string."""
+        return f"{self._of_shard[shard]}closer"
 
+    def trust(self, model: str, bucket: int) -> str:
+        """Return the key of the counts of a model's answers in a time bucket, a hash."""
+        return f"{self._of_shard[COUNTS_SHARD]}trust:{model}:{bucket}"
 
-def outcomes_key(shard: int) -> str:
-    """Return the key of a shard's closed sessions as JSON, a stream."""
-    return f"{_PREFIXES[shard]}outcomes"
+    def drift(self, model: str, bucket: int) -> str:
+        """Return the key of the counts of a model's inputs in a time bucket, a hash."""
+        return f"{self._of_shard[COUNTS_SHARD]}drift:{model}:{bucket}"
 
+    def counted(self, token: str) -> str:
+        """Return the key that marks counts as added, a string."""
+        return f"{self._of_shard[COUNTS_SHARD]}counted:{token}"
 
-def closer_key(shard: int) -> str:
-    """Return the key of the replica that sweeps a shard now, a string."""
-    return f"{_PREFIXES[shard]}closer"
+    def replicas(self) -> tuple[str, str]:
+        """Return the keys of the replicas' names by the time of their last report, a sorted set, and of the reports."""
+        start = self._of_shard[COUNTS_SHARD]
+        return f"{start}replicas", f"{start}reports"
 
+    def probe(self, shard: int, token: str) -> tuple[str, str, str, str, str]:
+        """Return keys for a commit that only checks that commits work: board, seen, closed, record, history."""
+        start = f"{self._of_shard[shard]}probe:{token}:"
+        return f"{start}board", f"{start}seen", f"{start}closed", f"{start}s", f"{start}h"
 
-def trust_key(model: str, bucket: int) -> str:
-    """Return the key of the counts of a model's answers in a time bucket, a hash."""
-    return f"{_PREFIXES[COUNTS_SHARD]}trust:{model}:{bucket}"
-
-
-def drift_key(model: str, bucket: int) -> str:
-    """Return the key of the counts of a model's inputs in a time bucket, a hash."""
-    return f"{_PREFIXES[COUNTS_SHARD]}drift:{model}:{bucket}"
-
-
-def counted_key(token: str) -> str:
-    """Return the key that marks counts as added, a string."""
-    return f"{_PREFIXES[COUNTS_SHARD]}counted:{token}"
-
-
-def probe_keys(shard: int, token: str) -> tuple[str, str, str, str, str]:
-    """Return keys for a commit that only checks that commits work: board, seen, closed, record, history."""
-    prefix = f"{_PREFIXES[shard]}probe:{token}:"
-    return f"{prefix}board", f"{prefix}seen", f"{prefix}closed", f"{prefix}s", f"{prefix}h"
-
-
-def rate_key(name: str, limit: int) -> str:
-    """Return the key of the requests of API keys of a name, given their limit per window; a hash."""
-    return f"wb:rate:{{{shard_of(name):02x}}}:{limit}:{name}"
+    def rate(self, name: str, limit: int) -> str:
+        """Return the key of the requests of API keys of a name, given their limit per window; a hash."""
+        return f"{self._prefix}rate:{{{shard_of(name):02x}}}:{limit}:{name}"

@@ -15,22 +15,10 @@ import msgspec
 
 from app.errors import CorruptRecordError
 from app.store.history_codec import Entry, decode_joined
-from app.store.keys import (
-    COUNTS_SHARD,
-    SHARDS,
-    board_key,
-    closed_key,
-    closer_key,
-    counted_key,
-    drift_key,
-    history_key,
-    outcomes_key,
-    record_key,
-    seen_key,
-    trust_key,
-)
+from app.store.keys import COUNTS_SHARD, Keys
 from app.store.redis.scripts import ScriptRunner, load_script, unavailable
 from app.store.redis.server import RespArg
+from model.redis_keys import SHARDS
 
 # Most closed sessions of a shard that wait to be published. A running replica publishes them within seconds.
 BACKLOG: Final = 4096
@@ -155,8 +143,8 @@ class Counts:
     """Counts of one model in one time bucket: integers by field.
 
     Attributes:
-        answers: counts of its answers; stored under `trust_key`.
-        inputs: counts of its inputs; stored under `drift_key`.
+        answers: counts of its answers; stored under `Keys.trust`.
+        inputs: counts of its inputs; stored under `Keys.drift`.
     """
 
     answers: Mapping[str, int] = field(default_factory=dict)
@@ -208,12 +196,14 @@ class RedisOutcomes:
 
     Args:
         scripts: runs the Lua scripts.
+        keys: the keys of this service.
         session_idle_s: idle time after which a session ends.
         limits: limits of closed sessions.
     """
 
-    def __init__(self, scripts: ScriptRunner, *, session_idle_s: int, limits: OutcomeLimits) -> None:
+    def __init__(self, scripts: ScriptRunner, *, keys: Keys, session_idle_s: int, limits: OutcomeLimits) -> None:
         self._scripts = scripts
+        self._keys = keys
         self._idle_ms = session_idle_s * 1000
         self._limits = limits
         self._due_script = load_script("due.lua")
@@ -231,7 +221,10 @@ class RedisOutcomes:
         failure: Exception | None = None
         for first in range(0, len(shards), SHARDS_AT_ONCE):
             some = shards[first : first + SHARDS_AT_ONCE]
-            calls = [(shard, [3, closer_key(shard), seen_key(shard), closed_key(shard), *arguments]) for shard in some]
+            calls = [
+                (shard, [3, self._keys.closer(shard), self._keys.seen(shard), self._keys.closed(shard), *arguments])
+                for shard in some
+            ]
             replies = await self._scripts.run("due", self._due_script, calls)
             for shard, reply in zip(some, replies, strict=True):
                 if isinstance(reply, Exception):
@@ -247,9 +240,9 @@ class RedisOutcomes:
     async def close_idle(self, idle: Mapping[int, Sequence[str]]) -> ClosedCount:
         calls: list[tuple[int, list[RespArg]]] = []
         for shard, session_ids in idle.items():
-            keys: list[RespArg] = [board_key(shard), seen_key(shard), closed_key(shard)]
+            keys: list[RespArg] = [self._keys.board(shard), self._keys.seen(shard), self._keys.closed(shard)]
             for session_id in session_ids:
-                keys += (record_key(session_id), history_key(session_id))
+                keys += (self._keys.record(session_id), self._keys.history(session_id))
             limits = (self._idle_ms, BACKLOG, self._limits.kept_ms, _BYTES_AT_ONCE)
             calls.append((shard, [len(keys), *keys, *limits, *session_ids]))
         count = ClosedCount()
@@ -264,7 +257,7 @@ class RedisOutcomes:
     async def publish(self, sessions: Mapping[int, Sequence[Written]]) -> dict[int, list[bool]]:
         calls: list[tuple[int, list[RespArg]]] = []
         for shard, some in sessions.items():
-            keys: list[RespArg] = [2, closed_key(shard), outcomes_key(shard)]
+            keys: list[RespArg] = [2, self._keys.closed(shard), self._keys.outcomes(shard)]
             words = [word for written in some for word in written]
             calls.append((shard, [*keys, self._limits.most_a_shard, self._limits.kept_ms, *words]))
         moved: dict[int, list[bool]] = {}
@@ -277,10 +270,13 @@ class RedisOutcomes:
         return moved
 
     async def count(self, token: str, counts: Mapping[CountsOf, Counts], *, lifetime_s: int) -> None:
-        keys: list[RespArg] = [counted_key(token)]
+        keys: list[RespArg] = [self._keys.counted(token)]
         arguments: list[RespArg] = [_MARKER_MS, lifetime_s * 1000]
         for (model, bucket), added in counts.items():
-            for key, fields in ((trust_key(model, bucket), added.answers), (drift_key(model, bucket), added.inputs)):
+            for key, fields in (
+                (self._keys.trust(model, bucket), added.answers),
+                (self._keys.drift(model, bucket), added.inputs),
+            ):
                 if fields:
                     keys.append(key)
                     arguments.append(len(fields))
@@ -294,7 +290,9 @@ class RedisOutcomes:
             raise unavailable(reply)
 
     async def counts(self, keys: Sequence[CountsOf]) -> list[Counts]:
-        calls: list[tuple[int, list[RespArg]]] = [(COUNTS_SHARD, [2, trust_key(*key), drift_key(*key)]) for key in keys]
+        calls: list[tuple[int, list[RespArg]]] = [
+            (COUNTS_SHARD, [2, self._keys.trust(*key), self._keys.drift(*key)]) for key in keys
+        ]
         found = []
         for reply in await self._scripts.run("counts", self._counts_script, calls):
             if isinstance(reply, Exception):

@@ -1,18 +1,15 @@
 """The reports of all replicas, so that each replica can answer for all.
 
-    wb:{00}:replicas  sorted set   names of the replicas by time of last report, Redis' clock, in ms
-    wb:{00}:reports   hash         the last report of each
-
-Both expire when no replica reports. A report is valid for a few seconds; later reports remove expired ones.
+Their two keys (`app.store.keys`) expire when no replica reports. A report is valid for a few seconds; later reports
+remove expired ones.
 """
 
 from typing import Final, Protocol
 
+from app.store.keys import COUNTS_SHARD, Keys
 from app.store.redis.scripts import ScriptRunner, load_script, unavailable
 from app.store.redis.server import RespArg
 
-_SHARD: Final = 0
-_KEYS: Final[tuple[RespArg, ...]] = (2, "wb:{00}:replicas", "wb:{00}:reports")
 # Bounds the answer; no shop needs so many processes.
 _MOST_REPLICAS: Final = 1024
 
@@ -34,23 +31,25 @@ class RedisReplicas:
 
     Args:
         scripts: runs the Lua scripts.
+        keys: the keys of this service.
         ttl_s: lifetime of a report.
     """
 
-    def __init__(self, scripts: ScriptRunner, *, ttl_s: float) -> None:
+    def __init__(self, scripts: ScriptRunner, *, keys: Keys, ttl_s: float) -> None:
         self._scripts = scripts
+        self._keys: tuple[RespArg, ...] = (2, *keys.replicas())
         self._ttl_ms = round(ttl_s * 1000)
         self._report_script = load_script("report.lua")
         self._reports_script = load_script("reports.lua")
 
     async def report(self, name: str, report: bytes) -> None:
-        call = (_SHARD, (*_KEYS, self._ttl_ms, name, report))
+        call = (COUNTS_SHARD, (*self._keys, self._ttl_ms, name, report))
         (reply,) = await self._scripts.run("report", self._report_script, [call])
         if isinstance(reply, Exception):
             raise unavailable(reply)
 
     async def reports(self) -> dict[str, bytes]:
-        call = (_SHARD, (*_KEYS, self._ttl_ms, _MOST_REPLICAS))
+        call = (COUNTS_SHARD, (*self._keys, self._ttl_ms, _MOST_REPLICAS))
         (reply,) = await self._scripts.run("reports", self._reports_script, [call])
         if isinstance(reply, Exception):
             raise unavailable(reply)

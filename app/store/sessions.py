@@ -24,18 +24,7 @@ from app.monitoring import tracing
 from app.store.board import RedisBoard
 from app.store.history_codec import decode_events
 from app.store.interface import Commit, whole_history
-from app.store.keys import (
-    board_key,
-    closed_key,
-    history_key,
-    keys_of,
-    outcomes_key,
-    probe_keys,
-    record_key,
-    record_keys,
-    seen_key,
-    shard_of,
-)
+from app.store.keys import Keys, shard_of
 from app.store.outcomes import BACKLOG, OutcomeLimits, RedisOutcomes
 from app.store.record_codec import Outcome, Record, decode_record, encode_record
 from app.store.redis.connection import Command, ConnectionOptions, open_client
@@ -72,6 +61,7 @@ class RedisStore:
         url: which Redis (see `model.redis_url`).
         session_idle_s: idle time after which a session ends.
         outcome_grace_s: how much longer the history of an open session stays, so that the session can be closed.
+        keys: the keys of this service; None: those of the default prefix.
         outcomes: limits of closed sessions.
         options: connections, time-outs and credentials.
         wait_replicas: replicas that must confirm a commit before it is acknowledged.
@@ -84,6 +74,7 @@ class RedisStore:
         *,
         session_idle_s: int,
         outcome_grace_s: int = 3600,
+        keys: Keys | None = None,
         outcomes: OutcomeLimits | None = None,
         options: ConnectionOptions | None = None,
         wait_replicas: int = 0,
@@ -91,6 +82,7 @@ class RedisStore:
     ) -> None:
         self._idle_ms = session_idle_s * 1000
         self._grace_ms = outcome_grace_s * 1000
+        self._keys = keys = keys or Keys()
         self._limits = outcomes or OutcomeLimits()
         self._commit_script = load_script("closing.lua", "commit.lua")
         self._delete_script = load_script("delete.lua")
@@ -98,13 +90,16 @@ class RedisStore:
         self._wait_replicas = wait_replicas
         self._client = open_client(url, options or ConnectionOptions())
         self._scripts = ScriptRunner(self._client, observe)
-        self.board = RedisBoard(self._scripts, session_idle_s=session_idle_s)
+        self.board = RedisBoard(self._scripts, keys=keys, session_idle_s=session_idle_s)
         # With connections and circuit breakers of its own: large closed sessions take long, and must not stop events.
         self._outcomes_client = open_client(url, _patient(options or ConnectionOptions()))
         self.outcomes = RedisOutcomes(
-            ScriptRunner(self._outcomes_client, observe), session_idle_s=session_idle_s, limits=self._limits
+            ScriptRunner(self._outcomes_client, observe),
+            keys=keys,
+            session_idle_s=session_idle_s,
+            limits=self._limits,
         )
-        self.replicas = RedisReplicas(self._scripts, ttl_s=_REPORT_TTL_S)
+        self.replicas = RedisReplicas(self._scripts, keys=keys, ttl_s=_REPORT_TTL_S)
 
     @property
     def confirms_by_writing(self) -> bool:
@@ -118,12 +113,13 @@ class RedisStore:
     async def load(self, session_ids: Sequence[str]) -> list[Record | StoreError | None]:
         shards = [shard_of(session_id) for session_id in session_ids]
         with tracing.store_span("load", len(shards)), self._scripts.timed("load"):
-            values = await self._client.get(shards, record_keys(shards, session_ids))
+            values = await self._client.get(shards, self._keys.records(shards, session_ids))
         return [None if value is None else _decoded(decode_record, value) for value in values]
 
     async def load_histories(self, session_ids: Sequence[str]) -> list[list[Event] | StoreError]:
         commands = [
-            Command(shard_of(session_id), ("LRANGE", history_key(session_id), 0, -1)) for session_id in session_ids
+            Command(shard_of(session_id), ("LRANGE", self._keys.history(session_id), 0, -1))
+            for session_id in session_ids
         ]
         with tracing.store_span("load_histories", len(commands)), self._scripts.timed("load_histories"):
             histories = await self._client.execute(commands)
@@ -137,7 +133,8 @@ class RedisStore:
 
     async def load_sessions(self, session_ids: Sequence[str]) -> list[tuple[Record, list[Event]] | StoreError | None]:
         calls: list[tuple[int, list[RespArg]]] = [
-            (shard_of(session_id), [2, record_key(session_id), history_key(session_id)]) for session_id in session_ids
+            (shard_of(session_id), [2, self._keys.record(session_id), self._keys.history(session_id)])
+            for session_id in session_ids
         ]
         with tracing.store_span("load_sessions", len(calls)):
             replies = await self._scripts.run("load_sessions", self._session_script, calls)
@@ -177,8 +174,13 @@ class RedisStore:
 
     async def delete(self, session_id: str) -> None:
         shard = shard_of(session_id)
-        keys: list[RespArg] = [board_key(shard), seen_key(shard), record_key(session_id), history_key(session_id)]
-        keys += (closed_key(shard), outcomes_key(shard))
+        keys: list[RespArg] = [
+            self._keys.board(shard),
+            self._keys.seen(shard),
+            self._keys.record(session_id),
+            self._keys.history(session_id),
+        ]
+        keys += (self._keys.closed(shard), self._keys.outcomes(shard))
         call = (shard, [len(keys), *keys, session_id])
         with tracing.store_span("delete", 1):
             (reply,) = await self._scripts.run("delete", self._delete_script, [call], wait_replicas=self._wait_replicas)
@@ -194,9 +196,9 @@ class RedisStore:
         if not shards and (failure := await self._client.ping()) is not None:
             raise unavailable(failure)
         token = uuid4().hex
-        calls = [(shard, [5, *probe_keys(shard, token), *_PROBE]) for shard in shards]
+        calls = [(shard, [5, *self._keys.probe(shard, token), *_PROBE]) for shard in shards]
         replies = await self._scripts.run("ping", self._commit_script, calls, wait_replicas=self._wait_replicas)
-        loaded = await self._client.get(shards, [probe_keys(shard, token)[3] for shard in shards])
+        loaded = await self._client.get(shards, [self._keys.probe(shard, token)[3] for shard in shards])
         failures: list[Exception] = []
         for pair in zip(replies, loaded, strict=True):
             if not (failed := [one for one in pair if isinstance(one, Exception)]):
@@ -228,6 +230,7 @@ class RedisStore:
     def _call(self, commits: Sequence[Commit], group: "_Group") -> list[RespArg]:
         """Return the arguments of one EVALSHA after the hash: number of keys, keys, arguments (see `commit.lua`)."""
         keys: list[RespArg] = []
+        keys_of = self._keys.session
         arguments: list[RespArg] = [self._idle_ms, self._grace_ms, BACKLOG, self._limits.kept_ms]
         for shard, places in group:
             for place in places:

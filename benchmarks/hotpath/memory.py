@@ -16,6 +16,7 @@ from benchmarks.hotpath.redis_server import running_redis
 from benchmarks.hotpath.results import markdown_table
 from benchmarks.hotpath.servers import Contestant, running
 from benchmarks.hotpath.traffic import new_prefix
+from model.redis_keys import DEFAULT_KEY_PREFIX
 
 EVENTS: Final = 10
 _KEYS_AT_ONCE: Final = 2000
@@ -145,7 +146,7 @@ def _used_bytes(client: "Redis") -> int:
 
 def _usage(client: "Redis") -> Iterator[tuple[bytes, int]]:
     """Yield every key and the bytes it takes, all of a collection's elements counted."""
-    keys = client.scan_iter(match="wb:*", count=_KEYS_AT_ONCE)
+    keys = client.scan_iter(match=f"{DEFAULT_KEY_PREFIX}*", count=_KEYS_AT_ONCE)
     while chunk := list(islice(keys, _KEYS_AT_ONCE)):
         with client.pipeline(transaction=False) as pipeline:
             for key in chunk:

@@ -8,8 +8,11 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import redis
+from support.redis_acl import PASSWORD, documented_user, url_of
 
 ROOT = Path(__file__).parents[2]
 pytestmark = [
@@ -69,10 +72,10 @@ def allow_ctrl_c() -> None:
 class Demo:
     """A running demo, and every process that it ever had.
 
-    With `artifact` it begins after training.
+    With `artifact` it begins after training. `redis` is the URL of its Redis, if it is to start none.
     """
 
-    def __init__(self, folder: Path, *options: object, artifact: Path | None = None) -> None:
+    def __init__(self, folder: Path, *options: object, artifact: Path | None = None, redis: str | None = None) -> None:
         self.folder = folder
         self.output = folder / "demo.log"
         self.seen: set[int] = set()
@@ -80,6 +83,8 @@ class Demo:
         program = ["-m", "app"] if artifact is None else ["-c", WITHOUT_TRAINING.format(artifact=str(artifact))]
         command = [sys.executable, *program, "demo", "--folder", str(folder / "shop"), *map(str, options)]
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+        if redis is not None:
+            environment["WILLBUY_REDIS_URL"] = redis
         with self.output.open("wb") as log:
             self.process = subprocess.Popen(
                 command,
@@ -138,7 +143,7 @@ class Demo:
 def demo(tmp_path: Path) -> Iterator[Callable[..., Demo]]:
     demos: list[Demo] = []
 
-    def start(*options: object, **kind: Path) -> Demo:
+    def start(*options: object, **kind: Any) -> Demo:
         demos.append(Demo(tmp_path / f"demo-{len(demos)}", *options, **kind))
         return demos[-1]
 
@@ -190,6 +195,19 @@ def test_a_signal_while_the_service_starts_leaves_no_process(demo, artifact, num
     running.end()
     assert "Traceback" not in running.text()
     assert running.left() == set()
+
+
+def test_a_demo_needs_no_more_than_the_documented_redis_user(demo, artifact, start_redis) -> None:
+    server = start_redis()
+    with redis.Redis(port=server.port) as admin:
+        admin.execute_command(*documented_user())
+        running = demo("--seconds", 3, artifact=artifact, redis=url_of(server))
+        assert running.end() == 0, running.text()[-3000:]
+        assert admin.acl_log() == []
+        assert any(key.startswith(b"wb:") for key in admin.scan_iter())
+    log = (running.folder / "shop/service.log").read_text()
+    assert "embedded" not in log
+    assert PASSWORD not in running.text() + log
 
 
 def test_a_port_that_is_taken_is_told_and_nothing_is_left(demo, artifact) -> None:

@@ -3,8 +3,8 @@
 import httpx
 import redis
 from support.artifacts import write_artifact
+from support.redis_keys import history_key, record_key
 
-from app.store.keys import history_key, record_key
 from app.store.record_codec import decode_record
 
 MOST_BYTES = 4096

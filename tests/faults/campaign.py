@@ -11,10 +11,10 @@ from typing import Any, Final
 
 from redis.asyncio import Redis, RedisCluster
 from support.artifacts import write_artifact
+from support.redis_keys import board_key
 from support.redis_servers import RedisServer
 from support.redis_topologies import RedisCluster as ClusterServers
 
-from app.store.keys import SHARDS, board_key
 from app.store.redis.connection import ConnectionOptions
 from app.store.sessions import RedisStore
 from faults.driver import Driver
@@ -25,6 +25,7 @@ from faults.oracle import Oracle
 from faults.report import Report, counts_of
 from faults.workload import SessionPlan, session_plans
 from model.predictor import StateDtype, load_predictor
+from model.redis_keys import SHARDS
 
 REQUEST_TIMEOUT_S: Final = 2.0
 # A client waits so much longer than the service's deadline, because test machines are busy.

@@ -1,24 +1,19 @@
 """The Redis user of docs/operate.md: enough for the whole service, and everything less is named by readiness."""
 
-import re
 import subprocess
 import sys
 
 import httpx
+import polars as pl
 import pytest
 import redis
 from support.keys import make_key, write_keys
 from support.paths import ROOT
+from support.redis_acl import PASSWORD, documented_user, url_of
 
-PASSWORD = "of/the#service"
+from app.auth.scopes import Scope
+
 EVENT = {"session_id": "s-1", "event_name": "view_item", "item_id": "SKU-1"}
-
-
-def documented_user():
-    """Return the words of the command that docs/operate.md gives."""
-    page = (ROOT / "docs/operate.md").read_text()
-    (command,) = re.findall(r"^ACL SETUSER willbuy .*?(?=^```)", page, re.MULTILINE | re.DOTALL)
-    return command.replace(">PASSWORD", f">{PASSWORD}").split()
 
 
 @pytest.fixture
@@ -30,16 +25,9 @@ def server(start_redis):
         yield started, admin
 
 
-def url_of(started):
-    return started.url.replace("//", "//willbuy:of%2Fthe%23service@")
-
-
-def test_the_documented_user_is_enough_for_the_whole_traffic(server, service, tmp_path):
-    started, admin = server
-    running = service(
-        redis_url=url_of(started), session_idle_s=1, outcome_grace_s=60, watch_artifact_s=0, shadow_share=0
-    )
-    with httpx.Client(base_url=running.base_url, timeout=30) as client:
+def run_traffic(base_url, headers=None):
+    """Call everything that needs Redis, and wait until the sweeper has closed a session."""
+    with httpx.Client(base_url=base_url, timeout=30, headers=headers) as client:
         ready = client.get("/readyz")
         assert ready.status_code == 200, ready.text
         assert "warnings" not in ready.json()
@@ -58,14 +46,21 @@ def test_the_documented_user_is_enough_for_the_whole_traffic(server, service, tm
         # The sweeper closes what idles out
         while 'willbuy_outcomes_total{closed_by="idle",outcome="none"}' not in client.get("/metrics").text:
             pass
-    collected = tmp_path / "collected"
-    run = subprocess.run(
-        [sys.executable, "-m", "app", "collect", "--redis-url", url_of(started), "--out", str(collected), "--once"],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=ROOT,
+
+
+def collect(url, out, *options):
+    command = [sys.executable, "-m", "app", "collect", "--redis-url", url, "--out", str(out), "--once", *options]
+    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+
+
+def test_the_documented_user_is_enough_for_the_whole_traffic(server, service, tmp_path):
+    started, admin = server
+    running = service(
+        redis_url=url_of(started), session_idle_s=1, outcome_grace_s=60, watch_artifact_s=0, shadow_share=0
     )
+    run_traffic(running.base_url)
+    collected = tmp_path / "collected"
+    run = collect(url_of(started), collected)
     assert run.returncode == 0, run.stderr
     assert [*collected.glob("*.parquet")]
     refused = [entry for entry in admin.acl_log() if entry["username"] == "willbuy"]
@@ -81,6 +76,56 @@ def test_the_rate_limit_needs_no_other_user(server, service, tmp_path):
     answer = httpx.post(f"{running.base_url}/v1/events", json=EVENT, headers=made.headers)
     assert answer.status_code == 200, answer.text
     assert [entry for entry in admin.acl_log() if entry["username"] == "willbuy"] == []
+
+
+def test_services_with_different_prefixes_share_a_redis_without_seeing_each_other(server, service, tmp_path):
+    """Each has a user that may touch only keys of its prefix, so that a key without the prefix would be refused."""
+    started, admin = server
+    prefixes = {"berlin": "shop-b:", "wien": "shop/w#"}
+    key = make_key(*Scope, events_per_s=100)
+    limited = make_key("events:write", name="limited", events_per_s=0.1)
+    path = write_keys(tmp_path / "keys.toml", key, limited)
+    running = {}
+    for name, prefix in prefixes.items():
+        admin.execute_command(*documented_user(name, prefix))
+        running[name] = service(
+            redis_url=url_of(started, name),
+            redis_key_prefix=prefix,
+            api_keys_file=path,
+            session_idle_s=2,
+            outcome_grace_s=60,
+        )
+    berlin, wien = (running[name].base_url for name in prefixes)
+    only = {"session_id": "only in Berlin", "event_name": "view_item"}
+    assert httpx.post(f"{berlin}/v1/events", json=only, headers=key.headers).json()["events"] == 1
+    assert httpx.post(f"{wien}/v1/events", json=only, headers=key.headers).json()["events"] == 1
+    assert httpx.delete(f"{wien}/v1/sessions/only in Berlin", headers=key.headers).status_code == 204
+    assert httpx.get(f"{berlin}/v1/sessions/only in Berlin", headers=key.headers).status_code == 200
+    assert httpx.get(f"{wien}/v1/sessions", headers=key.headers).json()["sessions"] == []
+    assert httpx.post(f"{berlin}/v1/events", json=EVENT, headers=limited.headers).status_code == 200
+    assert httpx.post(f"{berlin}/v1/events", json=EVENT, headers=limited.headers).status_code == 429
+    assert httpx.post(f"{wien}/v1/events", json=EVENT, headers=limited.headers).status_code == 200
+    for url in (berlin, wien):
+        assert httpx.get(f"{url}/v1/stats", headers=key.headers).json()["replicas"] == 1
+        run_traffic(url, key.headers)
+    keys = [key.decode() for key in admin.scan_iter()]
+    assert {next((one for one in prefixes.values() if key.startswith(one)), key) for key in keys} == {
+        *prefixes.values()
+    }
+    for name, prefix in prefixes.items():
+        run = collect(url_of(started, name), tmp_path / name, "--redis-key-prefix", prefix)
+        assert run.returncode == 0, run.stderr
+        sessions = pl.read_parquet(tmp_path / name / "*.parquet")["session_id"].str.replace(r"@\d+$", "").unique()
+        assert {"c", "buyer"} <= {*sessions}
+        assert ("only in Berlin" in sessions) is (name == "berlin")
+    assert admin.acl_log() == []
+
+
+def test_collect_refuses_a_prefix_that_no_service_can_have(tmp_path):
+    run = collect("redis://127.0.0.1:1/0", tmp_path / "out", "--redis-key-prefix", "a{b}:")
+    assert run.returncode == 1
+    assert "--redis-key-prefix: expected 1 to 64 printable ASCII characters" in run.stderr.replace("\n", " ")
+    assert "Traceback" not in run.stderr
 
 
 @pytest.mark.parametrize(
@@ -109,7 +154,7 @@ def test_what_the_user_may_not_do_is_named_by_readiness_log_and_metrics(server, 
     metrics = httpx.get(f"{running.base_url}/metrics").text
     assert f'willbuy_store_failures_total{{cause="{cause}"}}' in metrics
     assert running.output().count("redis_failed") == 1
-    assert "of/the#service" not in running.output() + metrics
+    assert PASSWORD not in running.output() + metrics
 
 
 @pytest.mark.parametrize("kind", ["NOAUTH", "READONLY", "OOM", "REFUSED"])

@@ -10,6 +10,7 @@ import pytest
 import redis
 from conftest import missing
 from support.memory_store import MemoryStore
+from support.redis_keys import board_key, record_key, seen_key
 from support.redis_servers import BINARIES, find_binary
 from support.redis_topologies import RedisCluster
 
@@ -18,7 +19,7 @@ from app.board.reader import read_page
 from app.errors import StoreUnavailableError
 from app.store.board import Order, Position, Selection
 from app.store.interface import Commit
-from app.store.keys import board_key, record_key, seen_key, shard_of
+from app.store.keys import shard_of
 from app.store.record_codec import Answers, Outcome, Record, encode_record
 from app.store.redis.connection import ConnectionOptions
 from app.store.sessions import RedisStore

@@ -9,12 +9,13 @@ import pytest
 import redis
 from conftest import missing
 from redis.exceptions import RedisError
+from support.redis_keys import outcomes_key
 from support.redis_servers import find_binary
 from support.redis_topologies import RedisCluster, Sentinels
 from support.tls import behind_tls, make_certificate
 from typer.testing import CliRunner
 
-from app.store.keys import outcomes_key, shard_of
+from app.store.keys import shard_of
 from training.cli import cli
 from training.collect import collector as collector_module
 from training.collect.collector import Collector, collect, locked

@@ -6,10 +6,7 @@ from typing import Any
 
 import pytest
 import redis
-
-from app.store.history_codec import encode_event
-from app.store.interface import Commit
-from app.store.keys import (
+from support.redis_keys import (
     board_key,
     closed_key,
     counted_key,
@@ -18,9 +15,12 @@ from app.store.keys import (
     outcomes_key,
     record_key,
     seen_key,
-    shard_of,
     trust_key,
 )
+
+from app.store.history_codec import encode_event
+from app.store.interface import Commit
+from app.store.keys import shard_of
 from app.store.outcomes import ClosedCount, ClosedSession, Counts, OutcomeLimits, Written
 from app.store.record_codec import Answers, Outcome, Record
 from app.store.redis.connection import ConnectionOptions

@@ -12,6 +12,7 @@ import pytest
 import redis
 from conftest import missing
 from support.fakes import FakeModel
+from support.redis_keys import closed_key, history_key, outcomes_key, record_key, seen_key
 from support.redis_servers import find_binary
 from support.redis_topologies import RedisCluster
 
@@ -23,7 +24,7 @@ from app.scoring.events import QueuedEvent
 from app.scoring.scorer import Scorer
 from app.scoring.session_update import Score
 from app.store.interface import Commit
-from app.store.keys import closed_key, history_key, outcomes_key, record_key, seen_key, shard_of
+from app.store.keys import shard_of
 from app.store.outcomes import Counts, OutcomeLimits
 from app.store.record_codec import Answers, Outcome, Record
 from app.store.redis.connection import ConnectionOptions

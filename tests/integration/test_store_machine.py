@@ -15,10 +15,11 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 from msgspec.structs import replace
+from support.redis_keys import board_key, closed_key, history_key, outcomes_key, record_key, seen_key
 
 from app.store.history_codec import decode_joined, properties_code
 from app.store.interface import Commit
-from app.store.keys import board_key, closed_key, history_key, outcomes_key, record_key, seen_key, shard_of
+from app.store.keys import shard_of
 from app.store.outcomes import Written
 from app.store.record_codec import Answers, Outcome, Record
 from app.store.redis.connection import ConnectionOptions

@@ -9,10 +9,11 @@ import pytest
 import redis
 from msgspec.structs import replace
 from support.memory_store import MemoryStore
+from support.redis_keys import board_key, closed_key, history_key, outcomes_key, record_key, seen_key
 
 from app.errors import CorruptRecordError, StoreUnavailableError
 from app.store.interface import Commit
-from app.store.keys import board_key, closed_key, history_key, outcomes_key, record_key, seen_key, shard_of
+from app.store.keys import shard_of
 from app.store.outcomes import Counts, OutcomeLimits, Written
 from app.store.record_codec import Answers, Outcome, Record
 from app.store.redis.connection import ConnectionOptions

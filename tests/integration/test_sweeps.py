@@ -5,6 +5,7 @@ import json
 
 import pytest
 import redis
+from support.redis_keys import history_key, record_key, seen_key
 from support.redis_servers import RedisServer
 
 from app.errors import StoreUnavailableError
@@ -12,7 +13,7 @@ from app.monitoring.logging import build_logger
 from app.monitoring.metrics import Metrics
 from app.outcomes.sweeper import SessionSweeper
 from app.store.interface import Commit
-from app.store.keys import history_key, record_key, seen_key, shard_of
+from app.store.keys import shard_of
 from app.store.outcomes import ClosedSession
 from app.store.record_codec import Answers, Outcome, Record
 from app.store.redis.connection import ConnectionOptions

@@ -13,9 +13,10 @@ from typing import Final
 
 from redis.exceptions import RedisError
 
+from model.redis_keys import SHARDS
 from training.collect.entries import Ended, EntryId, ended_session, events_of
 from training.collect.errors import CollectError
-from training.collect.streams import SHARDS, Entry, Streams
+from training.collect.streams import Entry, Streams
 from training.data.sources.canonical import DISTINCT, EQUAL_ROWS_KEY, parquet_metadata, write_events
 
 ENTRIES_KEY: Final = "willbuy.entries"

@@ -6,17 +6,13 @@ from typing import Final
 
 from redis.exceptions import ResponseError
 
+from model.redis_keys import DEFAULT_KEY_PREFIX, SHARDS, check_key_prefix, outcomes_key
 from training.collect.connection import Client
 from training.collect.entries import EntryId
+from training.collect.errors import CollectError
 
-SHARDS: Final = 256
 _NEW: Final = ">"
 _FIRST: Final = "0"
-
-
-def stream_key(shard: int) -> str:
-    """Return the key of a shard's stream of ended sessions."""
-    return f"wb:{{{shard:02x}}}:outcomes"
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,10 +32,19 @@ class Streams:
         client: Redis.
         group: the consumer group; each entry is delivered to one consumer of the group.
         consumer: name within the group; its unacknowledged entries stay with it.
+        prefix: beginning of the service's keys.
+
+    Raises:
+        CollectError: no key may begin with the prefix.
     """
 
-    def __init__(self, client: Client, *, group: str, consumer: str) -> None:
+    def __init__(self, client: Client, *, group: str, consumer: str, prefix: str = DEFAULT_KEY_PREFIX) -> None:
+        try:
+            check_key_prefix(prefix)
+        except ValueError as exc:
+            raise CollectError(f"--redis-key-prefix: {exc}") from exc
         self._client = client
+        self._keys = [outcomes_key(prefix, shard) for shard in range(SHARDS)]
         self._group = group
         self._consumer = consumer
 
@@ -63,7 +68,7 @@ class Streams:
             by_shard.setdefault(entry.shard, []).append(entry.entry)
         with self._client.pipeline(transaction=False) as pipeline:
             for shard, ids in by_shard.items():
-                pipeline.xack(stream_key(shard), self._group, *ids)
+                pipeline.xack(self._keys[shard], self._group, *ids)
             pipeline.execute()
 
     def _read(self, after: dict[int, str], count: int) -> dict[int, list[Entry]]:
@@ -86,14 +91,14 @@ class Streams:
     def _ask(self, after: dict[int, str], count: int) -> dict[int, object]:
         with self._client.pipeline(transaction=False) as pipeline:
             for shard, entry in after.items():
-                pipeline.xreadgroup(self._group, self._consumer, {stream_key(shard): entry}, count=count)
+                pipeline.xreadgroup(self._group, self._consumer, {self._keys[shard]: entry}, count=count)
             return dict(zip(after, pipeline.execute(raise_on_error=False), strict=True))
 
     def _create_groups(self, shards: Sequence[int]) -> list[int]:
         """Create the group on the shards whose stream exists; return those shards."""
         with self._client.pipeline(transaction=False) as pipeline:
             for shard in shards:
-                pipeline.xgroup_create(stream_key(shard), self._group, id=_FIRST)
+                pipeline.xgroup_create(self._keys[shard], self._group, id=_FIRST)
             replies = pipeline.execute(raise_on_error=False)
         # Another consumer of the group may have been quicker.
         return [

@@ -25,7 +25,7 @@ def run_collect(out: Path, settings: CollectSettings) -> Collected:
         settings: of the collection.
 
     Raises:
-        CollectError: the URL is invalid, the folder is in use, or an entry cannot be read.
+        CollectError: the URL or the prefix is invalid, the folder is in use, or an entry cannot be read.
         SourceError: a file in the folder is damaged.
         RedisError: Redis is unavailable.
     """
@@ -44,7 +44,9 @@ def run_collect(out: Path, settings: CollectSettings) -> Collected:
                     f"Redis is away ({type(error).__name__}); trying again", style="yellow", markup=False
                 )
 
-            streams = Streams(client, group=settings.group, consumer=settings.consumer)
+            streams = Streams(
+                client, prefix=settings.redis_key_prefix, group=settings.group, consumer=settings.consumer
+            )
             collector = Collector(streams, out, sessions_a_file=settings.sessions_a_file, progress=show)
             collect(collector, follow=settings.follow, every_s=settings.every_s, on_outage=tell_outage)
     finally:

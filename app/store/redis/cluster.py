@@ -26,8 +26,8 @@ from redis.exceptions import (
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from app.store.keys import SHARDS
 from app.store.redis.server import Reply, RespArg, Server
+from model.redis_keys import SHARDS
 from model.redis_url import Endpoint
 
 # The shard is the hash tag of all its keys (see `app.store.keys`), and a hash tag alone decides the slot.

@@ -54,6 +54,19 @@ def test_the_password_is_masked(url, masked):
     assert "secret" not in repr(settings)
 
 
+@pytest.mark.parametrize("prefix", ["wb:", "a", "Shop-7/eu#", "x" * 64])
+def test_supported_key_prefixes(prefix):
+    assert Settings(artifact="model.pt", redis_key_prefix=prefix).redis_key_prefix == prefix
+
+
+@pytest.mark.parametrize(
+    "prefix", ["", "x" * 65, "a b", "a\n", "a\x00", "ä:", "{a}:", "a}", "a*", "a?", "[a]", "a\\", "^a", " wb:"]
+)
+def test_other_key_prefixes_are_refused(prefix):
+    with pytest.raises(ValidationError, match="redis_key_prefix"):
+        Settings(artifact="model.pt", redis_key_prefix=prefix)
+
+
 def test_a_refused_url_is_not_echoed():
     with pytest.raises(ValidationError) as caught:
         Settings(artifact="model.pt", redis_url="http://user:secret@cache")
@@ -110,7 +123,7 @@ def test_a_variable_of_an_earlier_release_is_named_in_one_warning_and_its_value_
 
 def test_no_setting_is_called_removed():
     assert not REMOVED_SETTINGS.keys() & {f"WILLBUY_{name.upper()}" for name in Settings.model_fields}
-    assert len(Settings.model_fields) <= 40
+    assert len(Settings.model_fields) <= 42
 
 
 @pytest.mark.parametrize(("idle_s", "every_s"), [(1800, 5), (50, 5), (20, 2), (1, 0.1)])

@@ -5,8 +5,6 @@ import json
 import polars as pl
 import pytest
 
-from app.store.keys import SHARDS, outcomes_key
-from training.collect import streams
 from training.collect.entries import EntryId, ended_session, events_of
 from training.collect.errors import CollectError
 from training.data.prepare import prepare
@@ -39,10 +37,6 @@ def read(*texts):
 
 def test_a_session_of_unknown_outcome_is_no_example():
     assert ended_session(ENTRY, session(event(1), outcome="unknown")) is None
-
-
-def test_the_streams_are_those_of_the_service():
-    assert [streams.stream_key(shard) for shard in range(streams.SHARDS)] == list(map(outcomes_key, range(SHARDS)))
 
 
 def test_a_session_without_a_purchase_is_its_events():
