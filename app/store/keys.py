@@ -6,6 +6,7 @@
     wb:{<shard>}:seen             sorted set   all sessions of the shard by time of last commit, in ms
     wb:{<shard>}:closed           stream       closed sessions in their stored form, until a replica publishes them
     wb:{<shard>}:outcomes         stream       closed sessions as JSON, for collectors
+    wb:{<shard>}:decisions        stream       decisions of rules as JSON, for the live stream and webhooks
     wb:{<shard>}:closer           string       the replica that sweeps the shard now
     wb:{00}:trust:<model>:<n>     hash         counts of a model's answers and their outcomes, in time bucket n
     wb:{00}:drift:<model>:<n>     hash         counts of a model's inputs in closed sessions, in time bucket n
@@ -94,6 +95,10 @@ class Keys:
     def outcomes(self, shard: int) -> str:
         """Return the key of a shard's closed sessions as JSON, a stream."""
         return outcomes_key(self._prefix, shard)
+
+    def decisions(self, shard: int) -> str:
+        """Return the key of a shard's decisions of rules, a stream."""
+        return f"{self._of_shard[shard]}decisions"
 
     def closer(self, shard: int) -> str:
         """Return the key of the replica that sweeps a shard now, a string."""
