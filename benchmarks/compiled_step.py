@@ -29,7 +29,10 @@ _NAMES: Final = ("page_view", "view_item", "add_to_cart", "view_cart")
 def _events(sessions: int, number: int) -> list[Event]:
     return [
         Event(
-            _NAMES[(session + number) % 4], number * 7000 + session, item_id=f"SKU-{(session * 7 + number) % 90}", price=9.9
+            _NAMES[(session + number) % 4],
+            number * 7000 + session,
+            item_id=f"SKU-{(session * 7 + number) % 90}",
+            price=9.9,
         )
         for session in range(sessions)
     ]
