@@ -2,8 +2,8 @@
 
 python -m benchmarks.compiled_step
 
-Trains a small artifact, compiles it, and calls `Predictor.advance` of both on the same events and states. Each figure is
-the median over rounds; the ratio is the median of the ratios of paired rounds.
+Trains a small artifact, compiles it, and calls `Predictor.advance` of both on the same events and states. Each figure
+is the median over rounds; the ratio is the median of the ratios of paired rounds.
 """
 
 import argparse

@@ -35,9 +35,9 @@ class _PatientTransport:
     uvicorn writes an answer's head and body one after another, and uvloop sends each at once. Together they cost the
     server one system call less, and the client one wake-up less (docs/performance.md).
 
-    `write` does nothing once the client has gone. uvloop raises there, where asyncio's own transports write nothing. The
-    protocol learns of a lost connection one turn of the loop later, so the answers to a client that pipelines requests
-    and leaves would each be a traceback in the log.
+    `write` does nothing once the client has gone. uvloop raises there, where asyncio's own transports write nothing.
+    The protocol learns of a lost connection one turn of the loop later, so the answers to a client that pipelines
+    requests and leaves would each be a traceback in the log.
     """
 
     __slots__ = ("_call_soon", "_held", "_held_bytes", "_transport", "is_closing")

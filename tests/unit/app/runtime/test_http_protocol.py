@@ -38,7 +38,7 @@ class Wire(asyncio.Transport):
     def close(self) -> None:
         self.is_closed = True
 
-    def get_extra_info(self, name: str, default: Any = None) -> Any:  # noqa: ANN401 - as in the base class
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
         return default
 
 
