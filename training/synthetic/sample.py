@@ -82,8 +82,18 @@ class ViewedItems:
         self.count[rows[new]] += 1
 
 
-def sample(process: Process, sessions: int, rng: np.random.Generator) -> Traces:
-    """Return `sessions` sessions drawn from the process."""
+def sample(
+    process: Process, sessions: int, rng: np.random.Generator, *, treated: Process | None = None, trigger: int = ADD
+) -> Traces:
+    """Return `sessions` sessions drawn from the process.
+
+    Args:
+        process: the shop's.
+        sessions: how many to draw.
+        rng: the source of chance.
+        treated: the process of the events after a session's first event `trigger`; None: nothing changes there.
+        trigger: index into `EVENT_NAMES`.
+    """
     shape = process.shape
     device = _draw(rng, np.broadcast_to(DEVICE_SHARE, (sessions, len(DEVICE_SHARE))))
     campaign = _draw(rng, np.broadcast_to(CAMPAIGN_SHARE, (sessions, len(CAMPAIGN_SHARE))))
@@ -99,6 +109,7 @@ def sample(process: Process, sessions: int, rng: np.random.Generator) -> Traces:
     viewed = ViewedItems(sessions, shape.max_events)
     intent = _draw(rng, process.start[device, campaign, visits])
     context = np.full(sessions, process.first_context)
+    is_treated = np.zeros(sessions, dtype=np.bool_)
 
     going = np.arange(sessions)
     for n in range(shape.max_events):
@@ -121,6 +132,11 @@ def sample(process: Process, sessions: int, rng: np.random.Generator) -> Traces:
         length[going] = n + 1
         buys = process.buys[intent[going], context[going]]
         leaves = process.leaves[intent[going], context[going]]
+        if treated is not None:
+            under = is_treated[going]
+            buys = np.where(under, treated.buys[intent[going], context[going]], buys)
+            leaves = np.where(under, treated.leaves[intent[going], context[going]], leaves)
+            is_treated[going] |= now == trigger
         fate = rng.random(len(going))
         purchased[going] = fate < buys
         going = going[fate >= buys + leaves]

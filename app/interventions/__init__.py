@@ -1,0 +1,1 @@
+"""Rules that act on a score, and whether they paid."""
