@@ -1,6 +1,6 @@
 """What a rule changed, from the counts of its two groups: differences with intervals, and a verdict in words.
 
-Two intervals stand beside each other. The fixed-horizon one (Newcombe 1998, method 10, of two Wilson score intervals)
+There are two intervals. The fixed-horizon one (Newcombe 1998, method 10, of two Wilson score intervals)
 holds for one look at a time that was chosen before. The confidence sequence holds for all looks together, so it may be
 read every day and the experiment may end at any of them. It is the asymptotic one of Waudby-Smith, Arbour, Sinha,
 Kennedy and Ramdas (2024, doi:10.1214/24-AOS2408): Robbins' normal mixture with the estimated variance. With n sessions
@@ -25,7 +25,9 @@ POWER: Final = 0.8
 MISMATCH_P: Final = 0.001
 """Below it, the sizes of the groups contradict the share held out, and no difference is believed."""
 LEAST_BUYERS: Final = 20
-"""Buyers, and sessions without a purchase, that each group needs before there is a sequence."""
+"""Buyers, and sessions without a purchase, that each group needs before there is a sequence of the conversions."""
+LEAST_REVENUES: Final = 100
+"""The same for the sequence of the revenue, whose few large values make small samples misleading."""
 # The sequence is within 10 % of its narrowest from a fifth of it to ten times as many.
 _NARROWEST_AT_SESSIONS: Final = 10_000
 _MOST_DAYS: Final = 365
@@ -168,16 +170,22 @@ def conversion_sequence(treatment: GroupCounts, control: GroupCounts, alpha: flo
 
     None before each group has `LEAST_BUYERS` buyers and as many sessions without a purchase.
     """
-    return _sequence(treatment, control, (float(treatment.buyers),) * 2, (float(control.buyers),) * 2, alpha)
+    return _sequence(
+        treatment, control, (float(treatment.buyers),) * 2, (float(control.buyers),) * 2, LEAST_BUYERS, alpha
+    )
 
 
 def revenue_sequence(treatment: GroupCounts, control: GroupCounts, alpha: float = ALPHA) -> Sequence | None:
-    """Return the difference of the revenue a session with its confidence sequence; None as for the conversions."""
+    """Return the difference of the revenue a session with its confidence sequence.
+
+    None before each group has `LEAST_REVENUES` buyers and as many sessions without a purchase.
+    """
     return _sequence(
         treatment,
         control,
         (treatment.revenue, treatment.revenue_squares),
         (control.revenue, control.revenue_squares),
+        LEAST_REVENUES,
         alpha,
     )
 
@@ -292,11 +300,12 @@ def _sequence(
     control: GroupCounts,
     treatment_sums: tuple[float, float],
     control_sums: tuple[float, float],
+    least: int,
     alpha: float,
 ) -> Sequence | None:
     """Return the sequence of a difference of means, given sum and sum of squares of each group's quantity."""
     groups = (treatment, control)
-    if any(min(group.buyers, group.sessions - group.buyers) < LEAST_BUYERS for group in groups):
+    if any(min(group.buyers, group.sessions - group.buyers) < least for group in groups):
         return None
     (mean, variance), (control_mean, control_variance) = (
         _moments(group.sessions, *sums) for group, sums in zip(groups, (treatment_sums, control_sums), strict=True)

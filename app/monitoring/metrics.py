@@ -94,6 +94,10 @@ class Metrics:
         self.drift_unseen_name_share = figure("drift_unseen_name_share", "Share of events with an unknown name")
         self.drift_failures = counter("drift_failures", "Failures to count inputs")
 
+        self.webhook_attempts = counter("webhook_attempts", "Attempts to send a message", "webhook", "result")
+        self.webhook_dead = counter("webhook_dead", "Messages that are not sent any more", "webhook", "cause")
+        self.webhook_dropped = counter("webhook_dropped", "Dead messages dropped for newer ones", "webhook")
+
         self.model_compiled = gauge("model_compiled", "Whether the step runs compiled", of_workers="livemin")
         self.model_info = gauge("model_info", "The model in use; always 1", "fingerprint", of_workers="livemax")
         self.model_reloads = counter("model_reloads", "Attempts to load another artifact", "result")

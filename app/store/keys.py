@@ -11,6 +11,9 @@
     wb:{00}:trust:<model>:<n>     hash         counts of a model's answers and their outcomes, in time bucket n
     wb:{00}:drift:<model>:<n>     hash         counts of a model's inputs in closed sessions, in time bucket n
     wb:{00}:counted:<token>       string       marks counts that were added already
+    wb:{00}:webhook:<name>:...    five kinds   messages of a webhook, see `app.store.webhooks`
+    wb:{00}:webhooks:leader       string       the replica that moves decisions to the webhooks' queues now
+    wb:{00}:webhooks:places       hash         by shard, the last decision that was moved
     wb:{<shard>}:probe:<token>:... five kinds    keys of one check of readiness, with a life of seconds
     wb:{00}:replicas              sorted set   names of the replicas by time of last report, Redis' clock, in ms
     wb:{00}:reports               hash         the last report of each
@@ -125,6 +128,16 @@ class Keys:
         """Return keys for a commit that only checks that commits work: board, seen, closed, record, history."""
         start = f"{self._of_shard[shard]}probe:{token}:"
         return f"{start}board", f"{start}seen", f"{start}closed", f"{start}s", f"{start}h"
+
+    def webhook(self, name: str) -> tuple[str, str, str, str, str]:
+        """Return the keys of a webhook's queue: due, bodies, tries, dead, causes."""
+        start = f"{self._of_shard[COUNTS_SHARD]}webhook:{name}:"
+        return f"{start}due", f"{start}bodies", f"{start}tries", f"{start}dead", f"{start}causes"
+
+    def moved_decisions(self) -> tuple[str, str]:
+        """Return the keys of the replica that moves decisions to webhooks, a string, and of the places, a hash."""
+        start = self._of_shard[COUNTS_SHARD]
+        return f"{start}webhooks:leader", f"{start}webhooks:places"
 
     def rate(self, name: str, limit: int) -> str:
         """Return the key of the requests of API keys of a name, given their limit per window; a hash."""

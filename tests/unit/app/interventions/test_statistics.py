@@ -10,6 +10,7 @@ from scipy import stats
 
 from app.interventions.statistics import (
     LEAST_BUYERS,
+    LEAST_REVENUES,
     MISMATCH_P,
     Finding,
     GroupCounts,
@@ -95,6 +96,8 @@ def test_small_counts_have_no_sequence() -> None:
     assert conversion_sequence(enough, group(1_000, LEAST_BUYERS - 1)) is None
     assert conversion_sequence(group(100, 100 - LEAST_BUYERS + 1), enough) is None
     assert newcombe(enough, group(0, 0)) is None
+    assert revenue_sequence(enough, group(1_000, LEAST_REVENUES)) is not None
+    assert revenue_sequence(enough, group(1_000, LEAST_REVENUES - 1)) is None
 
 
 @pytest.mark.parametrize("effect", [0.0, 0.02])
@@ -229,7 +232,7 @@ def test_figures_of_any_counts(treatment: GroupCounts, control: GroupCounts, sha
     )
 
 
-@given(groups(LEAST_BUYERS), groups(LEAST_BUYERS))
+@given(groups(LEAST_REVENUES), groups(LEAST_REVENUES))
 def test_exchanged_groups_have_the_opposite_difference(one: GroupCounts, other: GroupCounts) -> None:
     for interval in (conversion_sequence, revenue_sequence):
         forth, back = interval(one, other), interval(other, one)
