@@ -80,7 +80,7 @@ def serve(
 ) -> None:
     """Serve an artifact over HTTP.
 
-    Every other setting is an environment variable; docs/settings.md lists them.
+    Every other setting is an environment variable; docs/reference/settings.md lists them.
     """
     import uvicorn  # noqa: PLC0415  # `willbuy --help` starts faster without these
     from pydantic import ValidationError  # noqa: PLC0415  # same

@@ -1,6 +1,7 @@
 """Every setting of the service, read once from the environment and then constant.
 
-Each is an environment variable: `WILLBUY_` and the field's name in capitals. `docs/settings.md` lists them all.
+Each is an environment variable: `WILLBUY_` and the field's name in capitals. The docstrings are the text of
+`docs/reference/settings.md`.
 """
 
 import os
@@ -69,134 +70,150 @@ class Settings(BaseSettings):
     """The model: the file that `willbuy train` writes."""
 
     artifact_sha256: Annotated[str, Field(pattern=r"^[0-9a-fA-F]{64}$")] | None = None
-    """Required SHA-256 of the artifact, in hexadecimal. Set it where the file comes over a network: loading an artifact
-    runs the code in it."""
+    """Required SHA-256 of this file, in hexadecimal. Set it where the file comes over a network: loading an
+    artifact runs the code in it."""
 
     watch_artifact_s: Annotated[float, Field(ge=0, le=3600)] = 0.0
-    """Interval at which the service checks the artifact's path for another file and loads it; 0: never."""
+    """Interval at which the service checks the path for another file and loads it (docs/upgrade.md#4-release);
+    0: never."""
 
     shadow_artifact: Path | None = None
     """A candidate that scores some sessions beside the model; only metrics show it."""
 
     shadow_share: Annotated[float, Field(ge=0, le=1)] = 0.1
-    """Share of sessions that the candidate scores."""
+    """Share of sessions that the candidate scores, 0 to 1; the same sessions on every replica."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Device of the model. With a GPU, `auto` times a batch on both devices at start, takes the faster and logs the
-    reason. A step is small, so the CPU may win."""
+    """`cpu`, `cuda` or `auto`. With a GPU, `auto` times a batch on both at start and takes the faster; the log
+    line `started` gives the reason. A step is small, so the CPU may win."""
 
     state_dtype: Literal["float16", "float32"] = "float16"
-    """Stored type of a session's hidden state: `float16` halves the record, `float32` keeps answers within 1e-5 of the
-    offline model instead of 2e-3. Records of the other type are rebuilt from their histories."""
+    """Stored type of a session's hidden state. `float16`: small records, answers within 2e-3 of the offline
+    model. `float32`: within 1e-5. Change it at any time: records of the other type are rebuilt from their
+    histories."""
 
     base_rate: Annotated[float, Field(gt=0, lt=1)] | None = None
-    """Share of sessions that buy in the live shop, if it differs from the training log's; probabilities are shifted to
-    it. None: as trained. Stored states do not depend on it."""
+    """Share of sessions that buy in the live shop, between 0 and 1, if it differs from the training log's. All
+    probabilities are shifted to it (docs/base-rate.md). None: as trained."""
 
     api_keys_file: Path | None = None
-    """TOML file of the accepted API keys (`willbuy key new` writes it), read again when it changes."""
+    """TOML file of accepted API keys (`willbuy key new` writes it), read again within two seconds of a change."""
 
     open_access: bool = False
-    """Whether everybody may do everything without a key. For trials."""
+    """Everybody may do everything without a key. For trials; each start logs a warning. Without open access and
+    without keys, the service does not start."""
 
     key_events_per_s: Annotated[float, Field(ge=0, le=1_000_000)] = 0.0
-    """Rate limit of a key without its own: events and other requests a second, averaged over ten seconds and all
-    replicas; 0: none."""
+    """Rate limit of a key without its own: events and other requests a second (429 `rate_limited`), averaged
+    over ten seconds and all replicas; 0: none."""
 
     metrics_public: bool = True
     """Whether `/metrics` needs no key; otherwise it needs `sessions:read`."""
 
     cors_origins: Annotated[tuple[Annotated[str, Field(pattern=_ORIGIN)], ...], NoDecode] = ()
-    """Origins whose pages may call the API, separated by commas: `https://desk.example`; none: no CORS."""
+    """Origins whose pages may call the API, separated by commas (`https://desk.example`). None: no answer has a
+    CORS header."""
 
     redis_url: SecretStr = SecretStr("redis://127.0.0.1:6379/0")
-    """The Redis that holds all sessions: `redis://`, `unix://`, `redis+cluster://host:port,...` or
-    `redis+sentinel://host:port,.../service`, with user and password; `rediss` instead of `redis` is TLS."""
+    """The Redis that holds all sessions, with user and password, in one of the forms of docs/operate.md#which-redis.
+    Redis 6.2 or later, or Valkey."""
 
     redis_key_prefix: str = DEFAULT_KEY_PREFIX
-    """Beginning of every key. Services with different prefixes share a Redis without seeing each other."""
+    """Beginning of every key, so that services share a Redis (docs/operate.md#which-redis): 1 to 64 printable
+    ASCII characters without blanks, braces, `*`, `?`, `[`, `]`, `\\`, `^`. With another prefix, the sessions of
+    before are not found."""
 
     redis_ca_file: Path | None = None
     """Certificates that TLS to Redis trusts, in PEM; none: the system's."""
 
     redis_cert_file: Path | None = None
-    """The service's own certificate for TLS to Redis, in PEM, where Redis asks clients for one."""
+    """The service's own certificate for TLS to Redis, in PEM, where Redis asks clients for one
+    (`tls-auth-clients`)."""
 
     redis_key_file: Path | None = None
     """Private key of that certificate, in PEM, without a passphrase; none: it is in `WILLBUY_REDIS_CERT_FILE`."""
 
     redis_timeout_s: Annotated[float, Field(gt=0, le=60)] = 0.5
-    """Longest wait for one answer of Redis, including connecting and waiting for a free connection."""
+    """Longest wait for one answer of Redis, including connecting and waiting for a free connection. At most
+    `WILLBUY_REQUEST_TIMEOUT_S`."""
 
     redis_wait_replicas: Annotated[int, Field(ge=0, le=16)] = 0
-    """Redis replicas that must have a commit before it is acknowledged; see docs/operate.md."""
+    """Redis replicas that must have a commit before it is acknowledged (possible losses,
+    docs/operate.md#what-redis-itself-may-lose)."""
 
     session_idle_s: Annotated[int, Field(ge=1, le=30 * 86400)] = 1800
-    """Idle time after which a session ends, without a purchase, and becomes an outcome."""
+    """Idle time after which a session ends, without a purchase, and becomes an outcome (docs/outcomes.md)."""
 
     outcome_grace_s: Annotated[int, Field(ge=1, le=30 * 86400)] = 3600
-    """How long an ended session's events stay while no replica records its outcome."""
+    """How long an ended session's events stay while no replica records its outcome. After that, the outcome is
+    lost and counted."""
+
+    max_session_events: Annotated[int, Field(ge=1, le=100_000)] = 1000
+    """Most events of one session (409 `session_full`). The bound keeps every history complete, so that a state
+    can be rebuilt."""
+
+    max_session_bytes: Annotated[int, Field(ge=1024, le=64 * 2**20)] = 4 * 2**20
+    """Largest size of one session's events as Redis stores them. An event that would exceed it is refused (409
+    `session_too_large`). The bound limits memory, rebuilds and sweeps."""
+
+    dedupe_window: Annotated[int, Field(ge=1, le=LARGEST_DEDUPE_WINDOW)] = 64
+    """Number of a session's last events whose answers are stored, at most 255. A repeated `event_id` among them
+    gets the stored answer; an older one would count again."""
+
+    allow_placeholder_ids: bool = False
+    """Whether a session or event id may be `undefined`, `null`, blank or the like. Broken tags send these for
+    all visitors, who would share one session."""
+
+    max_event_age_s: Annotated[int, Field(ge=1)] = 86400
+    """Largest age of an event's timestamp; older events are refused (422)."""
+
+    max_event_ahead_s: Annotated[int, Field(ge=0)] = 300
+    """How far a timestamp may be ahead of the server's clock. Within the bound the event counts as happening
+    now, with a warning; beyond it is refused (422)."""
+
+    max_batch_size: Annotated[int, Field(ge=1, le=4096)] = 256
+    """Most events of one micro-batch; the model steps those of different sessions together."""
+
+    max_queue: Annotated[int, Field(ge=1, le=1_000_000)] = 4096
+    """Most events that wait for a micro-batch; more are refused at once (503 `overloaded`)."""
+
+    request_timeout_s: Annotated[float, Field(gt=0, le=60)] = 2.0
+    """Deadline of a request, from its first byte to its answer (503 `deadline_exceeded`). An event whose commit
+    had begun may be stored: send it again with the same `event_id`."""
+
+    max_body_bytes: Annotated[int, Field(ge=1024, le=64 * 2**20)] = 65536
+    """Largest request body (413 `body_too_large`)."""
+
+    max_batch_events: Annotated[int, Field(ge=1, le=100_000)] = 1000
+    """Most events of one `POST /v1/events/batch` (413 `too_many_events`), at most `WILLBUY_MAX_QUEUE`. Of one
+    session, at most `WILLBUY_DEDUPE_WINDOW`, so that a request can safely be sent again."""
 
     outcomes_kept: Annotated[int, Field(ge=0, le=1_000_000)] = 50_000
-    """About how many ended sessions Redis keeps for `willbuy collect`; the oldest go first. 0: none."""
+    """About how many ended sessions Redis keeps for `willbuy collect`; the oldest go first. 0: none; model
+    quality needs none."""
 
     outcomes_kept_s: Annotated[int, Field(ge=60, le=365 * 86400)] = 7 * 86400
     """About how long Redis keeps them."""
 
     trust_window_s: Annotated[int, Field(ge=24, le=90 * 86400)] = 86400
-    """Sliding window of the figures of model quality, over ended sessions."""
-
-    max_session_events: Annotated[int, Field(ge=1, le=100_000)] = 1000
-    """Most events of one session; more are refused (`session_full`). The bound keeps every history complete."""
-
-    max_session_bytes: Annotated[int, Field(ge=1024, le=64 * 2**20)] = 4 * 2**20
-    """Largest size of one session's events as Redis stores them; an event that would exceed it is refused
-    (`session_too_large`). The bound limits memory, rebuilds and sweeps."""
-
-    dedupe_window: Annotated[int, Field(ge=1, le=LARGEST_DEDUPE_WINDOW)] = 64
-    """Number of a session's last events whose answers are stored. A repeated `event_id` among them gets the stored
-    answer; an older one would count again."""
-
-    allow_placeholder_ids: bool = False
-    """Whether a session or event id may be `undefined`, `null`, blank or the like. Broken tags send these for all
-    visitors, who would share one session."""
-
-    max_event_age_s: Annotated[int, Field(ge=1)] = 86400
-    """Largest age of an event's timestamp; older events are refused."""
-
-    max_event_ahead_s: Annotated[int, Field(ge=0)] = 300
-    """How far a timestamp may be ahead of the server's clock. Within the bound the event counts as happening now."""
-
-    max_batch_size: Annotated[int, Field(ge=1, le=4096)] = 256
-    """Most events in one batch of the model."""
-
-    max_queue: Annotated[int, Field(ge=1, le=1_000_000)] = 4096
-    """Most events that may wait for a batch; more are refused at once (`overloaded`)."""
-
-    request_timeout_s: Annotated[float, Field(gt=0, le=60)] = 2.0
-    """Deadline of a request, from its first byte to its answer (`deadline_exceeded`). An event whose commit has not
-    begun by then is dropped."""
-
-    max_body_bytes: Annotated[int, Field(ge=1024, le=64 * 2**20)] = 65536
-    """Largest request body; a larger one is refused (`body_too_large`)."""
-
-    max_batch_events: Annotated[int, Field(ge=1, le=100_000)] = 1000
-    """Most events of one request to `/v1/events/batch`, and never more than `max_queue`."""
+    """Window of the model quality figures, over ended sessions."""
 
     max_streams: Annotated[int, Field(ge=0, le=10_000)] = 256
-    """Most open streams of one process; more are refused (`too_many_streams`)."""
+    """Most open streams of one process; more are refused (503 `too_many_streams`)."""
 
     drain_delay_s: Annotated[float, Field(ge=0, le=300)] = 0.0
-    """How long the service takes events after SIGTERM while `/readyz` answers 503, so that balancers notice."""
+    """How long after SIGTERM events are accepted while `/readyz` answers 503: the time that load balancers need
+    (docs/operate.md#stopping)."""
 
     log_format: Literal["console", "json"] = "json"
-    """`json`: one object a line, for log collectors. `console`: coloured, for people."""
+    """`json`: one object a line, for log collectors. `console`: for people."""
 
     log_session_ids: Literal["full", "short", "hash"] = "hash"
-    """Form of session ids in the log: complete, the first characters, or a hash that is the same each time."""
+    """Form of session ids in the log: `full`, `short` (the first four characters) or `hash` (twelve hexadecimal
+    digits, always the same for the same id)."""
 
     log_level: Literal["debug", "info", "warning", "error"] = "info"
-    """Least severe level that is written."""
+    """Lowest level that is logged: `debug`, `info`, `warning` or `error`."""
 
     @field_validator("redis_url")
     @classmethod
