@@ -11,6 +11,7 @@ No feature is computed here: counts, gaps, vocabularies and scaling are in the a
 """
 
 import math
+import re
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from operator import attrgetter
@@ -22,7 +23,7 @@ from torch import Tensor
 
 from model.events import FIELDS, Event, PropertyValue, identifier_code
 from model.properties import PropertySpec
-from model.text_rules import TEXT_RULES, canonical_text, is_placeholder_id
+from model.text_rules import TEXT_RULES, canonical_text, category_text, is_placeholder_id
 
 _Numbers = np.ndarray[Any, Any]
 
@@ -34,10 +35,11 @@ _NUMBERS = tuple(map(attrgetter, NUMBER_FIELDS))
 FIXED_CODES = len(CODE_FIELDS)
 FIXED_NUMBERS = len(NUMBER_FIELDS)
 _FINGERPRINT_MASK = 0x7FFFFFFF
+_NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
 _TRUTHS: dict[str | None, float] = {"true": 1.0, "false": 0.0}
 
 
-def category_text(value: PropertyValue | None) -> str | None:
+def unruled_text(value: PropertyValue | None) -> str | None:
     """Return a category property's value as text, as artifacts without text rules have it; None for no value.
 
     Booleans and whole numbers get one spelling, so that a log's `1` and a POST's `1.0` are the same category.
@@ -55,10 +57,12 @@ def number_value(value: PropertyValue | None) -> float:
     """Return a number property's value as a float, 1 and 0 for true and false; NaN where there is none or no number."""
     if value is None:
         return math.nan
-    try:
+    if not isinstance(value, str):
         return float(value)
-    except ValueError:
-        return _TRUTHS.get(canonical_text(value), math.nan)
+    text = canonical_text(value) or ""
+    # Python's `float` also takes 1_000 and digits of other scripts, which a log's reader does not.
+    number = float(text) if _NUMBER.fullmatch(text) else _TRUTHS.get(text, math.nan)
+    return number if math.isfinite(number) else math.nan
 
 
 @lru_cache(maxsize=65536)
@@ -74,21 +78,29 @@ def fingerprint(identifier: str | None) -> int:
 
 @lru_cache(maxsize=65536, typed=True)
 def category_code(value: PropertyValue | None) -> int:
-    """Return the fingerprint of a value's canonical text."""
+    """Return the fingerprint of a category's canonical text; 0 where it is a word for no value."""
+    return fingerprint(category_text(value))
+
+
+@lru_cache(maxsize=65536, typed=True)
+def _canonical_code(value: PropertyValue | None) -> int:
+    """Return the fingerprint of a value's canonical text: of ids, and of categories before text rules 2."""
     return fingerprint(canonical_text(value))
 
 
 @lru_cache(maxsize=65536)
 def item_code(item_id: str | None) -> int:
     """Return the fingerprint of an item's id; 0 where the id stands for nothing."""
-    return 0 if item_id is None or is_placeholder_id(item_id) else category_code(item_id)
+    return 0 if item_id is None or is_placeholder_id(item_id) else _canonical_code(item_id)
 
 
 @lru_cache(maxsize=65536, typed=True)
 def _unruled_category_code(value: PropertyValue | None) -> int:
-    return fingerprint(category_text(value))
+    return fingerprint(unruled_text(value))
 
 
+# By the version of the text rules; later versions have `category_code`.
+_CATEGORY_CODERS: dict[int, Callable[[PropertyValue | None], int]] = {0: _unruled_category_code, 1: _canonical_code}
 # Event names are canonical already (`model.events.EventNames`).
 _CODERS: dict[str, Callable[[str | None], int]] = {"event_name": fingerprint, "item_id": item_code}
 
@@ -111,8 +123,9 @@ class ColumnReader:
     """
 
     def __init__(self, properties: Sequence[PropertySpec], text_rules: int = TEXT_RULES) -> None:
-        self.category_code = category_code if text_rules else _unruled_category_code
-        self._codes = tuple((attrgetter(name), code_of(name) if text_rules else fingerprint) for name in CODE_FIELDS)
+        self.category_code = _CATEGORY_CODERS.get(text_rules, category_code)
+        coders: dict[str, Callable[[str | None], int]] = {**dict.fromkeys(CODE_FIELDS, self.category_code), **_CODERS}
+        self._codes = tuple((attrgetter(name), coders[name] if text_rules else fingerprint) for name in CODE_FIELDS)
         self.categories = tuple(spec.name for spec in properties if spec.kind == "category")
         self.numbers = tuple(spec.name for spec in properties if spec.kind == "number")
 

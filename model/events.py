@@ -11,6 +11,7 @@ derives from `FIELDS`, and tests compare these five with the table.
 """
 
 import re
+import unicodedata
 from collections.abc import Collection, Mapping
 from functools import lru_cache
 from hashlib import blake2b
@@ -19,7 +20,7 @@ from typing import Final, Literal, NamedTuple
 
 import msgspec
 
-from model.text_rules import stripped
+from model.text_rules import canonical_text
 
 PropertyValue = str | float | bool
 
@@ -178,13 +179,15 @@ class Event(msgspec.Struct, frozen=True):
 
 def folded(name: str) -> str:
     """Return the form in which spellings of a known name are equal: lower case, words joined by one underscore."""
-    words = _WORD_ENDS.sub("_", _ZERO_WIDTH.sub("", stripped(name)))
+    # Form KC makes full-width letters plain ones. Turkish programs write I without, and i with, the other one's dot.
+    plain = unicodedata.normalize("NFKC", _ZERO_WIDTH.sub("", name)).replace("\u0130", "I").replace("\u0131", "i")
+    words = _WORD_ENDS.sub("_", canonical_text(plain) or "")
     return _SEPARATORS.sub("_", words).lower()
 
 
 @lru_cache(maxsize=4096)
 def canonical_event_name(name: str) -> str:
-    """Return the GA4 name of which `name` is an alias, or `name` itself, stripped, when it is a shop's own.
+    """Return the GA4 name of which `name` is an alias, or `name`'s own canonical text when it is a shop's own.
 
     Case, spaces, hyphens and underscores do not matter in known names: `Product Viewed`, `detail-page-view`,
     `View_Item` and `ViewItem` are all `view_item`.
@@ -192,7 +195,7 @@ def canonical_event_name(name: str) -> str:
     key = folded(name)
     if key in GA4_EVENT_NAMES:
         return key
-    return ALIASES.get(key, stripped(name))
+    return ALIASES.get(key) or canonical_text(name) or ""
 
 
 class EventNames:
@@ -205,15 +208,15 @@ class EventNames:
     """
 
     def __init__(self, renames: Mapping[str, str] = MappingProxyType({}), kept: Collection[str] = ()) -> None:
-        self._renames = {stripped(theirs): ours for theirs, ours in renames.items()}
+        self._renames = {canonical_text(theirs): ours for theirs, ours in renames.items()}
         self._kept = frozenset(kept)
         self.canonical = lru_cache(maxsize=4096)(self._canonical)
 
     def _canonical(self, name: str) -> str:
-        own = stripped(name)
+        own = canonical_text(name) or ""
         ours = self._renames.get(own)
         if ours is not None:
-            return own if stripped(ours) == own else canonical_event_name(ours)
+            return own if canonical_text(ours) == own else canonical_event_name(ours)
         return own if own in self._kept else canonical_event_name(own)
 
 

@@ -1,4 +1,4 @@
-"""The one text of a value, and ids that stand for nothing: read alike in logs and in requests.
+"""The one text of a value, and texts that stand for nothing: read alike in logs and in requests.
 
 `canonical_text` decides which texts are the same item, category or property value. `willbuy prepare` applies the rule
 to logs and `model.columns` applies the rule to events, so that a log's `True` and a request's `true` are one value.
@@ -6,10 +6,12 @@ to logs and `model.columns` applies the rule to events, so that a log's `True` a
 
 import math
 import re
+import unicodedata
 from typing import Final
 
-# The version of these rules; an artifact records the one that its training data followed.
-TEXT_RULES: Final = 1
+# The version of these rules; an artifact records the one that its training data followed. 1: no word for nothing was
+# known, texts were not normalised, and characters of no width counted inside of a text.
+TEXT_RULES: Final = 2
 
 # White space of Unicode, the byte order mark, and characters of zero width that exporters leave behind.
 BLANKS: Final = (
@@ -17,8 +19,27 @@ BLANKS: Final = (
     "\u200b\u200c\u200d\u200e\u200f\u2028\u2029\u202f\u205f\u2060\u3000\ufeff"
 )
 _BLANK: Final = "[" + "".join(f"\\x{{{ord(blank):x}}}" for blank in BLANKS) + "]"
-# As an expression of Rust's regex crate, which polars uses: texts that `canonical_text` may change.
-MAY_CHANGE: Final = rf"^{_BLANK}|{_BLANK}$|^$|^-?[0-9]+\.0*$|^-0$|^(?i:true|false)$"
+# Characters that no one sees: soft hyphen, zero-width space, word joiner, marks of byte order and direction.
+_UNSEEN: Final = "\u00ad\u200b\u200e\u200f\u2060\ufeff"
+_WITHOUT_UNSEEN: Final = dict.fromkeys(map(ord, _UNSEEN))
+# Texts of characters before this one are in Unicode's normal form C.
+_FIRST_COMBINING: Final = "\u0300"
+# Words that programs write where a category has no value, in lower case. `0`, `unknown` and `(none)` are values.
+NULL_WORDS: Final = frozenset(
+    {
+        "null", "(null)", "<null>", "[null]", "none", "nan", "nat", "nil", "<nil>", "undefined", "<na>", "na", "n/a",
+        "n.a.", "#n/a", "#value!", "#ref!", "#null!", "\\n", "__hive_default_partition__", "(not set)", "not set",
+        "not_set", "notset", "(empty)", "[object object]", "-", "--", "---", "\u2013", "\u2014", "?", "''", '""', "{}",
+        "[]",
+    }
+)  # fmt: skip
+_LONGEST_NULL: Final = max(map(len, NULL_WORDS))
+# As expressions of Rust's regex crate, which polars uses: texts that `canonical_text`, or `category_text`, may change.
+MAY_CHANGE: Final = (
+    rf"^{_BLANK}|{_BLANK}$|^$|^-?[0-9]+\.0*$|^-0$|^(?i:true|false)$"
+    rf"|\x{{ad}}|[^\x00-\x{{{ord(_FIRST_COMBINING) - 1:x}}}]"
+)
+MAY_BE_NULL: Final = f"{MAY_CHANGE}|^(?i:{'|'.join(re.escape(word) for word in sorted(NULL_WORDS))})$"
 _WHOLE: Final = re.compile(r"(-?[0-9]+)\.0*", re.ASCII)
 # C0 controls (NUL, line breaks, tabs), DEL, C1 controls, and surrogates, which UTF-8 cannot encode.
 _FORBIDDEN: Final = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
@@ -55,11 +76,12 @@ def stripped(text: str) -> str:
 def canonical_text(value: str | float | bool | None) -> str | None:
     """Return the one text of a value; None where there is none.
 
-    Blanks at the ends go. Truth values are `true` and `false`. A whole number has no fraction: `12.0` is `12`. Any
-    other text is kept, since `007` is not `7`.
+    Blanks at the ends go, and characters that no one sees. Letters are in normal form C, so that an accent is a part of
+    its letter. Truth values are `true` and `false`. A whole number has no fraction: `12.0` is `12`. Any other text is
+    kept, since `007` is not `7`.
     """
     if isinstance(value, str):
-        return _canonical(value.strip(BLANKS))
+        return _canonical(_seen(value.strip(BLANKS)))
     if value is None:
         return None
     if isinstance(value, bool):
@@ -67,6 +89,23 @@ def canonical_text(value: str | float | bool | None) -> str | None:
     if math.isnan(value):
         return None
     return str(int(value)) if float(value).is_integer() else repr(float(value))
+
+
+def category_text(value: str | float | bool | None) -> str | None:
+    """Return the one text of a category's or a property's value; None where there is none or a word for none."""
+    text = canonical_text(value)
+    return None if text is None or is_null_word(text) else text
+
+
+def is_null_word(text: str) -> bool:
+    """Return whether a canonical text is a word for no value, such as `None`, `N/A` or `-`."""
+    return len(text) <= _LONGEST_NULL and text.lower() in NULL_WORDS
+
+
+def _seen(text: str) -> str:
+    if text.isascii():
+        return text
+    return unicodedata.normalize("NFC", text.translate(_WITHOUT_UNSEEN)).strip(BLANKS)
 
 
 def _canonical(text: str) -> str | None:

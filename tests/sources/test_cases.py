@@ -341,6 +341,21 @@ def test_the_columns_of_blanks_and_quotes_have_one_text(tmp_path: Path) -> None:
         assert set(events["event_name"]) == {"view_item"}
 
 
+def test_words_for_nothing_are_no_values(tmp_path: Path) -> None:
+    options = (*WITH_CATEGORY, "--column", "item_id=item", "--column", "price=price")
+    properties = ("--property", "plan=plan", "--property", "width=width", "--keep-open-sessions")
+    code, output = prepared(FILES / "words-for-nothing.csv", tmp_path / "out", *options, *properties)
+    assert code == 0, output
+    dataset = read_prepared(tmp_path / "out")
+    columns = ["item_id", "item_category", "price", "property.plan", "property.width"]
+    assert dataset.scan().select(columns).collect().rows() == [
+        (None, None, None, "gold", 390.0),
+        ("SKU-1", "shoes", None, None, None),
+        (None, None, None, None, 410.0),
+    ]
+    assert [spec.kind for spec in dataset.properties] == ["category", "number"]
+
+
 def test_placeholder_ids_are_ids_where_the_setting_says_so(tmp_path: Path) -> None:
     log = tmp_path / "2019-Oct.csv"
     shutil.copy(FILES / "rees46-undefined-sessions.csv", log)

@@ -14,7 +14,7 @@ from typing import Any, Final, NamedTuple
 import polars as pl
 
 from model.events import FIELD_NAMES, PURCHASE
-from model.text_rules import canonical_text
+from model.text_rules import category_text
 from training.collect.errors import CollectError
 from training.data.sources.conversion import EVENT_COLUMNS, PROPERTY_PREFIX, SOURCE_LINE
 
@@ -109,4 +109,4 @@ def _property(name: str, values: Sequence[Any]) -> pl.Series:
         return pl.Series(name, values, dtype=pl.Boolean)
     if all(isinstance(value, bool | int | float) for value in given):
         return pl.Series(name, [None if value is None else float(value) for value in values], dtype=pl.Float64)
-    return pl.Series(name, [canonical_text(value) for value in values], dtype=pl.String)
+    return pl.Series(name, [category_text(value) for value in values], dtype=pl.String)

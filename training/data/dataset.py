@@ -16,7 +16,7 @@ from torch import Tensor
 
 from model.columns import CODE_FIELDS, NUMBER_FIELDS, category_code, code_of
 from model.properties import PropertySpec
-from model.text_rules import MAY_CHANGE, canonical_text
+from model.text_rules import MAY_BE_NULL, canonical_text, category_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,10 +161,12 @@ def _numbers(column: pl.Series) -> NDArray[np.float32]:
 
 
 def _category_texts(column: pl.Series) -> pl.Series:
-    if column.dtype == pl.String and not column.str.contains(MAY_CHANGE).any():
+    if column.dtype == pl.String and not column.str.contains(MAY_BE_NULL).any():
         return column
+    # A name is never a word for nothing.
+    rule = canonical_text if column.name == "event_name" else category_text
     values = column.unique()
-    return column.replace_strict(values, [canonical_text(value) for value in values], return_dtype=pl.String)
+    return column.replace_strict(values, [rule(value) for value in values], return_dtype=pl.String)
 
 
 def _codes(column: pl.Series, code: Callable[[str | None], int]) -> NDArray[np.int64]:

@@ -10,14 +10,15 @@ from model import columns
 from model.columns import (
     ColumnReader,
     category_code,
-    category_text,
     columns_from_events,
     fingerprint,
     item_code,
     number_value,
+    unruled_text,
 )
 from model.events import Event, identifier_code
 from model.properties import PropertySpec
+from model.text_rules import category_text
 
 
 @given(sessions(max_size=5))
@@ -106,8 +107,8 @@ def test_fingerprint_is_golden():
         (math.inf, "inf"),
     ],
 )
-def test_a_category_has_one_spelling(value, text):
-    assert category_text(value) == text
+def test_a_category_has_one_spelling_without_text_rules(value, text):
+    assert unruled_text(value) == text
 
 
 @pytest.mark.parametrize(
@@ -123,6 +124,8 @@ def test_a_category_has_one_spelling(value, text):
         (-3, -3.0),
         (math.inf, math.inf),
         (math.nan, math.nan),
+        *((text, math.nan) for text in ("N/A", "nan", "inf", "1e999", "1_000", "1,5", "15%", "\uff17", "0x10", ".")),
+        *((text, 5.0) for text in ("5.", "+5", "05", "0.5e1", "\ufeff5\xa0")),
     ],
 )
 def test_a_number_is_a_number_or_nothing(value, number):
@@ -153,6 +156,16 @@ def test_a_value_of_a_log_and_of_a_request_have_one_code(logged, sent):
 
 def test_an_item_that_stands_for_nothing_is_none():
     assert item_code("undefined") == item_code(" NULL ") == item_code(None) == item_code("") == 0
+
+
+@pytest.mark.parametrize(
+    "word", ["None", "nan", "NULL", "N/A", "-", "undefined", " <NA> ", "\\N", "\u2014", "(not set)"]
+)
+def test_a_word_for_nothing_is_no_category_but_a_value_of_older_rules(word):
+    event = Event("page_view", 0, item_category=word, properties={"device": word})
+    columns = [ColumnReader(ALL_SCOPES, rules).read([event])[1][0].tolist() for rules in (2, 1, 0)]
+    assert category_code(word) == 0
+    assert [sum(code != 0 for code in row) for row in columns] == [1, 3, 3]
 
 
 def test_an_artifact_without_text_rules_reads_texts_as_they_are():

@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 from support.artifacts import EVENT_NAMES, random_model
 from support.event_strategies import ALL_SCOPES, columns_of, random_session, random_sessions, sessions
 
-from model.columns import category_text, fingerprint, number_value
+from model.columns import fingerprint, number_value
 from model.encoder import CATEGORY_SLOTS, ITEM_SLOTS, Encoder, vocabulary_order
 from model.events import Event, PropertyValue
 from model.properties import PropertySpec
+from model.text_rules import category_text
 
 ITEMS, CATEGORIES, VALUES = ["SKU-1", "SKU-2"], ["shoes", "hats"], ["mobile", "desktop", "3", "true"]
 LARGEST = 1e12

@@ -151,8 +151,10 @@ class _Rows:
         if mapping.event_name is None:
             own = pl.repeat(mapping.constant_event_name, self.raw.height, dtype=pl.String, eager=True)
         else:
-            own = self._own_names(mapping.event_name)
-            if mapping.constant_event_name is not None:
+            if mapping.constant_event_name is None:
+                own = values.text(self.raw[mapping.event_name], mapping.missing_values)
+            else:
+                own = values.category(self.raw[mapping.event_name], mapping.missing_values)
                 own = own.fill_null(mapping.constant_event_name)
             problems = [*self._damaged(own), *values.required(own)]
             self.rejecting += [(mapping.event_name, mask, reason) for mask, reason in problems]
@@ -167,11 +169,8 @@ class _Rows:
         ).select(NAME_SCHEMA.keys())
         return own.replace_strict(counts["name"], counts["read_as"], default=None, return_dtype=pl.String), counts
 
-    def _own_names(self, column: str) -> pl.Series:
-        return values.text(self.raw[column], self.mapping.missing_values)
-
-    def text(self, column: str) -> pl.Series:
-        texts = values.text(self.raw[column], self.mapping.missing_values)
+    def category(self, column: str) -> pl.Series:
+        texts = values.category(self.raw[column], self.mapping.missing_values)
         return self._nulled(column, texts, self._damaged(texts))
 
     def item_id(self, column: str) -> pl.Series:
@@ -196,17 +195,17 @@ class _Rows:
             return self._none(pl.String if kind == "text" else pl.Float64)
         if column is None:
             given = pl.Series(name, [constant])
-            value = values.text(given) if kind == "text" else values.amount(given)[0]
+            value = values.category(given) if kind == "text" else values.amount(given)[0]
             return pl.repeat(value.item(), self.raw.height, dtype=value.dtype, eager=True)
         if kind == "amount":
             return self.amount(column)
-        return self.item_id(column) if name == "item_id" else self.text(column)
+        return self.item_id(column) if name == "item_id" else self.category(column)
 
     def property(self, declared: PropertyColumn) -> pl.Series:
         if declared.kind == "number":
             numbers, problems = values.property_number(self.raw[declared.column], self.mapping.missing_values)
             return self._nulled(declared.column, numbers, problems)
-        return self.text(declared.column)
+        return self.category(declared.column)
 
     def _nulled(self, column: str, read: pl.Series, problems: Iterable[values.Problem]) -> pl.Series:
         for mask, reason in problems:

@@ -10,7 +10,14 @@ from typing import Final
 import numpy as np
 import polars as pl
 
-from model.text_rules import MAY_CHANGE, PLACEHOLDER_IDS, canonical_text, is_placeholder_id
+from model.text_rules import (
+    MAY_BE_NULL,
+    MAY_CHANGE,
+    PLACEHOLDER_IDS,
+    canonical_text,
+    category_text,
+    is_placeholder_id,
+)
 from training.data.sources.errors import SourceError
 from training.data.sources.time_patterns import parsed_ms
 
@@ -54,9 +61,24 @@ def text(column: pl.Series, missing_values: Collection[str] = ()) -> pl.Series:
     Raises:
         SourceError: the column holds structures instead of single values.
     """
+    return _read(column, missing_values, MAY_CHANGE, canonical_text)
+
+
+def category(column: pl.Series, missing_values: Collection[str] = ()) -> pl.Series:
+    """Return the column as `model.text_rules.category_text` has it: as `text`, and null for words that mean no value.
+
+    Raises:
+        SourceError: the column holds structures instead of single values.
+    """
+    return _read(column, missing_values, MAY_BE_NULL, category_text)
+
+
+def _read(
+    column: pl.Series, missing_values: Collection[str], may_change: str, rule: Callable[[str], str | None]
+) -> pl.Series:
     texts = _as_text(column)
     texts = _null_where(texts, texts == "")
-    texts = _replaced(texts, texts.str.contains(MAY_CHANGE), canonical_text)
+    texts = _replaced(texts, texts.str.contains(may_change), rule)
     if missing_values:
         texts = _null_where(texts, texts.is_in([canonical_text(value) for value in missing_values]))
     return texts
@@ -99,7 +121,7 @@ def number(column: pl.Series, missing_values: Collection[str] = ()) -> tuple[pl.
     if column.dtype.is_numeric() or column.dtype == pl.Boolean:
         values, given = column.cast(pl.Float64), column.is_not_null()
     else:
-        texts = text(column, missing_values)
+        texts = category(column, missing_values)
         values, given = texts.cast(pl.Float64, strict=False), texts.is_not_null()
     return values, [
         (given & values.is_null(), "not a number"),
@@ -110,7 +132,7 @@ def number(column: pl.Series, missing_values: Collection[str] = ()) -> tuple[pl.
 def property_number(column: pl.Series, missing_values: Collection[str] = ()) -> tuple[pl.Series, list[Problem]]:
     """Return finite numbers, 1 and 0 for true and false, as `model.columns.number_value` has them."""
     if column.dtype == pl.String:
-        column = text(column).replace({"true": "1", "false": "0"})
+        column = category(column).replace({"true": "1", "false": "0"})
     return number(column, missing_values)
 
 
@@ -124,7 +146,7 @@ def boolean(column: pl.Series, missing_values: Collection[str] = ()) -> tuple[pl
     """Return truth values, of 1 and 0, true and false in any case."""
     if column.dtype == pl.Boolean:
         return column, []
-    texts = text(column, missing_values)
+    texts = category(column, missing_values)
     values = texts.replace_strict(_TRUE_OR_FALSE, default=None, return_dtype=pl.Boolean)
     return values, [(texts.is_not_null() & values.is_null(), "neither true nor false")]
 
