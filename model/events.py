@@ -182,7 +182,7 @@ def folded(name: str) -> str:
     # Form KC makes full-width letters plain ones. Turkish programs write I without, and i with, the other one's dot.
     plain = unicodedata.normalize("NFKC", _ZERO_WIDTH.sub("", name)).replace("\u0130", "I").replace("\u0131", "i")
     words = _WORD_ENDS.sub("_", canonical_text(plain) or "")
-    return _SEPARATORS.sub("_", words).lower()
+    return _SEPARATORS.sub("_", words).strip("_").lower()
 
 
 @lru_cache(maxsize=4096)

@@ -13,9 +13,10 @@ from typing import Final
 # known, texts were not normalised, and characters of no width counted inside of a text.
 TEXT_RULES: Final = 2
 
-# White space of Unicode, the byte order mark, and characters of zero width that exporters leave behind.
+# White space of Unicode, the byte order mark, zero bytes, and characters of no width that exporters leave behind.
 BLANKS: Final = (
-    "\t\n\v\f\r\x1c\x1d\x1e\x1f \x85\xa0\u1680\u180e\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a"
+    "\0\t\n\v\f\r\x1c\x1d\x1e\x1f \x85\xa0"
+    "\u1680\u180e\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a"
     "\u200b\u200c\u200d\u200e\u200f\u2028\u2029\u202f\u205f\u2060\u3000\ufeff"
 )
 _BLANK: Final = "[" + "".join(f"\\x{{{ord(blank):x}}}" for blank in BLANKS) + "]"

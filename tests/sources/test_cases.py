@@ -200,6 +200,61 @@ CASES = [
         {"rows_duplicate": 0, "sessions": 6},
     ),
     Case(
+        "decimal-commas.csv",
+        BOUGHT,
+        TEN,
+        "2019-10-01 10:05:00",
+        (*COLUMNS, "--column", "price=price"),
+        warns=("price: not a number (3)",),
+    ),
+    Case(
+        "day-and-month-early.csv",
+        {"s1": True, "s2": False},
+        "2019-01-10 10:00:00",
+        "2019-02-10 10:05:00",
+        (*COLUMNS, "--time-format", "%m/%d/%Y %H:%M:%S"),
+        warns=("all rows are on day 10 of a month, in 2 months", "--time-format '%d/%m/%Y %H:%M:%S' reads them"),
+    ),
+    Case(
+        "twelve-hours-without-pm.csv",
+        {"d1h5": True, "d5h12": False},
+        "2019-10-01 01:10:00",
+        "2019-10-05 12:20:00",
+        counts={"sessions": 60, "buyers": 5},
+        warns=("no row is after 12:59 or before 01:00",),
+    ),
+    Case(
+        "clock-put-back.csv",
+        BOUGHT,
+        "2019-10-27 02:02:00",
+        "2019-10-27 02:56:00",
+        counts={"rows_at_or_after_purchase": 3},
+        warns=("times step back 1 times, and only on nights on which clocks are put back",),
+    ),
+    Case(
+        "float-seconds.csv",
+        BOUGHT,
+        "2019-10-01 10:00:00.123",
+        "2019-10-01 10:05:00.500",
+        (*COLUMNS, "--time-format", "epoch_s"),
+    ),
+    Case(
+        "joined-with-headers.csv",
+        BOUGHT,
+        TEN,
+        "2019-10-01 10:05:00",
+        counts={"rows_read": 3, "rows_rejected": 0},
+        warns=("1 lines repeat the header",),
+    ),
+    Case("separators-at-the-end.csv", BOUGHT, TEN, "2019-10-01 10:05:00", WITH_ITEM, {"rows_rejected": 0}),
+    Case("separators-at-the-head.csv", BOUGHT, TEN, "2019-10-01 10:05:00"),
+    Case("carriage-returns.csv", BOUGHT, TEN, "2019-10-01 10:05:00"),
+    Case("zero-bytes.csv", BOUGHT, TEN, "2019-10-01 10:05:00", WITH_CATEGORY),
+    Case("columns-in-other-orders", BOUGHT, TEN, "2019-10-01 10:05:00"),
+    Case(
+        "two-forms-of-an-accent.csv", {"s1": True, "r\u00e9n\u00e9": False}, TEN, "2019-10-01 10:05:00", WITH_CATEGORY
+    ),
+    Case(
         "one-giant-session.csv",
         {"0": False, "s1": True, "s2": False},
         TEN,
@@ -260,6 +315,18 @@ REFUSED = [
     ("retailrocket-seconds.csv", (), "1433221332'. The times look like seconds: --time-unit s"),
     ("microseconds.csv", (*COLUMNS, "--time-format", "epoch_ms"), "The times look like microseconds: --time-unit us"),
     ("microseconds.csv", COLUMNS, "The times look like microseconds: --time-unit us"),
+    (
+        "day-and-month.csv",
+        (*COLUMNS, "--time-format", "%m/%d/%Y %H:%M:%S"),
+        "%m/%d/%Y %H:%M:%S, such as '13/10/2019 10:00:00'. The times look like --time-format '%d/%m/%Y %H:%M:%S'",
+    ),
+    ("days-first.csv", COLUMNS, "The times look like --time-format '%d.%m.%Y %H:%M'."),
+    ("spreadsheet-days.csv", COLUMNS, "The times look like a spreadsheet's count of days"),
+    ("spreadsheet-days.csv", (*COLUMNS, "--time-unit", "s"), "The times look like a spreadsheet's count of days"),
+    ("float-seconds.csv", COLUMNS, "The times look like seconds: --time-unit s"),
+    ("zone-names.csv", COLUMNS, "A zone's name does not tell its offset (CEST)"),
+    ("header-only.csv", COLUMNS, "no session is left: 0 rows read"),
+    ("joined-in-another-order.csv", WITH_ITEM, "line 3 has the names of columns in another order"),
     ("dates-only.csv", COLUMNS, "column 'ts' holds dates without a time of day"),
     ("midnights-only.csv", COLUMNS, "column 'ts' holds dates without a time of day"),
     ("dates-only.csv", (*COLUMNS, "--time-format", "%Y-%m-%d"), "has no time of day"),
@@ -310,7 +377,10 @@ def test_a_log_that_would_be_misread_is_refused_with_the_reason(
 
 @pytest.mark.parametrize(
     "name",
-    ["Completed Order", "Order Placed", "transaction", "checkout_completed", "buy", "ecommerceOrder", "purchase"],
+    [
+        *("Completed Order", "Order Placed", "transaction", "checkout_completed", "buy", "ecommerceOrder", "purchase"),
+        *("PURCHASES", "purchase_", "transact\u0131on", "TRANSACT\u0130ON", "\uff50urchase"),
+    ],
 )
 def test_a_purchase_by_its_documented_name_makes_a_buyer_and_stands_in_the_data(name: str, tmp_path: Path) -> None:
     log = tmp_path / "log.csv"
@@ -334,11 +404,19 @@ def test_a_canonical_table_in_seconds_is_refused_with_its_unit(tmp_path: Path) -
 
 
 def test_the_columns_of_blanks_and_quotes_have_one_text(tmp_path: Path) -> None:
-    for name in ("blanks-and-quotes.csv", "byte-order-mark.csv"):
+    files = {"blanks-and-quotes.csv": "shoes", "byte-order-mark.csv": "shoes", "zero-bytes.csv": "shoes"}
+    for name, category in (files | {"two-forms-of-an-accent.csv": "Gr\u00f6\u00dfe"}).items():
         prepared(FILES / name, tmp_path / "out", *WITH_CATEGORY, "--keep-open-sessions")
         events = read_prepared(tmp_path / "out").scan().collect()
-        assert set(events["item_category"]) == {"shoes"}
+        assert set(events["item_category"]) == {category}
         assert set(events["event_name"]) == {"view_item"}
+
+
+def test_a_thousand_with_a_point_is_no_fraction_beside_decimal_commas(tmp_path: Path) -> None:
+    options = (*COLUMNS, "--column", "price=price", "--keep-open-sessions")
+    code, output = prepared(FILES / "decimal-commas.csv", tmp_path / "out", *options)
+    assert code == 0, output
+    assert read_prepared(tmp_path / "out").scan().collect()["price"].to_list() == [None, None]
 
 
 def test_words_for_nothing_are_no_values(tmp_path: Path) -> None:

@@ -3,9 +3,7 @@
 Some findings stop the run, since a model of such a log would be wrong without a word. Others are warnings.
 """
 
-import statistics
 from collections import Counter
-from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from typing import Any, Final
 
@@ -15,7 +13,9 @@ from model.events import PURCHASE
 from model.purchase_names import looks_like_purchase
 from training.data.sources import Batch, Source, SourceError
 from training.data.sources.conversion import OUTSIDE, Reading
-from training.data.sources.values import MS_PER_UNIT, NO_DATE, NO_TIME
+from training.data.sources.time_patterns import swapped_day_and_month
+from training.data.sources.values import NO_DATE, NO_TIME
+from training.data.time_checks import clock_warnings, hint, likely_patterns
 
 MS_PER_DAY: Final = 86_400_000
 _MS_PER_HOUR: Final = 3_600_000
@@ -29,7 +29,6 @@ _EARLY_ROWS: Final = 100_000
 _STRAY_SHARE: Final = 0.001
 _STRAY_GAP_DAYS: Final = 30
 _MANY_ROWS: Final = 1000
-_UNIT_WORDS: Final = {"s": "seconds", "ms": "milliseconds", "us": "microseconds", "ns": "nanoseconds"}
 
 
 class LogAccount:
@@ -46,7 +45,7 @@ class LogAccount:
         self.nulled: Counter[str] = Counter()
         self._source = source
         self._reading = reading
-        self._accepted = self._outside = 0
+        self._accepted = self._outside = self._no_times = 0
         self._has_time_of_day = False
         self._unread_times: list[str] = []
         self._names: Counter[tuple[str, str]] = Counter()
@@ -83,7 +82,9 @@ class LogAccount:
 
     def _add_unread_times(self, rejected: pl.DataFrame) -> None:
         unread = rejected.filter(pl.col("reason").is_in([OUTSIDE, NO_DATE, NO_TIME]))
-        self._outside += unread.filter(pl.col("reason") != NO_TIME).height
+        outside = unread.filter(pl.col("reason") != NO_TIME).height
+        self._outside += outside
+        self._no_times += unread.height - outside
         room = _SAMPLE - len(self._unread_times)
         self._unread_times += unread["value"].drop_nulls().head(max(room, 0)).to_list()
 
@@ -149,9 +150,12 @@ class LogAccount:
         return SourceError(f"no session of the log bought: {account}. {self._how_to_name_one()}")
 
     def time_hint(self) -> str:
-        """Return what unit times that could not be read seem to have, as a sentence, or nothing."""
-        unit = likely_unit(self._unread_times, self._reading)
-        return f" The times look like {_UNIT_WORDS[unit]}: --time-unit {unit}." if unit else ""
+        """Return what times that could not be read seem to be, as a sentence, or nothing."""
+        return hint(self._unread_times, self._reading, self._time_format)
+
+    @property
+    def _time_format(self) -> str:
+        return self._source.event_files[0].mapping.time_format
 
     @property
     def outcome_is_given(self) -> bool:
@@ -183,6 +187,8 @@ class LogAccount:
                 "the model learns the outcome from it"
                 for name, rows in self._lookalikes()
             ]
+        if self._source.clock == "calendar":
+            found += clock_warnings(sorted(self._days), self._hours, self._time_format)
         others = [name for name in self.purchase_names if name.lower() != PURCHASE]
         if others and len(self.purchase_names) > 1:
             found.append(f"several names are read as a purchase: {', '.join(map(repr, self.purchase_names))}")
@@ -205,12 +211,25 @@ class LogAccount:
 
     def _check_range(self) -> None:
         if self._outside <= self._accepted:
+            self._check_time_format()
             return
         example = self._unread_times[0] if self._unread_times else ""
         raise SourceError(
             f"{self._outside:,} of {self._outside + self._accepted:,} times are outside the plausible range, such as "
             f"{example!r}.{self.time_hint()} --earliest and --days-ahead set the range"
         )
+
+    def _check_time_format(self) -> None:
+        if not self._no_times or not self._accepted:
+            return
+        swapped = swapped_day_and_month(self._time_format)
+        likely = likely_patterns(self._unread_times, self._reading, self._time_format)
+        are_swapped = swapped is not None and likely == [swapped]
+        if are_swapped or self._no_times > self._accepted:
+            raise SourceError(
+                f"{self._no_times:,} of {self._no_times + self._accepted:,} times cannot be read as "
+                f"{self._time_format}, such as {self._unread_times[0]!r}.{self.time_hint()}"
+            )
 
     def _check_typed_names(self) -> None:
         if len(self._names) >= _MOST_NAMES:
@@ -251,26 +270,6 @@ class LogAccount:
         shown = [f"{entry['name']} ({entry['rows']:,})" for entry in self.names()]
         more = len(self._names) - len(shown)
         return f"the log's events by count: {', '.join(shown)}" + (f" and {more:,} more" if more > 0 else "")
-
-
-def likely_unit(texts: Sequence[str], reading: Reading) -> str | None:
-    """Return the unit in which most of the texts are times in the plausible range; None if there is none."""
-    numbers = list(_numbers(texts))
-    if 2 * len(numbers) <= len(texts) or reading.earliest_ms is None or reading.latest_ms is None:
-        return None
-    middle = statistics.median(numbers)
-    for unit in _UNIT_WORDS:
-        if reading.earliest_ms <= middle * MS_PER_UNIT[f"epoch_{unit}"] <= reading.latest_ms:
-            return unit
-    return None
-
-
-def _numbers(texts: Iterable[str]) -> Iterable[float]:
-    for text in texts:
-        try:
-            yield float(text)
-        except ValueError:
-            continue
 
 
 def _quoted(argument: str) -> str:

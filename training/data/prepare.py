@@ -40,7 +40,7 @@ from training.data.sources.tables import BLOCK_BYTES, is_compressed
 
 __all__ = ["PreparedDataset", "PreparedDatasetError", "Progress", "prepare", "read_prepared"]
 
-SHARD_BYTES: Final = 200_000_000
+SHARD_BYTES: Final = 100_000_000
 MAX_SHARDS: Final = 1024
 # Assumed ratio of a log's text to its compressed size.
 _COMPRESSION_RATIO: Final = 6

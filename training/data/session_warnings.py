@@ -16,6 +16,8 @@ _LARGE_SHARE: Final = 0.05
 _LARGE_ROWS: Final = 30
 _LARGE_TIMES_MEDIAN: Final = 10
 _ROWS_A_SECOND: Final = 5.0
+# Steps back in time at other hours, where those on nights of a clock change are the fault of the clock.
+_FEW_STEPS: Final = 0.1
 _NAMED: Final = 5
 
 
@@ -44,6 +46,12 @@ def session_warnings(writer: ShardWriter, source: Source, counts: Counts) -> lis
         found.append(
             f"{writer.longer_than_a_day:,} session ids span more than a day: an id that several visitors or days share "
             "is not one session. --session-key VISITOR,SESSION joins columns to one key"
+        )
+    night, others = writer.backward
+    if night and others <= _FEW_STEPS * night:
+        found.append(
+            f"times step back {night:,} times, and only on nights on which clocks are put back: are they local times? "
+            "Then the events of that hour are out of order. Write the times in UTC, or with an offset such as +01:00"
         )
     suspects = _implausible(writer, counts, is_calendar=source.clock == "calendar")
     if suspects:

@@ -20,6 +20,10 @@ SOURCE_FILE: Final = "source_file"
 MS_PER_DAY: Final = 86_400_000
 # Sessions with the most rows that are named in reports.
 LARGEST: Final = 10
+# When clocks are put back in most of the world: on a Sunday, early, in one of these months.
+_SUNDAY: Final = 7
+_LATEST_HOUR: Final = 3
+_CLOCK_MONTHS: Final = (3, 4, 9, 10, 11)
 _POSITION: Final = (SOURCE_FILE, SOURCE_LINE)
 _SESSION: Final = "session_id"
 _TIME: Final = "timestamp_ms"
@@ -76,6 +80,8 @@ class Sessions:
         largest: `session_id`, `rows`, `first_ms`, `last_ms` of the sessions with the most rows.
         longer_than_a_day: sessions that span more than a day.
         seen: all sessions, kept or not.
+        backward: steps back in time from one line to the next of a session, in the hours in which clocks are put back,
+            and in all other hours.
     """
 
     events: pl.DataFrame
@@ -84,6 +90,7 @@ class Sessions:
     largest: pl.DataFrame
     longer_than_a_day: int
     seen: int
+    backward: tuple[int, int] = (0, 0)
 
 
 def make_sessions(events: pl.DataFrame, rules: SessionRules) -> Sessions:
@@ -136,7 +143,18 @@ def make_sessions(events: pl.DataFrame, rules: SessionRules) -> Sessions:
         largest=facts.top_k(LARGEST, by=["rows", _SESSION]).select(_SESSION, "rows", "first_ms", "last_ms"),
         longer_than_a_day=facts.filter(pl.col("last_ms") - pl.col("first_ms") > MS_PER_DAY).height,
         seen=facts.height,
+        backward=_backward(ordered) if rules.clock == "calendar" else (0, 0),
     )
+
+
+def _backward(ordered: pl.DataFrame) -> tuple[int, int]:
+    """Return how often a session's time steps back from a line to a later one: on autumn nights, and at other times."""
+    same = [pl.col(name) == pl.col(name).shift() for name in (_SESSION, SOURCE_FILE)]
+    steps = ordered.filter(*same, pl.col(SOURCE_LINE).diff() < 0, pl.col(_TIME).diff() > 0)
+    time = pl.from_epoch(_TIME, "ms")
+    is_night = (time.dt.weekday() == _SUNDAY) & (time.dt.hour() <= _LATEST_HOUR)
+    night = steps.filter(is_night & time.dt.month().is_in(_CLOCK_MONTHS)).height
+    return night, steps.height - night
 
 
 def _without_duplicates(events: pl.DataFrame) -> pl.DataFrame:

@@ -11,13 +11,15 @@ from pathlib import Path
 
 import polars as pl
 
+from model.text_rules import stripped
 from training.data.sources.conversion import NAME_SCHEMA, Reading, convert, event_schema, labels_of_broken
 from training.data.sources.errors import SourceError
 from training.data.sources.files import matching, partition_values, table_files
 from training.data.sources.json_lines import Records
 from training.data.sources.mapping import Changes, Clock, ColumnMapping, PropertyColumn
 from training.data.sources.tables import BLOCK_BYTES, column_names, is_parquet, parquet_schema, read_table
-from training.data.sources.text import Block, no_rejections
+from training.data.sources.text import LINE, Block, no_rejections
+from training.data.sources.values import NO_TIME
 
 
 def unchanged(rows: pl.DataFrame) -> pl.DataFrame:
@@ -197,6 +199,7 @@ class Source:
 def _batch(file: EventFile, index: int, block: Block, enrich: Enrichment, reading: Reading | None) -> Batch:
     rows = file.completed(block.rows)
     read = convert(rows, file.mapping, reading)
+    _refuse_other_headers(file, rows, read.rejected)
     broken_labels, broken_purchases = labels_of_broken(block.broken, file.mapping)
     return Batch(
         file=file.path.name,
@@ -214,6 +217,21 @@ def _batch(file: EventFile, index: int, block: Block, enrich: Enrichment, readin
         placeholders=read.placeholders,
         notes=block.notes,
     )
+
+
+def _refuse_other_headers(file: EventFile, rows: pl.DataFrame, rejected: pl.DataFrame) -> None:
+    """Raise `SourceError` where a row has other columns' names: from there on the columns have another order."""
+    names = file.mapping.needed_columns().keys() & set(rows.columns)
+    suspects = rejected.filter((pl.col("reason") == NO_TIME) & pl.col("value").is_in(list(names)))
+    if not suspects.height or not file.mapping.has_header:
+        return
+    for row in rows.filter(pl.col(LINE).is_in(suspects["line"].implode())).iter_rows(named=True):
+        given = {name: stripped(str(row[name])) for name in names}
+        if any(value != name for name, value in given.items()) and sum(value in names for value in given.values()) > 1:
+            raise SourceError(
+                f"{file.path}: line {row[LINE]} has the names of columns in another order: files of different columns "
+                "were joined. Give them as separate files of one folder"
+            )
 
 
 def lookup_batch(path: Path, index: int, rejected: pl.DataFrame, *, rows_read: int, bytes_done: int) -> Batch:

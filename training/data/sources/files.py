@@ -149,6 +149,10 @@ def opened(path: Path) -> Iterator[tuple[IO[bytes], IO[bytes]]]:
             if encoding is not None:
                 recoded = _Pieces(_recoded(content, encoding))
                 content = stack.enter_context(io.BufferedReader(recoded, _BUFFER_BYTES))
+                first = content.peek(HEAD_BYTES)[:HEAD_BYTES]
+            if b"\r" in first and b"\n" not in first and b"\0" not in first:
+                lines = _Pieces(_with_line_feeds(content))
+                content = stack.enter_context(io.BufferedReader(lines, _BUFFER_BYTES))
             yield content, file
         except _DAMAGE as exc:
             raise SourceError(f"{path}: the {kind or 'file'} stream is damaged or cut: {exc}") from exc
@@ -264,6 +268,12 @@ def _wide_encoding(first: bytes) -> str | None:
     if pairs > 8 and min(even, odd) == 0 and max(even, odd) > most:  # noqa: PLR2004  # too few bytes to tell
         return "utf-16-be" if even else "utf-16-le"
     return None
+
+
+def _with_line_feeds(content: IO[bytes]) -> Iterator[bytes]:
+    """Yield text whose lines end with carriage returns alone, as spreadsheets on old Macs write, with line feeds."""
+    while piece := content.read(_BUFFER_BYTES):
+        yield piece.replace(b"\r", b"\n")
 
 
 def _recoded(content: IO[bytes], encoding: str) -> Iterator[bytes]:

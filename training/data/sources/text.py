@@ -217,8 +217,7 @@ def _is_utf8(line: bytes) -> bool:
 
 def read_text(path: Path, needed: Mapping[str, str], layout: TextLayout, block_bytes: int) -> Iterator[Block]:
     """Yield the rows of a text table; see `training.data.sources.tables.read_table`."""
-    names: Sequence[str] | None = layout.column_names
-    separator, notes = layout.separator, []
+    table_head = _Head(path, needed, layout)
     decoder = _Decoder(layout.encoding)
     next_line = 1
     with opened(path) as (stream, file):
@@ -229,26 +228,66 @@ def read_text(path: Path, needed: Mapping[str, str], layout: TextLayout, block_b
             if damaged is not None:
                 table = table.with_columns(damaged.alias(DAMAGED))
             table = table.filter(pl.col("text").str.strip_chars() != "")
-            if separator is None and table.height:
-                width = len(names) if names else None
-                separator = sniffed_separator(table["text"][0], needed if layout.has_header else (), width)
-                if separator != SEPARATORS[0]:
-                    notes.append(f"{path.name}: fields are separated by {_SEPARATOR_WORDS[separator]}")
-            if names is None and table.height and separator is not None:
-                first = _names(table["text"][0], separator)
-                if layout.has_header:
-                    names, table = first, table[1:]
-                else:
-                    names = [f"column_{position}" for position in range(1, len(first) + 1)]
-                check_columns(path, names, needed)
+            if not table.height and table_head.names is None:
+                continue
+            table = table_head.below(table)
             if decoder.found:
                 decoder.found = False
-                notes.append(f"{path.name}: read as {_EIGHT_BIT}, since its lines are not UTF-8")
-            if names is not None and separator is not None:
-                yield _Splitter(names, list(needed), separator, layout).block(table, file.tell(), tuple(notes))
-                notes.clear()
-    if names is None:
+                table_head.notes.append(f"{path.name}: read as {_EIGHT_BIT}, since its lines are not UTF-8")
+            if table_head.names is not None:
+                splitter = _Splitter(table_head.names, list(needed), table_head.separator, layout)
+                yield splitter.block(table, file.tell(), tuple(table_head.notes))
+                table_head.notes.clear()
+    if table_head.names is None:
         raise SourceError(f"{path}: the file is empty")
+
+
+class _Head:
+    """What a table's first line says: separator and names of the columns.
+
+    Attributes:
+        names: of the columns; None before the first line.
+        separator: between fields.
+        notes: what was found out, for people.
+    """
+
+    def __init__(self, path: Path, needed: Mapping[str, str], layout: TextLayout) -> None:
+        self.names: Sequence[str] | None = layout.column_names
+        self.separator = layout.separator or ""
+        self.notes: list[str] = []
+        self._path, self._needed, self._layout = path, needed, layout
+        self._line: str | None = None
+
+    def below(self, table: pl.DataFrame) -> pl.DataFrame:
+        """Return the lines without those that are headers: the first one, and its copies in files that were joined."""
+        if not self.separator and table.height:
+            self._find_separator(table["text"][0])
+        if self.names is None:
+            self._find_names(table["text"][0])
+            table = table[1:] if self._layout.has_header else table
+        if self._line is None:
+            return table
+        rows = table.filter(pl.col("text") != self._line)
+        if rows.height < table.height:
+            self.notes.append(f"{self._path.name}: {table.height - rows.height:,} lines repeat the header")
+        return rows
+
+    def _find_separator(self, line: str) -> None:
+        width = len(self.names) if self.names else None
+        self.separator = sniffed_separator(line, self._needed if self._layout.has_header else (), width)
+        if self.separator != SEPARATORS[0]:
+            self.notes.append(f"{self._path.name}: fields are separated by {_SEPARATOR_WORDS[self.separator]}")
+
+    def _find_names(self, line: str) -> None:
+        found = _names(line, self.separator)
+        if self._layout.has_header:
+            self._line = line
+            while found and not found[-1]:
+                found.pop()  # the line ends with separators
+        else:
+            found = [f"column_{position}" for position in range(1, len(found) + 1)]
+        check_columns(self._path, found, self._needed)
+        self.names = found
 
 
 class _Splitter:
@@ -272,6 +311,7 @@ class _Splitter:
         plain = table.filter(~quoted).with_columns(
             separators=pl.col("text").str.count_matches(self._separator, literal=True).cast(pl.Int64)
         )
+        plain = self._trimmed(plain)
         whole = plain.filter(pl.col("separators").is_between(self._fewest - 1, last))
         fields = whole["text"].str.split_exact(self._separator, last).struct.unnest()
         columns = {name: fields[f"field_{at}"] for name, at in zip(self._needed, self._positions, strict=True)}
@@ -297,6 +337,19 @@ class _Splitter:
             notes=notes,
         )
 
+    def _trimmed(self, plain: pl.DataFrame) -> pl.DataFrame:
+        """Return lines without separators at their end that are more than there are columns."""
+        extra = pl.col("separators") - (len(self._names) - 1)
+        text = pl.col("text")
+        empty = text.str.len_chars() - text.str.strip_chars_end(self._separator).str.len_chars()
+        if not plain.select((extra > 0).any()).item():
+            return plain
+        is_trimmed = (extra > 0) & (empty >= extra)
+        return plain.with_columns(
+            text=pl.when(is_trimmed).then(text.str.slice(0, text.str.len_chars() - extra)).otherwise("text"),
+            separators=pl.when(is_trimmed).then(len(self._names) - 1).otherwise("separators"),
+        )
+
     def _too_few(self, lines: pl.DataFrame, separators: pl.Series) -> pl.DataFrame:
         missing = [self._names[count + 1] for count in separators]
         return rejections(lines[LINE], missing, "too few fields", lines["text"])
@@ -314,6 +367,8 @@ class _Splitter:
                 refused.append((line, "", "quotes do not match", short))
                 broken.append([_unquoted(value) for value in text.split(self._separator)])
                 continue
+            while len(values) > width and not values[-1].strip():
+                values.pop()
             padded: list[str | None] = [*values]
             if len(values) < width:
                 is_enough = len(values) >= self._fewest

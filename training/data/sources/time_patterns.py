@@ -19,6 +19,7 @@ _TIME_OF_DAY: Final = frozenset("HIcX")
 _HALF_DAY: Final = "I"
 _PYTHON: Final = frozenset("aAwdbBmyYHIMSfpjzZUWcxXGuV%")
 _SAME_IN_POLARS: Final = frozenset("YmdHMSz")
+_SWAPPED: Final = {"d": "m", "m": "d"}
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _ZONES: Final = re.compile(r"\b(?:UTC|GMT)\b|Z$", re.IGNORECASE)
 
@@ -42,6 +43,13 @@ def check_pattern(pattern: str) -> None:
         )
     if _HALF_DAY in directives and "p" not in directives:
         raise SourceError(f"time_format {pattern!r}: %I counts to 12 and needs %p; %H counts to 23")
+
+
+def swapped_day_and_month(pattern: str) -> str | None:
+    """Return the pattern with `%d` and `%m` in each other's place; None where it does not have both."""
+    if "%" not in pattern or not {"d", "m"} <= set(_DIRECTIVE.findall(pattern)):
+        return None
+    return _DIRECTIVE.sub(lambda found: "%" + _SWAPPED.get(found[1], found[1]), pattern)
 
 
 def parsed_ms(texts: pl.Series, pattern: str) -> pl.Series:

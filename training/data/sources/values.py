@@ -47,6 +47,8 @@ _LONG_PLACEHOLDERS: Final = [
 _LARGEST_EXACT: Final = 2.0**53
 # As spreadsheets and data frames write: 1.43322E+12. Without a sign or a point, the text may be a hexadecimal id.
 _EXPONENT_FORM: Final = r"^[+-]?\d(?:\.\d+)?[eE][+-]\d+$|^[+-]?\d\.\d+[eE]\d+$"
+_DECIMAL_COMMA: Final = r"^-?[0-9.]*,[0-9]{1,2}$"
+_GROUPED: Final = r"^-?[0-9]{1,3}(\.[0-9]{3})+$"
 _ISO_FORMATS: Final = ("%Y-%m-%dT%H:%M:%S%.f%#z", "%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M%#z", "%Y-%m-%d")
 _TRUE_OR_FALSE: Final = {"1": True, "true": True, "0": False, "false": False}
 
@@ -123,10 +125,19 @@ def number(column: pl.Series, missing_values: Collection[str] = ()) -> tuple[pl.
     else:
         texts = category(column, missing_values)
         values, given = texts.cast(pl.Float64, strict=False), texts.is_not_null()
+        values = _without_grouped(values, texts)
     return values, [
         (given & values.is_null(), "not a number"),
         ((values.is_nan() | values.is_infinite()).fill_null(value=False), "not finite"),
     ]
+
+
+def _without_grouped(values: pl.Series, texts: pl.Series) -> pl.Series:
+    """Return numbers, null for texts such as `1.299` in a column that has decimal commas: it is a thousand there."""
+    unread = texts.filter(values.is_null() & texts.is_not_null())
+    if not unread.str.contains(_DECIMAL_COMMA).any():
+        return values
+    return _null_where(values, texts.str.contains(_GROUPED))
 
 
 def property_number(column: pl.Series, missing_values: Collection[str] = ()) -> tuple[pl.Series, list[Problem]]:
@@ -235,7 +246,7 @@ def _iso_ms(texts: pl.Series) -> pl.Series:
 
 
 def _rarer_iso_ms(texts: pl.Series) -> pl.Series:
-    plain = texts.str.replace(r"\s*(UTC|Z)$", "").str.replace(r"^(\S+)\s+", "${1}T")
+    plain = texts.str.replace(r"\s*(UTC|GMT|Z)$", "").str.replace(r"^(\S+)\s+", "${1}T")
     values = _datetime_ms(plain, "%Y-%m-%dT%H:%M:%S%.f")
     if (values.is_null() & plain.is_not_null()).any():
         # Rarer spellings: a comma before the fraction, slashes in the date.

@@ -54,7 +54,6 @@ def test_rows_keep_their_line_numbers_past_blank_lines(write: Callable[..., Path
         (b"a,1.43322E+12,view,x,1", "ts", "a number in exponent form, which has lost digits"),
         (b"1.4E+12,5,view,x,1", "sid", "a number in exponent form, which has lost digits"),
         (b"undefined,5,view,x,1", "sid", "an id that stands for nothing"),
-        (b"sid,ts,what,item,price", "ts", "not a time"),
     ],
 )
 def test_a_malformed_line_is_reported_and_its_neighbours_survive(
