@@ -19,6 +19,8 @@ model. Prices and quantities are read as the floats that were written, propertie
 Every entry has its name and score, so that the end of a history is enough to read these; all other fields need the
 whole history, oldest entry first.
 
+An array of kind 0 alone may come before the entries: the server evicted the session's earlier events (`commit.lua`).
+
 Versions 1 and 2 (kinds 1 and 2) had the same fields, except score and model in version 1. Each entry was independent,
 and names and numbers were those of the event. Both are still read.
 """
@@ -66,6 +68,8 @@ NAMES: Final = (
     "view_promotion",
     "view_search_results",
 )
+# Precedes the entries of a session whose earlier events the server has evicted; written by `commit.lua`.
+START_UNKNOWN: Final = b"\x91\x00"
 _NUMBERS: Final = {name: number for number, name in enumerate(NAMES)}
 _INDEPENDENT: Final = 3
 _CONTINUED: Final = 4
@@ -228,6 +232,8 @@ def decode_history(entries: Iterable[bytes]) -> list[Entry]:
     properties: Mapping[str, PropertyValue] = {}
     model: str | None = None
     for data in entries:
+        if not history and data == START_UNKNOWN:
+            continue
         stored = _decoded(data)
         time_ms = stored.time_ms
         if stored.kind > _INDEPENDENT:

@@ -189,12 +189,49 @@ async def test_a_session_whose_record_was_evicted_is_closed_as_unknown_and_is_no
     assert await store.commit([a_commit("s", outcome=Outcome.PURCHASE)]) == [True]
     sweeps = Sweeps(store.outcomes)
     await sweeps.all()
-    first, second = sorted(published(client), key=lambda session: session["outcome"] == "purchase")
+    first, second = sorted(published(client), key=lambda session: -len(session["events"]))
     assert (first["outcome"], first["closed_by"], len(first["events"])) == ("unknown", "eviction", 1)
-    assert second["outcome"] == "purchase"
-    assert [session.outcome for session in sweeps.taken] == ["purchase"]
-    assert sweeps.counted("outcomes", outcome="unknown", closed_by="eviction") == 1
+    # What the visitor did after the eviction is no example either: its beginning is not known
+    assert (second["outcome"], second["closed_by"], second["events"]) == ("unknown", "eviction", [])
+    assert sweeps.taken == []
+    assert sweeps.counted("outcomes", outcome="unknown", closed_by="eviction") == 2
     assert "outcomes_unknown" in sweeps.log.getvalue()
+
+
+@pytest.mark.parametrize("is_history_evicted", [False, True])
+async def test_the_rest_of_a_visit_after_an_eviction_is_read_and_closed_as_unknown(store, client, is_history_evicted):
+    assert await store.commit([a_commit("s", Event("page_view", 5))]) == [True]
+    client.delete(record_key("s"), *([history_key("s")] if is_history_evicted else []))
+    rest = a_commit("s", Event("view_item", 6), Event("view_cart", 7))
+    assert await store.commit([rest]) == [True]
+    # It is a session like any other while it lasts
+    found = await store.load_session("s")
+    assert [event.event_name for event in found[1]] == ["view_item", "view_cart"]
+    (events,) = await store.load_histories(["s"])
+    assert [event.timestamp_ms for event in events] == [6, 7]
+    (row,) = await store.board.rows(["s"], recent=30)
+    assert row.last_event == "view_cart"
+    # The next visit under the id is complete again
+    end(client, "s")
+    assert await store.commit([a_commit("s", Event("page_view", 8))]) == [True]
+    end(client, "s")
+    sweeps = Sweeps(store.outcomes)
+    await sweeps.all()
+    of_events = {tuple(event["timestamp_ms"] for event in one["events"]): one for one in published(client)}
+    outcomes = {times: (one["outcome"], one["closed_by"]) for times, one in of_events.items()}
+    unknown = ("unknown", "eviction")
+    assert outcomes == {(6, 7): unknown, (8,): ("none", "idle")} | ({} if is_history_evicted else {(5,): unknown})
+    assert [session.outcome for session in sweeps.taken] == ["none"]
+
+
+async def test_a_session_after_an_erasure_is_a_whole_one(store, client):
+    assert await store.commit([a_commit("s", Event("page_view", 5))]) == [True]
+    await store.delete("s")
+    assert await store.commit([a_commit("s", Event("page_view", 6))]) == [True]
+    end(client, "s")
+    await Sweeps(store.outcomes).all()
+    (session,) = published(client)
+    assert session["outcome"] == "none"
 
 
 async def test_a_session_whose_place_in_the_sorted_set_was_evicted_is_closed_as_unknown(store, client):

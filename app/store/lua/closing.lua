@@ -7,10 +7,14 @@ An entry of the stream `closed` has four fields, in this order:
   facts   JSON: the outcome and its source
   seen    time of the last commit, ms, Redis' clock
   events  history as one MessagePack array: an `array 32` header, then the entries unchanged
+
+A history that begins with START_UNKNOWN continues an evicted session, so its outcome is unknown whatever the facts say.
 ]]
 
 -- The server evicted the record of a session that had not ended, or the session's place in `seen`.
 local EVICTED = '{"outcome":"unknown","closed_by":"eviction"}'
+-- Kind 0 of `history_codec.py`.
+local START_UNKNOWN = '\145\0'
 local IDLED_OUT = '{"outcome":"none","closed_by":"idle"}'
 
 local function append_closed(closed_key, longest, kept_ms, id, facts, seen_ms, history_key)
@@ -24,6 +28,9 @@ local function append_closed(closed_key, longest, kept_ms, id, facts, seen_ms, h
     count % 256
   )
   local events = head .. table.concat(entries)
+  if entries[1] == START_UNKNOWN then
+    facts = EVICTED
+  end
   redis.call(
     'XADD', closed_key, 'MAXLEN', '~', longest, '*',
     'id', id, 'facts', facts, 'seen', seen_ms, 'events', events

@@ -30,7 +30,8 @@ a commit may be sent again. Versions are random and never reused, so a new sessi
 never taken for the expired one.
 A commit that closes a session appends the session to `closed`. A commit that starts a session under the id of an ended
 session that was not closed yet first appends the ended one to `closed`. If the record is gone and the idle time has not
-passed, the server has evicted it, so the session's outcome is unknown. Only these commits read a history.
+passed, the server has evicted it, so the session's outcome is unknown, and so is that of the rest of the visit. Only
+these commits read a history.
 Records expire by the same clock as `seen`, to the millisecond: a session older in `seen` than the idle time has no
 record. The two sorted sets expire at least half the grace time after the histories, so that a late sweeper can still
 count the sessions whose history has expired.
@@ -63,13 +64,19 @@ for session = 1, sessions do
 
   local stored = call('GETRANGE', record_key, '1', '8')
   if stored == expected then
-    if expected == '' and call('EXISTS', history_key) == 1 then
+    if expected == '' then
       local before_ms = call('ZSCORE', seen_key, id)
       local has_ended = before_ms and tonumber(before_ms) <= now_ms - idle_ms
-      append_closed(
-        closed_key, longest, kept_ms, id, has_ended and IDLED_OUT or EVICTED, before_ms or seen_ms, history_key
-      )
-      call('DEL', history_key)
+      local has_history = call('EXISTS', history_key) == 1
+      if has_history then
+        append_closed(
+          closed_key, longest, kept_ms, id, has_ended and IDLED_OUT or EVICTED, before_ms or seen_ms, history_key
+        )
+        call('DEL', history_key)
+      end
+      if not has_ended and (has_history or before_ms) then
+        call('RPUSH', history_key, START_UNKNOWN)
+      end
     end
     -- Before the record: if the history's key has another type, RPUSH fails before anything has changed.
     for entry = position, position + count - 1 do
