@@ -15,6 +15,7 @@ from model.redis_keys import DEFAULT_KEY_PREFIX
 from model.sizes import CELL_KINDS, NetworkSizes
 
 Device = Literal["auto", "cpu", "cuda"]
+Interventions = Literal["keep", "leave-out", "property"]
 Part = Literal["train", "validation", "calibration", "test"]
 
 PARTS: Final[tuple[str, ...]] = ("train", "validation", "calibration", "test")
@@ -342,6 +343,7 @@ class TrainSettings:
         sizes: the network's sizes.
         vocabulary: the words that the network knows.
         properties: names of the properties to use; None for all that the data has.
+        interventions: what to do about sessions in which a rule of the service decided.
         fractions: shares of the sessions by part; a run without a choice takes `fractions_for` its sessions.
         split_seed: varies a split by session; a split by time does not depend on it.
         quantile_bins: most bins of each feature's piecewise-linear encoding; 1 is as good as none.
@@ -361,6 +363,11 @@ class TrainSettings:
         "Names of the properties that the model uses, separated by commas; all, or none.",
         kind=str,
         shown="all",
+        panel=DATA,
+    )
+    interventions: Interventions = option(
+        "keep",
+        "Sessions that a rule treated: keep, leave-out, or property, which makes the group an input.",
         panel=DATA,
     )
     fractions: tuple[float, ...] = DEFAULT_FRACTIONS

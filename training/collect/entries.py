@@ -16,6 +16,7 @@ import polars as pl
 from model.events import FIELD_NAMES, PURCHASE
 from model.text_rules import category_text
 from training.collect.errors import CollectError
+from training.data.interventions import ALL, OF_RULE
 from training.data.sources.conversion import EVENT_COLUMNS, PROPERTY_PREFIX, SOURCE_LINE
 
 FORMAT: Final = 1
@@ -78,11 +79,27 @@ def ended_session(entry: EntryId, text: bytes) -> Ended | None:
             fields = {name: event.get(name) for name in FIELD_NAMES}
             properties = {PROPERTY_PREFIX + name: value for name, value in event.get("properties", {}).items()}
             rows.append(_row(session_id, latest_ms, event["event_name"], bought) | fields | properties)
+        _add_interventions(rows, session.get("interventions", ()))
         if bought:
-            rows.append(_row(session_id, max(latest_ms + 1, session["outcome_ms"] or 0), PURCHASE, bought))
+            bought_ms = max(latest_ms + 1, session["outcome_ms"] or 0)
+            rows.append(_row(session_id, bought_ms, PURCHASE, bought) | {"price": session.get("value")})
         return Ended(entry, session_id, bought, session["closed_ms"], rows)
     except (KeyError, TypeError, AttributeError, UnicodeDecodeError, json.JSONDecodeError) as exc:
         raise CollectError(f"entry {entry.text}: not a session as docs/outcomes.md describes it ({exc!r})") from exc
+
+
+def _add_interventions(rows: Sequence[dict[str, Any]], decisions: Sequence[dict[str, Any]]) -> None:
+    """Add the properties of `training.data.interventions` to the rows of a session's events."""
+    groups = {decision["rule"]: decision["group"] for decision in decisions}
+    if not groups:
+        return
+    text = " ".join(f"{rule}={group}" for rule, group in sorted(groups.items()))
+    for row in rows:
+        row[PROPERTY_PREFIX + ALL] = text
+    for decision in decisions:
+        # The decision follows the score of its event, so the next event is the first that can know of it.
+        for row in rows[decision["event"] :]:
+            row[PROPERTY_PREFIX + OF_RULE + decision["rule"]] = decision["group"]
 
 
 def events_of(sessions: Iterable[Ended]) -> pl.DataFrame:

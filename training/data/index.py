@@ -27,7 +27,7 @@ class SessionIndex:
         session_start_ms: int64 [S].
         outcome: float32 [S], 1 for a purchase.
         lengths: int64 [S], events of each.
-        part: int8 [S], position in `training.data.sessions.PARTS`.
+        part: int8 [S], position in `training.data.sessions.PARTS`; -1: in none.
         shard_ends: sessions up to the end of each shard.
     """
 
@@ -85,6 +85,6 @@ def index_sessions(dataset: PreparedDataset, fractions: Sequence[float], seed: i
         session_start_ms=table["session_start_ms"].to_numpy(),
         outcome=table["outcome"].cast(pl.Float32).to_numpy(writable=True),
         lengths=table["lengths"].to_numpy(),
-        part=parts.replace_strict(PARTS, range(len(PARTS)), return_dtype=pl.Int8).to_numpy(),
+        part=parts.replace_strict(PARTS, range(len(PARTS)), return_dtype=pl.Int8).to_numpy(writable=True),
         shard_ends=shard_ends,
     )

@@ -20,6 +20,7 @@ from training.config import PARTS, StorageBudget, TrainSettings, VocabularySetti
 from training.data.dataset import Columns, read_columns, words_by_sessions
 from training.data.encoded import Encoded, encode
 from training.data.index import SessionIndex, index_sessions
+from training.data.interventions import leave_out, possible_inputs
 from training.data.leaks import check_leaks
 from training.data.prepared import PreparedDataset
 from training.data.storage import Memory, Storage, files
@@ -82,13 +83,14 @@ def load(
         OSError: the disk is full.
     """
     index = index_sessions(dataset, settings.fractions, settings.split_seed)
+    treated = leave_out(index, dataset, settings.interventions)
     training_ids = index.ids("train")
     if encoder is None:
-        properties = with_training_scopes(dataset.shards, _chosen(dataset, settings.properties), training_ids)
+        properties = with_training_scopes(dataset.shards, _chosen(dataset, settings), training_ids)
     else:
         properties = encoder.properties
     _check(index)
-    warnings = check_leaks(dataset.shards, properties, training_ids, settings.leaks)
+    warnings = treated + check_leaks(dataset.shards, properties, training_ids, settings.leaks)
     encoder = encoder or _encoder(dataset, properties, training_ids, settings.vocabulary)
     in_files, storage = _storage(index, encoder, budget or StorageBudget(), workers)
     with storage as place:
@@ -116,8 +118,9 @@ def load(
     )
 
 
-def _chosen(dataset: PreparedDataset, names: tuple[str, ...] | None) -> list[PropertySpec]:
-    there = {declared.name: declared for declared in dataset.properties}
+def _chosen(dataset: PreparedDataset, settings: TrainSettings) -> list[PropertySpec]:
+    names = settings.properties
+    there = {declared.name: declared for declared in possible_inputs(dataset.properties, settings.interventions)}
     if names is None:
         return list(there.values())
     for name in names:
