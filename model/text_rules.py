@@ -92,6 +92,11 @@ def canonical_text(value: str | float | bool | None) -> str | None:
     return str(int(value)) if float(value).is_integer() else repr(float(value))
 
 
+def session_id_text(text: str) -> str:
+    """Return the one text of a session's id: its canonical text, or blanks as they are, which stand for no id."""
+    return canonical_text(text) or text
+
+
 def category_text(value: str | float | bool | None) -> str | None:
     """Return the one text of a category's or a property's value; None where there is none or a word for none."""
     text = canonical_text(value)

@@ -67,6 +67,7 @@ async def post_outcome(
     For shops that learn of a purchase elsewhere, or know that a visitor has left. A `purchase` event does the same.
     """
     services = services_of(request)
+    services.intake.check_session_id(session_id)
     form = check_headers(request.headers.get("content-type"), request.headers.get("content-encoding"))
     timeout_s, is_read = services.settings.request_timeout_s, False
     try:

@@ -55,6 +55,7 @@ async def get_session(
 ) -> Response:
     """Answer with the session's probability, and its trace on request. Reading changes nothing, lifetime included."""
     services = services_of(request)
+    services.intake.check_session_id(session_id)
     if trace:
         return json_response((await _traced(request, session_id)).model_dump_json().encode())
     with in_time(request):
@@ -87,6 +88,7 @@ async def delete_session(request: Request, session_id: _SessionId) -> Response:
         # An outcome cannot be deleted, and the session is another one. `X%2Foutcome` is a session's id.
         raise UnknownPathError
     services = services_of(request)
+    services.intake.check_session_id(session_id)
     # A caller that leaves does not stop the erasure.
     with in_time(request):
         await services.store.delete(session_id)

@@ -27,6 +27,7 @@ from app.client.errors import (
 from app.client.retries import RETRIED_STATUSES, Answer, Exchange, Pause, Request, Retries, exchange, retry_after_s
 from app.schemas.board import BoardOut, StatsOut
 from app.schemas.events import BatchOut, EventIn, ItemOut, Problem, ScoreOut, SessionOut, TracedSessionOut
+from model.text_rules import session_id_text
 
 Event = Mapping[str, Any] | EventIn
 Timestamp = datetime | str | int
@@ -167,7 +168,8 @@ class Calls:
         lines: list[bytes] = []
         size, of_session = 0, Counter[Any]()
         for body, line in zip(bodies, encoded, strict=True):
-            session_id = body.get("session_id")
+            # Texts that the service reads as one id are one session.
+            session_id = session_id_text(given) if isinstance(given := body.get("session_id"), str) else given
             is_full = len(lines) == self.batch_events or size + len(line) >= self.batch_bytes
             if lines and (is_full or of_session[session_id] == self.session_events):
                 yield len(lines), lines

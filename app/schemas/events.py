@@ -15,7 +15,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic_core import PydanticCustomError
 
 from model.events import PropertyValue
-from model.text_rules import has_forbidden_character
+from model.text_rules import has_forbidden_character, session_id_text
 
 LARGEST_AMOUNT: Final = 1e12
 # Farther from the epoch than any clock; keeps later arithmetic within 64 bits.
@@ -83,6 +83,8 @@ SessionId = Annotated[
     str,
     Field(min_length=1, max_length=LONGEST_SESSION_ID),
     BeforeValidator(without_forbidden_characters),
+    # As `willbuy prepare` reads ids, so that a log and the service have the same sessions.
+    AfterValidator(session_id_text),
     Meta(min_length=1, max_length=LONGEST_SESSION_ID),
 ]
 _Name = Annotated[
@@ -202,7 +204,7 @@ class EventIn(BaseModel):
     )
 
     session_id: SessionId
-    """The shop's id of the session. An unknown one starts a session."""
+    """The shop's id of the session. An unknown one starts a session. Blanks at its ends go, and `7.0` is `7`."""
 
     event_name: _Name
     """What happened: a Google Analytics 4 name, one of Segment's, RudderStack's or Google Retail's, or the shop's own.

@@ -97,9 +97,9 @@ class EventValidator:
         properties: dict[str, PropertyValue] = body.properties or {}  # type: ignore[assignment]  # the parsers let no null through
         warnings = []
         if not self._allows_placeholders:
-            _check_id("session_id", body.session_id)
+            _check_id("session_id", body.session_id, InvalidEventError)
             if event_id:
-                _check_id("event_id", event_id)
+                _check_id("event_id", event_id, InvalidEventError)
         timestamp_ms = body.timestamp if isinstance(body.timestamp, int) else now_ms
         if not self._is_within_bounds(timestamp_ms, now_ms):
             raise InvalidEventError(*self._out_of_bounds(timestamp_ms, now_ms))
@@ -117,6 +117,10 @@ class EventValidator:
                 )
                 self._metrics.purchase_like_names.inc()
                 self._log_purchase_like(event_name, now_ms)
+        item_id = body.item_id or None
+        if item_id is not None and is_placeholder_id(item_id):
+            warnings.append(f"item_id: {shortened(item_id)!r} stands for no item; it counts as absent")
+            item_id = None
         if properties:
             warnings += [
                 f'properties.{name}: the model does not know this value; it counts as "other", or as missing'
@@ -127,7 +131,7 @@ class EventValidator:
             event=Event(
                 event_name=event_name,
                 timestamp_ms=timestamp_ms,
-                item_id=body.item_id or None,
+                item_id=item_id,
                 item_category=body.item_category or None,
                 price=None if body.price is UNSET else body.price,
                 quantity=None if body.quantity is UNSET else body.quantity,
@@ -140,6 +144,11 @@ class EventValidator:
             span=tracing.current_span(),
             give_up_at=give_up_at,
         )
+
+    def check_session_id(self, session_id: str) -> None:
+        """Raise `InvalidRequestError` for a session's id in a path that stands for nothing."""
+        if not self._allows_placeholders:
+            _check_id("session_id", session_id, InvalidRequestError)
 
     def outcome_ms(self, body: OutcomeIn, *, now_ms: int) -> int:
         """Return when the outcome was known, ms; raise `InvalidRequestError` for a time out of bounds."""
@@ -176,11 +185,11 @@ class EventValidator:
         return f"expected a time at most {self._max_ahead_ms // 1000} s ahead of the server's clock"
 
 
-def _check_id(field: str, value: str) -> None:
+def _check_id(field: str, value: str, kind: type[InvalidEventError | InvalidRequestError]) -> None:
     if is_placeholder_id(value):
         message = f"{shortened(value)!r} stands for no id: all senders of it would share one"
         error = {"field": field, "message": message, "code": "placeholder_id"}
-        raise InvalidEventError(f"{field}: {message}", [error])
+        raise kind(f"{field}: {message}", [error])
 
 
 def _random_code() -> int:

@@ -32,6 +32,7 @@ from app.errors import (
 )
 from app.runtime.slices import Slices
 from app.schemas.events import EventBody, EventIn, OutcomeIn, timestamp_ms
+from model.text_rules import session_id_text
 
 _BOM: Final = b"\xef\xbb\xbf"
 # A line that is not blank, from its first character that is no white space.
@@ -161,7 +162,7 @@ def _decoded(decoder: msgspec.json.Decoder[_Read], body: bytes) -> _Read | None:
 
 
 def _checked(event: EventBody) -> EventBody | None:
-    """Return the event with its time read; None: the careful parser must look at it."""
+    """Return the event with its time and its session's id read; None: the careful parser must look at it."""
     name = event.event_name
     # Printable texts have no forbidden characters (`model.text_rules`); others may have some.
     event_id, item_id, category, properties = event.event_id, event.item_id, event.item_category, event.properties
@@ -172,6 +173,8 @@ def _checked(event: EventBody) -> EventBody | None:
         for key, value in properties.items():
             if not key.isprintable() or value is None or (type(value) is str and not (value and value.isprintable())):
                 return None
+    if (session_id := session_id_text(event.session_id)) != event.session_id:
+        event = msgspec.structs.replace(event, session_id=session_id)
     if not isinstance(event.timestamp, str):
         return event
     try:

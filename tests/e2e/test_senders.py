@@ -6,11 +6,14 @@ import os
 import signal
 import socket
 import time
+from urllib.parse import quote
 
 import httpx
 import pytest
 from support.raw_http import parsed
 from support.service import Service
+
+from app.client import Client
 
 EVENT = {"session_id": "s-1", "event_name": "view_item"}
 
@@ -79,10 +82,75 @@ def test_ids_that_stand_for_nothing_are_refused(client, value) -> None:
         assert response.status_code == 422
         assert [(error["field"], error["code"]) for error in response.json()["errors"]] == [(field, "placeholder_id")]
 
+    lines = json.dumps(EVENT | {"session_id": value})
+    batch = client.post("/v1/events/batch", content=lines, headers={"content-type": "application/x-ndjson"}).json()
+    assert batch["results"][0]["problem"]["errors"][0]["code"] == "placeholder_id"
+    path = f"/v1/sessions/{quote(value, safe='')}"
+    outcome = client.post(f"{path}/outcome", json={"outcome": "none"})
+    for response in (client.get(path), client.get(path, params={"trace": "true"}), client.delete(path), outcome):
+        assert response.status_code == 422
+        assert response.json()["code"] == "invalid_request"
+        assert response.json()["errors"][0]["code"] == "placeholder_id"
+
 
 def test_a_setting_accepts_them(service, valkey) -> None:
     lenient = service(redis_url=valkey.url, allow_placeholder_ids="true")
-    assert httpx.post(f"{lenient.base_url}/v1/events", json=EVENT | {"session_id": "null"}).status_code == 200
+    for value in ("null", " "):
+        assert httpx.post(f"{lenient.base_url}/v1/events", json=EVENT | {"session_id": value}).status_code == 200
+        path = f"{lenient.base_url}/v1/sessions/{quote(value)}"
+        assert httpx.get(path).json()["session_id"] == value
+        assert httpx.post(f"{path}/outcome", json={"outcome": "none"}).status_code == 200
+        assert httpx.delete(path).status_code == 204
+
+
+def test_an_item_that_stands_for_nothing_is_absent(client) -> None:
+    answer = post(client, session_id="item-1", item_id="undefined").json()
+    assert answer["warnings"] == ["item_id: 'undefined' stands for no item; it counts as absent"]
+    assert client.get("/v1/sessions/item-1", params={"trace": "true"}).json()["trace"][0]["item_id"] is None
+    assert post(client, session_id="item-2", item_id=None).json()["probability"] == answer["probability"]
+
+
+@pytest.mark.parametrize(
+    ("session_id", "spellings"),
+    [
+        ("id-1", ["id-1", " id-1", "id-1\ufeff", "\u200bid-1\u00a0"]),
+        ("12", ["12", "12.0", "12.", " 12.00 "]),
+        ("\u00e9-1", ["e\u0301-1", "\u00e9-1"]),
+        ("0", ["-0", "0", "0.0"]),
+    ],
+    ids=["blanks", "numbers", "accents", "zero"],
+)
+def test_spellings_of_one_id_are_one_session_wherever_the_id_enters(client, session_id, spellings) -> None:
+    events = 0
+    for spelling in spellings:
+        event = EVENT | {"session_id": spelling}
+        in_lines = {"content-type": "application/x-ndjson"}
+        batches = [
+            client.post("/v1/events/batch", json=[event]),
+            client.post("/v1/events/batch", content=json.dumps(event), headers=in_lines),
+        ]
+        answers = [batch.json()["results"][0]["score"] for batch in batches]
+        answers.append(post(client, session_id=spelling).json())
+        # The parser that names every fault reads this one, because of the null
+        answers.append(post(client, session_id=spelling, properties={"device": None}).json())
+        with Client(str(client.base_url)) as ours:
+            answers.append(ours.send(event).model_dump())
+        for answer in answers:
+            events += 1
+            assert (answer["session_id"], answer["events"]) == (session_id, events)
+    for spelling in spellings:
+        path = f"/v1/sessions/{quote(spelling, safe='')}"
+        assert client.get(path).json()["events"] == events
+        assert client.post(f"{path}/outcome", json={"outcome": "none"}).json()["outcome"] == "none"
+    # A request has at most 64 events of one session, however it is spelt
+    many = [EVENT | {"session_id": spelling} for spelling in spellings for _ in range(40)]
+    results = client.post("/v1/events/batch", json=many).json()["results"]
+    assert [item["status"] for item in results] == [200] * 64 + [results[-1]["status"]] * (len(many) - 64)
+    assert results[-1]["problem"]["code"] == "too_many_session_events"
+    with Client(str(client.base_url)) as ours:
+        assert all(sent.score is not None for sent in ours.send_batch(many))
+    assert client.delete(f"/v1/sessions/{quote(spellings[-1], safe='')}").status_code == 204
+    assert client.get(f"/v1/sessions/{quote(session_id, safe='')}").status_code == 404
 
 
 def test_a_purchase_by_another_name_is_one_and_what_looks_like_one_is_reported(client, shared) -> None:

@@ -129,7 +129,7 @@ def quoted(text, safe):
 
 
 async def test_an_unknown_session_is_a_problem(client):
-    assert_problem(await client.get("/v1/sessions/unknown"), 404, "session_not_found")
+    assert_problem(await client.get("/v1/sessions/nobody"), 404, "session_not_found")
 
 
 @pytest.mark.parametrize("path", ["/v1/sessions/", "/v1/sessions/" + "x" * 257, "/v1/sessions/a%00b"])

@@ -4,8 +4,11 @@ from datetime import UTC, date, datetime, timedelta, timezone
 
 import polars as pl
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from training.data.sources.values import boolean, time_ms
+from model.text_rules import BLANKS, is_placeholder_id, session_id_text
+from training.data.sources.values import PLACEHOLDER, boolean, identifier, time_ms
 
 NOON_MS = 1_569_931_200_000  # 2019-10-01T12:00:00Z
 
@@ -78,3 +81,13 @@ def test_truth_values_are_one_and_zero_or_words() -> None:
     values, problems = boolean(pl.Series(["1", "0", "TRUE", "false", "", "2"]))
     assert values.to_list() == [True, False, True, False, None, None]
     assert [mask.to_list() for mask, _ in problems] == [[False] * 5 + [True]]
+
+
+@given(st.lists(st.text("012.-eE\u0301\u00e9truTRUE\u200b" + BLANKS) | st.text(max_size=8), min_size=1))
+def test_the_ids_of_a_log_are_those_of_the_service(texts: list[str]) -> None:
+    ids, problems = identifier(pl.Series(texts, dtype=pl.String))
+    (placeholders,) = [mask for mask, reason in problems if reason == PLACEHOLDER]
+    for text, read, is_placeholder in zip(texts, ids, placeholders.fill_null(value=False), strict=True):
+        assert read in (session_id_text(text), None)
+        # A log's blank id is missing, which rejects its row as a placeholder does
+        assert is_placeholder_id(session_id_text(text)) == (read is None or is_placeholder)
