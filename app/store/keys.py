@@ -7,6 +7,9 @@
     wb:{<shard>}:closed           stream       closed sessions in their stored form, until a replica publishes them
     wb:{<shard>}:outcomes         stream       closed sessions as JSON, for collectors
     wb:{<shard>}:decisions        stream       decisions of rules as JSON, for the live stream and webhooks
+    wb:{<shard>}:experiments      hash         sums over ended sessions by rule and group, see `app.store.experiments`
+    wb:{<shard>}:fired:<day>      hash         decisions of rules on a day
+    wb:{00}:switches              hash         the rules that are switched off
     wb:{<shard>}:closer           string       the replica that sweeps the shard now
     wb:{00}:trust:<model>:<n>     hash         counts of a model's answers and their outcomes, in time bucket n
     wb:{00}:drift:<model>:<n>     hash         counts of a model's inputs in closed sessions, in time bucket n
@@ -102,6 +105,18 @@ class Keys:
     def decisions(self, shard: int) -> str:
         """Return the key of a shard's decisions of rules, a stream."""
         return f"{self._of_shard[shard]}decisions"
+
+    def experiments(self, shard: int) -> str:
+        """Return the key of a shard's sums over sessions in which rules decided, a hash."""
+        return f"{self._of_shard[shard]}experiments"
+
+    def fired(self, shard: int, day: int) -> str:
+        """Return the key of a shard's decisions on a day, in days since the epoch, a hash."""
+        return f"{self._of_shard[shard]}fired:{day}"
+
+    def switches(self) -> str:
+        """Return the key of the rules that are switched off, a hash."""
+        return f"{self._of_shard[COUNTS_SHARD]}switches"
 
     def closer(self, shard: int) -> str:
         """Return the key of the replica that sweeps a shard now, a string."""

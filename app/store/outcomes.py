@@ -9,11 +9,13 @@ the two scripts a replica converts the history entries to JSON, because a script
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, Final, Literal, NamedTuple, Protocol
 
 import msgspec
 
 from app.errors import CorruptRecordError
+from app.store.experiments import EXPERIMENTS_KEPT_MS, counted
 from app.store.history_codec import Entry, decode_joined
 from app.store.keys import COUNTS_SHARD, Keys
 from app.store.redis.scripts import ScriptRunner, load_script, unavailable
@@ -100,11 +102,15 @@ class Written(NamedTuple):
         entry: id of its entry in `closed`.
         session_id: the session.
         json: the session as JSON; empty: the entry is unreadable and is only removed.
+        groups: the session's group in each rule that decided; it is counted there.
+        value: of its purchase; None: it has not bought.
     """
 
     entry: str
     session_id: str
     json: bytes
+    groups: Mapping[str, str] = MappingProxyType({})
+    value: float | None = None
 
 
 class Unreadable(NamedTuple):
@@ -257,9 +263,12 @@ class RedisOutcomes:
     async def publish(self, sessions: Mapping[int, Sequence[Written]]) -> dict[int, list[bool]]:
         calls: list[tuple[int, list[RespArg]]] = []
         for shard, some in sessions.items():
-            keys: list[RespArg] = [2, self._keys.closed(shard), self._keys.outcomes(shard)]
-            words = [word for written in some for word in written]
-            calls.append((shard, [*keys, self._limits.most_a_shard, self._limits.kept_ms, *words]))
+            keys: list[RespArg] = [self._keys.closed(shard), self._keys.outcomes(shard), self._keys.experiments(shard)]
+            limits: tuple[RespArg, ...] = (self._limits.most_a_shard, self._limits.kept_ms, EXPERIMENTS_KEPT_MS)
+            words: list[RespArg] = []
+            for written in some:
+                words += (written.entry, written.session_id, written.json, *counted(written.groups, written.value))
+            calls.append((shard, [len(keys), *keys, *limits, *words]))
         moved: dict[int, list[bool]] = {}
         for first in range(0, len(calls), SHARDS_AT_ONCE):
             some_calls = calls[first : first + SHARDS_AT_ONCE]

@@ -4,33 +4,62 @@ Moves closed sessions of one shard to the stream `outcomes`; each is moved once 
 KEYS
   KEYS[1]  closed of the shard    stream: see `closing.lua`
   KEYS[2]  outcomes of the shard  stream: fields `id`, the session id, and `session`, JSON (docs/outcomes.md)
+  KEYS[3]  experiments            hash: sums over sessions in which rules decided. Fields are rule, group and `n`,
+                                  sessions, `b`, buyers, `r`, revenue, or `q`, squares of the revenue: `voucher:control:n`
 
 ARGV
   ARGV[1]  most entries of `outcomes`, approximate; 0: write none
   ARGV[2]  lifetime of entries of `outcomes` in milliseconds
+  ARGV[3]  lifetime of `experiments` in milliseconds
   then for each session:
-    entry  id of its entry in `closed`
-    id     session id
-    json   the session as JSON; empty: the entry is unreadable and is only removed
+    entry     id of its entry in `closed`
+    id        session id
+    json      the session as JSON; empty: the entry is unreadable and is only removed
+    value     of its purchase; empty: it has not bought
+    square    of that
+    count     number of labels that follow
+    label...  rule and group of each rule that decided in the session: `voucher:control`
 
 Returns one integer for each session: 1 moved; 0 another replica moved it, or it was erased.
 Runs on Redis 6.2 and later and on Valkey.
 ]]
 
-local closed_key, outcomes_key = KEYS[1], KEYS[2]
+local closed_key, outcomes_key, experiments_key = KEYS[1], KEYS[2], KEYS[3]
 local longest, kept_ms = tonumber(ARGV[1]), tonumber(ARGV[2])
 local time = redis.call('TIME')
 local now_ms = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
 local results = {}
 
-for position = 3, #ARGV, 3 do
+local function count(label, value, square)
+  redis.call('HINCRBY', experiments_key, label .. ':n', 1)
+  if value ~= '' then
+    redis.call('HINCRBY', experiments_key, label .. ':b', 1)
+    redis.call('HINCRBYFLOAT', experiments_key, label .. ':r', value)
+    redis.call('HINCRBYFLOAT', experiments_key, label .. ':q', square)
+  end
+end
+
+local position = 4
+local has_counted = false
+while position <= #ARGV do
+  local labels = tonumber(ARGV[position + 5])
   local moved = redis.call('XDEL', closed_key, ARGV[position])
-  if moved == 1 and longest > 0 and ARGV[position + 2] ~= '' then
-    redis.call(
-      'XADD', outcomes_key, 'MAXLEN', '~', longest, '*', 'id', ARGV[position + 1], 'session', ARGV[position + 2]
-    )
+  if moved == 1 then
+    if longest > 0 and ARGV[position + 2] ~= '' then
+      redis.call(
+        'XADD', outcomes_key, 'MAXLEN', '~', longest, '*', 'id', ARGV[position + 1], 'session', ARGV[position + 2]
+      )
+    end
+    for label = position + 6, position + 5 + labels do
+      count(ARGV[label], ARGV[position + 3], ARGV[position + 4])
+      has_counted = true
+    end
   end
   results[#results + 1] = moved
+  position = position + 6 + labels
+end
+if has_counted then
+  redis.call('PEXPIRE', experiments_key, ARGV[3])
 end
 if redis.call('EXISTS', outcomes_key) == 1 then
   redis.call('XTRIM', outcomes_key, 'MINID', '~', string.format('%.0f', math.max(0, now_ms - kept_ms)))

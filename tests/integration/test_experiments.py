@@ -1,0 +1,93 @@
+"""Counts of rules' groups and the switches of rules, in real servers."""
+
+import asyncio
+from contextlib import asynccontextmanager
+
+import pytest
+
+from app.store.experiments import RedisExperiments, Totals
+from app.store.keys import Keys, shard_of
+from app.store.outcomes import OutcomeLimits, RedisOutcomes, Written
+from app.store.redis.connection import Command, ConnectionOptions, open_client
+from app.store.redis.scripts import ScriptRunner
+
+pytestmark = pytest.mark.anyio
+
+KEYS = Keys()
+DAY = 20_000
+
+
+@asynccontextmanager
+async def opened(server):
+    client = open_client(server.url, ConnectionOptions(timeout_s=10))
+    try:
+        yield client
+    finally:
+        await client.close()
+
+
+def replica(client) -> RedisOutcomes:
+    return RedisOutcomes(ScriptRunner(client), keys=KEYS, session_idle_s=60, limits=OutcomeLimits())
+
+
+async def closed(client, session_id: str) -> str:
+    """Append a closed session as a commit does, and return its entry."""
+    words = ("id", session_id, "facts", '{"outcome":"none","closed_by":"idle"}', "seen", 1, "events", b"")
+    (entry,) = await client.execute(
+        [Command(shard_of(session_id), ("XADD", KEYS.closed(shard_of(session_id)), "*", *words))]
+    )
+    return entry.decode()
+
+
+async def publish(outcomes, *sessions: tuple[str, Written]) -> None:
+    by_shard: dict[int, list[Written]] = {}
+    for session_id, written in sessions:
+        by_shard.setdefault(shard_of(session_id), []).append(written)
+    await outcomes.publish(by_shard)
+
+
+async def test_a_session_counts_once_in_each_of_its_rules_however_many_replicas_publish_it(redis_server) -> None:
+    async with opened(redis_server) as client:
+        sessions = []
+        for number in range(40):
+            group = "control" if number % 4 == 0 else "treatment"
+            groups = {"voucher": group} | ({"chat": "treatment"} if number < 3 else {})
+            value = None if number % 2 else 10.5 + number
+            entry = await closed(client, f"s-{number}")
+            sessions.append((f"s-{number}", Written(entry, f"s-{number}", b"{}", groups, value)))
+        # When three replicas publish all of them at once, and one of them again
+        await asyncio.gather(*(publish(replica(client), *sessions) for _ in range(3)))
+        await publish(replica(client), *sessions)
+        # Then
+        found = await RedisExperiments(client, ScriptRunner(client), keys=KEYS).totals(day=DAY)
+        control = [10.5 + number for number in range(0, 40, 4)]
+        treated = [10.5 + number for number in range(2, 40, 4)]
+        assert found["voucher", "control"] == Totals(10, 10, sum(control), sum(value**2 for value in control))
+        assert found["voucher", "treatment"] == Totals(30, 10, sum(treated), sum(value**2 for value in treated))
+        assert found["chat", "treatment"].sessions == 3
+        assert found["chat", "treatment"].buyers == 2
+        assert len(found) == 3
+
+
+async def test_an_erased_or_undecided_session_counts_nowhere(redis_server) -> None:
+    async with opened(redis_server) as client:
+        entry = await closed(client, "s-1")
+        await publish(
+            replica(client),
+            ("s-1", Written(entry, "s-1", b"{}")),
+            ("s-2", Written("1-1", "s-2", b"{}", {"a": "control"}, 1.0)),
+        )
+        assert await RedisExperiments(client, ScriptRunner(client), keys=KEYS).totals(day=DAY) == {}
+
+
+async def test_a_rule_is_switched_off_and_on(redis_server) -> None:
+    async with opened(redis_server) as client:
+        store = RedisExperiments(client, ScriptRunner(client), keys=KEYS)
+        assert await store.switched_off() == {}
+        await store.switch("voucher", on=False)
+        (when,) = (await store.switched_off()).values()
+        await store.switch("voucher", on=False)
+        assert await store.switched_off() == {"voucher": when}
+        await store.switch("chat", on=True)
+        await store.switch("voucher", on=True)
+        assert await store.switched_off() == {}
