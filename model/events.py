@@ -86,6 +86,13 @@ ALIASES: Final[Mapping[str, str]] = MappingProxyType(
         "page_viewed": "page_view",
         "signed_up": "sign_up",
         "signed_in": "login",
+        # Shopify, web pixels: https://shopify.dev/docs/api/web-pixels-api/standard-events
+        "collection_viewed": "view_item_list",
+        "search_submitted": "search",
+        "product_added_to_cart": "add_to_cart",
+        "product_removed_from_cart": "remove_from_cart",
+        "checkout_shipping_info_submitted": "add_shipping_info",
+        "payment_info_submitted": "add_payment_info",
         # Google Retail, user event types
         "category_page_view": "view_item_list",
         "detail_page_view": "view_item",

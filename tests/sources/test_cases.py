@@ -3,6 +3,7 @@
 import json
 import shutil
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -451,3 +452,58 @@ def test_the_report_stands_in_the_description(tmp_path: Path) -> None:
     ]
     assert report["rows_by_hour"][10] == sum(report["rows_by_hour"]) == 4
     assert [entry["rows"] for entry in report["largest_sessions"]] == [2, 2]
+
+
+def one_row_each(sessions: int, more: str = "") -> str:
+    rows = [f"s{number},2019-10-01 10:{number // 60:02}:{number % 60:02},purchase\n" for number in range(sessions)]
+    return "sid,ts,what\n" + "".join(rows) + more
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "is_refused"),
+    [
+        ("visits_count,pages_total,duration_avg,converted\n3,9,41.5,1\n1,2,3.5,0\n", (), True),
+        ("visits_count;pages_total;duration_avg;converted\n3;9;41.5;1\n1;2;3.5;0\n", (), True),
+        # With the time of an event, it may be a log of another form
+        ("event_time,visits_count,pages_total,duration_avg,converted\n2019-10-01,3,9,41.5,1\n", (), False),
+        # No outcome
+        ("visits_count,pages_total,duration_avg\n3,9,41.5\n", (), False),
+        (one_row_each(100), COLUMNS, True),
+        # Few sessions may have one row each by chance
+        (one_row_each(99), COLUMNS, False),
+        # and one with a second row shows that rows are events.
+        (one_row_each(100, "s7,2019-10-01 09:00:00,view_item\n"), COLUMNS, False),
+    ],
+)
+def test_a_table_of_one_row_a_session_is_refused_with_that_reason(
+    text: str, options: tuple[str, ...], is_refused: bool, tmp_path: Path
+) -> None:
+    log = tmp_path / "log.csv"
+    log.write_text(text)
+    code, output = prepared(log, tmp_path / "out", *options, "--keep-open-sessions")
+    assert ("one row a session, not events: willbuy needs the events" in output) == is_refused
+    assert code == 1 or not is_refused
+
+
+def test_the_range_of_plausible_times_is_a_setting(tmp_path: Path) -> None:
+    # Given a session of three years ago, and one that ends three days from now
+    now = datetime.now(UTC)
+    days = {"old": -1100, "new": 3}
+    rows = [
+        f"{name},{now + timedelta(days=offset, minutes=minute):%Y-%m-%d %H:%M:%S},{what}\n"
+        for name, offset in days.items()
+        for minute, what in enumerate(["view_item", "view_item", "purchase"])
+    ]
+    log = tmp_path / "log.csv"
+    log.write_text("sid,ts,what\n" + "".join(rows))
+    kept = {}
+    for name, options in {
+        "default": (),
+        "ahead": ("--days-ahead", "4"),
+        "late": ("--days-ahead", "4", "--earliest", str(now.date())),
+    }.items():
+        code, output = prepared(log, tmp_path / name, *COLUMNS, "--keep-open-sessions", *options)
+        assert code == 0, output
+        kept[name] = set(described(read_prepared(tmp_path / name))["labels"])
+    # Then the range decides which sessions there are
+    assert kept == {"default": {"old"}, "ahead": {"old", "new"}, "late": {"new"}}

@@ -1,5 +1,6 @@
 """One small log of each kind, beside what is right: sessions, buyers, times, labels (`expected.toml`)."""
 
+import json
 import tomllib
 from datetime import UTC, datetime
 from pathlib import Path
@@ -65,6 +66,51 @@ def test_every_log_here_is_expected_to_be_something() -> None:
 def test_no_other_format_takes_a_log_for_its_own(name: str) -> None:
     assert [known for known, adapter in FORMATS.items() if adapter.recognises(LOGS / name)] == [
         EXPECTED[name]["format"]
+    ]
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet", "nested", "calls"])
+def test_an_event_with_several_products_has_the_first_ones_values_and_their_number(tmp_path: Path, kind: str) -> None:
+    # Given a page, one product, a list of two, an empty list, and products that are none, in tables and in calls
+    two = [{"sku": "S-2", "category": "hats", "price": 5.0, "quantity": 2}, {"sku": "S-3", "price": 9.0}]
+    lists: list[Any] = [None, None, two, [], None]
+    items = [None, "S-1", None, None, None]
+    log = tmp_path / "log"
+    log.mkdir()
+    facts = [
+        {
+            "anonymous_id": "a-1",
+            "timestamp": f"2026-05-10 08:00:0{second}",
+            "sent_at": f"2026-05-10 08:00:0{second}",
+            "event_text": "Product List Viewed" if second < 4 else "Order Completed",
+            "sku": item,
+            "products": products,
+        }
+        for second, (item, products) in enumerate(zip(items, lists, strict=True))
+    ]
+    if kind == "nested":
+        pl.DataFrame(facts, infer_schema_length=None).write_parquet(log / "tracks.parquet")
+    elif kind == "calls":
+        calls = [
+            {"type": "track", "anonymousId": "a-1", "timestamp": fact["timestamp"], "event": fact["event_text"]}
+            | {"properties": {name: fact[name] for name in ("sku", "products") if fact[name] is not None}}
+            for fact in facts
+        ]
+        (log / "tracks.jsonl").write_text("\n".join(map(json.dumps, calls)))
+    else:
+        texts = [
+            {**fact, "products": None if fact["products"] is None else json.dumps(fact["products"])} for fact in facts
+        ]
+        frame = pl.DataFrame(texts, infer_schema_length=None)
+        frame.write_csv(log / "tracks.csv") if kind == "csv" else frame.write_parquet(log / "tracks.parquet")
+    # Then each is one event
+    dataset = prepare(log, tmp_path / "out", format="segment", keep_open_sessions=True)
+    columns = ["item_id", "item_category", "price", "quantity", "property.items"]
+    assert dataset.scan().select(columns).collect().rows() == [
+        (None, None, None, None, 0),
+        ("S-1", None, None, None, 1),
+        ("S-2", "hats", 5.0, 2, 2),
+        (None, None, None, None, 0),
     ]
 
 

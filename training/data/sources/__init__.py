@@ -18,6 +18,7 @@ from training.data.sources import (
     rees46,
     retailrocket,
     segment,
+    shopify,
     snowplow,
     yoochoose,
 )
@@ -40,6 +41,7 @@ FORMATS: Final[dict[str, Adapter]] = {
     "ga4": ga4.ADAPTER,
     "snowplow": snowplow.ADAPTER,
     "segment": segment.ADAPTER,
+    "shopify": shopify.ADAPTER,
     "matomo": matomo.ADAPTER,
     "canonical": canonical.ADAPTER,
 }

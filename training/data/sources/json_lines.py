@@ -82,7 +82,7 @@ class _Rows:
         self.lookups += not made
         for record in made:
             self.lines.append(line)
-            self.values.append([_text(value_at(record, column)) for column in self.needed])
+            self.values.append([scalar_text(value_at(record, column)) for column in self.needed])
             if self.absent:
                 self.absent -= {name for name in self.absent if name in record or (steps(name) or ("",))[0] in record}
 
@@ -136,7 +136,7 @@ def read_json(path: Path, needed: Mapping[str, str], records: Records | None, bl
         yield rows.block(file.tell())
 
 
-def _text(value: Any) -> str | None:  # noqa: ANN401  # any JSON
+def scalar_text(value: Any) -> str | None:  # noqa: ANN401  # any JSON
     """Return a value as a text table would hold it."""
     if isinstance(value, str):
         # A half of a surrogate pair is valid in JSON and in no text.

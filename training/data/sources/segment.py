@@ -3,22 +3,24 @@
 Schemas: https://www.twilio.com/docs/segment/connections/storage/warehouses/schema and
 https://www.rudderstack.com/docs/destinations/warehouse-destinations/warehouse-schema/. A folder may hold `tracks`,
 `pages` and a table for each event; an event with a table of its own is taken from there, since `tracks` has none of its
-properties. Calls have no session, so that visitors are split into sessions at idle times.
+properties. Calls have no session, so that visitors are split into sessions at idle times. An event with several
+products is one event and has the values of the first product; the property `items` is their number.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+import msgspec
 import polars as pl
 
 from training.data.sources.base import Adapter, EventFile, Source
 from training.data.sources.errors import SourceError
 from training.data.sources.files import plain_name, table_files
-from training.data.sources.json_lines import is_json, sample
+from training.data.sources.json_lines import is_json, sample, scalar_text
 from training.data.sources.mapping import ColumnMapping, PropertyColumn
-from training.data.sources.nested import value_at
-from training.data.sources.tables import column_names
+from training.data.sources.nested import expression, value_at
+from training.data.sources.tables import column_names, is_parquet, parquet_schema
 
 TRACKS: Final = "tracks"
 # Tables and calls of pages, with the name that their events get.
@@ -30,6 +32,11 @@ _SIGNS: Final = frozenset(
 )
 _CALLS: Final = frozenset({"track", *PAGES, *NO_EVENTS})
 _ITEM: Final = ("product_id", "sku", "category", "price", "quantity")
+# The products of an event: JSON in a table's column or a call, or a nested column of Parquet.
+_PRODUCTS: Final = "products"
+_NESTED: Final = {name: f"{_PRODUCTS}[0].{name}" for name in _ITEM}
+_NESTED_COUNT: Final = f"{_PRODUCTS}[#]"
+_COUNT: Final = "items"
 # Columns of a warehouse's table, and where a call has the value.
 _CONTEXT: Final = {
     "context_device_type": "context.device.type",
@@ -60,10 +67,13 @@ def _mapping(case: _Case) -> ColumnMapping:
         item_category=case("category"),
         price=case("price"),
         quantity=case("quantity"),
-        properties=tuple(
-            PropertyColumn(name, case(column), "category") for name, column in zip(names, _CONTEXT, strict=True)
+        properties=(
+            *(PropertyColumn(name, case(column), "category") for name, column in zip(names, _CONTEXT, strict=True)),
+            PropertyColumn(_COUNT, _COUNT, "number"),
         ),
-        also_needed=tuple(map(case, ("user_id", "event", "sku", *_TIMES[1:]))),
+        also_needed=tuple(
+            map(case, ("user_id", "event", "sku", _PRODUCTS, *_TIMES[1:], *_NESTED.values(), _NESTED_COUNT))
+        ),
     )
 
 
@@ -74,11 +84,21 @@ def _refine(case: _Case, taken: frozenset[str]) -> Callable[[pl.DataFrame], pl.D
         text = pl.col(case(name)).cast(pl.String)
         return pl.when(text.str.strip_chars() != "").then(text)
 
+    def of_item(name: str) -> list[pl.Expr]:
+        return [given(name), pl.col(_first(name)), given(_NESTED[name])]
+
     def refine(rows: pl.DataFrame) -> pl.DataFrame:
-        filled = rows.with_columns(_as_text(rows[case(name)]) for name in _TIMES).with_columns(
+        products, counts = _first_products(rows[case(_PRODUCTS)])
+        items = [pl.coalesce(*of_item(name)).alias(case(name)) for name in _ITEM[2:]]
+        item = pl.coalesce(*of_item("product_id"), *of_item("sku"))
+        filled = rows.with_columns(*products, *(_as_text(rows[case(name)]) for name in _TIMES)).with_columns(
             pl.coalesce(given("anonymous_id"), given("user_id")).alias(case("anonymous_id")),
             pl.coalesce(given("event_text"), given("event")).alias(case("event_text")),
-            pl.coalesce(given("product_id"), given("sku")).alias(case("product_id")),
+            item.alias(case("product_id")),
+            *items,
+            pl.coalesce(
+                counts, given(_NESTED_COUNT).cast(pl.Int64, strict=False), item.is_not_null().cast(pl.Int64)
+            ).alias(_COUNT),
             pl.coalesce(*map(given, _TIMES)).alias(case("timestamp")),
         )
         if not taken:
@@ -86,6 +106,31 @@ def _refine(case: _Case, taken: frozenset[str]) -> Callable[[pl.DataFrame], pl.D
         return filled.filter(~pl.col(case("event")).cast(pl.String).is_in(list(taken)).fill_null(value=False))
 
     return refine
+
+
+def _first(name: str) -> str:
+    return f" first {name}"
+
+
+def _first_products(column: pl.Series) -> tuple[list[pl.Series], pl.Series]:
+    """Return the first product's values, and the number of products, of lists in JSON; null where there is none."""
+    found = [_product_list(text) for text in column]
+    firsts = [next((product for product in products or () if isinstance(product, dict)), {}) for products in found]
+    values = [
+        pl.Series(_first(name), [scalar_text(first.get(name)) or None for first in firsts], dtype=pl.String)
+        for name in _ITEM
+    ]
+    return values, pl.Series([None if products is None else len(products) for products in found], dtype=pl.Int64)
+
+
+def _product_list(text: str | None) -> list[Any] | None:
+    if not text or not text.lstrip().startswith("["):
+        return None
+    try:
+        products = msgspec.json.decode(text)
+    except (msgspec.DecodeError, RecursionError):
+        return None
+    return products if isinstance(products, list) else None
 
 
 def _as_text(times: pl.Series) -> pl.Series:
@@ -106,9 +151,7 @@ def _records(call: dict[str, Any]) -> Iterator[dict[str, Any]]:
         row = {column: value_at(one, path) for column, path in _CALL.items()}
         held = one.get("properties")
         facts = held if isinstance(held, dict) else {}
-        products = facts.get("products")
-        first = products[0] if isinstance(products, list) and products and isinstance(products[0], dict) else {}
-        row |= {name: facts.get(name, first.get(name)) for name in _ITEM}
+        row |= {name: facts.get(name) for name in (*_ITEM, _PRODUCTS)}
         yield row if kind == "track" else row | {"event_text": PAGES[kind]}
 
 
@@ -127,10 +170,21 @@ def _event_file(file: Path, name: str, taken: frozenset[str]) -> EventFile:
     # Snowflake writes names in upper case.
     case: _Case = str.upper if "ANONYMOUS_ID" in found else str
     mapping = _mapping(case)
+    if is_parquet(file):
+        found = _readable(parquet_schema(file), found, mapping)
     given: dict[str, str | None] = dict.fromkeys(column for column in mapping.needed_columns() if column not in found)
-    if case("event") not in found:
+    if case("event") not in found and case("event_text") not in found:
         given[case("event_text")] = PAGES.get(name, name)
     return EventFile(file, mapping, refine=_refine(case, taken if name == TRACKS else frozenset()), given=given)
+
+
+def _readable(schema: pl.Schema, found: Sequence[str], mapping: ColumnMapping) -> tuple[str, ...]:
+    """Return the columns of a Parquet file that hold single values, and the paths into others that it has."""
+    single = [name for name in found if not schema[name].is_nested()]
+    return (
+        *single,
+        *(path for path in mapping.needed_columns() if path not in schema and expression(path, schema) is not None),
+    )
 
 
 def _is_ours(file: Path) -> bool:

@@ -2,7 +2,8 @@
 
 Fields: https://docs.snowplow.io/docs/fundamentals/canonical-event/ and
 https://docs.snowplow.io/docs/pipeline/enriched-tsv-format/. Items come from the classic `ti_` fields, from the product
-entity of the e-commerce tracking, and from the older `add_to_cart` and `remove_from_cart` events.
+entity of the e-commerce tracking, and from the older `add_to_cart` and `remove_from_cart` events. Apps have no
+`domain_sessionid`: their session is in the entity `client_session`.
 """
 
 from collections.abc import Iterable, Mapping
@@ -55,9 +56,16 @@ _CONTEXTS: Final = "contexts"
 # Where the JSON and the tables have the parts of entities and of self-describing events.
 _ACTION: Final = "unstruct_event_com_snowplowanalytics_snowplow_ecommerce_snowplow_ecommerce_action_1"
 _PRODUCT: Final = "contexts_com_snowplowanalytics_snowplow_ecommerce_product_1"
+_SESSION: Final = "contexts_com_snowplowanalytics_snowplow_client_session_1"
+_SESSION_ID: Final = f"{_SESSION}[0].sessionId"
 _CARTS: Final = tuple(
     f"unstruct_event_com_snowplowanalytics_snowplow_{name}_1" for name in ("add_to_cart", "remove_from_cart")
 )
+# Schemas of entities, and the columns that tables have for them.
+_ENTITIES: Final = {
+    "com.snowplowanalytics.snowplow.ecommerce/product/": _PRODUCT,
+    "com.snowplowanalytics.snowplow/client_session/": _SESSION,
+}
 _TYPE: Final = f"{_ACTION}.type"
 # Our field, the classic field, and the names in the product entity and in the older events.
 _ITEM: Final = (
@@ -68,6 +76,7 @@ _ITEM: Final = (
 )
 _PATHS: Final = (
     _TYPE,
+    _SESSION_ID,
     *(f"{_PRODUCT}[0].{name}" for _, name, _ in _ITEM),
     *(f"{cart}.{name}" for cart in _CARTS for _, _, name in _ITEM),
 )
@@ -133,7 +142,7 @@ def _refined(rows: pl.DataFrame) -> pl.DataFrame:
     times = pl.coalesce(*(_given(column) for column in _TIMES))
     typed = all(rows[column].dtype.is_temporal() for column in _TIMES)
     return rows.with_columns(
-        pl.coalesce(_given("domain_sessionid"), key).alias("domain_sessionid"),
+        pl.coalesce(_given("domain_sessionid"), _given(_SESSION_ID), key).alias("domain_sessionid"),
         (pl.coalesce(*_TIMES) if typed else times).alias("derived_tstamp"),
         name.alias("event_name"),
         *items,
@@ -146,7 +155,7 @@ def _refined_text(rows: pl.DataFrame) -> pl.DataFrame:
         _parts(event, contexts)
         for event, contexts in zip(
             _relevant(rows[_UNSTRUCT], "com.snowplowanalytics.snowplow"),
-            _relevant(rows[_CONTEXTS], "com.snowplowanalytics.snowplow.ecommerce/product/"),
+            _relevant(rows[_CONTEXTS], *_ENTITIES),
             strict=True,
         )
     ]
@@ -154,8 +163,8 @@ def _refined_text(rows: pl.DataFrame) -> pl.DataFrame:
     return _refined(rows.with_columns(parts))
 
 
-def _relevant(texts: pl.Series, part: str) -> list[str | None]:
-    wanted = texts.str.contains(part, literal=True).fill_null(value=False)
+def _relevant(texts: pl.Series, *parts: str) -> list[str | None]:
+    wanted = texts.str.contains_any(list(parts)).fill_null(value=False)
     return texts.to_frame("text").select(pl.when(wanted).then("text")).to_series().to_list()
 
 
@@ -167,9 +176,11 @@ def _parts(event: str | None, contexts: str | None) -> dict[str, str | None]:
         name = schema.removeprefix("iglu:").partition("/jsonschema")[0].replace(".", "_").replace("/", "_")
         column = f"{_UNSTRUCT}_{name}_1"
         found |= {f"{column}.{key}": _text(value) for key, value in data.items()}
+    entities = set(_ENTITIES)
     for schema, data in _described(contexts):
-        if "snowplow.ecommerce/product/" in schema:
-            return found | {f"{_PRODUCT}[0].{key}": _text(value) for key, value in data.items()}
+        for entity in [entity for entity in entities if entity in schema]:
+            entities.remove(entity)  # of several products, the first one's values
+            found |= {f"{_ENTITIES[entity]}[0].{key}": _text(value) for key, value in data.items()}
     return found
 
 
