@@ -132,6 +132,7 @@ ALIASES: Final[Mapping[str, str]] = MappingProxyType(
 )
 
 _ZERO_WIDTH: Final = re.compile("[\u00ad\u200b-\u200f\u2060\ufeff]")
+_QUOTES: Final = "'\"`\u2018\u2019\u201c\u201d\u201e\u00ab\u00bb"
 _SEPARATORS: Final = re.compile(r"[\s_-]+")
 _WORD_ENDS: Final = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 
@@ -188,7 +189,7 @@ def folded(name: str) -> str:
     """Return the form in which spellings of a known name are equal: lower case, words joined by one underscore."""
     # Form KC makes full-width letters plain ones. Turkish programs write I without, and i with, the other one's dot.
     plain = unicodedata.normalize("NFKC", _ZERO_WIDTH.sub("", name)).replace("\u0130", "I").replace("\u0131", "i")
-    words = _WORD_ENDS.sub("_", canonical_text(plain) or "")
+    words = _WORD_ENDS.sub("_", (canonical_text(plain) or "").strip(_QUOTES))
     return _SEPARATORS.sub("_", words).strip("_").lower()
 
 

@@ -247,6 +247,16 @@ CASES = [
         counts={"rows_read": 3, "rows_rejected": 0},
         warns=("1 lines repeat the header",),
     ),
+    Case(
+        "offsets-and-none.csv",
+        BOUGHT,
+        TEN,
+        "2019-10-01 10:05:00",
+        warns=("column 'ts': some times have an offset and others have none, which are read as UTC",),
+    ),
+    Case("separator-said.csv", BOUGHT, TEN, "2019-10-01 10:05:00"),
+    Case("quotes-of-other-kinds.csv", BOUGHT, TEN, "2019-10-01 10:05:00", WITH_ITEM),
+    Case("outcome-in-words.csv", BOUGHT, TEN, "2019-10-01 10:05:00", (*COLUMNS, "--column", "outcome=bought")),
     Case("separators-at-the-end.csv", BOUGHT, TEN, "2019-10-01 10:05:00", WITH_ITEM, {"rows_rejected": 0}),
     Case("separators-at-the-head.csv", BOUGHT, TEN, "2019-10-01 10:05:00"),
     Case("carriage-returns.csv", BOUGHT, TEN, "2019-10-01 10:05:00"),
@@ -411,6 +421,22 @@ def test_the_columns_of_blanks_and_quotes_have_one_text(tmp_path: Path) -> None:
         events = read_prepared(tmp_path / "out").scan().collect()
         assert set(events["item_category"]) == {category}
         assert set(events["event_name"]) == {"view_item"}
+
+
+def test_quotes_of_other_kinds_are_no_part_of_a_value(tmp_path: Path) -> None:
+    prepared(FILES / "quotes-of-other-kinds.csv", tmp_path / "out", *WITH_ITEM, "--keep-open-sessions")
+    events = read_prepared(tmp_path / "out").scan().collect()
+    assert set(events.select("event_name", "item_id").iter_rows()) == {("view_item", 'the "big" one')}
+
+
+def test_floats_too_small_to_count_seconds_are_no_times(tmp_path: Path) -> None:
+    log = tmp_path / "log.parquet"
+    frame = pl.DataFrame({"sid": ["s1", "s1"], "ts": [1569924000.0, 1569924060.0], "what": ["view_item", "purchase"]})
+    frame.with_columns(pl.col("ts").cast(pl.Float32)).write_parquet(log)
+    code, output = prepared(log, tmp_path / "out", *COLUMNS, "--time-format", "epoch_s", "--keep-open-sessions")
+    assert (code, "2 rejected (a number too large to be exact)" in output) == (1, True)
+    frame.write_parquet(log)
+    assert prepared(log, tmp_path / "out", *COLUMNS, "--time-format", "epoch_s", "--keep-open-sessions")[0] == 0
 
 
 def test_a_thousand_with_a_point_is_no_fraction_beside_decimal_commas(tmp_path: Path) -> None:

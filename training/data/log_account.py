@@ -51,6 +51,7 @@ class LogAccount:
         self._names: Counter[tuple[str, str]] = Counter()
         self._placeholders: Counter[str] = Counter()
         self._notes: list[str] = []
+        self._warnings: dict[str, None] = {}
         self._lost_labels: list[pl.Series] = []
         # By day since 1970: rows and the latest time.
         self._days: dict[int, tuple[int, int]] = {}
@@ -64,6 +65,7 @@ class LogAccount:
         self.lost_purchases += batch.lost_purchases
         self._placeholders.update(batch.placeholders)
         self._notes += batch.notes
+        self._warnings |= dict.fromkeys(batch.warnings)
         if len(batch.lost_labels):
             self._lost_labels.append(batch.lost_labels)
         for name, read_as, rows in batch.names.iter_rows():
@@ -169,7 +171,7 @@ class LogAccount:
 
     def warnings(self) -> list[str]:
         """Return what looks wrong in the first pass, in plain words."""
-        found = []
+        found = [*self._warnings]
         if self.nulled:
             counts = ", ".join(f"{reason} ({rows:,})" for reason, rows in self.nulled.most_common(_LISTED_NAMES))
             found.append(f"{self.nulled.total():,} optional values could not be read and count as missing: {counts}")

@@ -82,6 +82,7 @@ class Batch:
         names: `name`, `read_as`, `rows` of the log's event names.
         placeholders: rows by id that stands for nothing.
         notes: what was found out about the file, for people.
+        warnings: what looks wrong, in plain words.
     """
 
     file: str
@@ -98,6 +99,7 @@ class Batch:
     names: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=NAME_SCHEMA))
     placeholders: dict[str, int] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
 
 Enrichment = Callable[[pl.DataFrame], pl.DataFrame]
@@ -216,6 +218,7 @@ def _batch(file: EventFile, index: int, block: Block, enrich: Enrichment, readin
         names=read.names,
         placeholders=read.placeholders,
         notes=block.notes,
+        warnings=read.warnings,
     )
 
 

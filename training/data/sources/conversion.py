@@ -74,6 +74,7 @@ class Converted:
         rows_dropped: rows of names that the mapping leaves out.
         names: `name`, `read_as`, `rows` of the log's event names.
         placeholders: rows by id that stands for nothing.
+        warnings: what else looks wrong, in plain words.
     """
 
     events: pl.DataFrame
@@ -84,6 +85,7 @@ class Converted:
     rows_dropped: int = 0
     names: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=NAME_SCHEMA))
     placeholders: dict[str, int] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
 
 
 class _Rows:
@@ -96,6 +98,7 @@ class _Rows:
         self.rejecting: list[tuple[str, pl.Series, str]] = []
         self.nulling: list[tuple[str, pl.Series, str]] = []
         self.placeholders: dict[str, int] = {}
+        self.warnings: list[str] = []
 
     def _none(self, dtype: type[pl.DataType]) -> pl.Series:
         return pl.repeat(None, self.raw.height, dtype=dtype, eager=True)
@@ -129,6 +132,10 @@ class _Rows:
         column = self.raw[columns[0]] if len(columns) == 1 else _joined_time([self.raw[name] for name in columns])
         times, problems = values.time_ms(column, mapping.time_format, mapping.missing_values)
         self.rejecting += [(mapping.timestamp, mask, reason) for mask, reason in problems]
+        if mapping.time_format == "iso" and values.mixes_offsets(column):
+            self.warnings.append(
+                f"column {mapping.timestamp!r}: some times have an offset and others have none, which are read as UTC"
+            )
         if mapping.clock == "calendar":
             self._check_range(mapping.timestamp, times)
         return times
@@ -278,6 +285,7 @@ def convert(raw: pl.DataFrame, mapping: ColumnMapping, reading: Reading | None =
         rows_dropped=rows_dropped,
         names=counted,
         placeholders=rows.placeholders,
+        warnings=tuple(rows.warnings),
     )
 
 

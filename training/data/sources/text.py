@@ -30,6 +30,8 @@ MAX_REPORTED_CHARACTERS: Final = 100
 SEPARATORS: Final = (",", ";", "\t", "|")
 UTF_8: Final = "utf-8"
 _EIGHT_BIT: Final = "windows-1252"
+# A first line that spreadsheets write and read.
+_SAID_SEPARATOR: Final = re.compile(r'"?sep=(.)"?', re.IGNORECASE)
 _SEPARATOR_WORDS: Final = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar"}
 
 
@@ -233,7 +235,11 @@ def read_text(path: Path, needed: Mapping[str, str], layout: TextLayout, block_b
             table = table_head.below(table)
             if decoder.found:
                 decoder.found = False
-                table_head.notes.append(f"{path.name}: read as {_EIGHT_BIT}, since its lines are not UTF-8")
+                example = next((text for text in table["text"] if not text.isascii()), "")[:MAX_REPORTED_CHARACTERS]
+                table_head.notes.append(
+                    f"{path.name}: read as {_EIGHT_BIT}, since its lines are not UTF-8, such as {example!r}; if "
+                    "letters are wrong, --encoding names another encoding"
+                )
             if table_head.names is not None:
                 splitter = _Splitter(table_head.names, list(needed), table_head.separator, layout)
                 yield splitter.block(table, file.tell(), tuple(table_head.notes))
@@ -260,9 +266,11 @@ class _Head:
 
     def below(self, table: pl.DataFrame) -> pl.DataFrame:
         """Return the lines without those that are headers: the first one, and its copies in files that were joined."""
+        if self._line is None and table.height and (said := _SAID_SEPARATOR.fullmatch(table["text"][0])):
+            self.separator, table = self.separator or said[1], table[1:]
         if not self.separator and table.height:
             self._find_separator(table["text"][0])
-        if self.names is None:
+        if self.names is None and table.height:
             self._find_names(table["text"][0])
             table = table[1:] if self._layout.has_header else table
         if self._line is None:
@@ -416,12 +424,21 @@ def split_quoted(text: str, separator: str) -> list[str] | None:
         bound, blank = re.escape(separator), f"[{BLANKS.replace(separator, '')}]"
         tidied = re.sub(rf'"{blank}+(?={bound}|$)', '"', text)
         values = _csv(re.sub(rf'(^|{bound}){blank}+"(?!")', r'\1"', tidied), separator) or values
+    if values is None and '\\"' in text:
+        values = _csv(text, separator, escapechar="\\", doublequote=False)
     return values if values is None else [_unquoted(value) for value in values]
 
 
-def _csv(text: str, separator: str) -> list[str] | None:
+def _csv(text: str, separator: str, *, escapechar: str | None = None, doublequote: bool = True) -> list[str] | None:
     try:
-        reader = csv.reader([text], delimiter=separator, strict=True, skipinitialspace=separator != " ")
+        reader = csv.reader(
+            [text],
+            delimiter=separator,
+            strict=True,
+            skipinitialspace=separator != " ",
+            escapechar=escapechar,
+            doublequote=doublequote,
+        )
         return list(chain.from_iterable(reader))
     except csv.Error:
         return None

@@ -35,6 +35,7 @@ MISSING: Final = "missing"
 PLACEHOLDER: Final = "an id that stands for nothing"
 NO_TIME: Final = "not a time"
 NO_DATE: Final = "time before 1970, negative or past 9999"
+INEXACT: Final = "a number too large to be exact"
 IN_EXPONENT_FORM: Final = "a number in exponent form, which has lost digits"
 # The first millisecond of the year 10000, beyond the range of most tools.
 END_OF_TIME_MS: Final = 253_402_300_800_000
@@ -45,12 +46,18 @@ _LONG_PLACEHOLDERS: Final = [
 ]
 # Floats count whole numbers one by one up to here.
 _LARGEST_EXACT: Final = 2.0**53
+_LARGEST_EXACT_32: Final = 2.0**24
 # As spreadsheets and data frames write: 1.43322E+12. Without a sign or a point, the text may be a hexadecimal id.
 _EXPONENT_FORM: Final = r"^[+-]?\d(?:\.\d+)?[eE][+-]\d+$|^[+-]?\d\.\d+[eE]\d+$"
+_OFFSET: Final = r":\d\d(?:[.,]\d+)?\s*[+-]\d\d(?::?\d\d)?\s*$"
+_IN_UTC: Final = r"(?:UTC|GMT|Z|^)\s*$"
 _DECIMAL_COMMA: Final = r"^-?[0-9.]*,[0-9]{1,2}$"
 _GROUPED: Final = r"^-?[0-9]{1,3}(\.[0-9]{3})+$"
 _ISO_FORMATS: Final = ("%Y-%m-%dT%H:%M:%S%.f%#z", "%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M%#z", "%Y-%m-%d")
-_TRUE_OR_FALSE: Final = {"1": True, "true": True, "0": False, "false": False}
+_TRUE_OR_FALSE: Final = {
+    **dict.fromkeys(("1", "true", "t", "yes", "y"), True),
+    **dict.fromkeys(("0", "false", "f", "no", "n"), False),
+}
 
 
 def text(column: pl.Series, missing_values: Collection[str] = ()) -> pl.Series:
@@ -102,15 +109,16 @@ def identifier(
     short = texts.filter(is_short)
     problems = [(_spread(short.str.contains(_EXPONENT_FORM), is_short), IN_EXPONENT_FORM)]
     if column.dtype.is_float():
-        problems.append(
-            (
-                (column.is_finite() & (column.abs() > _LARGEST_EXACT)).fill_null(value=False),
-                "a number too large to be exact",
-            )
-        )
+        problems.append((_inexact(column), INEXACT))
     if not placeholders_count:
         problems.append((_placeholders(texts, is_short), PLACEHOLDER))
     return texts, problems
+
+
+def _inexact(column: pl.Series) -> pl.Series:
+    """Return which floats are beyond the whole numbers that their type counts one by one."""
+    largest = _LARGEST_EXACT_32 if column.dtype == pl.Float32 else _LARGEST_EXACT
+    return (column.is_finite() & (column.abs() > largest)).fill_null(value=False)
 
 
 def required(texts: pl.Series) -> list[Problem]:
@@ -154,11 +162,11 @@ def amount(column: pl.Series, missing_values: Collection[str] = ()) -> tuple[pl.
 
 
 def boolean(column: pl.Series, missing_values: Collection[str] = ()) -> tuple[pl.Series, list[Problem]]:
-    """Return truth values, of 1 and 0, true and false in any case."""
+    """Return truth values, of 1 and 0, true and false, yes and no in any case."""
     if column.dtype == pl.Boolean:
         return column, []
     texts = category(column, missing_values)
-    values = texts.replace_strict(_TRUE_OR_FALSE, default=None, return_dtype=pl.Boolean)
+    values = texts.str.to_lowercase().replace_strict(_TRUE_OR_FALSE, default=None, return_dtype=pl.Boolean)
     return values, [(texts.is_not_null() & values.is_null(), "neither true nor false")]
 
 
@@ -182,6 +190,9 @@ def time_ms(
         if column.dtype == pl.String:
             in_exponent_form = column.str.strip_chars().str.contains(_EXPONENT_FORM).fill_null(value=False)
             shortened = [(in_exponent_form, IN_EXPONENT_FORM)]
+        elif column.dtype == pl.Float32:
+            # Seconds since 1970 as 32-bit floats are multiples of 128.
+            shortened = [(_inexact(column), INEXACT)]
     else:
         texts = text(column, missing_values)
         given = texts.is_not_null()
@@ -194,6 +205,14 @@ def time_ms(
         (unreadable, NO_TIME),
         (outside, NO_DATE),
     ]
+
+
+def mixes_offsets(column: pl.Series) -> bool:
+    """Return whether some texts of ISO 8601 times have an offset and others have neither one nor `Z`."""
+    if column.dtype != pl.String:
+        return False
+    has_offset = column.str.contains(_OFFSET)
+    return bool(has_offset.any()) and bool((~has_offset & ~column.str.contains(_IN_UTC)).any())
 
 
 def _as_text(column: pl.Series) -> pl.Series:
