@@ -30,6 +30,7 @@ cli = typer.Typer(
     name="willbuy",
     no_args_is_help=True,
     add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     help="Real-time purchase prediction: train on past sessions, then score running ones after every page view.",
@@ -88,7 +89,7 @@ def serve(
     from app.auth.setup import read_access  # noqa: PLC0415  # same
     from app.monitoring.logging import server_log_config  # noqa: PLC0415  # same
     from app.monitoring.worker_metrics import metrics_of_workers  # noqa: PLC0415  # same
-    from app.runtime.addresses import AddressError, check_address  # noqa: PLC0415  # same
+    from app.runtime.addresses import AddressError, check_address, check_unix_socket  # noqa: PLC0415  # same
     from app.runtime.embedded_redis import EmbeddedServerError  # noqa: PLC0415  # same
     from app.settings import Settings, faults_of  # noqa: PLC0415  # same
     from app.wiring import check_redis_options, read_artifact_manifest  # noqa: PLC0415  # same: torch
@@ -103,12 +104,11 @@ def serve(
         host = host.removeprefix("[").removesuffix("]")
         if uds is None:
             check_address(host, port)
+        else:
+            check_unix_socket(uds)
         announce = _announcer(settings)
         with _redis(announce), metrics_of_workers() if workers > 1 else nullcontext():
             announce("starting", f"willbuy {version('willbuy')}: model {manifest.fingerprint} of {manifest.created}")
-            where = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-            where = where if uds is None else f"the Unix socket {uds}"
-            announce("listening", f"listening on {where}; the API is described at /openapi.json")
             _serve(
                 uvicorn.Config(
                     "app.main:create_app",
@@ -127,7 +127,8 @@ def serve(
                     access_log=False,
                     log_config=server_log_config(settings.log_format),
                     timeout_graceful_shutdown=_GRACE_S,
-                )
+                ),
+                lambda where: announce("listening", f"listening on {where}; the API is described at /openapi.json"),
             )
     except ValidationError as exc:
         for fault in faults_of(exc):
@@ -138,15 +139,18 @@ def serve(
         raise typer.Exit(1) from None
 
 
-def _serve(config: "uvicorn.Config") -> None:
+def _serve(config: "uvicorn.Config", on_listening: Callable[[str], None]) -> None:
     """Run the server, or several worker processes; as `uvicorn.run` does, but `::` is IPv4 as well."""
-    import uvicorn  # noqa: PLC0415  # `willbuy --help` starts faster without it
-    from uvicorn.supervisors import Multiprocess  # noqa: PLC0415  # same
+    from uvicorn.supervisors import Multiprocess  # noqa: PLC0415  # `willbuy --help` starts faster without these
 
-    server = uvicorn.Server(config)
+    from app.runtime.server import Server, address_of, listening_socket  # noqa: PLC0415  # same
+
+    server = Server(config, on_listening)
     try:
         if config.workers > 1:
-            Multiprocess(config, sockets=[config.bind_socket()]).run()
+            shared = listening_socket(config)
+            on_listening(address_of(config, [shared]))
+            Multiprocess(config, sockets=[shared]).run()
         else:
             config.load_app()
             # The event loop's own socket for `::` would refuse IPv4.
@@ -172,9 +176,9 @@ def _set_environment(**options: object) -> None:
 
 def _announcer(settings: "Settings") -> Callable[[str, str], None]:
     """Return what announces the steps of the start: as text on a console, as lines of the log elsewhere."""
-    from app.monitoring.logging import build_logger  # noqa: PLC0415  # `willbuy --help` starts faster without it
+    from app.monitoring.logging import build_logger, writes_text  # noqa: PLC0415  # `willbuy --help` starts faster
 
-    if settings.log_format == "console" or _ERR.is_terminal:
+    if writes_text():
         return lambda _event, text: _ERR.print(text, markup=False)
     logger = build_logger(log_format=settings.log_format, log_level=settings.log_level)
     return lambda event, text: logger.info(event, detail=text)
@@ -198,13 +202,23 @@ def _redis(announce: Callable[[str, str], None]) -> Iterator[None]:
 
 
 def _fail(message: str) -> None:
+    from app.monitoring.logging import start_error, writes_text  # noqa: PLC0415  # `willbuy --help` starts faster
+
+    if not writes_text():
+        typer.echo(start_error(message), err=True)
+        return
     _ERR.print("error:", style="bold red", end=" ")
     _ERR.print(message, markup=False, highlight=False, soft_wrap=True)
 
 
-def main() -> None:
-    """Run `willbuy` with the sub-commands of everything that is installed."""
+def complete_cli() -> typer.Typer:
+    """Return the command with the sub-commands of everything that is installed."""
     for entry_point in sorted(entry_points(group="willbuy.commands"), key=lambda found: found.name):
         cli.add_typer(entry_point.load())
     cli.add_typer(key_cli, rich_help_panel="Serving")
-    cli()
+    return cli
+
+
+def main() -> None:
+    """Run `willbuy`."""
+    complete_cli()()

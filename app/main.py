@@ -23,7 +23,7 @@ from app.api.responses import handle_errors
 from app.auth.scopes import Rules
 from app.auth.setup import cors_options, following_keys, install_auth, log_open_access, read_access
 from app.monitoring import tracing
-from app.monitoring.logging import build_logger, hide_session_ids
+from app.monitoring.logging import build_logger, hide_session_ids, start_error
 from app.monitoring.metrics import Metrics
 from app.runtime.drain import Drain
 from app.runtime.gc import settled_garbage_collector
@@ -43,8 +43,12 @@ Errors are `application/problem+json` (RFC 9457) with a stable `code`."""
 class StartupError(SystemExit):
     """The service cannot start; the message is one line that says why.
 
-    A `SystemExit`, so that under any server the process ends with status 1 and that line, without a traceback.
+    A `SystemExit`, so that under any server the process ends with status 1 and that line, without a traceback. The line
+    has the form of the log.
     """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(start_error(reason))
 
 
 def create_app(
@@ -75,7 +79,7 @@ def create_app(
         access = read_access(settings)
         rate = open_rate_limit(settings, metrics)
     except ValueError as exc:  # ArtifactError and AccessError among them
-        raise StartupError(f"willbuy cannot start: {exc}") from exc
+        raise StartupError(str(exc)) from exc
     log_open_access(access, logger)
     drain = Drain(delay_s=settings.drain_delay_s, logger=logger)
     observer = RequestObserver(metrics, logger, is_draining=lambda: drain.draining)
@@ -159,7 +163,7 @@ def _settings_from_environment() -> Settings:
     try:
         return Settings()
     except ValidationError as exc:
-        raise StartupError("willbuy cannot start: " + "; ".join(faults_of(exc))) from exc
+        raise StartupError("; ".join(faults_of(exc))) from exc
 
 
 def _logger(settings: Settings, tracer_provider: "TracerProvider | None") -> FilteringBoundLogger:

@@ -45,6 +45,10 @@ def build_router() -> APIRouter:
     page = _read(files("app") / "api" / "static")
     router = APIRouter(tags=["dashboard"], include_in_schema=False)
 
+    @router.api_route("/", methods=["GET", "HEAD"])
+    async def root() -> Response:
+        return Response(status_code=307, headers={"Location": "dashboard/", **_HEADERS})
+
     @router.api_route("/dashboard", methods=["GET", "HEAD"])
     async def dashboard() -> Response:
         # The page's links are relative, so that it works behind a proxy's path prefix too; they need the slash.

@@ -43,6 +43,8 @@ _PATHS: Final[dict[str, Methods]] = {
     # The description and the dashboard have no data; the dashboard calls the API with a key.
     "/openapi.json": _PUBLIC_PAGE,
     "/dashboard": _PUBLIC_PAGE,
+    # Leads to the dashboard.
+    "/": _PUBLIC_PAGE,
 }
 _METRICS: Final = "/metrics"
 _SESSION: Final[Methods] = {"GET": Scope.SESSIONS_READ, "DELETE": Scope.EVENTS_WRITE}

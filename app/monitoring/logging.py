@@ -6,6 +6,7 @@ are hidden: they name visitors, and logs are kept longer and read by more people
 
 import hashlib
 import logging
+import os
 import re
 import sys
 from collections.abc import Callable, MutableMapping, Sequence
@@ -61,6 +62,20 @@ def hide_session_ids(form: Literal["full", "short", "hash"]) -> Processor:
         return event
 
     return hide
+
+
+def writes_text() -> bool:
+    """Whether what is said before the settings are known is text for people instead of JSON."""
+    return os.environ.get("WILLBUY_LOG_FORMAT") == "console" or sys.stderr.isatty()
+
+
+def start_error(reason: str) -> str:
+    """Return the line of a fault that stops the start: in the log's form, text or JSON."""
+    if writes_text():
+        return f"willbuy cannot start: {reason}"
+    values = {"event": "start_failed", "detail": reason, "level": "error"}
+    stamped = structlog.processors.TimeStamper(fmt="iso", utc=True)(None, "error", values)
+    return str(structlog.processors.JSONRenderer()(None, "error", stamped))
 
 
 def server_log_config(log_format: LogFormat) -> dict[str, Any]:

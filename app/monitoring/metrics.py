@@ -4,7 +4,9 @@ Every app has its own registry, so that one process can have several. Where work
 (`app.monitoring.worker_metrics`), any worker answers for all; a gauge's mode says how the workers' values are combined.
 """
 
+import platform
 from collections.abc import Callable
+from importlib.metadata import version
 from typing import Literal
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Summary, generate_latest
@@ -43,6 +45,10 @@ class Metrics:
         self.errors = counter("errors", "Problems answered to callers, by code", "code")
         self.rate_limit_failures = counter("rate_limit_failures", "Requests accepted without a count")
 
+        self.build_info = gauge(
+            "build_info", "The running release; always 1", "version", "python", of_workers="livemax"
+        )
+        self.build_info.labels(version("willbuy"), platform.python_version()).set(1)
         self.ready = gauge("ready", "Whether events can be answered", of_workers="livemin")
         self.loop_delay_seconds = histogram("loop_delay_seconds", "Delay of a timer of the event loop", _SECONDS)
         self.queue_length = gauge("queue_length", "Events waiting for a batch", of_workers="livesum")

@@ -2,6 +2,7 @@
 
 import errno
 import socket
+from pathlib import Path
 
 
 class AddressError(Exception):
@@ -23,3 +24,21 @@ def check_address(host: str, port: int) -> None:
         except OSError as exc:
             is_port = isinstance(exc, PermissionError) or exc.errno == errno.EADDRINUSE
             raise AddressError(f"{f'--port {port}' if is_port else f'--host {host}'}: {exc.strerror}") from exc
+
+
+def check_unix_socket(path: Path) -> None:
+    """Remove the socket that a dead server left; raise `AddressError` if the service cannot listen at this path."""
+    try:
+        with socket.socket(socket.AF_UNIX) as listener:
+            if path.is_socket():
+                try:
+                    listener.connect(str(path))
+                except ConnectionRefusedError:
+                    path.unlink()
+                else:
+                    raise AddressError(f"--uds {path}: another server listens there")
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(str(path))
+        path.unlink()
+    except OSError as exc:
+        raise AddressError(f"--uds {path}: {exc.strerror or exc}") from exc

@@ -34,7 +34,7 @@ def test_a_service_that_nobody_said_who_may_use_does_not_start(artifact, valkey,
     service.launch()
     assert service.wait() != 0
     assert "Traceback" not in service.output()
-    (line,) = [line for line in service.output().splitlines() if line.startswith("willbuy cannot start: ")]
+    (line,) = [line for line in service.output().splitlines() if '"start_failed"' in line]
     assert "WILLBUY_API_KEYS_FILE" in line
     assert "WILLBUY_OPEN_ACCESS" in line
 

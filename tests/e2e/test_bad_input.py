@@ -117,7 +117,7 @@ def fails_to_start(artifact, log, **settings):
     assert service.wait() != 0
     output = service.output()
     assert "Traceback" not in output
-    (line,) = [line for line in output.splitlines() if line.startswith("willbuy cannot start: ")]
+    (line,) = [line for line in output.splitlines() if '"start_failed"' in line]
     return line
 
 

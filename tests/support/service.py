@@ -12,7 +12,7 @@ from pathlib import Path
 import httpx
 
 from support.redis_servers import free_port
-from support.warm_process import WarmUvicorn
+from support.warm_process import WarmProcess
 
 ROOT = Path(__file__).parents[2]
 
@@ -45,7 +45,7 @@ class Service:
         if tuned:
             self._factory = "support.tuned_app:create_app"
             self._environment |= {"TUNED": json.dumps(tuned), "PYTHONPATH": str(ROOT / "tests")}
-        self._process: subprocess.Popen[bytes] | WarmUvicorn | None = None
+        self._process: subprocess.Popen[bytes] | WarmProcess | None = None
 
     @property
     def pid(self) -> int:
@@ -69,7 +69,7 @@ class Service:
         arguments += ["--host", "127.0.0.1", "--port", str(self.port), "--no-access-log"]
         arguments += ["--workers", str(self.workers), "--timeout-graceful-shutdown", "10"]
         if self.workers == 1:
-            self._process = WarmUvicorn(arguments, cwd=ROOT, env=self._environment, log=self.log)
+            self._process = WarmProcess("uvicorn", arguments, cwd=ROOT, env=self._environment, log=self.log)
             return
         command = [sys.executable, "-m", "uvicorn", *arguments]
         with self.log.open("ab") as log:

@@ -16,13 +16,13 @@ _forkserver = multiprocessing.get_context("forkserver")
 _forkserver.set_forkserver_preload(["pytest", "uvicorn.main", "app.main"])
 
 
-class WarmUvicorn:
-    """`python -m uvicorn ARGUMENTS`, started from a warm process; its methods are those of `subprocess.Popen`."""
+class WarmProcess:
+    """`uvicorn ARGUMENTS` or `willbuy ARGUMENTS` from a warm process; its methods are those of `subprocess.Popen`."""
 
-    def __init__(self, arguments: Sequence[str], *, cwd: Path, env: Mapping[str, str], log: Path) -> None:
+    def __init__(self, program: str, arguments: Sequence[str], *, cwd: Path, env: Mapping[str, str], log: Path) -> None:
         # A daemon: should a test leave it behind, it is ended with pytest instead of keeping pytest from ending.
         self._process = _forkserver.Process(
-            target=_uvicorn, args=(list(arguments), str(cwd), dict(env), str(log)), daemon=True
+            target=_run, args=([program, *arguments], str(cwd), dict(env), str(log)), daemon=True
         )
         self._process.start()
 
@@ -38,7 +38,7 @@ class WarmUvicorn:
         self._process.join(timeout_s)
         code = self._process.exitcode
         if code is None:
-            raise subprocess.TimeoutExpired("uvicorn", timeout_s or 0.0)
+            raise subprocess.TimeoutExpired(str(self.pid), timeout_s or 0.0)
         return code
 
     def terminate(self) -> None:
@@ -48,7 +48,7 @@ class WarmUvicorn:
         self._process.kill()
 
 
-def _uvicorn(arguments: list[str], cwd: str, env: dict[str, str], log: str) -> None:
+def _run(command: list[str], cwd: str, env: dict[str, str], log: str) -> None:
     os.chdir(cwd)
     os.environ.clear()
     os.environ.update(env)
@@ -59,7 +59,13 @@ def _uvicorn(arguments: list[str], cwd: str, env: dict[str, str], log: str) -> N
     # Tests of the service send SIGINT too; a shell may have had pytest ignore it.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.path[:0] = [path for path in env.get("PYTHONPATH", "").split(os.pathsep) if path]
-    sys.argv = ["uvicorn", *arguments]
-    from uvicorn.main import main  # noqa: PLC0415  # in the forked process alone
+    sys.argv = command
+    # In the forked process alone
+    if command[0] == "uvicorn":
+        from uvicorn.main import main as run  # noqa: PLC0415
 
-    main()
+        run()
+    else:
+        from app.cli import main  # noqa: PLC0415
+
+        main()

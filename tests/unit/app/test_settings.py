@@ -1,3 +1,5 @@
+import json
+
 import pytest
 from pydantic import ValidationError
 
@@ -106,7 +108,7 @@ def test_a_bad_pair_of_variables_is_one_line_too(monkeypatch):
     monkeypatch.setenv("WILLBUY_REDIS_TIMEOUT_S", "3")
     with pytest.raises(StartupError) as caught:
         create_app()
-    assert str(caught.value) == "willbuy cannot start: redis_timeout_s must not be larger than request_timeout_s"
+    assert json.loads(str(caught.value))["detail"] == "redis_timeout_s must not be larger than request_timeout_s"
 
 
 def test_a_variable_of_an_earlier_release_is_named_in_one_warning_and_its_value_is_not(artifact, monkeypatch, capsys):
@@ -152,5 +154,6 @@ def test_without_an_artifact_the_variable_to_set_is_named():
 def test_a_base_rate_that_the_artifact_cannot_be_shifted_to_is_one_line(artifact):
     with pytest.raises(StartupError) as caught:
         create_app(Settings(artifact=artifact, base_rate=0.03))
-    assert str(caught.value).startswith("willbuy cannot start: WILLBUY_BASE_RATE: cannot shift to 0.03, since model ")
+    reason = json.loads(str(caught.value))["detail"]
+    assert reason.startswith("WILLBUY_BASE_RATE: cannot shift to 0.03, since model ")
     assert "\n" not in str(caught.value)

@@ -1,12 +1,13 @@
 """A mistake in the configuration is one line that names the setting, from the command and from the factory."""
 
+import json
 import socket
 from contextlib import contextmanager
 
 import pytest
 from typer.testing import CliRunner
 
-from app.cli import cli
+from app.cli import cli, complete_cli
 from app.main import StartupError, create_app
 
 TLS = "rediss://127.0.0.1:1/0"
@@ -67,12 +68,32 @@ def test_a_file_that_cannot_be_used_is_one_line_with_its_setting(fault, artifact
     run = CliRunner().invoke(cli, ["serve", "--port", "0"])
     assert run.exit_code == 1
     assert isinstance(run.exception, SystemExit)
-    assert f"WILLBUY_{setting}" in run.output
-    assert len(run.output.strip().splitlines()) == 1
     with pytest.raises(StartupError) as raised:
         create_app()
-    assert f"WILLBUY_{setting}" in str(raised.value)
-    assert "\n" not in str(raised.value)
+    # In the log's form, for those who collect it
+    for line in (run.output.strip(), str(raised.value)):
+        assert len(line.splitlines()) == 1
+        told = json.loads(line)
+        assert (told["event"], told["level"]) == ("start_failed", "error")
+        assert f"WILLBUY_{setting}" in told["detail"]
+
+
+def test_a_console_gets_text(monkeypatch):
+    monkeypatch.setenv("WILLBUY_LOG_FORMAT", "console")
+    monkeypatch.setenv("WILLBUY_MAX_QUEUE", "many")
+    run = CliRunner().invoke(cli, ["serve"])
+    assert run.exit_code == 1
+    assert "error: WILLBUY_MAX_QUEUE: " in run.output
+    with pytest.raises(StartupError, match=r"^willbuy cannot start: WILLBUY_"):
+        create_app()
+
+
+@pytest.mark.parametrize("command", [(), ("serve",), ("key",), ("key", "new"), ("train",), ("collect",)], ids=" ".join)
+def test_help_has_a_short_name(command):
+    complete = complete_cli()
+    short, long = (CliRunner().invoke(complete, [*command, name]) for name in ("-h", "--help"))
+    assert short.exit_code == 0
+    assert short.output == long.output
 
 
 @pytest.mark.parametrize("sha256", ["0" * 64])
@@ -92,14 +113,26 @@ def test_an_artifact_of_another_digest_is_named(sha256, artifact, monkeypatch):
         (("--host", "203.0.113.7"), "--host"),
         (("--host", "no-such-host.invalid"), "--host"),
         (("--host", "n" * 80 + ".invalid"), "--host"),
+        (("--uds", "{folder}/no/s"), "--uds"),
+        (("--uds", "{folder}/file"), "--uds"),
+        (("--uds", "{folder}/" + "s" * 120), "--uds"),
+        (("--uds", "{folder}/live"), "--uds"),
     ],
 )
-def test_an_address_that_cannot_be_listened_on_is_one_line_with_its_option(options, option, artifact, monkeypatch):
+def test_an_address_that_cannot_be_listened_on_is_one_line_with_its_option(
+    options, option, artifact, monkeypatch, tmp_path
+):
     monkeypatch.setenv("WILLBUY_ARTIFACT", str(artifact))
     monkeypatch.setenv("WILLBUY_OPEN_ACCESS", "true")
     monkeypatch.setenv("WILLBUY_REDIS_URL", "redis://127.0.0.1:1/0")
-    with taken_port() as port:
-        run = CliRunner().invoke(cli, ["serve", *(word.replace("{taken}", str(port)) for word in options)])
+    (tmp_path / "file").write_text("kept")
+    with taken_port() as port, socket.socket(socket.AF_UNIX) as other:
+        other.bind(str(tmp_path / "live"))
+        other.listen()
+        words = [word.replace("{taken}", str(port)).replace("{folder}", str(tmp_path)) for word in options]
+        run = CliRunner().invoke(cli, ["serve", *words])
+    assert (tmp_path / "file").read_text() == "kept"
+    assert (tmp_path / "live").is_socket()
     assert run.exit_code == 1
     assert option in run.output
     assert len(run.output.strip().splitlines()) == 1

@@ -71,7 +71,7 @@ def test_what_everybody_may_ask_is_no_more_than_is_meant() -> None:
     public = {
         path for path, method in routes_of(build(open_access=True)) if (rules.methods(path) or {}).get(method) is None
     }
-    assert public == {"/healthz", "/readyz", "/openapi.json", "/dashboard", "/dashboard/{path:path}"}
+    assert public == {"/", "/healthz", "/readyz", "/openapi.json", "/dashboard", "/dashboard/{path:path}"}
 
 
 CALLS = [
@@ -123,7 +123,7 @@ async def test_the_body_of_a_stranger_is_not_read() -> None:
 
 async def test_who_has_no_key_learns_nothing_of_what_is_served() -> None:
     async with running(WRITER) as client:
-        for method, path in [("GET", "/v1/other"), ("PUT", "/v1/events"), ("GET", "/"), ("GET", "/v1/events")]:
+        for method, path in [("GET", "/v1/other"), ("PUT", "/v1/events"), ("PUT", "/"), ("GET", "/v1/events")]:
             assert (await client.request(method, path)).status_code == 401
         known = await client.request("GET", "/v1/other", headers=WRITER.headers)
         assert (known.status_code, known.json()["code"]) == (404, "not_found")
