@@ -196,7 +196,7 @@ class Settings(BaseSettings):
     """About how long Redis keeps them."""
 
     trust_window_s: Annotated[int, Field(ge=24, le=90 * 86400)] = 86400
-    """Window of the model quality figures, over ended sessions."""
+    """Window of the outcomes and model quality figures (docs/quality.md#which-sessions-count)."""
 
     max_streams: Annotated[int, Field(ge=0, le=10_000)] = 256
     """Most open streams of one process; more are refused (503 `too_many_streams`)."""

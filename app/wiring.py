@@ -94,6 +94,7 @@ async def running_services(
             store.outcomes,
             lambda: models.current,
             window_s=settings.trust_window_s,
+            idle_s=settings.session_idle_s,
             now_ms=now_ms,
             metrics=metrics,
             logger=logger,

@@ -52,13 +52,22 @@ def bin_of(probability: float) -> int:
     return min(max(int(position * BINS), 0), BINS - 1)
 
 
-def answers_by_model(session: ClosedSession) -> dict[str, list[tuple[int, float]]]:
-    """Return the known answers by model, each as prefix length and probability."""
-    answers: dict[str, list[tuple[int, float]]] = {}
-    for prefix_length, entry in enumerate(session.entries, start=1):
-        if entry.probability is not None and entry.model is not None:
-            answers.setdefault(entry.model, []).append((prefix_length, entry.probability))
-    return answers
+def first_model(session: ClosedSession) -> str | None:
+    """Return the model that answered the session's first event; None where it is not known.
+
+    The session counts for this model alone. Sessions that another model began reach a new model only while they are
+    still open, and among those that have ended by then are nearly all buyers.
+    """
+    return session.entries[0].model if session.entries else None
+
+
+def answers_of(session: ClosedSession, model: str) -> list[tuple[int, float]]:
+    """Return the known answers of a model, each as prefix length and probability."""
+    return [
+        (prefix_length, entry.probability)
+        for prefix_length, entry in enumerate(session.entries, start=1)
+        if entry.probability is not None and entry.model == model
+    ]
 
 
 def count_answers(answers: Sequence[tuple[int, float]], *, bought: bool) -> Counter[str]:

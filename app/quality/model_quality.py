@@ -15,9 +15,9 @@ from structlog.typing import FilteringBoundLogger
 
 from app.errors import StoreError
 from app.monitoring.metrics import Metrics
-from app.quality.counts import answers_by_model, count_answers, count_inputs
+from app.quality.counts import answers_of, count_answers, count_inputs, first_model
 from app.quality.figures import drift_of, quality_of
-from app.quality.window import Window
+from app.quality.window import Window, WindowCounts
 from app.runtime.periodic import PeriodicTask
 from app.runtime.single_flight import SingleFlightCache
 from app.schemas.board import OutcomesOut
@@ -27,6 +27,9 @@ from model.interface import Model
 
 _COUNTS_KEPT_S: Final = 5.0
 _GAUGES_EVERY_S: Final = 15.0
+# Sessions count this many idle times after they began: one for the session's end, and half of one for its length. In a
+# simulated shop (tests/unit/app/quality/test_pending.py) the purchase rate is then right from the first figure on.
+PENDING_IDLE_TIMES: Final = 1.5
 # A sample shows drift; encoding every event a second time would take processor time from scoring.
 DRIFT_EVENTS_PER_S: Final = 200.0
 # Pseudo-fingerprint for counts over all models.
@@ -40,6 +43,7 @@ class ModelQuality:
         store: where counts are.
         model: returns the model in use.
         window_s: length of the sliding window of the figures.
+        idle_s: time after which a session without events ends.
         now_ms: the clock.
         metrics: where the gauges are.
         logger: where failures are logged.
@@ -52,18 +56,19 @@ class ModelQuality:
         model: Callable[[], Model],
         *,
         window_s: int,
+        idle_s: float,
         now_ms: Callable[[], int],
         metrics: Metrics,
         logger: FilteringBoundLogger,
         drift_events_per_s: float = DRIFT_EVENTS_PER_S,
     ) -> None:
-        self._window = Window(store, window_s=window_s)
+        self._window = Window(store, window_s=window_s, pending_s=PENDING_IDLE_TIMES * idle_s)
         self._model = model
         self._budget = _Budget(drift_events_per_s)
         self._now_ms = now_ms
         self._metrics = metrics
         self._logger = logger
-        self._counts: SingleFlightCache[str, Counts] = SingleFlightCache(
+        self._counts: SingleFlightCache[str, WindowCounts] = SingleFlightCache(
             lambda fingerprint: self._window.read(fingerprint, self._now_ms()), kept_s=_COUNTS_KEPT_S
         )
         self._task = PeriodicTask(
@@ -83,10 +88,11 @@ class ModelQuality:
         """Add sessions that this replica has published; raise `StoreUnavailableError` when the store is gone."""
         answers: dict[CountsOf, Counter[str]] = {}
         for session in sessions:
-            bucket = self._window.bucket_of(session.closed_ms)
+            bucket = self._window.bucket_of(session.began_ms)
             ended = Counter({"s": 1, "b": int(session.bought)})
             answers.setdefault((_ALL_MODELS, bucket), Counter()).update(ended)
-            for model, of_model in answers_by_model(session).items():
+            model = first_model(session)
+            if model is not None and (of_model := answers_of(session, model)):
                 counts = count_answers(of_model, bought=session.bought)
                 answers.setdefault((model, bucket), Counter()).update(counts)
         inputs = await self._inputs([session for session in sessions if self._budget.take(len(session.entries))])
@@ -98,10 +104,12 @@ class ModelQuality:
     async def summary(self) -> ModelQualityOut:
         """Return the figures of the model in use; raise `StoreUnavailableError` when the store is gone."""
         model = self._model()
-        counts = await self._counts.get(model.fingerprint)
+        counts, pending = await self._counts.get(model.fingerprint)
         overall, by_prefix_length, reliability = quality_of(counts.answers)
         return ModelQualityOut(
             window_s=self._window.window_s,
+            pending=pending,
+            pending_s=self._window.pending_s,
             sessions=overall.sessions,
             buyers=overall.buyers,
             predictions=overall.predictions,
@@ -117,9 +125,16 @@ class ModelQuality:
         Raises:
             StoreUnavailableError: the store is gone.
         """
-        counts = (await self._counts.get(_ALL_MODELS)).answers
+        found, pending = await self._counts.get(_ALL_MODELS)
+        counts = found.answers
         buyers = counts.get("b", 0)
-        return OutcomesOut(purchase=buyers, none=counts.get("s", 0) - buyers, window_s=self._window.window_s)
+        return OutcomesOut(
+            purchase=buyers,
+            none=counts.get("s", 0) - buyers,
+            window_s=self._window.window_s,
+            pending=pending,
+            pending_s=self._window.pending_s,
+        )
 
     async def show(self) -> None:
         """Update the gauges; raise `StoreUnavailableError` when the store is gone."""
@@ -151,8 +166,8 @@ class ModelQuality:
         model = self._model()
         by_bucket: dict[int, list[ClosedSession]] = {}
         for session in sessions if model.summary is not None else ():
-            if session.entries:
-                by_bucket.setdefault(self._window.bucket_of(session.closed_ms), []).append(session)
+            if first_model(session) == model.fingerprint:
+                by_bucket.setdefault(self._window.bucket_of(session.began_ms), []).append(session)
         counts: dict[CountsOf, Counter[str]] = {}
         for bucket, some in by_bucket.items():
             histories = [[entry.event for entry in session.entries] for session in some]

@@ -1,36 +1,56 @@
-"""A sliding window over counts: time is cut into buckets, and the last 24 are added up."""
+"""A sliding window over counts of sessions by the time at which they began.
+
+Time is cut into buckets. A bucket counts once its sessions have had time to end with either outcome. A purchase ends a
+session at once, any other session ends after the idle time. So among the sessions that have ended, those that began
+lately are nearly all buyers, and a figure over them would be too high: the usual bias of censored data.
+"""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
 from app.store.outcomes import Counts, CountsOf, OutcomeStore
 
-# The window slides by a 24th of its length.
-BUCKETS: Final = 24
-# A bucket is settled this long after its end: sessions are published within seconds of their end. A session that is
-# published later, after an outage of Redis, only shows at replicas that start later.
+# The window slides by a 48th of its length.
+BUCKETS: Final = 48
+# A bucket that counts is settled after this time. A session that is published later, because it was long or Redis was
+# away, only shows at replicas that start later.
 _SETTLED_AFTER_MS: Final = 300_000
 
 
+class WindowCounts(NamedTuple):
+    """What a window holds.
+
+    Attributes:
+        counts: of the sessions in the window.
+        pending: ended sessions that began too recently to count.
+    """
+
+    counts: Counts
+    pending: int
+
+
 class Window:
-    """Counts of the last `window_s` seconds.
+    """Counts of the sessions that began within `window_s` seconds, up to `pending_s` seconds ago.
 
     Args:
         store: where the counts are.
         window_s: length of the window.
+        pending_s: age from which a bucket counts: the idle time, and the time that most sessions last.
     """
 
-    def __init__(self, store: OutcomeStore, *, window_s: int) -> None:
+    def __init__(self, store: OutcomeStore, *, window_s: int, pending_s: float) -> None:
         self._store = store
         self.window_s = window_s
+        self.pending_s = pending_s
+        self._pending_ms = int(pending_s * 1000)
         self._bucket_ms = max(1, window_s * 1000 // BUCKETS)
         self._settled: dict[CountsOf, Counts] = {}
 
     @property
     def lifetime_s(self) -> int:
         """How long a bucket is needed after the last addition, in seconds."""
-        return self.window_s + 2 * self._bucket_ms // 1000 + 1
+        return self.window_s + int(self.pending_s) + 2 * self._bucket_ms // 1000 + 1
 
     def bucket_of(self, timestamp_ms: int) -> int:
         """Return the number of the bucket of a time."""
@@ -40,20 +60,25 @@ class Window:
         """Add counts, once for a token; raise `StoreUnavailableError` when the store is gone."""
         await self._store.count(token, counts, lifetime_s=self.lifetime_s)
 
-    async def read(self, model: str, now_ms: int) -> Counts:
-        """Return a model's counts of the window that ends now; raise `StoreUnavailableError` when the store is gone.
+    async def read(self, model: str, now_ms: int) -> WindowCounts:
+        """Return a model's counts at a time; raise `StoreUnavailableError` when the store is gone.
 
         Settled buckets are read once.
         """
-        last = self.bucket_of(now_ms)
-        keys = [(model, bucket) for bucket in range(last - BUCKETS + 1, last + 1)]
-        self._settled = {key: counts for key, counts in self._settled.items() if key[1] >= keys[0][1]}
+        # The first bucket that is not over, or whose sessions may not have ended.
+        end = self.bucket_of(now_ms - self._pending_ms)
+        keys = [(model, bucket) for bucket in range(end - BUCKETS, self.bucket_of(now_ms) + 1)]
+        self._settled = {key: counts for key, counts in self._settled.items() if key[1] >= end - BUCKETS}
         missing = [key for key in keys if key not in self._settled]
         found = dict(zip(missing, await self._store.counts(missing), strict=True))
         for key, counts in found.items():
-            if (key[1] + 1) * self._bucket_ms + _SETTLED_AFTER_MS < now_ms:
+            if (key[1] + 1) * self._bucket_ms + self._pending_ms + _SETTLED_AFTER_MS < now_ms:
                 self._settled[key] = counts
-        return _sum([found.get(key) or self._settled[key] for key in keys])
+        counts_of = {bucket: found.get((model, bucket)) or self._settled[model, bucket] for _, bucket in keys}
+        return WindowCounts(
+            counts=_sum([counts for bucket, counts in counts_of.items() if bucket < end]),
+            pending=sum(counts.answers.get("s", 0) for bucket, counts in counts_of.items() if bucket >= end),
+        )
 
 
 def _sum(counts: Sequence[Counts]) -> Counts:

@@ -96,7 +96,11 @@ class TotalsOut(BaseModel):
 
 
 class OutcomesOut(BaseModel):
-    """Outcomes of the sessions that ended within the window."""
+    """Outcomes of the sessions that began within the window, `pending_s` or longer ago.
+
+    A purchase ends a session at once, other sessions end after the idle time. So most of the sessions that began later
+    and have ended are buyers, and none of these counts yet.
+    """
 
     model_config = _DOCUMENTED
 
@@ -106,6 +110,10 @@ class OutcomesOut(BaseModel):
     """Sessions that did not."""
     window_s: float
     """Length of the window in seconds."""
+    pending: int
+    """Ended sessions that do not count yet."""
+    pending_s: float
+    """Age, in seconds since its begin, from which a session counts."""
 
 
 class QueueOut(BaseModel):

@@ -84,12 +84,16 @@ class DriftOut(BaseModel):
 
 
 class ModelQualityOut(BaseModel):
-    """Quality of the model in use on the sessions that ended within the window."""
+    """Quality of the model in use on the sessions that began with it within the window, `pending_s` or longer ago."""
 
     model_config = _CONFIG
 
     window_s: int
     """Length of the window in seconds."""
+    pending: int
+    """Ended sessions that do not count yet, as in `OutcomesOut`."""
+    pending_s: float
+    """Age, in seconds since its begin, from which a session counts."""
     sessions: int
     """Ended sessions with an answer of this model."""
     buyers: int

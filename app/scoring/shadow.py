@@ -6,9 +6,9 @@ the result is compared with the probability in its record. Several events of a s
 once. No state of the candidate is stored, because a history is enough to compute it. Sessions that do not fit into the
 queue are dropped and counted.
 
-Outcomes: a purchase is known at once. A session without a purchase has ended when its record has expired after the idle
-time. Its last comparison was remembered, so that its loss is known then. A replica counts only sessions whose last
-event it served.
+Outcomes: a session without a purchase has ended when its record has expired after the idle time. A purchase is known at
+once, but counts an idle time later too: otherwise nearly all outcomes of the first idle time would be purchases. The
+last comparison of each session is remembered until then. A replica counts only sessions whose last event it served.
 """
 
 import asyncio
@@ -44,6 +44,7 @@ class _Comparison:
     live: float
     candidate: float
     due_ms: int
+    bought: bool
 
 
 class Shadow:
@@ -156,25 +157,21 @@ class Shadow:
             if isinstance(result, Exception):
                 self._metrics.shadow_failures.inc()
                 continue
-            self._count(
-                session_id, _Comparison(live, result[0], self._now_ms() + self._idle_ms), bought=sessions[session_id]
-            )
+            due_ms = self._now_ms() + self._idle_ms
+            self._count(session_id, _Comparison(live, result[0], due_ms, bought=sessions[session_id]))
 
-    def _count(self, session_id: str, pair: _Comparison, *, bought: bool) -> None:
+    def _count(self, session_id: str, pair: _Comparison) -> None:
         self._metrics.shadow_difference.observe(abs(pair.candidate - pair.live))
         self._metrics.shadow_probability.labels("live").observe(pair.live)
         self._metrics.shadow_probability.labels("candidate").observe(pair.candidate)
         self._remembered.pop(session_id, None)
-        if bought:
-            self._count_outcome(pair, bought=True)
-            return
         self._remembered[session_id] = pair
         if len(self._remembered) > _MAX_REMEMBERED:
             self._remembered.popitem(last=False)
             self._metrics.shadow_dropped.inc()
 
     async def count_ended(self) -> None:
-        """Count sessions that ended without a purchase; at most one batch at a time."""
+        """Count the outcomes of sessions whose idle time has passed; at most one batch at a time."""
         due: list[tuple[str, _Comparison]] = []
         while self._remembered and len(due) < _BATCH_SIZE:
             session_id, pair = next(iter(self._remembered.items()))
@@ -185,11 +182,11 @@ class Shadow:
             return
         records = await self._store.load([session_id for session_id, _ in due])
         for (_, pair), record in zip(due, records, strict=True):
-            if record is None:
-                self._count_outcome(pair, bought=False)
+            if pair.bought or record is None:
+                self._count_outcome(pair)
 
-    def _count_outcome(self, pair: _Comparison, *, bought: bool) -> None:
-        self._metrics.shadow_outcomes.labels("purchase" if bought else "none").inc()
+    def _count_outcome(self, pair: _Comparison) -> None:
+        self._metrics.shadow_outcomes.labels("purchase" if pair.bought else "none").inc()
         for name, probability in (("live", pair.live), ("candidate", pair.candidate)):
-            likelihood = probability if bought else 1.0 - probability
+            likelihood = probability if pair.bought else 1.0 - probability
             self._metrics.shadow_log_loss.labels(name).observe(-log(max(likelihood, _SMALLEST_PROBABILITY)))

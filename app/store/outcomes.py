@@ -90,6 +90,14 @@ class ClosedSession:
         return "purchase" if self.bought else "none"
 
     @property
+    def began_ms(self) -> int:
+        """Time when the session began, Redis' clock: its last commit less the time between its events."""
+        if not self.entries:
+            return self.last_seen_ms
+        last_ms = max(self.entries[-1].event.timestamp_ms, self.outcome_ms)
+        return self.last_seen_ms - max(0, last_ms - self.entries[0].event.timestamp_ms)
+
+    @property
     def closed_ms(self) -> int:
         """Time when the session was closed, Redis' clock."""
         return int(self.entry.partition("-")[0])

@@ -14,11 +14,13 @@ from app.schemas.quality import (
 from browser.test_failures import with_stats
 
 
-def quality_of(buyers: int) -> ModelQualityOut:
+def quality_of(buyers: int, pending: int = 7) -> ModelQualityOut:
     facts: dict[str, float] = {"sessions": 20 * buyers, "buyers": buyers, "predictions": 100 * buyers}
     facts |= {"base_rate": 0.05, "mean_probability": 0.06, "log_loss": 0.2, "auc": 0.81, "calibration_error": 0.01}
     return ModelQualityOut(
         window_s=86400,
+        pending=pending,
+        pending_s=2700,
         sessions=20 * buyers,
         buyers=buyers,
         predictions=100 * buyers,
@@ -53,7 +55,9 @@ def test_model_quality_is_shown_with_its_number_of_sessions_and_a_warning_if_the
     expect(summary).to_have_text(
         "Over all predictions, the mean predicted probability is 6.0%; the observed purchase rate is 5.0%."
     )
-    expect(page.locator("#quality-basis")).to_have_text("10,000 ended sessions, 500 buyers, last 24 h")
+    expect(page.locator("#quality-basis")).to_have_text(
+        "10,000 ended sessions, 500 buyers, last 24 h; 7 not yet counted"
+    )
     expect(page.locator("#prefix-table tbody tr")).to_have_count(2)
     expect(page.locator("#prefix-table tbody tr").first).to_contain_text("21+")
     expect(page.locator("#drift-summary")).to_contain_text("based on 10,000 sessions")
@@ -64,16 +68,21 @@ def test_model_quality_is_shown_with_its_number_of_sessions_and_a_warning_if_the
     expect(page.locator("#reliability-chart canvas")).to_be_visible()
 
 
-def test_outcomes_of_sessions_appear_in_the_model_quality_panel(shop, page) -> None:
+def test_sessions_that_have_just_ended_are_not_yet_counted(shop, page) -> None:
     for session_id in ("s-1", "s-2"):
         shop.post(session_id)
-    # When
+    tile = page.locator("#tiles > *", has_text="Purchases")
+    expect(tile).to_contain_text("not yet known")
+    # When one buys and the other leaves
     shop.post("s-1", "purchase")
     shop.end("s-2")
-    # Then
-    expect(page.locator("#quality-basis")).to_contain_text("2 ended sessions, 1 buyer")
-    expect(page.locator("#quality-summary")).to_contain_text("too few to judge the model")
-    expect(page.locator("#prefix-table tbody th").first).to_have_text("1")
+    # Then neither the tile nor the model's quality says a figure, since buyers end first
+    expect(page.locator("#quality-summary")).to_contain_text(
+        "Not yet known. Sessions count from 45 min after they began; 2 ended sessions began later."
+    )
+    expect(page.locator("#quality-parts")).to_be_hidden()
+    expect(tile).to_contain_text("not yet known")
+    expect(tile).to_contain_text("2 ended sessions; they count 45 min after they began")
 
 
 def test_the_model_in_use_is_shown_with_its_properties(shop, page) -> None:

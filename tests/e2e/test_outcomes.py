@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,24 @@ from model.events import PURCHASE
 from training.cli import cli
 from training.data.prepare import prepare
 from training.synthetic import PRESETS, generate, write
+from training.synthetic.log import SyntheticLog
 
 SESSIONS = 400
 IDLE_S = 5
+# Longer than the test; sessions count a 48th of it after they ended.
+TRUST_WINDOW_S = 720
+# Visits of an hour become visits of a minute, since sessions count by the time at which they began.
+FASTER = 60
 # Their log is of another year.
 ANY_AGE_S = 10**9
+
+
+def shop_log(seed: int) -> SyntheticLog:
+    """A log of visits that are short by the clock."""
+    log = generate(PRESETS["default"], SESSIONS, seed)
+    start_ms = pl.col("timestamp_ms").min()
+    faster = start_ms + (pl.col("timestamp_ms") - start_ms) // FASTER
+    return replace(log, events=log.events.with_columns(timestamp_ms=faster))
 
 
 def bodies(events: pl.DataFrame) -> list[dict[str, Any]]:
@@ -86,12 +100,13 @@ def events_of(folder: Path) -> pl.DataFrame:
 @pytest.mark.timeout(300)
 def test_the_next_model_trains_on_what_the_service_saw(service, valkey, tmp_path):
     # Given the log of a shop whose visitors come now
-    log = generate(PRESETS["default"], SESSIONS, 1)
+    log = shop_log(1)
     path = tmp_path / "log.parquet"
     write(log, path)
     settings = {
         "redis_url": valkey.url,
         "session_idle_s": IDLE_S,
+        "trust_window_s": TRUST_WINDOW_S,
         "max_event_age_s": ANY_AGE_S,
         # However slow this machine is
         "request_timeout_s": 60,
@@ -136,7 +151,7 @@ def test_the_next_model_trains_on_what_the_service_saw(service, valkey, tmp_path
     every_session = {"app.quality.model_quality:ModelQuality": {"drift_events_per_s": 100_000}}
     second = service(**settings, artifact=artifact, tuned=every_session)
     # Then visitors of the same kind look like those it was trained on
-    again = generate(PRESETS["default"], SESSIONS, 2)
+    again = shop_log(2)
     shop(second.base_url, bodies(again.events))
     browsed = SESSIONS - sessions_without_events(again.events)
     alike = stats_once(second.base_url, lambda stats: stats["trust"]["drift"]["sessions"] == browsed)["trust"]

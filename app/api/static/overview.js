@@ -46,12 +46,11 @@ export function showOverview(stats) {
 function showTiles(stats) {
   const { outcomes, queue } = stats;
   const { p50, p95 } = stats.latency_ms;
-  const ended = outcomes.purchase + outcomes.none;
   const tiles = [
     ["Live sessions", count(stats.live_sessions), `${count(stats.open_sessions)} open`],
     ["Events per second", measure(stats.rates.events_per_s), `mean over ${duration(stats.rates.window_s)}`],
     ["Response time", p95 === null ? NO_VALUE : `${measure(p95)} ms`, `p95; median ${measure(p50)}`],
-    ["Purchases", count(outcomes.purchase), `of ${counted(ended, "ended session")} in ${duration(outcomes.window_s)}`],
+    purchases(outcomes),
     ["Queue", count(queue.length), `of ${count(queue.capacity)} events`],
     ["Replicas", count(stats.replicas), counted(stats.totals.errors, "error") + " since start"],
   ];
@@ -62,6 +61,14 @@ function showTiles(stats) {
     setText(shown, value);
     setText(note, more);
   });
+}
+
+/** The sessions that bought among those that have had time to end with either outcome. */
+function purchases({ purchase, none, pending, pending_s: wait, window_s: window }) {
+  const ended = purchase + none;
+  return ended === 0
+    ? ["Purchases", "not yet known", `${counted(pending, "ended session")}; they count ${duration(wait)} after they began`]
+    : ["Purchases", count(purchase), `of ${counted(ended, "ended session")} in ${duration(window)}; ${count(pending)} not yet counted`];
 }
 
 function showScores({ edges, counts }) {

@@ -29,7 +29,8 @@ export function showQuality(quality) {
   byId("quality-parts").hidden = !quality || quality.sessions === 0;
   setText(byId("quality-summary"), summarize(quality));
   setText(byId("quality-basis"), quality
-    ? `${counted(quality.sessions, "ended session")}, ${counted(quality.buyers, "buyer")}, last ${duration(quality.window_s)}`
+    ? `${counted(quality.sessions, "ended session")}, ${counted(quality.buyers, "buyer")}, last ${duration(quality.window_s)}; `
+      + `${count(quality.pending)} not yet counted`
     : "");
   if (!quality || quality.sessions === 0) return;
   showReliability(quality);
@@ -41,8 +42,8 @@ function summarize(quality) {
   if (!quality) return "The service sends no model quality: trust in GET /v1/stats is null.";
   const { sessions, buyers, overall } = quality;
   if (sessions === 0) {
-    return "No session has ended yet. The service compares predictions with outcomes when a session ends: "
-      + "with a purchase, with a reported outcome, or at the idle timeout.";
+    return `Not yet known. ${notYet(quality)} A purchase ends a session at once, other sessions end after the idle time; `
+      + "so the sessions that end first are nearly all buyers.";
   }
   if (buyers < MIN_BUYERS) {
     return `Only ${counted(buyers, "buyer")} among ${counted(sessions, "ended session")}: `
@@ -53,6 +54,11 @@ function summarize(quality) {
   return buyers < ENOUGH_BUYERS
     ? `${means} The figures are based on only ${counted(buyers, "buyer")}, so they are uncertain.`
     : means;
+}
+
+/** Say when ended sessions count; `pending` and `pending_s` as in `GET v1/stats`. */
+export function notYet({ pending, pending_s: wait }) {
+  return `Sessions count from ${duration(wait)} after they began; ${counted(pending, "ended session")} began later.`;
 }
 
 function showReliability({ reliability: bins, predictions }) {

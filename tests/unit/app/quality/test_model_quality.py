@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import log_loss, roc_auc_score
 
-from app.quality.counts import BINS, GROUPS, answers_by_model, bin_of, count_answers, count_inputs, group_of
+from app.quality.counts import BINS, GROUPS, answers_of, bin_of, count_answers, count_inputs, first_model, group_of
 from app.quality.figures import drift_of, population_stability_index, quality_of
 from app.store.history_codec import Entry
 from app.store.outcomes import ClosedSession
@@ -139,7 +139,11 @@ def test_answers_count_for_the_model_that_gave_them():
     entries = [session.entries[0], Entry(Event("page_view", 1), 0.2, OTHER), *unknown]
     mixed = ClosedSession("1-0", "s", True, "event", 9, 9, entries)
     # An answer that an older release did not keep counts for nobody, and the next has its own place
-    assert answers_by_model(mixed) == {ONE: [(1, 0.1)], OTHER: [(2, 0.2)]}
+    assert answers_of(mixed, ONE) == [(1, 0.1)]
+    assert answers_of(mixed, OTHER) == [(2, 0.2)]
+    assert (first_model(mixed), first_model(session)) == (ONE, ONE)
+    assert first_model(ClosedSession("1-0", "s", True, "event", 9, 9, unknown)) is None
+    assert first_model(ClosedSession("1-0", "s", True, "event", 9, 9, [])) is None
 
 
 def test_the_index_of_a_hand_computation():

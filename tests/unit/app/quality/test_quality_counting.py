@@ -21,8 +21,14 @@ from model.summary import DataSummary, InputCounts
 
 ONE, OTHER = "9f86d081884c7d65", "0011223344556677"
 HOUR_MS = 3_600_000
+HALF_HOUR_MS = HOUR_MS // 2
 DAY = 20_000
 NOW_MS = DAY * 24 * HOUR_MS
+# With an idle time of half an hour, sessions that began three quarters of an hour ago count.
+IDLE_S = 1800
+PENDING_MS = 45 * 60_000
+BEGAN_MS = NOW_MS - 5 * HOUR_MS
+BUCKET = BEGAN_MS // HALF_HOUR_MS
 SUMMARY = DataSummary(1000, 5000, 0.01, ("steady",), ((0.0,),), ((0.5, 0.5),))
 
 pytestmark = pytest.mark.anyio
@@ -53,6 +59,7 @@ class Quality:
             self.store,
             lambda: cast("Model", self.model),
             window_s=24 * 3600,
+            idle_s=IDLE_S,
             now_ms=lambda: self.now_ms,
             metrics=self.metrics,
             logger=build_logger(log_format="json", log_level="info", stream=self.log),
@@ -63,29 +70,50 @@ class Quality:
         return self.metrics.registry.get_sample_value(f"willbuy_{name}", labels)
 
 
-def a_session(
-    *probabilities, bought=False, closed_ms=NOW_MS, seen_ms=NOW_MS - 30 * HOUR_MS, model=ONE, name="page_view"
-):
-    """A session that was closed long after it was last seen, and whose events are of a third clock."""
+def a_session(*probabilities, bought=False, began_ms=BEGAN_MS, model=ONE, name="page_view"):
+    """A session whose events are of another clock than its last commit, and that was closed much later."""
     entries = [Entry(Event(name, place), probability, model) for place, probability in enumerate(probabilities)]
-    return ClosedSession(f"{closed_ms}-0", "s", bought, "idle", 5, seen_ms, entries)
+    seen_ms = began_ms + max(0, len(entries) - 1)
+    return ClosedSession(f"{seen_ms + 7 * HOUR_MS}-0", "s", bought, "idle", 0, seen_ms, entries)
 
 
-async def test_a_session_is_counted_when_it_was_closed_for_its_models_and_for_all():
+def test_a_session_began_as_long_before_its_last_commit_as_its_events_lasted():
+    entries = [Entry(Event("page_view", at_ms), 0.1, ONE) for at_ms in (500, 9_500)]
+    idle = ClosedSession("99-0", "s", False, "idle", 0, 1_000_000, entries)
+    assert idle.began_ms == 1_000_000 - 9_000
+    # The purchase is later than the last event of the history, and its commit is the last one
+    assert ClosedSession("99-0", "s", True, "event", 20_500, 1_000_000, entries).began_ms == 1_000_000 - 20_000
+    assert ClosedSession("99-0", "s", True, "event", 400, 1_000_000, entries[:1]).began_ms == 1_000_000
+    assert ClosedSession("99-0", "s", True, "event", 20_500, 1_000_000, []).began_ms == 1_000_000
+
+
+async def test_a_session_is_counted_when_it_began_for_its_first_model_and_for_all():
     it = Quality()
-    other = a_session(0.9, bought=True, closed_ms=NOW_MS - HOUR_MS, model=OTHER)
-    # When three sessions are counted, one of them of another model and an hour before
+    other = a_session(0.9, bought=True, began_ms=BEGAN_MS - 1, model=OTHER)
+    # When three sessions are counted, one of them of another model and a bucket before
     await it.quality.count([a_session(0.1, 0.2), a_session(0.3), other])
-    # Then each is in the bucket of its closing, for its own model and for all
-    hour = NOW_MS // HOUR_MS
-    assert it.store.keys == {("all", hour), (ONE, hour), ("all", hour - 1), (OTHER, hour - 1), (ONE, hour - 1)}
-    ones, everybodys, others = await it.store.counts([(ONE, hour), ("all", hour), (OTHER, hour - 1)])
+    # Then each is in the bucket of its begin, for its own model and for all
+    assert it.store.keys == {("all", BUCKET), (ONE, BUCKET), ("all", BUCKET - 1), (OTHER, BUCKET - 1)}
+    ones, everybodys, others = await it.store.counts([(ONE, BUCKET), ("all", BUCKET), (OTHER, BUCKET - 1)])
     assert (ones.answers["s"], ones.answers["b"]) == (2, 0)
     assert everybodys == Counts({"s": 2, "b": 0}, {})
     assert (others.answers["s"], others.answers["b"]) == (1, 1)
-    # And the inputs of all of them are counted for the model in use, each session in its own hour
+    # And the inputs of those that began with the model in use
     assert (ones.inputs["sessions"], ones.inputs["events"]) == (2, 3)
-    assert (await it.store.counts([(ONE, hour - 1)]))[0].inputs["sessions"] == 1
+    assert others.inputs == {}
+
+
+async def test_a_session_that_another_model_began_counts_for_that_model_alone():
+    # Given a session that a release has overtaken
+    it = Quality()
+    events = [Entry(Event("page_view", at_ms), 0.5, model) for at_ms, model in enumerate((OTHER, OTHER, ONE))]
+    # When it has bought
+    await it.quality.count([ClosedSession("1-0", "s", True, "event", 2, BEGAN_MS, events)])
+    # Then the new model's figures do not have it: of such sessions, first the buyers end
+    assert {model for model, _ in it.store.keys} == {"all", OTHER}
+    (of_other,) = await it.store.counts([(OTHER, (BEGAN_MS - 2) // HALF_HOUR_MS)])
+    assert sum(number for name, number in of_other.answers.items() if name.startswith("n")) == 2
+    assert it.model.counted == []
 
 
 async def test_the_same_sessions_published_twice_count_twice_as_each_call_is_new():
@@ -105,7 +133,7 @@ async def test_outcomes_are_of_all_models_and_figures_of_the_one_in_use():
     assert (found.sessions, found.buyers, found.predictions) == (30, 5, 30)
     assert found.overall.log_loss == pytest.approx(math.log(2))
     assert found.drift is not None
-    assert found.drift.sessions == 31
+    assert found.drift.sessions == 30
     # When another model is loaded, the same second
     it.model = Inputs(OTHER, summary=None)
     # Then the figures are its own, and there is no drift without a summary
@@ -118,18 +146,18 @@ async def test_what_was_read_is_not_read_again_for_each_poller():
     await asyncio.gather(*(it.quality.summary() for _ in range(5)))
     await it.quality.summary()
     assert set(it.store.reads.values()) == {1}
-    assert len(it.store.reads) == BUCKETS
+    assert len(it.store.reads) == BUCKETS + 3
 
 
 async def test_a_session_without_an_event_has_no_inputs():
     it = Quality()
     await it.quality.count([a_session(), a_session(0.1)])
-    (found,) = await it.store.counts([(ONE, NOW_MS // HOUR_MS)])
+    (found,) = await it.store.counts([(ONE, BUCKET)])
     assert found.inputs["sessions"] == 1
     assert it.model.counted == [[Event("page_view", 0)]]
     nothing = Quality(Inputs(summary=None))
     await nothing.quality.count([a_session()])
-    assert nothing.store.keys == {("all", NOW_MS // HOUR_MS)}
+    assert nothing.store.keys == {("all", BUCKET)}
 
 
 async def test_inputs_beyond_a_minutes_budget_are_left_out_and_nothing_else():
@@ -143,7 +171,7 @@ async def test_inputs_beyond_a_minutes_budget_are_left_out_and_nothing_else():
 
 async def test_a_model_that_fails_on_inputs_spoils_no_other_figure():
     it = Quality()
-    poisoned = a_session(0.1, closed_ms=NOW_MS - HOUR_MS, name="poison")
+    poisoned = a_session(0.1, began_ms=BEGAN_MS - HOUR_MS, name="poison")
     await it.quality.count([poisoned, a_session(0.2)])
     assert it.gauge("drift_failures_total") == 1
     assert (await it.quality.outcomes()).none == 2
@@ -217,57 +245,64 @@ async def test_a_reading_ends_with_the_service(monkeypatch):
 # --- the window
 
 
-def window_of_days(store, days=1):
-    return Window(store, window_s=days * 24 * 3600)
+def window_of_a_day(store):
+    return Window(store, window_s=24 * 3600, pending_s=PENDING_MS / 1000)
 
 
-async def test_the_window_has_the_current_bucket_and_the_23_before():
+async def test_the_window_has_48_buckets_that_are_old_enough_and_tells_how_many_sessions_are_not():
+    # Given a session in each of sixty buckets, the current one and those before
     store = MemoryCounts()
-    window = window_of_days(store)
-    hour = NOW_MS // HOUR_MS
-    for number in range(30):
-        await window.add(f"token-{number}", {(ONE, hour - number): Counts({"s": 10**number}, {"events": 1})})
+    window = window_of_a_day(store)
+    current = NOW_MS // HALF_HOUR_MS
+    for number in range(60):
+        await window.add(f"token-{number}", {(ONE, current - number): Counts({"s": 10**number}, {"events": 1})})
+    # When the window is read at the first millisecond of a bucket
     found = await window.read(ONE, NOW_MS)
-    assert found == Counts({"s": (10**BUCKETS - 1) // 9}, {"events": BUCKETS})
-    # The first millisecond of an hour and the last one of it
-    assert await window_of_days(store).read(ONE, NOW_MS + HOUR_MS - 1) == found
-    later = await window_of_days(store).read(ONE, NOW_MS + HOUR_MS)
-    assert later.answers["s"] == (10 ** (BUCKETS - 1) - 1) // 9
-    assert await window.read(OTHER, NOW_MS) == Counts({}, {})
+    # Then it begins three buckets before: the current one and two that are younger than 45 minutes do not count
+    assert found.counts == Counts({"s": sum(10**number for number in range(3, 3 + BUCKETS))}, {"events": BUCKETS})
+    assert found.pending == 111
+    # And a quarter of an hour later one of those is old enough
+    assert (await window_of_a_day(store).read(ONE, NOW_MS + HALF_HOUR_MS // 2 - 1)) == found
+    later = await window_of_a_day(store).read(ONE, NOW_MS + HALF_HOUR_MS // 2)
+    assert later.counts.answers["s"] == sum(10**number for number in range(2, 2 + BUCKETS))
+    assert later.pending == 11
+    assert await window.read(OTHER, NOW_MS) == (Counts({}, {}), 0)
 
 
 async def test_a_token_counts_once_and_a_bucket_lives_as_long_as_the_window_needs_it():
     store = MemoryCounts()
-    window = window_of_days(store)
-    hour = window.bucket_of(NOW_MS)
+    window = window_of_a_day(store)
+    bucket = window.bucket_of(BEGAN_MS)
     for _ in range(2):
-        await window.add("token", {(ONE, hour): Counts({"s": 1})})
-    assert (await window.read(ONE, NOW_MS)).answers["s"] == 1
+        await window.add("token", {(ONE, bucket): Counts({"s": 1})})
+    assert (await window.read(ONE, NOW_MS)).counts.answers["s"] == 1
     # Added at the bucket's very end, it is read until the bucket leaves the window
-    assert store.lifetimes_s[ONE, hour] * 1000 >= 24 * HOUR_MS + HOUR_MS
+    assert store.lifetimes_s[ONE, bucket] * 1000 >= 24 * HOUR_MS + PENDING_MS + HALF_HOUR_MS
 
 
-@pytest.mark.parametrize(("after_ms", "read_again"), [(300_000, {-1, 0}), (300_001, {0})])
-async def test_a_bucket_is_read_once_from_five_minutes_after_its_end_on(after_ms, read_again):
+@pytest.mark.parametrize(("after_ms", "read_again"), [(300_000, {-1, 0, 1, 2}), (300_001, {0, 1, 2})])
+async def test_a_bucket_is_read_once_from_five_minutes_after_it_counts_on(after_ms, read_again):
     store = MemoryCounts()
-    window = window_of_days(store)
-    hour = NOW_MS // HOUR_MS
-    await window.read(ONE, NOW_MS + after_ms)
-    assert len(store.reads) == BUCKETS
+    window = window_of_a_day(store)
+    # The bucket before this one counts from this time on
+    bucket = NOW_MS // HALF_HOUR_MS
+    counts_from_ms = NOW_MS + PENDING_MS
+    await window.read(ONE, counts_from_ms + after_ms)
+    assert len(store.reads) == BUCKETS + 2
     store.reads.clear()
-    await window.read(ONE, NOW_MS + after_ms)
-    assert {bucket - hour for _, bucket in store.reads} == read_again
+    await window.read(ONE, counts_from_ms + after_ms)
+    assert {number - bucket for _, number in store.reads} == read_again - {2}
     # Another model's buckets are its own
-    await window.read(OTHER, NOW_MS + after_ms)
-    assert len([key for key in store.reads if key[0] == OTHER]) == BUCKETS
+    await window.read(OTHER, counts_from_ms + after_ms)
+    assert len([key for key in store.reads if key[0] == OTHER]) == BUCKETS + 2
 
 
 async def test_the_oldest_bucket_is_kept_until_it_leaves():
     store = MemoryCounts()
-    window = window_of_days(store)
-    at_ms = NOW_MS + HOUR_MS // 2
-    await window.read(ONE, at_ms)
+    window = window_of_a_day(store)
+    await window.read(ONE, NOW_MS)
     store.reads.clear()
-    await window.read(ONE, at_ms)
-    await window.read(ONE, at_ms)
-    assert store.reads == {(ONE, at_ms // HOUR_MS): 2}
+    await window.read(ONE, NOW_MS)
+    await window.read(ONE, NOW_MS)
+    current = NOW_MS // HALF_HOUR_MS
+    assert store.reads == {(ONE, current - number): 2 for number in range(3)}
