@@ -13,8 +13,8 @@ from app.store.outcomes import Counts, CountsOf, OutcomeStore
 
 # The window slides by a 48th of its length.
 BUCKETS: Final = 48
-# A bucket that counts is settled after this time. A session that is published later, because it was long or Redis was
-# away, only shows at replicas that start later.
+# A bucket is settled when it has counted for as long as it was pending, and for this time. A session that is published
+# later, because it was very long or Redis was away, only shows at replicas that start later.
 _SETTLED_AFTER_MS: Final = 300_000
 
 
@@ -72,7 +72,7 @@ class Window:
         missing = [key for key in keys if key not in self._settled]
         found = dict(zip(missing, await self._store.counts(missing), strict=True))
         for key, counts in found.items():
-            if (key[1] + 1) * self._bucket_ms + self._pending_ms + _SETTLED_AFTER_MS < now_ms:
+            if (key[1] + 1) * self._bucket_ms + 2 * self._pending_ms + _SETTLED_AFTER_MS < now_ms:
                 self._settled[key] = counts
         counts_of = {bucket: found.get((model, bucket)) or self._settled[model, bucket] for _, bucket in keys}
         return WindowCounts(

@@ -280,21 +280,21 @@ async def test_a_token_counts_once_and_a_bucket_lives_as_long_as_the_window_need
     assert store.lifetimes_s[ONE, bucket] * 1000 >= 24 * HOUR_MS + PENDING_MS + HALF_HOUR_MS
 
 
-@pytest.mark.parametrize(("after_ms", "read_again"), [(300_000, {-1, 0, 1, 2}), (300_001, {0, 1, 2})])
-async def test_a_bucket_is_read_once_from_five_minutes_after_it_counts_on(after_ms, read_again):
+@pytest.mark.parametrize(("after_ms", "read_again"), [(300_000, {-1, 0, 1, 2, 3}), (300_001, {0, 1, 2, 3})])
+async def test_a_bucket_is_read_once_from_five_minutes_after_twice_the_pending_time_on(after_ms, read_again):
     store = MemoryCounts()
     window = window_of_a_day(store)
-    # The bucket before this one counts from this time on
+    # The bucket that ends now
     bucket = NOW_MS // HALF_HOUR_MS
-    counts_from_ms = NOW_MS + PENDING_MS
-    await window.read(ONE, counts_from_ms + after_ms)
-    assert len(store.reads) == BUCKETS + 2
+    settled_ms = NOW_MS + 2 * PENDING_MS
+    await window.read(ONE, settled_ms + after_ms)
+    assert len(store.reads) == BUCKETS + 3
     store.reads.clear()
-    await window.read(ONE, counts_from_ms + after_ms)
-    assert {number - bucket for _, number in store.reads} == read_again - {2}
+    await window.read(ONE, settled_ms + after_ms)
+    assert {number - bucket for _, number in store.reads} == read_again
     # Another model's buckets are its own
-    await window.read(OTHER, counts_from_ms + after_ms)
-    assert len([key for key in store.reads if key[0] == OTHER]) == BUCKETS + 2
+    await window.read(OTHER, settled_ms + after_ms)
+    assert len([key for key in store.reads if key[0] == OTHER]) == BUCKETS + 3
 
 
 async def test_the_oldest_bucket_is_kept_until_it_leaves():
@@ -305,4 +305,4 @@ async def test_the_oldest_bucket_is_kept_until_it_leaves():
     await window.read(ONE, NOW_MS)
     await window.read(ONE, NOW_MS)
     current = NOW_MS // HALF_HOUR_MS
-    assert store.reads == {(ONE, current - number): 2 for number in range(3)}
+    assert store.reads == {(ONE, current - number): 2 for number in range(5)}
