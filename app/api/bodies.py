@@ -18,6 +18,7 @@ from app.errors import (
     WillbuyError,
 )
 from app.scoring.session_update import Score
+from model.interventions.decide import Decision
 
 NDJSON: Final = "application/x-ndjson"
 # Names that senders use for lines of JSON; none is registered.
@@ -148,6 +149,14 @@ def too_late(timeout_s: float) -> str:
     return f"No answer within {timeout_s:g} s; send the event again with the same event_id."
 
 
+class InterventionBody(msgspec.Struct):
+    """A rule that fired: an `app.schemas.events.InterventionOut`."""
+
+    name: str
+    group: str
+    probability: float
+
+
 class ScoreBody(msgspec.Struct):
     """The answer to one event: an `app.schemas.events.ScoreOut`, which a test holds it to."""
 
@@ -159,6 +168,7 @@ class ScoreBody(msgspec.Struct):
     folded: bool
     duplicate: bool
     warnings: tuple[str, ...]
+    interventions: tuple[InterventionBody, ...]
 
 
 def score_body(score: Score) -> ScoreBody:
@@ -173,7 +183,12 @@ def score_body(score: Score) -> ScoreBody:
         folded=answer.folded,
         duplicate=score.duplicate,
         warnings=score.warnings,
+        interventions=_told(score.decisions) if score.decisions else (),
     )
+
+
+def _told(decisions: tuple[Decision, ...]) -> tuple[InterventionBody, ...]:
+    return tuple(InterventionBody(one.rule, one.group.word, one.probability) for one in decisions if one.told)
 
 
 def score_json(score: Score) -> bytes:

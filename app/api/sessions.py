@@ -24,8 +24,9 @@ from app.errors import (
     StoreUnavailableError,
     UnknownPathError,
 )
-from app.schemas.events import SessionId, SessionOut, TracedSessionOut, TracePoint
+from app.schemas.events import SessionId, SessionOut, TracedIntervention, TracedSessionOut, TracePoint
 from app.store.record_codec import Record
+from model.interventions.decide import Decision
 
 router = APIRouter(tags=["sessions"])
 
@@ -100,20 +101,21 @@ async def delete_session(request: Request, session_id: _SessionId) -> Response:
 async def _traced(request: Request, session_id: str) -> TracedSessionOut:
     services = services_of(request)
     with in_time(request):
-        found = await services.store.load_session(session_id)
+        found = await services.store.load_entries(session_id)
     if found is None:
         raise not_found()
-    record, history = found
+    record, entries = found
     model = services.model
-    probabilities = await services.tracer.trace(model, history)
+    probabilities = await services.tracer.trace(model, [entry.event for entry in entries])
     trace = [
         TracePoint(
-            event_name=event.event_name,
-            timestamp=_time(event.timestamp_ms),
-            item_id=event.item_id,
+            event_name=entry.event.event_name,
+            timestamp=_time(entry.event.timestamp_ms),
+            item_id=entry.event.item_id,
             probability=probability,
+            interventions=[_intervention(decision) for decision in entry.decisions],
         )
-        for event, probability in zip(history, probabilities, strict=True)
+        for entry, probability in zip(entries, probabilities, strict=True)
     ]
     session = session_out(session_id, record)
     return TracedSessionOut(**session.model_dump(), trace=trace, trace_model=model.fingerprint)
@@ -129,6 +131,16 @@ def session_out(session_id: str, record: Record) -> SessionOut:
         last_seen=_time(record.last_seen_ms),
         model=record.model,
         outcome=record.outcome.word,
+    )
+
+
+def _intervention(decision: Decision) -> TracedIntervention:
+    return TracedIntervention(
+        name=decision.rule,
+        group=decision.group.word,
+        probability=decision.probability,
+        decided=_time(decision.decided_ms),
+        idle=decision.idle,
     )
 
 

@@ -228,6 +228,9 @@ class EventIn(BaseModel):
     quantity: _OptionalAmount = None
     """Number of units; absent counts as one."""
 
+    visitor_id: _Identifier | None = None
+    """The shop's id of the visitor. Rules keep a visitor in one group over all sessions; the model never sees it."""
+
     properties: Annotated[
         dict[_PropertyKey, Annotated[PropertyValue, BeforeValidator(_property_value)]],
         Field(max_length=LARGEST_PROPERTY_COUNT),
@@ -258,9 +261,23 @@ class EventBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     item_category: _Identifier | UnsetType | None = UNSET
     price: _Amount | UnsetType | None = UNSET
     quantity: _Amount | UnsetType | None = UNSET
+    visitor_id: _Identifier | UnsetType | None = UNSET
     properties: (
         Annotated[dict[_PropertyKey, _PropertyBody], Meta(max_length=LARGEST_PROPERTY_COUNT)] | UnsetType | None
     ) = UNSET
+
+
+class InterventionOut(BaseModel):
+    """That a rule has fired."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True, json_schema_extra={"title": "Intervention"})
+
+    name: str
+    """Name of the rule."""
+    group: Literal["treatment", "control"]
+    """`treatment`: act. `control`: held out; told only where the rule has `tell_control`."""
+    probability: float
+    """Probability of a purchase when the rule fired."""
 
 
 class ScoreOut(BaseModel):
@@ -281,6 +298,7 @@ class ScoreOut(BaseModel):
                     "folded": True,
                     "duplicate": False,
                     "warnings": [],
+                    "interventions": [{"name": "voucher", "group": "treatment", "probability": 0.137}],
                 }
             ],
         },
@@ -303,6 +321,8 @@ class ScoreOut(BaseModel):
     """Whether this `event_id` was answered before; the answer is the one given then."""
     warnings: list[str]
     """What was accepted though it looks wrong, each starting with the field's name."""
+    interventions: list[InterventionOut] = []
+    """The rules that fired at this event; none without rules. A repeated `event_id` gets the same ones again."""
 
 
 class ItemOut(BaseModel):
@@ -369,6 +389,17 @@ class OutcomeIn(BaseModel):
         return _present(values)
 
 
+class TracedIntervention(InterventionOut):
+    """That a rule has fired, and when."""
+
+    model_config = ConfigDict(json_schema_extra={"title": "TracedIntervention"})
+
+    decided: datetime
+    """Server's clock when it fired."""
+    idle: bool
+    """Whether it fired after idle time, and not at the event."""
+
+
 class TracePoint(BaseModel):
     """A folded event, and the probability after it."""
 
@@ -382,6 +413,8 @@ class TracePoint(BaseModel):
     """Its item."""
     probability: float
     """Probability of a purchase after it."""
+    interventions: list[TracedIntervention] = []
+    """The rules that fired at it, or in the idle time after it, control groups included."""
 
 
 class TracedSessionOut(SessionOut):

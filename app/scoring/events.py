@@ -10,7 +10,7 @@ from math import inf
 from typing import Final, Protocol
 
 import msgspec
-from msgspec import UNSET
+from msgspec import UNSET, UnsetType
 from opentelemetry.trace import Span
 from structlog.typing import FilteringBoundLogger
 
@@ -39,6 +39,7 @@ class QueuedEvent(msgspec.Struct, frozen=True):
         warnings: what was accepted though it looks wrong.
         span: span of the request; None when the request is not sampled.
         give_up_at: the request's deadline, by the event loop's clock; later, the event is not stored any more.
+        visitor_id: the shop's id of the visitor, for rules; None: not sent.
     """
 
     session_id: str
@@ -49,6 +50,7 @@ class QueuedEvent(msgspec.Struct, frozen=True):
     warnings: tuple[str, ...] = ()
     span: Span | None = None
     give_up_at: float = inf
+    visitor_id: str | None = None
 
     @property
     def is_purchase(self) -> bool:
@@ -143,12 +145,19 @@ class EventValidator:
             warnings=tuple(warnings),
             span=tracing.current_span(),
             give_up_at=give_up_at,
+            visitor_id=self._visitor_id(body.visitor_id),
         )
 
     def check_session_id(self, session_id: str) -> None:
         """Raise `InvalidRequestError` for a session's id in a path that stands for nothing."""
         if not self._allows_placeholders:
             _check_id("session_id", session_id, InvalidRequestError)
+
+    def _visitor_id(self, given: str | UnsetType | None) -> str | None:
+        """Return a visitor's id; None where it stands for nothing, as all such visitors would share a group."""
+        if not given or (not self._allows_placeholders and is_placeholder_id(given)):
+            return None
+        return given
 
     def outcome_ms(self, body: OutcomeIn, *, now_ms: int) -> int:
         """Return when the outcome was known, ms; raise `InvalidRequestError` for a time out of bounds."""

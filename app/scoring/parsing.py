@@ -166,8 +166,14 @@ def _checked(event: EventBody) -> EventBody | None:
     name = event.event_name
     # Printable texts have no forbidden characters (`model.text_rules`); others may have some.
     event_id, item_id, category, properties = event.event_id, event.item_id, event.item_category, event.properties
-    texts = "".join((name, event.session_id, event_id or "", item_id or "", category or ""))
-    if not texts.isprintable() or name.isspace() or "" in (event_id, item_id, category) or properties is None:
+    visitor_id = event.visitor_id
+    texts = "".join((name, event.session_id, event_id or "", item_id or "", category or "", visitor_id or ""))
+    if (
+        not texts.isprintable()
+        or name.isspace()
+        or "" in (event_id, item_id, category, visitor_id)
+        or properties is None
+    ):
         return None
     if properties:
         for key, value in properties.items():
@@ -201,6 +207,7 @@ def _has_each_key_once(body: bytes, events: Sequence[EventBody]) -> bool:
             + (event.item_category is not UNSET)
             + (event.price is not UNSET)
             + (event.quantity is not UNSET)
+            + (event.visitor_id is not UNSET)
         )
         if properties is not UNSET:
             fields += 1 + len(properties or ())

@@ -8,11 +8,13 @@ again.
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from math import isfinite
 from typing import Final
 
+from msgspec.structs import replace
 from structlog.typing import FilteringBoundLogger
 
 from app.errors import (
@@ -38,6 +40,7 @@ from app.scoring.session_update import (
     SessionUpdate,
     random_versions,
     updates_by_session,
+    with_decisions,
     with_fold,
     without_fold,
 )
@@ -45,6 +48,7 @@ from app.store.interface import COMMIT_ATTEMPTS, StateStore
 from app.store.record_codec import Outcome, Record
 from model.events import Event
 from model.interface import SessionScorer
+from model.interventions.decide import NO_FACTS, Decider, Decision, advanced_facts, facts_of
 
 # Module constants: a member lookup through its class takes 57 ns, a global 6, and every event needs some.
 _FOLD: Final = Disposition.FOLD
@@ -116,6 +120,7 @@ class Scorer:
         max_session_bytes: largest size of one session's history.
         dedupe_window: number of answers that a record keeps.
         commit_attempts: number of attempts for a session whose commits conflict.
+        decider: decides by the rules; None: there are no rules.
         rebuilder: rebuilds states that the model cannot continue; their events are requeued meanwhile.
     """
 
@@ -130,6 +135,7 @@ class Scorer:
         max_session_bytes: int,
         dedupe_window: int,
         commit_attempts: int = COMMIT_ATTEMPTS,
+        decider: Decider | None = None,
         rebuilder: Rebuilder | None = None,
     ) -> None:
         self._store = store
@@ -140,6 +146,7 @@ class Scorer:
         self._max_session_bytes = max_session_bytes
         self._dedupe_window = dedupe_window
         self._commit_attempts = commit_attempts
+        self._decider = decider
         self._rebuilder = rebuilder or Rebuilder(store, metrics=metrics, logger=logger)
 
     async def score(
@@ -220,6 +227,26 @@ class Scorer:
                     self._logger.error("record_corrupt", session_id=update.session_id, detail=record.detail)
             else:
                 update.loaded = update.current = record
+        if self._decider is not None:
+            await self._find_facts(updates)
+
+    async def _find_facts(self, updates: Sequence[SessionUpdate]) -> None:
+        """Compute the facts of sessions that began without rules, once each, from their histories.
+
+        A session whose history cannot be read is scored as ever, and no rule fires in it.
+        """
+        missing = [
+            update
+            for update in updates
+            if (record := update.current) is not None and not record.facts and record.events and not record.outcome
+        ]
+        if not missing:
+            return
+        found = await self._store.load_sessions([update.session_id for update in missing])
+        for update, session in zip(missing, found, strict=True):
+            if session is not None and not isinstance(session, Exception):
+                record, history = session
+                update.loaded = update.current = replace(record, facts=facts_of(history))
 
     def _needs_fold(self, batch: _Batch, update: SessionUpdate, pending: PendingEvent) -> bool:
         """Return whether the model has to fold the event; propose the event's answer if not."""
@@ -228,7 +255,8 @@ class Scorer:
         if record is not None and (known := record.answers.find(queued.code)) is not None:
             is_duplicate = queued.has_event_id
             pending.disposition = Disposition.DUPLICATE if is_duplicate else Disposition.NONE
-            pending.proposed = Score(queued.session_id, known, duplicate=is_duplicate, warnings=queued.warnings)
+            decisions = record.decisions_at(known.events) if known.folded and record.decisions else ()
+            pending.proposed = Score(queued.session_id, known, is_duplicate, queued.warnings, decisions)
         elif not is_open or queued.is_purchase:
             following, answer = without_fold(
                 record, queued, version=next(batch.versions), model=batch.fingerprint, window=self._dedupe_window
@@ -272,7 +300,11 @@ class Scorer:
         self, batch: _Batch, update: SessionUpdate, pending: PendingEvent, probability: float, state: bytes
     ) -> None:
         record, queued = update.current, pending.queued
-        event = queued.event
+        event, decider = queued.event, self._decider
+        facts = b""
+        decisions: tuple[Decision, ...] = ()
+        if decider is not None and (record is None or record.facts or not record.events):
+            facts = advanced_facts((record.facts if record is not None else b"") or NO_FACTS, event, queued.visitor_id)
         following, answer = with_fold(
             record,
             queued,
@@ -281,16 +313,31 @@ class Scorer:
             probability=probability,
             state=state,
             window=self._dedupe_window,
+            facts=facts,
         )
+        if decider is not None and facts:
+            decisions = decider.at_event(
+                queued.session_id,
+                event,
+                number=following.events,
+                before=None if record is None else record.probability,
+                probability=probability,
+                facts=facts,
+                decided=following.decisions,
+                now_ms=queued.received_ms,
+            )
+            if decisions:
+                following = with_decisions(following, decisions, self._dedupe_window)
         if update.may_exceed(self._max_session_bytes):
-            size = update.history_bytes_with(following, event, probability)
+            size = update.history_bytes_with(following, event, probability, decisions)
             if size > self._max_session_bytes:
                 pending.proposed = SessionTooLargeError(
                     f"With this event, the session would have {size} bytes, and one may have {self._max_session_bytes}."
                 )
                 return
         is_late = record is not None and event.timestamp_ms < record.last_event_ms
-        update.apply(pending, _LATE_FOLD if is_late else _FOLD, following, answer)
+        update.apply(pending, _LATE_FOLD if is_late else _FOLD, following, answer, decisions)
+        update.decided += decisions
         update.appended.append(event)
         update.probabilities.append(probability)
 
@@ -304,6 +351,8 @@ class Scorer:
                 _accept(batch, update)
         if not changed:
             return
+        if self._decider is not None and self._decider.caps:
+            await self._take_tokens(self._decider, changed)
         if len(changed) < _SPLIT_COMMIT_FROM:
             await self._commit_part(batch, changed)
             return
@@ -314,6 +363,25 @@ class Scorer:
         for failure in await asyncio.gather(*parts, return_exceptions=True):
             if failure is not None:
                 raise failure
+
+    async def _take_tokens(self, decider: Decider, updates: Sequence[SessionUpdate]) -> None:
+        """Take a token for each decision of a rule with a cap; withdraw the decisions that get none.
+
+        Before the commit: a token whose commit fails is lost, and no decision is ever without one.
+        """
+        missing = [(update, one) for update in updates for one in update.without_token(decider.caps)]
+        if not missing:
+            return
+        wanted = Counter(decision.rule for _, decision in missing)
+        left = Counter(
+            await self._store.decisions.take({rule: (number, decider.caps[rule]) for rule, number in wanted.items()})
+        )
+        for update, decision in missing:
+            if left[decision.rule] > 0:
+                left[decision.rule] -= 1
+                update.tokens = {**update.tokens, decision.rule: update.tokens.get(decision.rule, 0) + 1}
+            else:
+                update.withdraw(decision)
 
     async def _commit_part(self, batch: _Batch, updates: Sequence[SessionUpdate]) -> None:
         commits = [update.commit() for update in updates]

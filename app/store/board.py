@@ -11,7 +11,7 @@ from enum import StrEnum
 from typing import Final, NamedTuple, Protocol
 
 from app.errors import CorruptRecordError
-from app.store.history_codec import START_UNKNOWN, decode_name_and_score
+from app.store.history_codec import decode_name_and_score, is_event
 from app.store.keys import Keys, shard_of
 from app.store.record_codec import Record, decode_record
 from app.store.redis.scripts import ScriptRunner, load_script, unavailable
@@ -201,8 +201,8 @@ def row_of(record: Record, last_entries: Sequence[bytes], recent: int) -> Row:
     Raises:
         CorruptRecordError: an entry cannot be decoded.
     """
-    # Every entry has its name and score, so the end of the history is enough.
-    entries = [decode_name_and_score(entry) for entry in last_entries if entry != START_UNKNOWN]
+    # Every event's entry has its name and score, so the end of the history is enough.
+    entries = [decode_name_and_score(entry) for entry in last_entries if is_event(entry)]
     known = [probability for _, probability in entries if probability is not None]
     return Row(record, entries[-1][0] if entries else None, known[-recent:] if recent else [])
 

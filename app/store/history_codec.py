@@ -21,6 +21,10 @@ whole history, oldest entry first.
 
 An array of kind 0 alone may come before the entries: the server evicted the session's earlier events (`commit.lua`).
 
+A decision of a rule is an entry of its own, after the event at which the rule fired:
+
+    127, decision      the decision as an array, see `model.interventions.decide.Decision`
+
 Versions 1 and 2 (kinds 1 and 2) had the same fields, except score and model in version 1. Each entry was independent,
 and names and numbers were those of the event. Both are still read.
 """
@@ -28,7 +32,7 @@ and names and numbers were those of the event. Both are still read.
 import math
 import struct
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from hashlib import blake2b
 from typing import Any, Final
@@ -37,6 +41,7 @@ import msgspec
 
 from app.errors import CorruptRecordError
 from model.events import Event, PropertyValue
+from model.interventions.decide import Decision
 
 # By number. Numbers are stored: a new name goes to the end, and no name is ever removed.
 NAMES: Final = (
@@ -74,6 +79,8 @@ _NUMBERS: Final = {name: number for number, name in enumerate(NAMES)}
 _INDEPENDENT: Final = 3
 _CONTINUED: Final = 4
 _NAMED: Final = 5
+# The largest number of one byte, as names are added from below.
+_DECISION: Final = 127
 _FLOAT: Final = struct.Struct("<f")
 _BITS: Final = struct.Struct("<I")
 # Beyond it an integer takes as many bytes as the float, and products are no longer close enough to round.
@@ -90,11 +97,13 @@ class Entry:
         event: the event.
         probability: the score that answered it, to float32; None: not known, as in entries of older releases.
         model: fingerprint of the model that answered, 16 hex characters; None: not known.
+        decisions: the rules that fired at it, or in the idle time after it.
     """
 
     event: Event
     probability: float | None = None
     model: str | None = None
+    decisions: tuple[Decision, ...] = ()
 
 
 class _Named(msgspec.Struct, array_like=True, forbid_unknown_fields=True, frozen=True):
@@ -163,6 +172,11 @@ class _Version1(msgspec.Struct, array_like=True, forbid_unknown_fields=True, fro
         """Not stored in version 1."""
 
 
+class _StoredDecision(msgspec.Struct, array_like=True, forbid_unknown_fields=True, frozen=True):
+    kind: int
+    decision: Decision
+
+
 _Stored = _Named | _Numbered | _Version2 | _Version1
 
 _encoder: Final = msgspec.msgpack.Encoder()
@@ -173,6 +187,7 @@ _decoders: Final[Mapping[int, msgspec.msgpack.Decoder[Any]]] = {
     _CONTINUED: msgspec.msgpack.Decoder(_Named),
     **dict.fromkeys(range(_NAMED, _NAMED + len(NAMES)), msgspec.msgpack.Decoder(_Numbered)),
 }
+_decision_decoder: Final = msgspec.msgpack.Decoder(_StoredDecision)
 _array: Final = msgspec.msgpack.Decoder(list[msgspec.Raw])
 
 
@@ -221,8 +236,23 @@ def encode_event(
     return _encoder.encode(fields)
 
 
+def encode_decision(decision: Decision) -> bytes:
+    """Return the entry of a decision; it follows the entry of the event at which the rule fired."""
+    return _encoder.encode((_DECISION, decision))
+
+
+def is_decision(data: bytes) -> bool:
+    """Return whether an entry is a decision's, and not an event's."""
+    return len(data) > 1 and data[1] == _DECISION
+
+
+def is_event(data: bytes) -> bool:
+    """Return whether an entry is an event's, and no decision or mark."""
+    return data != START_UNKNOWN and not is_decision(data)
+
+
 def decode_history(entries: Iterable[bytes]) -> list[Entry]:
-    """Return the entries of a whole history, oldest first, in any version, each with its model.
+    """Return the events of a whole history, oldest first, in any version, each with its model and its decisions.
 
     Raises:
         CorruptRecordError: the bytes are no history.
@@ -233,6 +263,9 @@ def decode_history(entries: Iterable[bytes]) -> list[Entry]:
     model: str | None = None
     for data in entries:
         if not history and data == START_UNKNOWN:
+            continue
+        if is_decision(data):
+            _add_decision(history, data)
             continue
         stored = _decoded(data)
         time_ms = stored.time_ms
@@ -320,6 +353,17 @@ def properties_code(properties: Mapping[str, PropertyValue]) -> int:
 @lru_cache(maxsize=4096)
 def _code(properties: bytes) -> int:
     return int.from_bytes(blake2b(properties, digest_size=8).digest(), "little") or 1
+
+
+def _add_decision(history: list[Entry], data: bytes) -> None:
+    """Add a decision to the last event of a history."""
+    if not history:
+        raise CorruptRecordError("The beginning of the session's history is missing.")
+    try:
+        decision = _decision_decoder.decode(data).decision
+    except (msgspec.DecodeError, UnicodeDecodeError) as exc:
+        raise CorruptRecordError("A decision in the session's history is not one that this release can read.") from exc
+    history[-1] = replace(history[-1], decisions=(*history[-1].decisions, decision))
 
 
 def _is_positive_zero(amount: float) -> bool:

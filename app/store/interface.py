@@ -2,17 +2,19 @@
 
 from collections.abc import Sequence
 from itertools import zip_longest
-from typing import Final, Literal, Protocol
+from typing import Final, Literal, Protocol, TypeVar
 
 import msgspec
 
 from app.errors import HistoryGoneError, StoreError
 from app.store.board import BoardStore
-from app.store.history_codec import encode_event, properties_code
+from app.store.history_codec import Entry, encode_decision, encode_event, properties_code
+from app.store.interventions import DecisionStore
 from app.store.outcomes import OutcomeStore
 from app.store.record_codec import Record
 from app.store.replicas import ReplicaStore
 from model.events import Event
+from model.interventions.decide import Decision
 
 # Attempts of a commit while other replicas commit to the same session. With n replicas, each attempt succeeds for one
 # of them, so eight are enough unless many senders share a session. After that the caller has to retry.
@@ -35,6 +37,8 @@ class Commit(msgspec.Struct, frozen=True):
         previous: the record that was read, whose history the entries continue. None: there was none, or it is not
             known; then the first entry is encoded without reference to the history.
         encoded: the entries, if the caller has encoded them already.
+        decided: the decisions of rules at the appended events. They are appended to the history, and handed over to the
+            readers of decisions in the same step.
     """
 
     session_id: str
@@ -46,9 +50,10 @@ class Commit(msgspec.Struct, frozen=True):
     closed_by: Literal["event", "api"] | None = None
     previous: Record | None = None
     encoded: list[bytes] | None = None
+    decided: Sequence[Decision] = ()
 
     def entries(self) -> list[bytes]:
-        """Return the encoded history entries of the appended events."""
+        """Return the encoded history entries of the appended events, each with its decisions behind it."""
         if self.encoded is not None:
             return self.encoded
         previous, after_ms, code = self.previous, None, 0
@@ -70,12 +75,18 @@ class Commit(msgspec.Struct, frozen=True):
                     repeats_properties=own_code == code != 0,
                 )
             )
+            if self.decided:
+                number = self.record.events - last + place
+                entries += [encode_decision(decision) for decision in self.decided if decision.event == number]
             if is_known:
                 after_ms, code = max(after_ms or 0, event.timestamp_ms), own_code
         return entries
 
 
-def whole_history(record: Record, history: list[Event]) -> list[Event]:
+_Events = TypeVar("_Events", list[Event], list[Entry])
+
+
+def whole_history(record: Record, history: _Events) -> _Events:
     """Return the history if its length matches the record; raise `HistoryGoneError` otherwise."""
     if len(history) != record.events:
         raise HistoryGoneError(f"The record counts {record.events} events and the history has {len(history)}.")
@@ -106,6 +117,11 @@ class StateStore(Protocol):
         ...
 
     @property
+    def decisions(self) -> DecisionStore:
+        """The decisions of rules, for their readers."""
+        ...
+
+    @property
     def replicas(self) -> ReplicaStore:
         """The reports of all replicas."""
         ...
@@ -132,6 +148,10 @@ class StateStore(Protocol):
             CorruptRecordError: they cannot be decoded, or the length of the history does not match the record.
             StoreUnavailableError: the store is unavailable.
         """
+        ...
+
+    async def load_entries(self, session_id: str) -> tuple[Record, list[Entry]] | None:
+        """Return a session's record and its events with scores and decisions; else like `load_session`."""
         ...
 
     async def commit(self, commits: Sequence[Commit]) -> list[bool | StoreError]:

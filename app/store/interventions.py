@@ -6,10 +6,11 @@ stream once, whatever crashes. The live stream and webhooks read it from there, 
 
 from collections.abc import Mapping, Sequence
 from typing import Final, Literal, Protocol
+from uuid import uuid4
 
 import msgspec
 
-from app.store.keys import Keys
+from app.store.keys import Keys, shard_of
 from app.store.redis.scripts import ScriptRunner, load_script, unavailable
 from app.store.redis.server import RespArg
 from model.interventions.decide import Decision
@@ -93,6 +94,17 @@ class DecisionStore(Protocol):
         """
         ...
 
+    async def take(self, wanted: Mapping[str, tuple[int, int]]) -> dict[str, int]:
+        """Take tokens of rules with a cap, and return how many of each rule the caller has.
+
+        Within any hour no more tokens of a rule are given than its cap, to all callers together. Where the store fails,
+        none is given.
+
+        Args:
+            wanted: number of tokens, and the cap, by rule.
+        """
+        ...
+
 
 class RedisDecisions:
     """Implements `DecisionStore` on Redis.
@@ -105,6 +117,7 @@ class RedisDecisions:
     def __init__(self, scripts: ScriptRunner, *, keys: Keys) -> None:
         self._scripts = scripts
         self._keys = keys
+        self._cap_script = load_script("cap.lua")
         self._read_script = load_script("handed_over.lua")
 
     async def read(self, after: Mapping[int, str], *, most: int = _MOST_AT_ONCE) -> dict[int, DecisionPage]:
@@ -121,6 +134,17 @@ class RedisDecisions:
             for shard, (newest, entries) in zip(group, reply, strict=True):
                 pages[shard] = _page(shard, after[shard], newest.decode(), entries)
         return pages
+
+    async def take(self, wanted: Mapping[str, tuple[int, int]]) -> dict[str, int]:
+        call_name = uuid4().hex
+        calls: list[tuple[int, list[RespArg]]] = [
+            (shard_of(rule), [1, self._keys.cap(rule), cap, number, call_name])
+            for rule, (number, cap) in wanted.items()
+        ]
+        replies = await self._scripts.run("cap", self._cap_script, calls)
+        return {
+            rule: 0 if isinstance(reply, Exception) else int(reply) for rule, reply in zip(wanted, replies, strict=True)
+        }
 
 
 def handed_over(session_id: str, decision: Decision, visitor_id: str | None) -> bytes:

@@ -10,6 +10,7 @@
     wb:{<shard>}:experiments      hash         sums over ended sessions by rule and group, see `app.store.experiments`
     wb:{<shard>}:fired:<day>      hash         decisions of rules on a day
     wb:{00}:switches              hash         the rules that are switched off
+    wb:{<shard>}:cap:<rule>       sorted set   tokens of a rule with a cap, by time, ms; the shard is the rule's name's
     wb:{<shard>}:closer           string       the replica that sweeps the shard now
     wb:{00}:trust:<model>:<n>     hash         counts of a model's answers and their outcomes, in time bucket n
     wb:{00}:drift:<model>:<n>     hash         counts of a model's inputs in closed sessions, in time bucket n
@@ -117,6 +118,10 @@ class Keys:
     def switches(self) -> str:
         """Return the key of the rules that are switched off, a hash."""
         return f"{self._of_shard[COUNTS_SHARD]}switches"
+
+    def cap(self, rule: str) -> str:
+        """Return the key of the tokens that a rule with a cap has taken, a sorted set."""
+        return f"{self._of_shard[shard_of(rule)]}cap:{rule}"
 
     def closer(self, shard: int) -> str:
         """Return the key of the replica that sweeps a shard now, a string."""

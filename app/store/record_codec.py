@@ -1,9 +1,9 @@
 """A session's record and the answers in it, as bytes.
 
-Little endian; the first byte is the codec's version. Version 3 begins with
+Little endian; the first byte is the codec's version. Version 4 begins with
 
     offset  bytes  field
-         0      1  codec version, 3
+         0      1  codec version, 4; or 3 without facts and decisions
          1      8  version: random, new with every commit; `commit.lua` compares it
          9      8  fingerprint of the model that made the state
         17      1  0 for a compact record; else bit 2 set, bits 0 and 1 the outcome: 0 open, 1 purchase, 2 none;
@@ -52,6 +52,14 @@ bought or that two models have answered, have the wide form, which is that of ve
         1  outcome
         1  whether the event was folded
 
+The facts and decisions of rules (`model.interventions`) follow the state in version 4. Version 3 ends with the state; a
+record without them is still written so, since most shops have no rules:
+
+    bytes  field
+        2  f, size of the facts; 0: not known
+        f  the facts
+           the decisions, as a MessagePack array of arrays, up to the end; nothing without any
+
 Answers stay packed in memory, so that a step costs the same for any number of them.
 
 Version 2 ended its headers before the bytes of the history. Version 1 had one header, wide answers, and no code of
@@ -66,17 +74,22 @@ from typing import Final, Literal, Self
 import msgspec
 
 from app.errors import CorruptRecordError
+from model.interventions.decide import Decision
 
-CODEC_VERSION: Final = 3
+CODEC_VERSION: Final = 4
+_WITHOUT_RULES: Final = 3
 VERSION_BYTES: Final = 8
 _COMPACT: Final = struct.Struct("<B8s8sBHqIiBHQI")
 _WIDE: Final = struct.Struct("<B8s8sBdIqqqqBIQI")
 _COMPACT_2: Final = struct.Struct("<B8s8sBHqIiBHQ")
 _WIDE_2: Final = struct.Struct("<B8s8sBdIqqqqBIQ")
-_HEADERS: Final = {CODEC_VERSION: (_COMPACT, _WIDE), 2: (_COMPACT_2, _WIDE_2)}
+_HEADERS: Final = {CODEC_VERSION: (_COMPACT, _WIDE), _WITHOUT_RULES: (_COMPACT, _WIDE), 2: (_COMPACT_2, _WIDE_2)}
 _VERSION_1: Final = struct.Struct("<B8s8sdIqqqBqBBI")
 _FLAGS_AT: Final = 17
 _FINGERPRINT_BYTES: Final = 8
+_FACTS_SIZE: Final = struct.Struct("<H")
+_encode_decisions: Final = msgspec.msgpack.Encoder().encode
+_decode_decisions: Final = msgspec.msgpack.Decoder(tuple[Decision, ...]).decode
 _OUTCOME_BITS: Final = 0b0011
 _IS_WIDE: Final = 0b0100
 _HAS_WIDE_ANSWERS: Final = 0b1000
@@ -253,6 +266,8 @@ class Record(msgspec.Struct, frozen=True):
         state: the model's state, opaque; empty when nothing was folded.
         properties_code: code of the last folded event's properties (`history_codec.properties_code`); 0: not known.
         history_bytes: size of the history's entries; less for sessions of older releases, which did not count it.
+        facts: what rules ask of the session (`model.interventions.decide`); empty: not known, as without rules.
+        decisions: the decisions of rules so far; of a rule that repeats, all that stored answers or a group need.
     """
 
     version: bytes
@@ -268,16 +283,24 @@ class Record(msgspec.Struct, frozen=True):
     state: bytes
     properties_code: int = 0
     history_bytes: int = 0
+    facts: bytes = b""
+    decisions: tuple[Decision, ...] = ()
+
+    def decisions_at(self, event: int) -> tuple[Decision, ...]:
+        """Return the decisions that fired at the event of this number."""
+        return tuple(one for one in self.decisions if one.event == event and not one.idle)
 
 
 def encode_record(record: Record) -> bytes:
-    """Return the bytes of a record, in the newest codec version."""
+    """Return the bytes of a record, in the newest codec version, or in version 3 without facts and decisions."""
     answers = record.answers.of_record(record.model, record.events)
-    header = _compact_header(record, answers) or _wide_header(record, answers)
+    of_rules = _of_rules(record) if record.facts or record.decisions else b""
+    version = CODEC_VERSION if of_rules else _WITHOUT_RULES
+    header = _compact_header(record, answers, version) or _wide_header(record, answers, version)
     if not answers.is_wide:
-        return b"".join((header, answers.packed, record.state))
+        return b"".join((header, answers.packed, record.state, of_rules))
     models = b"".join(map(bytes.fromhex, answers.models))
-    return b"".join((header, bytes((len(answers.models),)), models, answers.packed, record.state))
+    return b"".join((header, bytes((len(answers.models),)), models, answers.packed, record.state, of_rules))
 
 
 def decode_record(data: bytes) -> Record:
@@ -296,7 +319,7 @@ def decode_record(data: bytes) -> Record:
     )
 
 
-def _compact_header(record: Record, answers: Answers) -> bytes | None:
+def _compact_header(record: Record, answers: Answers, version: int) -> bytes | None:
     """Return the compact header, None if the record does not fit into one."""
     if record.outcome or record.outcome_ms or record.probability is None:
         return None
@@ -304,7 +327,7 @@ def _compact_header(record: Record, answers: Answers) -> bytes | None:
         return None
     try:
         return _COMPACT.pack(
-            CODEC_VERSION,
+            version,
             record.version,
             bytes.fromhex(record.model),
             0,
@@ -321,9 +344,9 @@ def _compact_header(record: Record, answers: Answers) -> bytes | None:
         return None
 
 
-def _wide_header(record: Record, answers: Answers) -> bytes:
+def _wide_header(record: Record, answers: Answers, version: int) -> bytes:
     return _WIDE.pack(
-        CODEC_VERSION,
+        version,
         record.version,
         bytes.fromhex(record.model),
         record.outcome | _IS_WIDE | (_HAS_WIDE_ANSWERS if answers.is_wide else 0),
@@ -345,7 +368,8 @@ def _compact(data: bytes, header: struct.Struct) -> Record:
         header.unpack_from(data)
     )
     state_start = header.size + answer_count * _answer_size(is_wide=False)
-    _check(data, state_start + state_size)
+    state_end = state_start + state_size
+    facts, decisions = _rules_after(data, state_end)
     fingerprint = model.hex()
     answers = _answers_of((fingerprint,), data[header.size : state_start], events, is_wide=False)
     return Record(
@@ -359,9 +383,11 @@ def _compact(data: bytes, header: struct.Struct) -> Record:
         outcome=Outcome.OPEN,
         outcome_ms=0,
         answers=answers,
-        state=data[state_start:],
+        state=data[state_start:state_end],
         properties_code=rest[0],
         history_bytes=rest[1] if len(rest) > 1 else 0,
+        facts=facts,
+        decisions=decisions,
     )
 
 
@@ -378,7 +404,8 @@ def _wide(data: bytes, header: struct.Struct) -> Record:
     if has_wide_answers:
         models, start = _models(data, start + 1, data[start])
     state_start = start + answer_count * _answer_size(is_wide=has_wide_answers)
-    _check(data, state_start + state_size)
+    state_end = state_start + state_size
+    facts, decisions = _rules_after(data, state_end)
     return Record(
         version=version,
         model=fingerprint,
@@ -390,9 +417,11 @@ def _wide(data: bytes, header: struct.Struct) -> Record:
         outcome=_outcome(flags & _OUTCOME_BITS),
         outcome_ms=outcome_ms,
         answers=_answers_of(models, data[start:state_start], events, is_wide=has_wide_answers),
-        state=data[state_start:],
+        state=data[state_start:state_end],
         properties_code=rest[0],
         history_bytes=rest[1] if len(rest) > 1 else 0,
+        facts=facts,
+        decisions=decisions,
     )
 
 
@@ -424,6 +453,34 @@ def _models(data: bytes, start: int, count: int) -> tuple[tuple[str, ...], int]:
     end = start + count * _FINGERPRINT_BYTES
     places = range(start, end, _FINGERPRINT_BYTES)
     return tuple(data[place : place + _FINGERPRINT_BYTES].hex() for place in places), end
+
+
+def _of_rules(record: Record) -> bytes:
+    """Return the bytes after the state in version 4."""
+    decisions = _encode_decisions(record.decisions) if record.decisions else b""
+    return b"".join((_FACTS_SIZE.pack(len(record.facts)), record.facts, decisions))
+
+
+def _rules_after(data: bytes, state_end: int) -> tuple[bytes, tuple[Decision, ...]]:
+    """Return the facts and decisions after the state; neither before version 4.
+
+    Raises:
+        CorruptRecordError: there are more or fewer bytes than the record's version and header say.
+    """
+    if data[0] != CODEC_VERSION:
+        _check(data, state_end)
+        return b"", ()
+    (size,) = _FACTS_SIZE.unpack_from(data, state_end)
+    start = state_end + _FACTS_SIZE.size
+    end = start + size
+    if len(data) < end:
+        raise CorruptRecordError(f"The record has {len(data)} bytes where its facts alone end after {end}.")
+    if len(data) == end:
+        return data[start:end], ()
+    try:
+        return data[start:end], _decode_decisions(data[end:])
+    except (msgspec.DecodeError, UnicodeDecodeError) as exc:
+        raise CorruptRecordError("The record's decisions of rules are not ones that this release can read.") from exc
 
 
 def _check(data: bytes, size: int) -> None:

@@ -22,8 +22,9 @@ from redis.exceptions import ResponseError
 from app.errors import CorruptRecordError, StoreError
 from app.monitoring import tracing
 from app.store.board import RedisBoard
-from app.store.history_codec import decode_events
+from app.store.history_codec import Entry, decode_events, decode_history
 from app.store.interface import Commit, whole_history
+from app.store.interventions import DECISIONS_KEPT, DECISIONS_KEPT_MS, RedisDecisions, handed_over
 from app.store.keys import Keys, shard_of
 from app.store.outcomes import BACKLOG, OutcomeLimits, RedisOutcomes
 from app.store.record_codec import Outcome, Record, decode_record, encode_record
@@ -32,6 +33,7 @@ from app.store.redis.scripts import ObserveRoundTrip, ScriptRunner, load_script,
 from app.store.redis.server import Reply, RespArg
 from app.store.replicas import RedisReplicas
 from model.events import Event
+from model.interventions.decide import visitor_of
 
 Stored = TypeVar("Stored")
 
@@ -41,7 +43,7 @@ _OUTCOMES_CONNECTIONS: Final = 4
 _PROBE_MS: Final = 10_000
 # What `commit.lua` takes after its keys, for one session that is closed by its first event.
 _PROBE: Final[tuple[RespArg, ...]] = (
-    *(_PROBE_MS, _PROBE_MS, BACKLOG, _PROBE_MS, "probe", b"", b"\x00probe---", b"0.5"),
+    *(_PROBE_MS, _PROBE_MS, BACKLOG, _PROBE_MS, 1, 1, _PROBE_MS, 0, "probe", b"", b"\x00probe---", b"0.5"),
     *(b'{"outcome":"none","closed_by":"idle"}', 1, b"probe"),
 )
 _POLICY: Final = re.compile(r"maxmemory_policy:([\w-]+)")
@@ -99,6 +101,7 @@ class RedisStore:
             session_idle_s=session_idle_s,
             limits=self._limits,
         )
+        self.decisions = RedisDecisions(self._scripts, keys=keys)
         self.replicas = RedisReplicas(self._scripts, keys=keys, ttl_s=_REPORT_TTL_S)
 
     @property
@@ -145,6 +148,18 @@ class RedisStore:
             await asyncio.sleep(0)
         return sessions
 
+    async def load_entries(self, session_id: str) -> tuple[Record, list[Entry]] | None:
+        call: tuple[int, list[RespArg]] = (
+            shard_of(session_id),
+            [2, self._keys.record(session_id), self._keys.history(session_id)],
+        )
+        with tracing.store_span("load_sessions", 1):
+            (reply,) = await self._scripts.run("load_sessions", self._session_script, [call])
+        found = _decoded(_entries, reply)
+        if isinstance(found, Exception):
+            raise found
+        return found
+
     async def commit(self, commits: Sequence[Commit]) -> list[bool | StoreError]:
         results: list[bool | StoreError] = [False] * len(commits)
         by_shard: dict[int, list[int]] = defaultdict(list)
@@ -180,7 +195,7 @@ class RedisStore:
             self._keys.record(session_id),
             self._keys.history(session_id),
         ]
-        keys += (self._keys.closed(shard), self._keys.outcomes(shard))
+        keys += (self._keys.closed(shard), self._keys.outcomes(shard), self._keys.decisions(shard))
         call = (shard, [len(keys), *keys, session_id])
         with tracing.store_span("delete", 1):
             (reply,) = await self._scripts.run("delete", self._delete_script, [call], wait_replicas=self._wait_replicas)
@@ -231,13 +246,20 @@ class RedisStore:
         """Return the arguments of one EVALSHA after the hash: number of keys, keys, arguments (see `commit.lua`)."""
         keys: list[RespArg] = []
         keys_of = self._keys.session
-        arguments: list[RespArg] = [self._idle_ms, self._grace_ms, BACKLOG, self._limits.kept_ms]
+        arguments: list[RespArg] = []
+        decision_keys: list[RespArg] = []
+        decided: list[RespArg] = []
         for shard, places in group:
             for place in places:
                 commit = commits[place]
                 record, session_id = commit.record, commit.session_id
                 is_open, probability = record.outcome is _OPEN, record.probability
                 entries = commit.entries()
+                if commit.decided:
+                    visitor_id = visitor_of(record.facts) if record.facts else None
+                    for decision in commit.decided:
+                        decision_keys.append(self._keys.decisions(shard))
+                        decided += (len(keys) // 5 + 1, handed_over(session_id, decision, visitor_id))
                 keys += keys_of(shard, session_id)
                 arguments += (
                     session_id,
@@ -248,7 +270,11 @@ class RedisStore:
                     len(entries),
                     *entries,
                 )
-        return [len(keys), *keys, *arguments]
+        sessions = len(keys) // 5
+        keys += decision_keys
+        limits: tuple[RespArg, ...] = (self._idle_ms, self._grace_ms, BACKLOG, self._limits.kept_ms)
+        of_decisions: tuple[RespArg, ...] = (sessions, DECISIONS_KEPT, DECISIONS_KEPT_MS, len(decision_keys), *decided)
+        return [len(keys), *keys, *limits, *of_decisions, *arguments]
 
 
 def _text(value: bytes | str) -> str:
@@ -297,6 +323,14 @@ def _session(reply: Sequence[Any]) -> tuple[Record, list[Event]] | None:
         # Of an older release, which did not count it. A rebuild writes the record with the size.
         record = msgspec.structs.replace(record, history_bytes=size)
     return record, whole_history(record, decode_events(entries))
+
+
+def _entries(reply: Sequence[Any]) -> tuple[Record, list[Entry]] | None:
+    value, entries = reply
+    if value is None:
+        return None
+    record = decode_record(value)
+    return record, whole_history(record, decode_history(entries))
 
 
 def _decoded(decode: Callable[[Any], Stored], reply: Reply) -> Stored | StoreError:

@@ -163,15 +163,15 @@ class Decider:
         return msgspec.structs.replace(decision, idle=True)
 
 
-def advanced_facts(facts: bytes, event: Event) -> bytes:
-    """Return a session's facts after one more event."""
+def advanced_facts(facts: bytes, event: Event, visitor_id: str | None = None) -> bytes:
+    """Return a session's facts after one more event, which came with this visitor's id or without one."""
     code = _code_of(event.event_name)
     units, value, count = _HEAD.unpack_from(facts)
     end = _HEAD.size + count * _CODE.size
-    visitor_id: str | None = getattr(event, "visitor_id", None)
     sign = _CART_SIGNS.get(event.event_name)
     is_known = _has(facts, code, end)
-    if is_known and visitor_id is None and sign is None:
+    visitor = facts[end:] if visitor_id is None else visitor_id.encode("utf-8", "surrogatepass")
+    if is_known and sign is None and (visitor_id is None or visitor == facts[end:]):
         return facts
     if sign is not None:
         moved = sign * (1.0 if event.quantity is None else event.quantity)
@@ -179,12 +179,11 @@ def advanced_facts(facts: bytes, event: Event) -> bytes:
         # As in the model: an empty cart is worth nothing, even if what left it came without a price.
         value = value if units else 0.0
     names = facts[_HEAD.size : end] + (b"" if is_known else code)
-    visitor = facts[end:] if visitor_id is None else visitor_id.encode("utf-8", "surrogatepass")
     return _HEAD.pack(units, value, len(names) // _CODE.size) + names + visitor
 
 
 def facts_of(history: Iterable[Event]) -> bytes:
-    """Return the facts of a session after these events."""
+    """Return the facts of a session after these events; the visitor is not known, as histories do not have it."""
     facts = NO_FACTS
     for event in history:
         facts = advanced_facts(facts, event)

@@ -142,6 +142,8 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True):
 _TYPES: Final = {
     name: hint for name, hint in get_type_hints(Rule, include_extras=True).items() if not name.startswith("_")
 }
+# The service reads the webhooks (`app.interventions.webhooks`).
+_TABLES: Final = frozenset({"rules", "webhooks"})
 _TRUTHS: Final = frozenset({"repeat", "tell_control"})
 # At an event these are known, and without one they are not.
 _OF_AN_EVENT: Final = ("events", "properties", "crosses_up", "crosses_down")
@@ -195,7 +197,11 @@ def parse_rules(
     table: Mapping[str, Any], vocabulary: Vocabulary, *, source: str, session_idle_s: float = LONGEST_IDLE_S
 ) -> RuleSet:
     """Return the rules of a parsed file; see `read_rules`."""
-    faults = [f"{source}: {key}: unknown field; expected [[rules]] tables" for key in table if key != "rules"]
+    faults = [
+        f"{source}: {key}: unknown field; expected [[rules]] and [[webhooks]] tables"
+        for key in table
+        if key not in _TABLES
+    ]
     entries = table.get("rules", [])
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
         raise RulesError([*faults, f"{source}: rules: expected [[rules]] tables"])

@@ -1,11 +1,13 @@
 """An implementation of `StateStore` in a dictionary, for tests of its callers; stores bytes, as Redis does."""
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from app.errors import CorruptRecordError, StoreError
-from app.store.history_codec import decode_events
+from app.store.history_codec import Entry, decode_events, decode_history
 from app.store.interface import Commit, whole_history
+from app.store.interventions import DecisionPage
 from app.store.outcomes import ClosedCount, Counts, CountsOf, Due, Written
 from app.store.record_codec import Record, decode_record, encode_record
 from model.events import Event
@@ -42,6 +44,22 @@ class NoOutcomes:
         return [Counts()] * len(keys)
 
 
+class MemoryDecisions:
+    """A `DecisionStore` that gives every token up to the cap, without an end of the hour, and has nothing to read."""
+
+    def __init__(self) -> None:
+        self.taken: Counter[str] = Counter()
+
+    async def read(self, after: Mapping[int, str], *, most: int = 1) -> dict[int, DecisionPage]:
+        del most
+        return {shard: DecisionPage((), place, is_more=False) for shard, place in after.items()}
+
+    async def take(self, wanted: Mapping[str, tuple[int, int]]) -> dict[str, int]:
+        given = {rule: min(number, cap - self.taken[rule]) for rule, (number, cap) in wanted.items()}
+        self.taken.update(given)
+        return given
+
+
 class MemoryStore:
     """A store inside one process.
 
@@ -57,6 +75,7 @@ class MemoryStore:
         self.board = MemoryBoard(self._live_sessions)
         self.replicas = MemoryReplicas()
         self.outcomes = NoOutcomes()
+        self.decisions = MemoryDecisions()
 
     @property
     def confirms_by_writing(self) -> bool:
@@ -84,6 +103,10 @@ class MemoryStore:
             except StoreError as exc:
                 found.append(exc)
         return found
+
+    async def load_entries(self, session_id: str) -> tuple[Record, list[Entry]] | None:
+        found, session = await self.load_session(session_id), self._live(session_id)
+        return None if found is None or session is None else (found[0], decode_history(session.history))
 
     async def commit(self, commits: Sequence[Commit]) -> list[bool | StoreError]:
         return [self._committed(commit) for commit in commits]

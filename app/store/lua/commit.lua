@@ -8,12 +8,21 @@ KEYS, five for each session:
   closed        of its shard            stream: see `closing.lua`, whose text precedes this one
   record        of the session          string: one codec byte, eight bytes of version, the rest
   history       of the session          list: one entry for each event, oldest first
+then for each decision of a rule:
+  decisions     of its shard            stream: fields `id`, the session id, and `decision`, JSON
 
 ARGV
   ARGV[1]       idle time that ends a session, in milliseconds
   ARGV[2]       grace time in milliseconds: how much longer the history of an open session stays, to be closed
   ARGV[3]       most entries of `closed`, approximate
   ARGV[4]       lifetime of `closed` in milliseconds
+  ARGV[5]       number of sessions
+  ARGV[6]       most entries of `decisions`, approximate
+  ARGV[7]       lifetime of `decisions` in milliseconds
+  ARGV[8]       number of decisions
+  then for each decision:
+    session     number of its session in this call, from 1
+    decision    the decision as JSON
   then for each session:
     id          session id
     expected    version that was read, eight bytes; empty: there must be no record
@@ -28,6 +37,7 @@ Returns one integer for each session: 1 committed; 0 the record has another vers
 A record that already has the new version counts as committed: an earlier attempt succeeded and its reply was lost. So
 a commit may be sent again. Versions are random and never reused, so a new session under the id of an expired one is
 never taken for the expired one.
+The decisions of a session are appended to `decisions` if and only if its record is written, so each is there once.
 A commit that closes a session appends the session to `closed`. A commit that starts a session under the id of an ended
 session that was not closed yet first appends the ended one to `closed`. If the record is gone and the idle time has not
 passed, the server has evicted it, so the session's outcome is unknown, and so is that of the rest of the visit. Only
@@ -49,10 +59,17 @@ local ends_ms = string.format('%.0f', now_ms + idle_ms)
 local forgotten_ms = string.format('%.0f', now_ms + idle_ms + grace_ms)
 local sets_end_ms = string.format('%.0f', now_ms + idle_ms + 2 * grace_ms)
 local sets_least_ms = idle_ms + 1.5 * grace_ms
-local sessions = #KEYS / 5
+local sessions = tonumber(ARGV[5])
+local decisions_kept, decisions_kept_ms, decisions = ARGV[6], ARGV[7], tonumber(ARGV[8])
 local results = {}
 local board_of, has_grown = {}, {}
-local position = 5
+local decided = {}
+for decision = 1, decisions do
+  local session = tonumber(ARGV[7 + 2 * decision])
+  decided[session] = decided[session] or {}
+  table.insert(decided[session], decision)
+end
+local position = 9 + 2 * decisions
 
 for session = 1, sessions do
   local first = 5 * session - 4
@@ -78,7 +95,15 @@ for session = 1, sessions do
         call('RPUSH', history_key, START_UNKNOWN)
       end
     end
-    -- Before the record: if the history's key has another type, RPUSH fails before anything has changed.
+    -- Before the record: if a key has another type, a command fails before anything has changed.
+    if decided[session] then
+      call('LLEN', history_key)
+    end
+    for _, decision in ipairs(decided[session] or {}) do
+      local decisions_key = KEYS[5 * sessions + decision]
+      call('XADD', decisions_key, 'MAXLEN', '~', decisions_kept, '*', 'id', id, 'decision', ARGV[8 + 2 * decision])
+      call('PEXPIRE', decisions_key, decisions_kept_ms)
+    end
     for entry = position, position + count - 1 do
       call('RPUSH', history_key, ARGV[entry])
     end

@@ -1,5 +1,5 @@
 --[[
-Erases all data of one session id, including its closed sessions that are still in the streams.
+Erases all data of one session id, including its closed sessions and decisions that are still in the streams.
 
 KEYS
   KEYS[1]  board of the shard      sorted set: session ids by probability
@@ -8,13 +8,14 @@ KEYS
   KEYS[4]  history of the session  list
   KEYS[5]  closed of the shard     stream whose entries have the session id as their first field
   KEYS[6]  outcomes of the shard   stream whose entries have the session id as their first field
+  KEYS[7]  decisions of the shard  stream whose entries have the session id as their first field
 
 ARGV
   ARGV[1]  session id
 
 Returns 1 if there was a record, 0 if not.
 
-Reads both streams completely, one page after another: they have no index, and their length is bounded.
+Reads the streams completely, one page after another: they have no index, and their length is bounded.
 A commit that loaded the session before the deletion conflicts, loads again, and starts a new session.
 Runs on Redis 6.2 and later and on Valkey.
 ]]
@@ -25,7 +26,7 @@ local existed = redis.call('DEL', KEYS[3])
 redis.call('DEL', KEYS[4])
 redis.call('ZREM', KEYS[1], ARGV[1])
 redis.call('ZREM', KEYS[2], ARGV[1])
-for stream = 5, 6 do
+for stream = 5, 7 do
   local from = '-'
   while from do
     local entries = redis.call('XRANGE', KEYS[stream], from, '+', 'COUNT', PAGE)

@@ -312,6 +312,7 @@ async def test_a_trace_is_the_probability_after_each_event(client):
         "timestamp": "2026-11-22T10:16:39.001000Z",
         "item_id": "1",
         "probability": scores[1]["probability"],
+        "interventions": [],
     }
 
 

@@ -122,7 +122,7 @@ def test_a_fault_names_file_rule_and_field(tmp_path, fields, fault):
         (rule("") + rule(""), "rule 'voucher': name: another rule has it"),
         ("rules = 3", "rules: expected [[rules]] tables"),
         ("[rules]\nname = 'x'", "rules: expected [[rules]] tables"),
-        ("[[rule]]\nname = 'x'", "rule: unknown field; expected [[rules]] tables"),
+        ("[[rule]]\nname = 'x'", "rule: unknown field; expected [[rules]] and [[webhooks]] tables"),
         ("rules = [", "expected TOML: "),
         ("".join(f"[[rules]]\nname = 'r{number}'\n" for number in range(65)), "rules: 65 rules; expected at most 64"),
     ],
