@@ -29,7 +29,7 @@ from app.runtime.drain import Drain
 from app.runtime.gc import settled_garbage_collector
 from app.settings import Settings, faults_of, warn_of_removed_settings
 from app.store.interface import StateStore
-from app.wiring import log_started, open_models, open_rate_limit, running_services
+from app.wiring import log_started, open_models, open_rate_limit, open_rule_file, running_services
 from model.interface import Model
 
 if TYPE_CHECKING:
@@ -76,9 +76,10 @@ def create_app(
         metrics = Metrics()
         logger = _logger(settings, tracer_provider)
         models = open_models(settings, model, metrics, logger)
+        rule_file = open_rule_file(settings, models, now_ms=now_ms, logger=logger)
         access = read_access(settings)
         rate = open_rate_limit(settings, metrics)
-    except ValueError as exc:  # ArtifactError and AccessError among them
+    except ValueError as exc:  # ArtifactError, AccessError and RulesError among them
         raise StartupError(str(exc)) from exc
     log_open_access(access, logger)
     drain = Drain(delay_s=settings.drain_delay_s, logger=logger)
@@ -88,7 +89,7 @@ def create_app(
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with (
             running_services(
-                settings, models, drain, store=store, metrics=metrics, logger=logger, now_ms=now_ms
+                settings, models, drain, rule_file, store=store, metrics=metrics, logger=logger, now_ms=now_ms
             ) as services,
             following_keys(settings, access, rate, logger),
         ):

@@ -99,6 +99,10 @@ class Settings(BaseSettings):
     api_keys_file: Path | None = None
     """TOML file of accepted API keys (`willbuy key new` writes it), read again within two seconds of a change."""
 
+    interventions_file: Path | None = None
+    """TOML file of rules that act on scores, and of webhooks (docs/act-on-a-score.md), read again within two seconds
+    of a change. None: no rules."""
+
     open_access: bool = False
     """Everybody may do everything without a key. For trials; each start logs a warning. Without open access and
     without keys, the service does not start."""

@@ -17,6 +17,7 @@ from app.board.query import BoardQuery
 from app.board.reader import read_board
 from app.board.stats import STATS_INTERVAL_S, Stats
 from app.board.streams import Streams
+from app.interventions.rule_file import RuleFile
 from app.monitoring.health import HealthMonitor, Readiness
 from app.monitoring.metrics import Metrics
 from app.monitoring.store_failures import StoreFailures
@@ -57,6 +58,7 @@ async def running_services(
     settings: Settings,
     models: ModelHolder,
     drain: Drain,
+    rule_file: RuleFile,
     *,
     store: StateStore | None,
     metrics: Metrics,
@@ -69,6 +71,7 @@ async def running_services(
         settings: the settings.
         models: the model in use.
         drain: whether the replica is shutting down.
+        rule_file: the rules and webhooks.
         store: None uses the settings' Redis.
         metrics: where everything is counted.
         logger: the log.
@@ -87,7 +90,9 @@ async def running_services(
         closing.callback(deadlines.close)
         rebuilder = Rebuilder(store, metrics=metrics, logger=logger)
         closing.push_async_callback(rebuilder.close)
-        batcher = open_batcher(settings, models, store, rebuilder, shadow, metrics=metrics, logger=logger)
+        rule_file.start()
+        closing.push_async_callback(rule_file.close)
+        batcher = open_batcher(settings, models, store, rebuilder, rule_file, shadow, metrics=metrics, logger=logger)
         batcher.start()
         closing.push_async_callback(batcher.close)
         quality = ModelQuality(
@@ -215,6 +220,13 @@ def open_rate_limit(settings: Settings, metrics: Metrics, *, window_s: int = WIN
     )
 
 
+def open_rule_file(
+    settings: Settings, models: ModelHolder, *, now_ms: Callable[[], int], logger: FilteringBoundLogger
+) -> RuleFile:
+    """Return the settings' rules and webhooks; raise `ValueError` that names file, rule and field if they are bad."""
+    return RuleFile(settings, model=lambda: models.current, now_ms=now_ms, logger=logger)
+
+
 def open_store(settings: Settings, metrics: Metrics, logger: FilteringBoundLogger) -> StateStore:
     """Return the store, which connects to Redis at its first command."""
 
@@ -273,6 +285,7 @@ def open_batcher(
     models: ModelHolder,
     store: StateStore,
     rebuilder: Rebuilder,
+    rule_file: RuleFile,
     shadow: Shadow | None,
     *,
     metrics: Metrics,
@@ -290,6 +303,7 @@ def open_batcher(
             max_session_events=settings.max_session_events,
             max_session_bytes=settings.max_session_bytes,
             dedupe_window=settings.dedupe_window,
+            decider=rule_file.decider,
             rebuilder=rebuilder,
         )
         try:

@@ -256,7 +256,9 @@ class Scorer:
             is_duplicate = queued.has_event_id
             pending.disposition = Disposition.DUPLICATE if is_duplicate else Disposition.NONE
             decisions = record.decisions_at(known.events) if known.folded and record.decisions else ()
-            pending.proposed = Score(queued.session_id, known, is_duplicate, queued.warnings, decisions)
+            pending.proposed = Score(
+                queued.session_id, known, duplicate=is_duplicate, warnings=queued.warnings, decisions=decisions
+            )
         elif not is_open or queued.is_purchase:
             following, answer = without_fold(
                 record, queued, version=next(batch.versions), model=batch.fingerprint, window=self._dedupe_window

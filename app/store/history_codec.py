@@ -357,13 +357,12 @@ def _code(properties: bytes) -> int:
 
 def _add_decision(history: list[Entry], data: bytes) -> None:
     """Add a decision to the last event of a history."""
-    if not history:
-        raise CorruptRecordError("The beginning of the session's history is missing.")
     try:
         decision = _decision_decoder.decode(data).decision
-    except (msgspec.DecodeError, UnicodeDecodeError) as exc:
+        last = history[-1]
+    except (msgspec.DecodeError, UnicodeDecodeError, IndexError) as exc:
         raise CorruptRecordError("A decision in the session's history is not one that this release can read.") from exc
-    history[-1] = replace(history[-1], decisions=(*history[-1].decisions, decision))
+    history[-1] = replace(last, decisions=(*last.decisions, decision))
 
 
 def _is_positive_zero(amount: float) -> bool:

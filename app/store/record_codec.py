@@ -58,7 +58,7 @@ record without them is still written so, since most shops have no rules:
     bytes  field
         2  f, size of the facts; 0: not known
         f  the facts
-           the decisions, as a MessagePack array of arrays, up to the end; nothing without any
+           the decisions, as a MessagePack array of arrays, up to the end
 
 Answers stay packed in memory, so that a step costs the same for any number of them.
 
@@ -88,6 +88,8 @@ _VERSION_1: Final = struct.Struct("<B8s8sdIqqqBqBBI")
 _FLAGS_AT: Final = 17
 _FINGERPRINT_BYTES: Final = 8
 _FACTS_SIZE: Final = struct.Struct("<H")
+# An empty array of MessagePack.
+_NO_DECISIONS: Final = b"\x90"
 _encode_decisions: Final = msgspec.msgpack.Encoder().encode
 _decode_decisions: Final = msgspec.msgpack.Decoder(tuple[Decision, ...]).decode
 _OUTCOME_BITS: Final = 0b0011
@@ -457,7 +459,7 @@ def _models(data: bytes, start: int, count: int) -> tuple[tuple[str, ...], int]:
 
 def _of_rules(record: Record) -> bytes:
     """Return the bytes after the state in version 4."""
-    decisions = _encode_decisions(record.decisions) if record.decisions else b""
+    decisions = _encode_decisions(record.decisions) if record.decisions else _NO_DECISIONS
     return b"".join((_FACTS_SIZE.pack(len(record.facts)), record.facts, decisions))
 
 
@@ -473,9 +475,7 @@ def _rules_after(data: bytes, state_end: int) -> tuple[bytes, tuple[Decision, ..
     (size,) = _FACTS_SIZE.unpack_from(data, state_end)
     start = state_end + _FACTS_SIZE.size
     end = start + size
-    if len(data) < end:
-        raise CorruptRecordError(f"The record has {len(data)} bytes where its facts alone end after {end}.")
-    if len(data) == end:
+    if data[end:] == _NO_DECISIONS:
         return data[start:end], ()
     try:
         return data[start:end], _decode_decisions(data[end:])

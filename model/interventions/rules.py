@@ -166,9 +166,10 @@ class RuleSet(msgspec.Struct, frozen=True):
     rules: tuple[Rule, ...] = ()
     source: str = ""
 
-    def named(self, name: str) -> Rule | None:
-        """Return the rule of a name, or None."""
-        return next((rule for rule in self.rules if rule.name == name), None)
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The rules' names, in the file's order."""
+        return tuple(rule.name for rule in self.rules)
 
 
 def read_rules(path: Path, vocabulary: Vocabulary, *, session_idle_s: float = LONGEST_IDLE_S) -> RuleSet:
@@ -182,15 +183,19 @@ def read_rules(path: Path, vocabulary: Vocabulary, *, session_idle_s: float = LO
     Raises:
         RulesError: the file cannot be read, or a rule cannot be used; all faults that were found.
     """
+    return parse_rules(read_table(path), vocabulary, source=str(path), session_idle_s=session_idle_s)
+
+
+def read_table(path: Path) -> dict[str, Any]:
+    """Return a TOML file as it is written; raise `RulesError` if it cannot be read."""
     try:
-        table = tomllib.loads(path.read_text("utf-8"))
+        return tomllib.loads(path.read_text("utf-8"))
     except OSError as exc:
         raise RulesError([f"{path}: {exc.strerror}"]) from exc
     except UnicodeDecodeError as exc:
         raise RulesError([f"{path}: expected UTF-8"]) from exc
     except (tomllib.TOMLDecodeError, RecursionError) as exc:
         raise RulesError([f"{path}: expected TOML: {exc}"]) from exc
-    return parse_rules(table, vocabulary, source=str(path), session_idle_s=session_idle_s)
 
 
 def parse_rules(

@@ -97,7 +97,7 @@ for session = 1, sessions do
     end
     -- Before the record: if a key has another type, a command fails before anything has changed.
     if decided[session] then
-      call('LLEN', history_key)
+      call('LRANGE', history_key, 0, 0)
     end
     for _, decision in ipairs(decided[session] or {}) do
       local decisions_key = KEYS[5 * sessions + decision]

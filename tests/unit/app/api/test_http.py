@@ -97,6 +97,7 @@ async def test_an_event_is_answered_with_the_sessions_score(client):
         "folded": True,
         "duplicate": False,
         "warnings": [],
+        "interventions": [],
     }
 
 

@@ -20,6 +20,7 @@ from app.scoring.parsing import (
 )  # private: held against the public way
 from app.scoring.session_update import Score
 from app.store.record_codec import Answer, Outcome
+from model.interventions.decide import Decision, Group
 
 KEYS = list(EventIn.model_fields)
 SCALARS = st.one_of(
@@ -126,7 +127,12 @@ def test_so_are_the_events_of_an_array_and_of_lines(texts):
 @pytest.mark.parametrize("probability", [0.25, None])
 def test_an_answer_is_what_the_description_says(probability):
     answer = Answer(probability, 3, "00" * 8, Outcome.PURCHASE, folded=False)
-    body = score_json(Score('s"1', answer, duplicate=True, warnings=("late",)))
+    decisions = (
+        Decision("voucher", Group.TREATMENT, 0.25, 3, 7),
+        Decision("held", Group.CONTROL, 0.25, 3, 7, told=False),
+        Decision("open", Group.CONTROL, 0.25, 3, 7, told=True),
+    )
+    body = score_json(Score('s"1', answer, duplicate=True, warnings=("late",), decisions=decisions))
     read = ScoreOut.model_validate_json(body, strict=True, extra="forbid")
     assert list(json.loads(body)) == list(ScoreOut.model_fields)
     assert read.model_dump() == {
@@ -138,4 +144,9 @@ def test_an_answer_is_what_the_description_says(probability):
         "folded": False,
         "duplicate": True,
         "warnings": ["late"],
+        # A control group is told only where its rule says so
+        "interventions": [
+            {"name": "voucher", "group": "treatment", "probability": 0.25},
+            {"name": "open", "group": "control", "probability": 0.25},
+        ],
     }

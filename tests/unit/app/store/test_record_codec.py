@@ -7,6 +7,7 @@ from msgspec.structs import replace
 
 from app.errors import CorruptRecordError
 from app.store.record_codec import Answer, Answers, Outcome, Record, decode_record, encode_record
+from model.interventions.decide import Decision, Group
 
 MODEL, OTHER_MODEL = "0011223344556677", "8899aabbccddeeff"
 ANSWER = Answer(0.25, 2, MODEL, Outcome.OPEN, folded=True)
@@ -122,7 +123,33 @@ VERSION_3 = {
         """,
     ),
 }
-GOLDEN = [VERSION_1, *(bytes.fromhex(text) for _, text in (*VERSION_2.values(), *VERSION_3.values()))]
+DECISIONS = (
+    Decision("voucher", Group.TREATMENT, 0.25, 2, 1_000_000_000_002),
+    Decision("chat", Group.CONTROL, 0.5, 1, 1_000_000_000_000, idle=True, told=False),
+)
+# As version 3, and then what rules know: 2 bytes of size, the facts, and the decisions as MessagePack.
+VERSION_4 = {
+    "compact, with facts": (
+        a_record(history_bytes=225_444, facts=b"facts"),
+        """
+        04 0102030405060708 0011223344556677 00 0200 0010a5d4e8000000 01000000 02000000 01 0500
+        0807060504030201 a4700300  0700000000000000 0000803e  7374617465  0500 6661637473 90
+        """,
+    ),
+    "closed by the shop, with decisions": (
+        a_record(history_bytes=225_444, outcome=Outcome.NONE, outcome_ms=1_000_000_000_003, decisions=DECISIONS),
+        """
+        04 0102030405060708 0011223344556677 06 000000000000d03f 02000000 0010a5d4e8000000 0110a5d4e8000000
+        0210a5d4e8000000 0310a5d4e8000000 01 05000000 0807060504030201 a4700300  0700000000000000 0000803e  7374617465
+        0000 92 97 a7766f7563686572 00 cb3fd0000000000000 02 cf000000e8d4a51002 c2 c3
+        97 a463686174 01 cb3fe0000000000000 01 cf000000e8d4a51000 c3 c2
+        """,
+    ),
+}
+GOLDEN = [
+    VERSION_1,
+    *(bytes.fromhex(text) for _, text in (*VERSION_2.values(), *VERSION_3.values(), *VERSION_4.values())),
+]
 
 
 @pytest.mark.parametrize(("record", "text"), VERSION_2.values(), ids=VERSION_2)
@@ -131,6 +158,12 @@ def test_version_2_is_still_read_and_written_again_in_version_3(record, text):
     again = encode_record(record)
     assert again[0] == 3
     assert decode_record(again) == record
+
+
+@pytest.mark.parametrize(("record", "text"), VERSION_4.values(), ids=VERSION_4)
+def test_version_4_reads_and_writes_its_golden_bytes(record, text):
+    assert encode_record(record).hex() == bytes.fromhex(text).hex()
+    assert decode_record(bytes.fromhex(text)) == record
 
 
 @pytest.mark.parametrize(("record", "text"), VERSION_3.values(), ids=VERSION_3)
@@ -311,8 +344,8 @@ def test_truncated_or_longer_bytes_are_corrupt(golden):
 
 
 def test_another_codec_version_is_named():
-    with pytest.raises(CorruptRecordError, match="codec version 4; this release reads versions 1 to 3"):
-        decode_record(b"\x04" + GOLDEN[1][1:])
+    with pytest.raises(CorruptRecordError, match="codec version 5; this release reads versions 1 to 4"):
+        decode_record(b"\x05" + GOLDEN[1][1:])
 
 
 @pytest.mark.parametrize(
