@@ -18,7 +18,18 @@ class _ScoredEvent(Event, frozen=True, omit_defaults=True):
     model: str | None = None
 
 
-class _Session(msgspec.Struct, frozen=True):
+class _Intervention(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A decision of a rule; `event` is the number of the event at which it fired, or after which with `idle`."""
+
+    rule: str
+    group: Literal["treatment", "control"]
+    probability: float
+    event: int
+    decided_ms: int
+    idle: bool = False
+
+
+class _Session(msgspec.Struct, frozen=True, omit_defaults=True):
     format: int
     session_id: str
     outcome: Literal["purchase", "none", "unknown"]
@@ -27,6 +38,7 @@ class _Session(msgspec.Struct, frozen=True):
     closed_ms: int
     last_seen_ms: int
     events: list[_ScoredEvent]
+    interventions: list[_Intervention] = []
 
 
 _encoder: Final = msgspec.json.Encoder()
@@ -50,5 +62,9 @@ def session_json(session: ClosedSession) -> bytes:
             closed_ms=session.closed_ms,
             last_seen_ms=session.last_seen_ms,
             events=events,
+            interventions=[
+                _Intervention(one.rule, one.group.word, one.probability, one.event, one.decided_ms, one.idle)
+                for one in session.decisions
+            ],
         )
     )

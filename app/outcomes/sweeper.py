@@ -175,5 +175,9 @@ class SessionSweeper:
 
 
 def _written(session: ClosedSession | Unreadable) -> Written:
-    json = b"" if isinstance(session, Unreadable) else session_json(session)
-    return Written(session.entry, session.session_id, json)
+    if isinstance(session, Unreadable):
+        return Written(session.entry, session.session_id, b"")
+    # Without a known outcome a session says nothing about a rule.
+    groups = {one.rule: one.group.word for one in session.decisions} if session.is_known else {}
+    value = 0.0 if session.bought else None
+    return Written(session.entry, session.session_id, session_json(session), groups, value)

@@ -7,7 +7,7 @@ the two scripts a replica converts the history entries to JSON, because a script
 """
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Final, Literal, NamedTuple, Protocol
@@ -20,6 +20,7 @@ from app.store.history_codec import Entry, decode_joined
 from app.store.keys import COUNTS_SHARD, Keys
 from app.store.redis.scripts import ScriptRunner, load_script, unavailable
 from app.store.redis.server import RespArg
+from model.interventions.decide import Decision
 from model.redis_keys import SHARDS
 
 # Most closed sessions of a shard that wait to be published. A running replica publishes them within seconds.
@@ -96,6 +97,11 @@ class ClosedSession:
             return self.last_seen_ms
         last_ms = max(self.entries[-1].event.timestamp_ms, self.outcome_ms)
         return self.last_seen_ms - max(0, last_ms - self.entries[0].event.timestamp_ms)
+
+    @property
+    def decisions(self) -> Iterator[Decision]:
+        """The decisions of rules, in the order in which they were made."""
+        return (decision for entry in self.entries for decision in entry.decisions)
 
     @property
     def closed_ms(self) -> int:

@@ -22,6 +22,7 @@ from redis.exceptions import ResponseError
 from app.errors import CorruptRecordError, StoreError
 from app.monitoring import tracing
 from app.store.board import RedisBoard
+from app.store.experiments import DAY_MS, FIRED_KEPT_MS, label_of
 from app.store.history_codec import Entry, decode_events, decode_history
 from app.store.interface import Commit, whole_history
 from app.store.interventions import DECISIONS_KEPT, DECISIONS_KEPT_MS, RedisDecisions, handed_over
@@ -43,7 +44,7 @@ _OUTCOMES_CONNECTIONS: Final = 4
 _PROBE_MS: Final = 10_000
 # What `commit.lua` takes after its keys, for one session that is closed by its first event.
 _PROBE: Final[tuple[RespArg, ...]] = (
-    *(_PROBE_MS, _PROBE_MS, BACKLOG, _PROBE_MS, 1, 1, _PROBE_MS, 0, "probe", b"", b"\x00probe---", b"0.5"),
+    *(_PROBE_MS, _PROBE_MS, BACKLOG, _PROBE_MS, 1, 1, _PROBE_MS, _PROBE_MS, 0, "probe", b"", b"\x00probe---", b"0.5"),
     *(b'{"outcome":"none","closed_by":"idle"}', 1, b"probe"),
 )
 _POLICY: Final = re.compile(r"maxmemory_policy:([\w-]+)")
@@ -258,8 +259,10 @@ class RedisStore:
                 if commit.decided:
                     visitor_id = visitor_of(record.facts) if record.facts else None
                     for decision in commit.decided:
-                        decision_keys.append(self._keys.decisions(shard))
-                        decided += (len(keys) // 5 + 1, handed_over(session_id, decision, visitor_id))
+                        day = decision.decided_ms // DAY_MS
+                        decision_keys += (self._keys.decisions(shard), self._keys.fired(shard, day))
+                        label = label_of(decision.rule, decision.group.word)
+                        decided += (len(keys) // 5 + 1, handed_over(session_id, decision, visitor_id), label)
                 keys += keys_of(shard, session_id)
                 arguments += (
                     session_id,
@@ -273,8 +276,8 @@ class RedisStore:
         sessions = len(keys) // 5
         keys += decision_keys
         limits: tuple[RespArg, ...] = (self._idle_ms, self._grace_ms, BACKLOG, self._limits.kept_ms)
-        of_decisions: tuple[RespArg, ...] = (sessions, DECISIONS_KEPT, DECISIONS_KEPT_MS, len(decision_keys), *decided)
-        return [len(keys), *keys, *limits, *of_decisions, *arguments]
+        limits += (sessions, DECISIONS_KEPT, DECISIONS_KEPT_MS, FIRED_KEPT_MS, len(decision_keys) // 2)
+        return [len(keys), *keys, *limits, *decided, *arguments]
 
 
 def _text(value: bytes | str) -> str:

@@ -78,6 +78,13 @@ async def test_a_decision_is_handed_over_with_its_commit_and_only_once(store):
     assert [[one.rule for one in entry.decisions] for entry in entries] == [["voucher", "chat"], ["late"]]
 
 
+async def test_decisions_are_counted_by_rule_group_and_day_once(store, server):
+    first = commit_of("s", 1, "a", "b")
+    assert await store.commit([first, first]) == [True, True]
+    with redis.Redis.from_url(server.url) as client:
+        assert client.hgetall(KEYS.fired(shard_of("s"), 0)) == {b"a:control": b"1", b"b:control": b"1"}
+
+
 async def test_the_decisions_of_many_sessions_of_a_call_stay_with_their_sessions(store):
     ids = [f"s{number}" for number in range(300)]
     # More decisions than a fifth of the sessions, in some of them

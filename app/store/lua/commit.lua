@@ -8,8 +8,9 @@ KEYS, five for each session:
   closed        of its shard            stream: see `closing.lua`, whose text precedes this one
   record        of the session          string: one codec byte, eight bytes of version, the rest
   history       of the session          list: one entry for each event, oldest first
-then for each decision of a rule:
+then two for each decision of a rule:
   decisions     of its shard            stream: fields `id`, the session id, and `decision`, JSON
+  fired         of its shard and day    hash: number of decisions by rule and group: `voucher:control`
 
 ARGV
   ARGV[1]       idle time that ends a session, in milliseconds
@@ -19,10 +20,12 @@ ARGV
   ARGV[5]       number of sessions
   ARGV[6]       most entries of `decisions`, approximate
   ARGV[7]       lifetime of `decisions` in milliseconds
-  ARGV[8]       number of decisions
+  ARGV[8]       lifetime of `fired` in milliseconds
+  ARGV[9]       number of decisions
   then for each decision:
     session     number of its session in this call, from 1
     decision    the decision as JSON
+    label       its rule and group
   then for each session:
     id          session id
     expected    version that was read, eight bytes; empty: there must be no record
@@ -37,7 +40,8 @@ Returns one integer for each session: 1 committed; 0 the record has another vers
 A record that already has the new version counts as committed: an earlier attempt succeeded and its reply was lost. So
 a commit may be sent again. Versions are random and never reused, so a new session under the id of an expired one is
 never taken for the expired one.
-The decisions of a session are appended to `decisions` if and only if its record is written, so each is there once.
+The decisions of a session are appended to `decisions` and counted if and only if its record is written, so each is there
+once.
 A commit that closes a session appends the session to `closed`. A commit that starts a session under the id of an ended
 session that was not closed yet first appends the ended one to `closed`. If the record is gone and the idle time has not
 passed, the server has evicted it, so the session's outcome is unknown, and so is that of the rest of the visit. Only
@@ -60,16 +64,16 @@ local forgotten_ms = string.format('%.0f', now_ms + idle_ms + grace_ms)
 local sets_end_ms = string.format('%.0f', now_ms + idle_ms + 2 * grace_ms)
 local sets_least_ms = idle_ms + 1.5 * grace_ms
 local sessions = tonumber(ARGV[5])
-local decisions_kept, decisions_kept_ms, decisions = ARGV[6], ARGV[7], tonumber(ARGV[8])
+local decisions_kept, decisions_kept_ms, fired_kept_ms, decisions = ARGV[6], ARGV[7], ARGV[8], tonumber(ARGV[9])
 local results = {}
 local board_of, has_grown = {}, {}
 local decided = {}
 for decision = 1, decisions do
-  local session = tonumber(ARGV[7 + 2 * decision])
+  local session = tonumber(ARGV[7 + 3 * decision])
   decided[session] = decided[session] or {}
   table.insert(decided[session], decision)
 end
-local position = 9 + 2 * decisions
+local position = 10 + 3 * decisions
 
 for session = 1, sessions do
   local first = 5 * session - 4
@@ -100,9 +104,11 @@ for session = 1, sessions do
       call('LRANGE', history_key, 0, 0)
     end
     for _, decision in ipairs(decided[session] or {}) do
-      local decisions_key = KEYS[5 * sessions + decision]
-      call('XADD', decisions_key, 'MAXLEN', '~', decisions_kept, '*', 'id', id, 'decision', ARGV[8 + 2 * decision])
+      local decisions_key, fired_key = KEYS[5 * sessions + 2 * decision - 1], KEYS[5 * sessions + 2 * decision]
+      call('XADD', decisions_key, 'MAXLEN', '~', decisions_kept, '*', 'id', id, 'decision', ARGV[8 + 3 * decision])
       call('PEXPIRE', decisions_key, decisions_kept_ms)
+      call('HINCRBY', fired_key, ARGV[9 + 3 * decision], 1)
+      call('PEXPIRE', fired_key, fired_kept_ms)
     end
     for entry = position, position + count - 1 do
       call('RPUSH', history_key, ARGV[entry])

@@ -9,6 +9,7 @@ from app.outcomes.published import session_json
 from app.store.history_codec import Entry
 from app.store.outcomes import ClosedSession
 from model.events import FIELDS, Event, EventField
+from model.interventions.decide import Decision, Group
 
 MODEL, OTHER_MODEL = "9f86d081884c7d65", "0011223344556677"
 
@@ -46,6 +47,19 @@ def test_a_session_that_idled_out_has_no_outcome_time() -> None:
         b'{"format":1,"session_id":"s-1","outcome":"none","closed_by":"idle","outcome_ms":null,'
         b'"closed_ms":1795392009000,"last_seen_ms":1795392008500,"events":[]}'
     )
+
+
+def test_decisions_of_rules_follow_the_events() -> None:
+    decided = Decision("voucher", Group.TREATMENT, 0.75, 1, 5)
+    late = Decision("chat", Group.CONTROL, 0.5, 2, 9, idle=True, told=False)
+    entries = (Entry(Event("page_view", 1), decisions=(decided,)), Entry(Event("search", 2), decisions=(late,)))
+
+    published = json.loads(session_json(closed(*entries)))
+
+    assert published["interventions"] == [
+        {"rule": "voucher", "group": "treatment", "probability": 0.75, "event": 1, "decided_ms": 5},
+        {"rule": "chat", "group": "control", "probability": 0.5, "event": 2, "decided_ms": 9, "idle": True},
+    ]
 
 
 @pytest.mark.parametrize("field", FIELDS)
