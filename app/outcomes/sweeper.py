@@ -123,6 +123,10 @@ class SessionSweeper:
             self._metrics.outcomes_lost.inc(count.lost)
             self._logger.warning("outcomes_lost", sessions=count.lost)
         await self._publish({shard: found.closed for shard, found in due.items() if found.closed})
+        if failures := {shard: found.failure for shard, found in due.items() if found.failure is not None}:
+            # One node of a cluster.
+            self._note(next(iter(failures.values())), [*failures])
+            await self._sweep_each([*failures])
         # A backlog takes at most a third of the process's time; the rest is for events.
         await asyncio.sleep(_REST * (time.perf_counter() - started_s))
         return count.closed > 0 or count.left > 0 or any(found.is_more for found in due.values())

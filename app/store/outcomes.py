@@ -14,7 +14,7 @@ from typing import Any, Final, Literal, NamedTuple, Protocol
 
 import msgspec
 
-from app.errors import CorruptRecordError
+from app.errors import CorruptRecordError, StoreError
 from app.store.experiments import EXPERIMENTS_KEPT_MS, counted
 from app.store.history_codec import Entry, decode_joined
 from app.store.keys import COUNTS_SHARD, Keys
@@ -142,11 +142,13 @@ class Due:
         idle: sessions whose idle time has passed.
         closed: closed sessions that are not published yet.
         is_more: whether there is more of either than one call returns.
+        failure: why the shard could not be asked, if so, while others could.
     """
 
     idle: Sequence[str] = ()
     closed: Sequence[ClosedSession | Unreadable] = ()
     is_more: bool = False
+    failure: StoreError | None = None
 
 
 @dataclass(slots=True)
@@ -181,13 +183,16 @@ class OutcomeStore(Protocol):
     async def due(
         self, replica: str, *, lease_s: float, shards: Sequence[int] = range(SHARDS), one: bool = False
     ) -> dict[int, Due]:
-        """Return the sweeper's work by shard, without the shards that another replica owns.
+        """Return the sweeper's work by shard, without those that have none or that another replica owns.
 
         Args:
             replica: name of the caller.
             lease_s: for how long the caller owns a shard with work.
             shards: those to look at.
             one: at most one session to close and one to publish in each shard.
+
+        Raises:
+            StoreUnavailableError: no shard could be asked.
         """
         ...
 
@@ -238,7 +243,7 @@ class RedisOutcomes:
         most = (1, 1, 1) if one else (_IDS_AT_ONCE, _CLOSED_AT_ONCE, _BYTES_AT_ONCE)
         arguments: list[RespArg] = [replica, int(lease_s * 1000), self._idle_ms, *most]
         found: dict[int, Due] = {}
-        failure: Exception | None = None
+        failures: dict[int, Due] = {}
         for first in range(0, len(shards), SHARDS_AT_ONCE):
             some = shards[first : first + SHARDS_AT_ONCE]
             calls = [
@@ -248,14 +253,14 @@ class RedisOutcomes:
             replies = await self._scripts.run("due", self._due_script, calls)
             for shard, reply in zip(some, replies, strict=True):
                 if isinstance(reply, Exception):
-                    failure = reply
+                    failures[shard] = Due(failure=unavailable(reply))
                 elif reply[0] or reply[1]:
                     found[shard] = _due(*reply)
                     # Decoding long histories takes long; let the event loop serve events.
                     await asyncio.sleep(0)
-        if failure is not None and not found:
-            raise unavailable(failure)
-        return found
+        if len(failures) == len(shards) and (failure := next(iter(failures.values())).failure) is not None:
+            raise failure
+        return found | failures
 
     async def close_idle(self, idle: Mapping[int, Sequence[str]]) -> ClosedCount:
         calls: list[tuple[int, list[RespArg]]] = []

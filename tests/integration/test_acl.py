@@ -1,5 +1,7 @@
 """The Redis user of docs/operate.md: enough for the whole service, and everything less is named by readiness."""
 
+import asyncio
+import socket
 import subprocess
 import sys
 
@@ -10,6 +12,7 @@ import redis
 from support.keys import make_key, write_keys
 from support.paths import ROOT
 from support.redis_acl import PASSWORD, documented_user, url_of
+from support.tls import behind_tls, make_certificate
 
 from app.auth.scopes import Scope
 
@@ -172,6 +175,46 @@ def test_a_server_that_does_not_serve_is_named(start_redis, service, kind):
     assert answer.status_code == 503
     assert answer.json()["causes"] == {"redis": kind}
     assert kind in running.output()
+
+
+async def named(running, cause):
+    """Wait until readiness, the log and the metrics name a cause; one answer may be of the time before."""
+    async with httpx.AsyncClient(base_url=running.base_url, timeout=30) as client:
+        while (answer := await client.get("/readyz")).json().get("causes") != {"redis": cause}:
+            pass
+        assert answer.status_code == 503
+        assert (await client.post("/v1/events", json=EVENT)).status_code == 503
+        metrics = (await client.get("/metrics")).text
+    assert f'willbuy_store_failures_total{{cause="{cause}"}}' in metrics
+    (line,) = [line for line in running.output().splitlines() if "redis_failed" in line and cause in line]
+    return line
+
+
+@pytest.mark.anyio
+async def test_a_server_whose_script_does_not_end_is_named(start_redis, service):
+    started = start_redis(options=("--lua-time-limit", "5"))
+    running = service(redis_url=started.url)
+    with socket.create_connection(("127.0.0.1", started.port)) as endless:
+        endless.sendall(b"EVAL 'while true do end' 0\r\n")
+        try:
+            await named(running, "BUSY")
+        finally:
+            started.command("SCRIPT", "KILL")
+    async with httpx.AsyncClient(base_url=running.base_url, timeout=30) as client:
+        while (await client.get("/readyz")).status_code != 200:
+            pass
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("kind", ["unknown authority", "another host"])
+async def test_a_certificate_that_is_not_trusted_is_named(valkey, service, tmp_path, kind):
+    certificate = make_certificate(tmp_path)
+    async with behind_tls(valkey, certificate) as port:
+        # The certificate is of 127.0.0.1
+        is_strange = kind == "unknown authority"
+        host, settings = ("127.0.0.1", {}) if is_strange else ("localhost", {"redis_ca_file": certificate[0]})
+        running = await asyncio.to_thread(service, redis_url=f"rediss://{host}:{port}/0", **settings)
+        assert "certificate" in (await named(running, "CERTIFICATE")).lower()
 
 
 @pytest.mark.parametrize("may_config", [True, False])

@@ -168,6 +168,34 @@ async def test_a_shard_that_fails_alone_stops_no_other(store, client):
     assert {session["session_id"] for session in published(client)} == {"a", "b", "c"}
 
 
+async def test_a_node_that_cannot_be_asked_is_counted_while_the_others_are_swept(store, client):
+    """As on a cluster, whose nodes answer for themselves: the calls for one shard fail, those beside it do not."""
+    names = ["a", *OF_ONE_SHARD[:1]]
+    assert all(await store.commit([a_commit(name, Event("page_view", 5)) for name in names]))
+    end(client, *names)
+    scripts, broken = store.outcomes._scripts, True  # noqa: SLF001 - no public part fails for one shard
+    run = scripts.run
+
+    async def run_partly(operation, script, calls, **options):
+        replies = await run(operation, script, calls, **options)
+        return [
+            TimeoutError("injected") if broken and operation == "due" and shard == 7 else reply
+            for (shard, _), reply in zip(calls, replies, strict=True)
+        ]
+
+    scripts.run = run_partly
+    sweeps = Sweeps(store.outcomes)
+    for _ in range(3):
+        await sweeps.sweeper.run_once()
+    assert [session["session_id"] for session in published(client)] == ["a"]
+    assert sweeps.counted("closer_failures") >= 1
+    assert sweeps.log.getvalue().count("closer_failed") == 1
+    assert '"shards": [7]' in sweeps.log.getvalue()
+    broken = False
+    await sweeps.all()
+    assert {session["session_id"] for session in published(client)} == {*names}
+
+
 async def test_a_redis_that_is_away_is_counted_and_said_once(store):
     class Away(Slow):
         async def due(self, replica, *, lease_s, shards, one=False):
