@@ -180,6 +180,7 @@ def test_rows_cover_what_operators_ask() -> None:
     assert {"Traffic", "Latency", "Store", "Model quality", "Drift", "Rebuilds and releases", "Saturation"} <= set(rows)
 
 
+@pytest.mark.slow
 def test_rules_fire_when_they_should_and_only_then() -> None:
     promtool = shutil.which("promtool")
     if promtool is None:

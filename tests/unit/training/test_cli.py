@@ -161,6 +161,7 @@ def test_from_a_log_to_prepared_sessions_to_an_artifact(shop: Path, tmp_path: Pa
     ]
 
 
+@pytest.mark.slow
 def test_a_log_is_prepared_on_the_fly(shop: Path, tmp_path: Path) -> None:
     trained = run(
         "train", shop, "--out", tmp_path / "m.pt", "--no-lightgbm", "--properties", "none", "--epochs", 1, *FAST[2:]

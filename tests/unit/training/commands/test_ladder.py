@@ -38,6 +38,7 @@ def test_the_ladder_has_four_cells_each_without_and_with_aggregates() -> None:
     ]
 
 
+@pytest.mark.slow
 def test_rungs_differ_in_nothing_but_cell_and_aggregates(climbed) -> None:
     blind, remembering = (read_manifest(climbed / f"{name_of(rung)}.pt") for rung in (BLIND, REMEMBERING))
     assert (blind.sizes["cell"], blind.sizes["aggregates"]) == ("feed-forward", False)
@@ -51,6 +52,7 @@ def test_rungs_differ_in_nothing_but_cell_and_aggregates(climbed) -> None:
     assert {**blind.data, "base_rate": None} == {**remembering.data, "base_rate": None}
 
 
+@pytest.mark.slow
 def test_memory_buys_nothing_at_the_first_event_and_much_later_on(climbed) -> None:
     summary = json.loads((climbed / "ladder.json").read_text("utf-8"))
     blind, remembering = (summary[name_of(rung)]["scores"] for rung in (BLIND, REMEMBERING))
@@ -60,6 +62,7 @@ def test_memory_buys_nothing_at_the_first_event_and_much_later_on(climbed) -> No
     assert remembering["all"]["log_loss"] < blind["all"]["log_loss"] - 0.01
 
 
+@pytest.mark.slow
 def test_resuming_keeps_what_is_there(shop, config, climbed, capsys) -> None:
     before = (climbed / f"{name_of(BLIND)}.pt").stat().st_mtime_ns
     # When the ladder is asked for again
@@ -73,6 +76,7 @@ def test_resuming_keeps_what_is_there(shop, config, climbed, capsys) -> None:
     assert "AUC by number of events" in said
 
 
+@pytest.mark.slow
 def test_a_rung_of_other_settings_is_not_taken_for_one_of_these(shop, config, climbed) -> None:
     other = replace(config, train=replace(config.train, quantile_bins=3))
     with pytest.raises(ConfigError, match=r"feed-forward-no-aggregates\.pt: was trained with other .*quantile_bins"):
@@ -102,6 +106,7 @@ def log(tmp_path_factory) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_train_takes_the_cell_and_leaves_out_the_aggregates(log, tmp_path) -> None:
     options = ("--cell", "gru", "--no-aggregates", "--hidden-size", 8, "--epochs", 1, "--no-lightgbm")
     command("train", log, "--out", tmp_path / "model.pt", *options)
@@ -121,6 +126,7 @@ def test_an_unknown_cell_is_refused_with_those_there_are(log, tmp_path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_the_ladder_command_trains_what_was_asked_for_and_says_what_to_do_next(log, tmp_path) -> None:
     folder = tmp_path / "rungs"
     chosen = ("--only", "lstm", "--only", "feed-forward", "--set", "fit.epochs=1", "--seed", 3)

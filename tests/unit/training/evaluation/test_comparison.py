@@ -255,6 +255,7 @@ def models(small_shop, no_page, tmp_path_factory) -> Models:
     return Models(worse, better, small_shop)
 
 
+@pytest.mark.slow
 def test_an_artifact_against_itself_is_equal(models) -> None:
     shown = run(models.better, models.better, models.data.path, "--gate", "--tolerance", 0.001)
     assert shown.code == 0

@@ -49,6 +49,7 @@ def run(small_shop, no_page, tmp_path_factory) -> Run:
     return Run(small_shop.path, artifact)
 
 
+@pytest.mark.slow
 def test_the_settings_that_a_run_leaves_repeat_it_to_the_last_bit(run, tmp_path) -> None:
     # When a run is given nothing but what the first one left
     train(run.data, "--out", tmp_path / "again.pt", "--config", run.artifact.with_name("model.config.toml"))
