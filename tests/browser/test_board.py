@@ -166,3 +166,25 @@ def test_the_footer_states_open_access(shop, page) -> None:
     expect(page.locator("#open-access")).to_contain_text("Access is open")
     expect(page.locator("#first-event")).to_contain_text("curl")
     expect(page.locator("#first-event")).not_to_contain_text("Authorization")
+
+
+def test_a_section_below_a_live_board_stays_in_view_while_rows_change_places(shop, opened) -> None:
+    # Given more sessions than the window has room for
+    sessions = [f"s-{number:02}" for number in range(25)]
+    for session_id in sessions:
+        shop.post(session_id)
+    page = opened(viewport={"width": 1200, "height": 700})
+    page.get_by_role("button", name="Last seen").click()
+    expect(ids(page)).to_have_count(25)
+    # When a section below is opened
+    page.get_by_role("link", name="Model quality").click()
+    title = page.locator("#quality-title")
+    expect(title).to_be_in_viewport()
+    expect(title).to_be_focused()
+    before = title.evaluate("title => title.getBoundingClientRect().top")
+    # And the board is sorted anew, three times
+    for session_id in (sessions[3], sessions[11], sessions[20]):
+        shop.post(session_id)
+        expect(ids(page).first).to_have_text(session_id)
+    # Then the section is where it was
+    assert title.evaluate("title => title.getBoundingClientRect().top") == before

@@ -92,8 +92,12 @@ function moveFocus(before) {
   // After a session's view, the focus returns to the row of the session.
   const link = before.session === null ? null
     : document.querySelector(`#rows a[href="${CSS.escape(sessionHash(before.session))}"]`);
-  if (link && route.section === "overview") link.focus();
-  else byId(`${route.section}-title`).focus();
+  if (link && route.section === "overview") {
+    link.focus();
+    return;
+  }
+  byId(`${route.section}-title`).focus();
+  if (route.section !== "overview") byId(route.section).scrollIntoView();
 }
 
 /** Pause or resume polling. While paused, the page sends requests only for a view that the user opens. */
