@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -339,6 +340,19 @@ def test_shoppers_play_at_a_service_that_is_there(service, valkey, tmp_path):
         while not httpx.get(f"{started.base_url}/v1/sessions").json()["sessions"]:
             assert shoppers.poll() is None, log.read_text()
             assert time.monotonic() < deadline
+            time.sleep(0.2)
+        # When the service is away for longer than one event is tried
+        started.stop()
+        with socket.create_server(("127.0.0.1", started.port)) as silent:
+            silent.settimeout(60)
+            for _ in range(4 * 9):
+                silent.accept()[0].close()
+        valkey.flush()
+        started.start()
+        # Then they go on when it is back
+        while not httpx.get(f"{started.base_url}/v1/sessions").json()["sessions"]:
+            assert shoppers.poll() is None, log.read_text()
+            assert time.monotonic() < deadline + 60
             time.sleep(0.2)
         shoppers.send_signal(signal.SIGTERM)
         assert shoppers.wait(60) == 0

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Final
+from typing import Any, Final
 
 import httpx
 from rich.live import Live
@@ -26,7 +26,7 @@ from model.events import PURCHASE, Event
 from model.sizes import NetworkSizes
 from training.commands.console import OUT, prepare_progress, print_line
 from training.commands.demo_screen import Shop, Shopper, screen
-from training.commands.replay import ReplayError, client_of, ending_now, event_body, post_event
+from training.commands.replay import ReplayError, UnreachableError, client_of, ending_now, event_body, post_event
 from training.commands.train import run_training
 from training.config import DemoSettings, FitSettings, TrainSettings
 from training.data.prepare import prepare
@@ -35,6 +35,7 @@ from training.synthetic import PRESETS, generate, sessions, write
 _START_TIMEOUT_S: Final = 60.0
 _STOP_TIMEOUT_S: Final = 15.0
 _LONGEST_PAUSE_S: Final = 4.0
+_UNREACHABLE_PAUSE_S: Final = 1.0
 # Shoppers pause for seconds instead of minutes. So a visit is over after half a minute, and its outcome counts a minute
 # later: the figures of model quality appear while people watch.
 _FAST_SHOP: Final = {"WILLBUY_SESSION_IDLE_S": "30", "WILLBUY_TRUST_WINDOW_S": "1440"}
@@ -218,7 +219,9 @@ async def _play(url: str, settings: DemoSettings) -> None:
             try:
                 async with asyncio.TaskGroup() as group:
                     for _ in range(settings.shoppers):
-                        group.create_task(_shopper(client, shop, visits, numbers, settings.speed))
+                        group.create_task(
+                            _shopper(client, shop, visits, numbers, settings.speed, waits=settings.url is not None)
+                        )
                     group.create_task(_redraw(live, shop))
             except asyncio.CancelledError:
                 live.update(screen(shop))
@@ -237,9 +240,15 @@ async def _redraw(live: Live, shop: Shop) -> None:
 
 
 async def _shopper(
-    client: httpx.AsyncClient, shop: Shop, visits: Iterator[list[Event]], numbers: Iterator[int], speed: float
+    client: httpx.AsyncClient,
+    shop: Shop,
+    visits: Iterator[list[Event]],
+    numbers: Iterator[int],
+    speed: float,
+    *,
+    waits: bool,
 ) -> None:
-    """Play sessions one after another."""
+    """Play sessions one after another; with `waits`, stay while the service is away, which others may restart."""
     while True:
         session_id = f"demo-{secrets.token_hex(3)}-{next(numbers)}"
         events = ending_now(next(visits), time.time_ns() // 1_000_000)
@@ -252,7 +261,8 @@ async def _shopper(
             previous_ms = event.timestamp_ms
             await asyncio.sleep(min(_LONGEST_PAUSE_S, pause_s))
             started = time.perf_counter()
-            answer, _ = await post_event(client, event_body(session_id, f"{session_id}/{number}", event))
+            body = event_body(session_id, f"{session_id}/{number}", event)
+            answer = await _answered(client, shop, body, waits=waits)
             latency_ms = (time.perf_counter() - started) * 1000
             shop.latency_ms = latency_ms if not shop.events else 0.98 * shop.latency_ms + 0.02 * latency_ms
             shop.events += 1
@@ -270,3 +280,18 @@ async def _shopper(
             shop.score_of_others += last
         await asyncio.sleep(1.5)
         del shop.shoppers[session_id]
+
+
+async def _answered(client: httpx.AsyncClient, shop: Shop, body: dict[str, Any], *, waits: bool) -> dict[str, Any]:
+    """Return the answer to an event; with `waits`, try until there is one, and show meanwhile what is wrong."""
+    while True:
+        try:
+            answer, _ = await post_event(client, body)
+        except UnreachableError as exc:
+            if not waits:
+                raise
+            shop.problem = str(exc)
+            await asyncio.sleep(_UNREACHABLE_PAUSE_S)
+        else:
+            shop.problem = ""
+            return answer

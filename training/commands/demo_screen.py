@@ -39,6 +39,7 @@ class Shop:
     bought: int = 0
     score_of_buyers: float = 0.0
     score_of_others: float = 0.0
+    problem: str = ""
 
 
 def screen(shop: Shop) -> Panel:
@@ -68,7 +69,10 @@ def screen(shop: Shop) -> Panel:
             f"  ·  mean last score: buyers {shop.score_of_buyers / shop.bought:.2f}, "
             f"others {shop.score_of_others / others:.2f}"
         )
-    return Panel(Group(table, Text(summary, style="dim")), title="willbuy: who is about to buy?")
+    problem = (
+        [Text(f"The service does not answer; trying again. {shop.problem}", style="yellow")] if shop.problem else []
+    )
+    return Panel(Group(table, Text(summary, style="dim"), *problem), title="willbuy: who is about to buy?")
 
 
 def _probability(history: list[float]) -> Text:

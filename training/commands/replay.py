@@ -9,7 +9,7 @@ import math
 import secrets
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -42,6 +42,10 @@ _LONGEST_WAIT_S: Final = 2.0
 
 class ReplayError(RuntimeError):
     """The service could not be reached, or refused an event; the message has its answer."""
+
+
+class UnreachableError(ReplayError):
+    """The service could not be reached, or was busy, in each attempt."""
 
 
 REPLAY_ERRORS: Final = (ReplayError, ArtifactError, SourceError, ValueError, OSError)
@@ -168,7 +172,8 @@ async def post_event(client: httpx.AsyncClient, body: dict[str, Any]) -> tuple[d
     """Post one event and retry with the same event id where the service is busy; return answer and retries.
 
     Raises:
-        ReplayError: the service cannot be reached, or refuses the event.
+        UnreachableError: the service cannot be reached, or is busy.
+        ReplayError: it refuses the event.
     """
     problem = ""
     for attempt in range(_ATTEMPTS):
@@ -184,8 +189,12 @@ async def post_event(client: httpx.AsyncClient, body: dict[str, Any]) -> tuple[d
             return answer, attempt
         problem = f"{response.status_code}: {response.text[:500]}"
         if response.status_code not in _RETRY_STATUS:
-            break
-    raise ReplayError(f"POST {client.base_url}/v1/events for session {body['session_id']}: {problem}")
+            raise ReplayError(_failure(client, body, problem))
+    raise UnreachableError(_failure(client, body, problem))
+
+
+def _failure(client: httpx.AsyncClient, body: Mapping[str, Any], problem: str) -> str:
+    return f"POST {client.base_url}/v1/events for session {body['session_id']}: {problem}"
 
 
 async def served_model(client: httpx.AsyncClient) -> dict[str, Any]:
