@@ -17,6 +17,7 @@ from app.board.query import BoardQuery
 from app.board.reader import read_board
 from app.board.stats import STATS_INTERVAL_S, Stats
 from app.board.streams import Streams
+from app.interventions.idle import IdleRules
 from app.interventions.rule_file import RuleFile
 from app.monitoring.health import HealthMonitor, Readiness
 from app.monitoring.metrics import Metrics
@@ -111,6 +112,9 @@ async def running_services(
         )
         sweeper.start()
         closing.push_async_callback(sweeper.close)
+        idle_rules = IdleRules(store, lambda: rule_file.decider, now_ms=now_ms, metrics=metrics, logger=logger)
+        idle_rules.start()
+        closing.push_async_callback(idle_rules.close)
         readiness = Readiness(store, takes_events=lambda: batcher.running, is_draining=lambda: drain.draining)
 
         async def live_sessions() -> int:
@@ -141,7 +145,12 @@ async def running_services(
         stats: SingleFlightCache[None, Content] = SingleFlightCache(lambda _: reporter.read(), kept_s=STATS_INTERVAL_S)
         closing.push_async_callback(stats.close)
         streams = Streams(
-            board=board.get, stats=lambda: stats.get(None), most_streams=settings.max_streams, logger=logger
+            board=board.get,
+            stats=lambda: stats.get(None),
+            decisions=store.decisions,
+            has_rules=lambda: rule_file.decider is not None,
+            most_streams=settings.max_streams,
+            logger=logger,
         )
         metrics.watch(metrics.streams_open, lambda: streams.open)
         closing.callback(streams.close)

@@ -32,7 +32,8 @@ _SEND_TIMEOUT_S: Final = 30.0
         **documented(InvalidRequestError, TooManyStreamsError, ShuttingDownError),
         200: {
             "description": "`event: board` with a body of `GET /v1/sessions` when it has changed, `event: stats` with "
-            "one of `GET /v1/stats`, `event: problem` with a problem while they cannot be read; comments in between.",
+            "one of `GET /v1/stats`, `event: interventions` with an array of the rules that have fired since, `event: "
+            "problem` with a problem while they cannot be read; comments in between.",
             "content": {"text/event-stream": {"schema": {"type": "string"}}},
         },
     },

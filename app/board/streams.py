@@ -2,23 +2,29 @@
 
 A *channel* reads one answer at an interval while it has listeners; a *listener* is an open stream and joins several
 channels. A newer event replaces an older one that the listener has not taken: a slow listener skips outdated events and
-needs no more memory.
+needs no more memory. Decisions of rules are no state but happenings, so each is sent; a slow listener loses the oldest.
 
 The format is that of https://html.spec.whatwg.org/multipage/server-sent-events.html.
 """
 
 import asyncio
 import json
+from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import UTC, datetime
+from functools import partial
 from typing import Final
 
+import msgspec
 from structlog.typing import FilteringBoundLogger
 
 from app.board.content import Content
 from app.board.query import BoardQuery
 from app.errors import ShuttingDownError, TooManyStreamsError, WillbuyError, to_problem
 from app.runtime.periodic import PeriodicTask
+from app.store.interventions import NOW, DecisionStore, HandedOver
+from model.redis_keys import SHARDS
 
 HEARTBEAT_S: Final = 15.0
 # How soon a browser reconnects after the end of its stream.
@@ -27,6 +33,10 @@ _HEARTBEAT: Final = b": still here\n\n"
 _PROBLEM: Final = "problem"
 # A page that redraws more often than once a second is hard to read.
 STREAM_INTERVAL_S: Final = 1.0
+DECISIONS_INTERVAL_S: Final = 0.5
+"""Interval at which decisions of rules are read while a stream is open, in seconds."""
+_MOST_DECISIONS: Final = 1000
+_DECISIONS: Final = b"interventions"
 
 
 class Listener:
@@ -34,12 +44,18 @@ class Listener:
 
     def __init__(self) -> None:
         self._pending: dict[str, bytes] = {}
+        self._decisions: deque[bytes] = deque(maxlen=_MOST_DECISIONS)
         self._arrived = asyncio.Event()
         self._is_closed = False
 
     def put(self, event: str, data: bytes) -> None:
         """Keep an event for sending, in place of an older one of the same name."""
         self._pending[event] = data
+        self._arrived.set()
+
+    def add_decisions(self, decisions: Sequence[bytes]) -> None:
+        """Keep decisions of rules for sending, each as JSON; of those not yet taken the last thousand."""
+        self._decisions.extend(decisions)
         self._arrived.set()
 
     def close(self) -> None:
@@ -58,9 +74,12 @@ class Listener:
                 yield _HEARTBEAT
                 continue
             self._arrived.clear()
-            pending, self._pending = self._pending, {}
+            pending, self._pending = {name.encode(): data for name, data in self._pending.items()}, {}
+            if self._decisions:
+                pending[_DECISIONS] = b"[%b]" % b",".join(self._decisions)
+                self._decisions.clear()
             if pending:
-                yield b"".join(b"event: %b\ndata: %b\n\n" % (name.encode(), data) for name, data in pending.items())
+                yield b"".join(b"event: %b\ndata: %b\n\n" % one for one in pending.items())
 
 
 class _Channel:
@@ -117,12 +136,79 @@ class _Channel:
             listener.close()
 
 
+class _DecisionChannel:
+    """Reads what rules have decided since the last look, and gives it to all listeners."""
+
+    def __init__(
+        self, store: DecisionStore, has_rules: Callable[[], bool], *, interval_s: float, logger: FilteringBoundLogger
+    ) -> None:
+        self.listeners: set[Listener] = set()
+        self._store = store
+        self._has_rules = has_rules
+        self._places = dict.fromkeys(range(SHARDS), NOW)
+        self._task = PeriodicTask(
+            self._update, name="stream-decisions", every_s=interval_s, logger=logger, failed="stream_failed"
+        )
+        self._task.start()
+
+    def stop(self) -> None:
+        self._task.stop()
+
+    async def _update(self) -> bool:
+        if not self._has_rules():
+            return False
+        try:
+            pages = await self._store.read(self._places)
+        except WillbuyError:
+            # The board's channel tells the listeners, and the places stay.
+            return False
+        told: list[bytes] = []
+        for shard, page in pages.items():
+            self._places[shard] = page.after
+            told += [_told(entry.decision) for entry in page.entries if entry.decision.told]
+        if told:
+            for listener in self.listeners:
+                listener.add_decisions(told)
+        return any(page.is_more for page in pages.values())
+
+
+class _Told(msgspec.Struct, frozen=True):
+    """A decision as streams have it, control groups only where the rule tells them."""
+
+    session_id: str
+    name: str
+    group: str
+    probability: float
+    event: int
+    decided: str
+    idle: bool
+
+
+_encode: Final = msgspec.json.Encoder().encode
+
+
+def _told(decision: HandedOver) -> bytes:
+    return _encode(
+        _Told(
+            decision.session_id,
+            decision.rule,
+            decision.group,
+            decision.probability,
+            decision.event,
+            datetime.fromtimestamp(decision.decided_ms / 1000, UTC).isoformat(timespec="milliseconds"),
+            decision.idle,
+        )
+    )
+
+
 class Streams:
     """All open streams of a replica.
 
     Args:
         board: answers a query of the board.
         stats: answers with the statistics.
+        decisions: the decisions of rules.
+        has_rules: whether there are rules; without any, no decision is looked for.
         most_streams: how many may be open.
         logger: where a defect of a channel is logged.
         interval_s: interval of the readings.
@@ -133,12 +219,22 @@ class Streams:
         *,
         board: Callable[[BoardQuery], Awaitable[Content]],
         stats: Callable[[], Awaitable[Content]],
+        decisions: DecisionStore,
+        has_rules: Callable[[], bool],
         most_streams: int,
         logger: FilteringBoundLogger,
         interval_s: float = STREAM_INTERVAL_S,
     ) -> None:
         self._board = board
         self._stats = stats
+        self._open_decisions = partial(
+            _DecisionChannel,
+            decisions,
+            has_rules,
+            interval_s=min(interval_s, DECISIONS_INTERVAL_S),
+            logger=logger,
+        )
+        self._decisions: _DecisionChannel | None = None
         self._interval_s = interval_s
         self._most_streams = most_streams
         self._logger = logger
@@ -170,12 +266,20 @@ class Streams:
         keys: Sequence[BoardQuery | None] = (query, None)
         for key in keys:
             self._channel(key).join(listener)
+        if self._decisions is None:
+            self._decisions = self._open_decisions()
+        self._decisions.listeners.add(listener)
         try:
             yield listener
         finally:
             self._listeners.discard(listener)
             for key in keys:
                 self._leave(key, listener)
+            if self._decisions is not None:
+                self._decisions.listeners.discard(listener)
+                if not self._decisions.listeners:
+                    self._decisions.stop()
+                    self._decisions = None
 
     def close(self) -> None:
         """End all streams and open no more."""

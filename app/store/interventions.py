@@ -4,16 +4,21 @@
 stream once, whatever crashes. The live stream and webhooks read it from there, each from its own place.
 """
 
+import os
 from collections.abc import Mapping, Sequence
-from typing import Final, Literal, Protocol
+from typing import Final, Literal, NamedTuple, Protocol
 from uuid import uuid4
 
 import msgspec
+from msgspec.structs import replace
 
+from app.store.experiments import DAY_MS, FIRED_KEPT_MS, label_of
+from app.store.history_codec import encode_decision
 from app.store.keys import Keys, shard_of
+from app.store.record_codec import VERSION_BYTES, Record, encode_record
 from app.store.redis.scripts import ScriptRunner, load_script, unavailable
 from app.store.redis.server import RespArg
-from model.interventions.decide import Decision
+from model.interventions.decide import Decision, visitor_of
 
 # Most decisions of one shard that are kept for readers, approximate, and for how long.
 DECISIONS_KEPT: Final = 4096
@@ -79,6 +84,23 @@ class DecisionPage(msgspec.Struct, frozen=True):
     is_more: bool
 
 
+class IdlePage(NamedTuple):
+    """Sessions of one shard that have fallen idle, the place after them, and whether there are further ones."""
+
+    session_ids: Sequence[str]
+    place: str
+    is_more: bool
+
+
+class IdleDecisions(NamedTuple):
+    """Decisions on a session after idle time, the record that they were made from, and the idle time."""
+
+    session_id: str
+    record: Record
+    decisions: tuple[Decision, ...]
+    idle_ms: int
+
+
 class DecisionStore(Protocol):
     """The decisions of all sessions, for their readers."""
 
@@ -105,6 +127,34 @@ class DecisionStore(Protocol):
         """
         ...
 
+    async def find_idle(
+        self, places: Mapping[int, str], *, idle_ms: int, look_back_ms: int, band: tuple[float, float], most: int
+    ) -> dict[int, IdlePage]:
+        """Return open sessions whose last event has become older than an idle time since the last look.
+
+        Args:
+            places: by shard, the place of the last page; empty: there was none.
+            idle_ms: the idle time.
+            look_back_ms: how far back to look where there was no page.
+            band: smallest and largest probability.
+            most: sessions of a shard to examine, approximate.
+
+        Raises:
+            StoreError: a shard cannot be read.
+        """
+        ...
+
+    async def commit_idle(self, commits: Sequence[IdleDecisions]) -> list[bool]:
+        """Store decisions after idle time, each if its session still has the record that was read and is still idle.
+
+        Returns:
+            For each whether it was stored.
+
+        Raises:
+            StoreError: one may not have been stored; sent again it counts once.
+        """
+        ...
+
 
 class RedisDecisions:
     """Implements `DecisionStore` on Redis.
@@ -112,10 +162,14 @@ class RedisDecisions:
     Args:
         scripts: runs the Lua scripts.
         keys: the keys of this service.
+        wait_replicas: replicas of Redis that must confirm decisions after idle time.
     """
 
-    def __init__(self, scripts: ScriptRunner, *, keys: Keys) -> None:
+    def __init__(self, scripts: ScriptRunner, *, keys: Keys, wait_replicas: int = 0) -> None:
         self._scripts = scripts
+        self._wait_replicas = wait_replicas
+        self._idle_script = load_script("idle.lua")
+        self._decide_script = load_script("decide.lua")
         self._keys = keys
         self._cap_script = load_script("cap.lua")
         self._read_script = load_script("handed_over.lua")
@@ -145,6 +199,61 @@ class RedisDecisions:
         return {
             rule: 0 if isinstance(reply, Exception) else int(reply) for rule, reply in zip(wanted, replies, strict=True)
         }
+
+    async def find_idle(
+        self, places: Mapping[int, str], *, idle_ms: int, look_back_ms: int, band: tuple[float, float], most: int
+    ) -> dict[int, IdlePage]:
+        shards, size = list(places), self._scripts.max_shards_per_script
+        groups = [shards[first : first + size] for first in range(0, len(shards), size)]
+        calls: list[tuple[int, list[RespArg]]] = []
+        for group in groups:
+            keys = [key for shard in group for key in (self._keys.board(shard), self._keys.seen(shard))]
+            limits: tuple[RespArg, ...] = (idle_ms, look_back_ms, repr(band[0]), repr(band[1]), most)
+            calls.append((group[0], [len(keys), *keys, *limits, *(places[shard] for shard in group)]))
+        pages: dict[int, IdlePage] = {}
+        for group, reply in zip(groups, await self._scripts.run("idle", self._idle_script, calls), strict=True):
+            if isinstance(reply, Exception):
+                raise unavailable(reply)
+            for shard, (place, is_more, *ids) in zip(group, reply, strict=True):
+                pages[shard] = IdlePage([one.decode() for one in ids], place.decode(), bool(is_more))
+        return pages
+
+    async def commit_idle(self, commits: Sequence[IdleDecisions]) -> list[bool]:
+        calls: list[tuple[int, list[RespArg]]] = []
+        for session_id, record, decisions, idle_ms in commits:
+            shard = shard_of(session_id)
+            _, seen, _, record_key, history_key = self._keys.session(shard, session_id)
+            day = decisions[0].decided_ms // DAY_MS
+            entries = [encode_decision(decision) for decision in decisions]
+            # Of a rule that repeats, the last decision is enough: no answer has the ones before.
+            rules = {decision.rule for decision in decisions}
+            kept = [one for one in record.decisions if not (one.idle and one.rule in rules)]
+            following = replace(
+                record,
+                version=os.urandom(VERSION_BYTES),
+                decisions=(*kept, *decisions),
+                history_bytes=record.history_bytes + sum(map(len, entries)),
+            )
+            keys: list[RespArg] = [
+                seen,
+                record_key,
+                history_key,
+                self._keys.decisions(shard),
+                self._keys.fired(shard, day),
+            ]
+            arguments: list[RespArg] = [session_id, record.version, encode_record(following), idle_ms]
+            arguments += (DECISIONS_KEPT, DECISIONS_KEPT_MS, FIRED_KEPT_MS)
+            visitor_id = visitor_of(record.facts) if record.facts else None
+            for decision, entry in zip(decisions, entries, strict=True):
+                label = label_of(decision.rule, decision.group.word)
+                arguments += (entry, handed_over(session_id, decision, visitor_id), label)
+            calls.append((shard, [len(keys), *keys, *arguments]))
+        stored: list[bool] = []
+        for reply in await self._scripts.run("decide", self._decide_script, calls, wait_replicas=self._wait_replicas):
+            if isinstance(reply, Exception):
+                raise unavailable(reply)
+            stored.append(reply == 1)
+        return stored
 
 
 def handed_over(session_id: str, decision: Decision, visitor_id: str | None) -> bytes:

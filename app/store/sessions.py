@@ -102,7 +102,7 @@ class RedisStore:
             session_idle_s=session_idle_s,
             limits=self._limits,
         )
-        self.decisions = RedisDecisions(self._scripts, keys=keys)
+        self.decisions = RedisDecisions(self._scripts, keys=keys, wait_replicas=wait_replicas)
         self.replicas = RedisReplicas(self._scripts, keys=keys, ttl_s=_REPORT_TTL_S)
 
     @property

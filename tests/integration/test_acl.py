@@ -28,13 +28,16 @@ def server(start_redis):
         yield started, admin
 
 
-def run_traffic(base_url, headers=None):
+def run_traffic(base_url, headers=None, *, with_rules=False):
     """Call everything that needs Redis, and wait until the sweeper has closed a session."""
     with httpx.Client(base_url=base_url, timeout=30, headers=headers) as client:
         ready = client.get("/readyz")
         assert ready.status_code == 200, ready.text
         assert "warnings" not in ready.json()
-        assert client.post("/v1/events", json=EVENT | {"event_id": "e"}).status_code == 200
+        first = client.post("/v1/events", json=EVENT | {"event_id": "e"})
+        assert first.status_code == 200
+        if with_rules:
+            assert first.json()["interventions"]
         batch = client.post("/v1/events/batch", json=[EVENT | {"session_id": name} for name in "abcdef"])
         assert all("score" in result for result in batch.json()["results"])
         assert client.get("/v1/sessions/s-1?trace=true").status_code == 200
@@ -58,10 +61,17 @@ def collect(url, out, *options):
 
 def test_the_documented_user_is_enough_for_the_whole_traffic(server, service, tmp_path):
     started, admin = server
+    rules = tmp_path / "rules.toml"
+    rules.write_text('[[rules]]\nname = "capped"\ncap_per_hour = 1000\n')
     running = service(
-        redis_url=url_of(started), session_idle_s=1, outcome_grace_s=60, watch_artifact_s=0, shadow_share=0
+        redis_url=url_of(started),
+        session_idle_s=1,
+        outcome_grace_s=60,
+        watch_artifact_s=0,
+        shadow_share=0,
+        interventions_file=rules,
     )
-    run_traffic(running.base_url)
+    run_traffic(running.base_url, with_rules=True)
     collected = tmp_path / "collected"
     run = collect(url_of(started), collected)
     assert run.returncode == 0, run.stderr

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from app.errors import CorruptRecordError, StoreError
 from app.store.history_codec import Entry, decode_events, decode_history
 from app.store.interface import Commit, whole_history
-from app.store.interventions import DecisionPage
+from app.store.interventions import DecisionPage, IdleDecisions, IdlePage
 from app.store.outcomes import ClosedCount, Counts, CountsOf, Due, Written
 from app.store.record_codec import Record, decode_record, encode_record
 from model.events import Event
@@ -53,6 +53,15 @@ class MemoryDecisions:
     async def read(self, after: Mapping[int, str], *, most: int = 1) -> dict[int, DecisionPage]:
         del most
         return {shard: DecisionPage((), place, is_more=False) for shard, place in after.items()}
+
+    async def find_idle(
+        self, places: Mapping[int, str], *, idle_ms: int, look_back_ms: int, band: tuple[float, float], most: int
+    ) -> dict[int, IdlePage]:
+        del idle_ms, look_back_ms, band, most
+        return {shard: IdlePage((), place, is_more=False) for shard, place in places.items()}
+
+    async def commit_idle(self, commits: Sequence[IdleDecisions]) -> list[bool]:
+        return [False] * len(commits)
 
     async def take(self, wanted: Mapping[str, tuple[int, int]]) -> dict[str, int]:
         given = {rule: min(number, cap - self.taken[rule]) for rule, (number, cap) in wanted.items()}

@@ -1,9 +1,13 @@
 """The parts of the board by themselves: shared answers, the meter, the streams."""
 
 import asyncio
+import json
 import math
+from typing import Any
 
 import pytest
+from msgspec.structs import replace
+from support.memory_store import MemoryDecisions
 
 from app.board.content import Content
 from app.board.meter import Meter, quantile_ms
@@ -13,6 +17,7 @@ from app.errors import BoardBusyError, ShuttingDownError, StoreUnavailableError,
 from app.monitoring.logging import build_logger
 from app.monitoring.metrics import Metrics
 from app.runtime.single_flight import SingleFlightCache
+from app.store.interventions import NOW, DecisionEntry, DecisionPage, HandedOver
 
 pytestmark = pytest.mark.anyio
 
@@ -176,10 +181,12 @@ def test_a_quantile_is_read_off_the_classes(counts, share, expected):
     assert quantile_ms([0.01, 0.02, math.inf], counts, share) == (expected and pytest.approx(expected))
 
 
-def streams_of(board, stats, *, most_streams=8):
+def streams_of(board, stats, *, most_streams=8, decisions=None, has_rules=True):
     return Streams(
         board=board,
         stats=stats,
+        decisions=decisions or MemoryDecisions(),
+        has_rules=lambda: has_rules,
         interval_s=0.001,
         most_streams=most_streams,
         logger=build_logger(log_format="console", log_level="error"),
@@ -266,3 +273,69 @@ async def test_a_channel_that_breaks_ends_its_streams():
     with streams_of(board, stats).listening(BoardQuery()) as listener:
         async with asyncio.timeout(30):
             assert [frame async for frame in listener.frames()]
+
+
+class Decisions(MemoryDecisions):
+    """Has what tests add, one decision a shard and look."""
+
+    def __init__(self):
+        super().__init__()
+        self.added = []
+        self.looks = 0
+        self.has_looked = asyncio.Event()
+
+    async def read(self, after, *, most=1):
+        self.looks += 1
+        self.has_looked.set()
+        await asyncio.sleep(0)
+        places = {
+            shard: DecisionPage((), place if place != NOW else "0-0", is_more=False) for shard, place in after.items()
+        }
+        if self.added and NOW not in after.values():
+            decision = self.added.pop(0)
+            places[7] = DecisionPage([DecisionEntry(7, "1-0", decision)], "1-0", is_more=bool(self.added))
+        return places
+
+
+async def test_a_stream_has_every_decision_that_may_be_told_and_a_slow_listener_the_last_ones():
+    decisions = Decisions()
+    streams = streams_of(Source("board"), Source("stats"), decisions=decisions)
+    with streams.listening(BoardQuery()) as slow, streams.listening(BoardQuery()) as quick:
+        await decisions.has_looked.wait()
+        held = HandedOver("s-0", "r", "control", 0.5, 1, 1_795_342_600_000, told=False)
+        decisions.added += [held, *(replace(held, session_id=f"s-{number}", told=True) for number in range(1, 1500))]
+        frames = quick.frames()
+        got: list[dict[str, Any]] = []
+        while len(got) < 1499:
+            frame = await anext(frames)
+            for block in frame.split(b"\n\n"):
+                if block.startswith(b"event: interventions\ndata: "):
+                    got += json.loads(block.removeprefix(b"event: interventions\ndata: "))
+        assert [one["session_id"] for one in got] == [f"s-{number}" for number in range(1, 1500)]
+        assert got[0] == {
+            "session_id": "s-1",
+            "name": "r",
+            "group": "control",
+            "probability": 0.5,
+            "event": 1,
+            "decided": "2026-11-22T10:16:40.000+00:00",
+            "idle": False,
+        }
+        frames = slow.frames()
+        await anext(frames)
+        (block,) = [one for one in (await anext(frames)).split(b"\n\n") if b"interventions" in one]
+        assert [one["session_id"] for one in json.loads(block.partition(b"data: ")[2])] == [
+            f"s-{number}" for number in range(500, 1500)
+        ]
+    streams.close()
+
+
+async def test_without_rules_no_decision_is_looked_for():
+    decisions = Decisions()
+    board = Source("board")
+    streams = streams_of(board, Source("stats"), decisions=decisions, has_rules=False)
+    with streams.listening(BoardQuery()):
+        while board.asked < 3:  # noqa: ASYNC110 - the source has no event
+            await asyncio.sleep(0.001)
+    assert decisions.looks == 0
+    streams.close()
