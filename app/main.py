@@ -122,6 +122,9 @@ def create_app(
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
+        servers=[{"url": "/", "description": "this service"}],
+        # Names for the functions of generated clients.
+        generate_unique_id_function=lambda route: route.name,
         # The framework's own spans carry paths, and paths carry session ids; `app.monitoring.tracing` has ours.
         telemetry={"tracing": False, "metrics": False, "logs": False, "operation_spans": False},
     )

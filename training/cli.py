@@ -57,7 +57,10 @@ def _command(panel: str, name: str | None = None) -> Callable[[Callable[..., Non
         def checked(**values: Any) -> None:  # noqa: ANN401  # whatever typer parsed
             missing = [name for name in _TRAINING_PACKAGES if importlib.util.find_spec(name) is None]
             if missing:
-                ERR.print(f'error: {", ".join(missing)} not installed: pip install "willbuy[train]"', markup=False)
+                ERR.print(
+                    f'error: {", ".join(missing)} not installed: run pip install ".[train]" in a checkout of willbuy',
+                    markup=False,
+                )
                 raise typer.Exit(1)
             command(**values)
 

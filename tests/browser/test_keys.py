@@ -74,7 +74,7 @@ def test_a_key_is_kept_for_one_tab(shop, opened) -> None:
     page.get_by_role("button", name="Use key").click()
     expect(page.locator("#connection-text")).to_have_text("Live")
     # The command that sends a first event includes a key too
-    expect(page.locator("#first-event")).to_contain_text('-H "Authorization: Bearer $WILLBUY_KEY"')
+    expect(page.locator("#first-event")).to_contain_text('-H "Authorization: Bearer $WILLBUY_API_KEY"')
     # When
     page.reload()
     # Then

@@ -143,7 +143,7 @@ class Shelf:
         self._folder = folder
         self.port = free_port()
         self.redis_port = free_port()
-        self.variables = {"WILLBUY_KEY": KEY.key}
+        self.variables = {"WILLBUY_API_KEY": KEY.key}
 
     def bring(self, need: str) -> None:
         if need == "redis":

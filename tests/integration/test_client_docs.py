@@ -32,7 +32,7 @@ def node():
 
 def run(*command):
     # The service lets everybody in; some examples name a key all the same
-    environment = os.environ | {"WILLBUY_KEY": "none"}
+    environment = os.environ | {"WILLBUY_API_KEY": "none"}
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, env=environment)
     assert (done.returncode, done.stderr) == (0, "")
     return done.stdout

@@ -39,7 +39,7 @@ export function showFirstEvent(needsKey) {
   const example = '{"session_id": "s-1", "event_name": "view_item", "item_id": "SKU-1"}';
   setText(byId("first-event"), [
     `curl ${new URL("../v1/events", document.baseURI)}`,
-    ...(needsKey ? ['-H "Authorization: Bearer $WILLBUY_KEY"'] : []),
+    ...(needsKey ? ['-H "Authorization: Bearer $WILLBUY_API_KEY"'] : []),
     "-H 'Content-Type: application/json'",
     `-d '${example}'`,
   ].join(" \\\n  "));

@@ -310,6 +310,14 @@ async def test_stopping_answers_what_waits_then_closes_the_store(store):
     assert store.closed
 
 
+async def test_openapi_names_each_operation_once_as_a_generated_client_would(client):
+    document = (await client.get("/openapi.json")).json()
+    names = [operation["operationId"] for methods in document["paths"].values() for operation in methods.values()]
+    assert {"post_event", "post_events", "get_session", "list_sessions", "get_stats"} <= set(names)
+    assert len(set(names)) == len(names)
+    assert [server["url"] for server in document["servers"]] == ["/"]
+
+
 async def test_openapi_documents_bodies_examples_and_every_problem(client):
     document = (await client.get("/openapi.json")).json()
     schemas = document["components"]["schemas"]

@@ -246,5 +246,5 @@ def test_without_the_extra(artifact, monkeypatch):
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "not_traced" in done.stderr
-    assert "pip install 'willbuy[otel]'" in done.stderr
+    assert "pip install '.[otel]'" in done.stderr
     assert "Traceback" not in done.stderr
