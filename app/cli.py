@@ -15,6 +15,7 @@ import typer
 from rich.console import Console
 
 from app.auth.cli import cli as key_cli
+from app.interventions.cli import cli as webhooks_cli
 
 if TYPE_CHECKING:
     import uvicorn
@@ -216,6 +217,7 @@ def complete_cli() -> typer.Typer:
     for entry_point in sorted(entry_points(group="willbuy.commands"), key=lambda found: found.name):
         cli.add_typer(entry_point.load())
     cli.add_typer(key_cli, rich_help_panel="Serving")
+    cli.add_typer(webhooks_cli, rich_help_panel="Serving")
     return cli
 
 

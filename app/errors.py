@@ -11,6 +11,7 @@ By the part of the service that raises them:
     scorer  -> SessionNotFoundError, SessionFullError, SessionTooLargeError, OutcomeConflictError, ConflictError,
                PredictionError
     board   -> BoardBusyError, TooManyStreamsError
+    rules   -> RuleNotFoundError, WebhookNotFoundError
     model   -> ReloadDisabledError, ReloadInProgressError, ArtifactRefusedError
     store   -> StoreUnavailableError, CorruptRecordError, HistoryGoneError
 
@@ -257,6 +258,22 @@ class SessionNotFoundError(WillbuyError):
     status = 404
     code = "session_not_found"
     title = "There is no such session"
+
+
+class RuleNotFoundError(WillbuyError):
+    """The file of rules has no rule of this name."""
+
+    status = 404
+    code = "rule_not_found"
+    title = "There is no such rule"
+
+
+class WebhookNotFoundError(WillbuyError):
+    """The file of rules has no webhook of this name."""
+
+    status = 404
+    code = "webhook_not_found"
+    title = "There is no such webhook"
 
 
 class SessionFullError(WillbuyError):

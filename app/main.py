@@ -14,7 +14,7 @@ from fastapi import FastAPI
 from pydantic import ValidationError
 from structlog.typing import FilteringBoundLogger
 
-from app.api import board, dashboard, events, operations, outcomes, sessions, stream
+from app.api import board, dashboard, events, interventions, operations, outcomes, sessions, stream
 from app.api.events import BATCH_PATH
 from app.api.ingest import Ingest
 from app.api.middleware import BodyLimit, FrontedFastAPI, RequestContext, RequestObserver
@@ -158,7 +158,7 @@ def create_app(
 
 
 def _include_routes(app: FastAPI) -> None:
-    for module in (events, board, outcomes, sessions, stream, operations):
+    for module in (events, board, outcomes, sessions, stream, interventions, operations):
         app.include_router(module.router)
     app.include_router(dashboard.build_router())
 

@@ -17,8 +17,10 @@ from app.board.query import BoardQuery
 from app.board.reader import read_board
 from app.board.stats import STATS_INTERVAL_S, Stats
 from app.board.streams import Streams
+from app.interventions.experiments import Experiments
 from app.interventions.idle import IdleRules
 from app.interventions.rule_file import RuleFile
+from app.interventions.sender import WebhookSender
 from app.monitoring.health import HealthMonitor, Readiness
 from app.monitoring.metrics import Metrics
 from app.monitoring.store_failures import StoreFailures
@@ -93,6 +95,9 @@ async def running_services(
         closing.push_async_callback(rebuilder.close)
         rule_file.start()
         closing.push_async_callback(rule_file.close)
+        experiments, sender = await closing.enter_async_context(
+            running_interventions(rule_file, store, metrics=metrics, logger=logger, now_ms=now_ms)
+        )
         batcher = open_batcher(settings, models, store, rebuilder, rule_file, shadow, metrics=metrics, logger=logger)
         batcher.start()
         closing.push_async_callback(batcher.close)
@@ -171,9 +176,44 @@ async def running_services(
             board=board,
             stats=stats,
             streams=streams,
+            experiments=experiments,
+            sender=sender,
             deadlines=deadlines,
             now_ms=now_ms,
         )
+
+
+@asynccontextmanager
+async def running_interventions(
+    rule_file: RuleFile,
+    store: StateStore,
+    *,
+    metrics: Metrics,
+    logger: FilteringBoundLogger,
+    now_ms: Callable[[], int],
+) -> AsyncIterator[tuple[Experiments, WebhookSender]]:
+    """Run what follows the rules' switches and sends decisions to webhooks; without a file, neither does anything."""
+    experiments = Experiments(
+        store.experiments,
+        lambda: rule_file.rules,
+        on_switched=rule_file.switch_off,
+        metrics=metrics,
+        logger=logger,
+        now_ms=now_ms,
+    )
+    sender = WebhookSender(store.webhooks, store.decisions, metrics=metrics, logger=logger, now_ms=now_ms)
+    sender.use(rule_file.webhooks)
+    rule_file.on_change(lambda: sender.use(rule_file.webhooks))
+    if rule_file.is_there:
+        # A rule that is switched off fires at no event, not even at the first one after a restart.
+        await experiments.try_follow()
+        experiments.start()
+        sender.start()
+    try:
+        yield experiments, sender
+    finally:
+        await sender.close()
+        await experiments.close()
 
 
 def open_models(settings: Settings, model: Model | None, metrics: Metrics, logger: FilteringBoundLogger) -> ModelHolder:

@@ -81,6 +81,7 @@ async def post_outcome(
                 session_id,
                 _OUTCOMES[said.outcome],
                 outcome_ms=outcome_ms,
+                value=said.value if said.outcome == "purchase" else None,
                 metrics=services.metrics,
             )
     except TimeoutError as exc:

@@ -11,6 +11,8 @@ from app.board.content import Content
 from app.board.query import BoardQuery
 from app.board.streams import Streams
 from app.errors import DeadlineExceededError
+from app.interventions.experiments import Experiments
+from app.interventions.sender import WebhookSender
 from app.monitoring.health import Readiness
 from app.monitoring.metrics import Metrics
 from app.runtime.deadlines import Deadlines, Timeout, deadline_of
@@ -43,6 +45,8 @@ class Services:
     board: SingleFlightCache[BoardQuery, Content]
     stats: SingleFlightCache[None, Content]
     streams: Streams
+    experiments: Experiments
+    sender: WebhookSender
     deadlines: Deadlines
     now_ms: Callable[[], int]
 

@@ -93,6 +93,8 @@ async def delete_session(request: Request, session_id: _SessionId) -> Response:
     # A caller that leaves does not stop the erasure.
     with in_time(request):
         await services.store.delete(session_id)
+        for webhook in services.sender.webhooks:
+            await services.store.webhooks.forget(webhook.name, session_id)
     services.metrics.sessions_deleted.inc()
     services.logger.info("session_erased", session_id=session_id, key=holder_of(request.scope))
     return Response(status_code=204)

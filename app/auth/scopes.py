@@ -17,6 +17,8 @@ class Scope(StrEnum):
     """Post events, record outcomes, erase sessions: for the shop's backend. Answers have the sessions' scores."""
     SESSIONS_READ = "sessions:read"
     """Read sessions, the board, the statistics and the model's manifest: for people and the dashboard."""
+    INTERVENTIONS_ADMIN = "interventions:admin"
+    """Switch rules on and off, and send dead webhook messages again: for who runs the experiments."""
     MODEL_ADMIN = "model:admin"
     """Load another artifact, which runs the code in it: for releases."""
 
@@ -35,6 +37,7 @@ _PATHS: Final[dict[str, Methods]] = {
     "/v1/sessions": _READ,
     "/v1/stats": _READ,
     "/v1/stream": _READ,
+    "/v1/interventions": _READ,
     "/v1/model": _READ,
     "/v1/model/reload": {"POST": Scope.MODEL_ADMIN},
     # Load balancers and kubelets have no keys; the answers only show whether the replica is up.
@@ -48,6 +51,13 @@ _PATHS: Final[dict[str, Methods]] = {
 }
 _METRICS: Final = "/metrics"
 _SESSION: Final[Methods] = {"GET": Scope.SESSIONS_READ, "DELETE": Scope.EVENTS_WRITE}
+_RULES: Final[Methods] = MappingProxyType({"POST": Scope.INTERVENTIONS_ADMIN})
+# By the beginning and the end of a path; rules and webhooks have no slash in their names.
+_NAMED: Final = (
+    ("/v1/interventions/", "/switch", _RULES),
+    ("/v1/webhooks/", "/dead", _READ),
+    ("/v1/webhooks/", "/resend", _RULES),
+)
 # A session id may end in `/outcome` too, so it can be read and erased.
 _OUTCOME: Final[Methods] = {**_SESSION, "POST": Scope.EVENTS_WRITE}
 
@@ -70,6 +80,9 @@ class Rules:
         # Session ids may have slashes, so the rest of the path is the id.
         if path.startswith("/v1/sessions/"):
             return _OUTCOME if path.endswith("/outcome") else _SESSION
+        for beginning, end, methods in _NAMED:
+            if path.startswith(beginning) and path.endswith(end):
+                return methods
         if path.startswith("/dashboard/"):
             return _PUBLIC_PAGE
         return None

@@ -57,6 +57,8 @@ class BoardParameters(BaseModel):
     """Only sessions of at most this probability."""
     min_events: Annotated[int, Field(ge=0, le=1_000_000)] = 0
     """Only sessions with at least so many events."""
+    rule: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")] | None = None
+    """Only sessions in which the rule of this name has fired."""
     seen_since: Annotated[
         int | None,
         BeforeValidator(_since),
@@ -85,6 +87,7 @@ class BoardQuery:
         limit: most sessions.
         recent: number of last probabilities of each session.
         after: end of the previous page; None: from the top.
+        rule: name of a rule that has fired in a session; None: any session. Needs its record.
     """
 
     selection: Selection = field(default_factory=Selection)
@@ -92,11 +95,14 @@ class BoardQuery:
     limit: int = 50
     recent: int = 0
     after: Position | None = None
+    rule: str | None = None
 
     def admits(self, record: Record) -> bool:
         """Return whether a session matches the query by its current record."""
         selection = self.selection
         if record.events < self.min_events:
+            return False
+        if self.rule is not None and all(decision.rule != self.rule for decision in record.decisions):
             return False
         if selection.order is Order.PROBABILITY and record.outcome is not Outcome.OPEN:
             return False
@@ -135,31 +141,31 @@ def parse_query(query_string: bytes, *, with_cursor: bool = True) -> BoardQuery:
         if not with_cursor:
             raise _invalid("cursor", "a stream always begins at the top; leave it out", "extra_forbidden")
         try:
-            after = decode_cursor(parameters.cursor, selection, parameters.min_events)
+            after = decode_cursor(parameters.cursor, selection, parameters.min_events, parameters.rule)
         except InvalidCursorError as exc:
             message = "expected next_cursor of an answer with the same order and filters"
             raise _invalid("cursor", message, "invalid_cursor") from exc
-    return BoardQuery(selection, parameters.min_events, parameters.limit, parameters.recent, after)
+    return BoardQuery(selection, parameters.min_events, parameters.limit, parameters.recent, after, parameters.rule)
 
 
 def _invalid(field: str, message: str, code: str) -> InvalidRequestError:
     return InvalidRequestError(f"{field}: {message}", [{"field": field, "message": message, "code": code}])
 
 
-def encode_cursor(position: Position, selection: Selection, min_events: int) -> str:
+def encode_cursor(position: Position, selection: Selection, min_events: int, rule: str | None = None) -> str:
     """Return the cursor of the page after a position."""
     payload = _CURSOR_HEAD.pack(_CURSOR_VERSION, position.score) + position.session_id.encode()
-    return urlsafe_b64encode(payload + _check(payload, selection, min_events)).rstrip(b"=").decode()
+    return urlsafe_b64encode(payload + _check(payload, selection, min_events, rule)).rstrip(b"=").decode()
 
 
-def decode_cursor(cursor: str, selection: Selection, min_events: int) -> Position:
+def decode_cursor(cursor: str, selection: Selection, min_events: int, rule: str | None = None) -> Position:
     """Return the position of a cursor; raise `InvalidCursorError` if it is not one of this selection."""
     try:
         data = urlsafe_b64decode(cursor.encode("ascii") + b"=" * (-len(cursor) % 4))
     except (UnicodeEncodeError, binascii.Error) as exc:
         raise InvalidCursorError from exc
     payload, check = data[:-_CHECK_BYTES], data[-_CHECK_BYTES:]
-    if len(payload) <= _CURSOR_HEAD.size or check != _check(payload, selection, min_events):
+    if len(payload) <= _CURSOR_HEAD.size or check != _check(payload, selection, min_events, rule):
         raise InvalidCursorError
     # Base64 has several texts for one value, and takes characters that it ignores.
     if urlsafe_b64encode(data).rstrip(b"=").decode() != cursor:
@@ -168,9 +174,9 @@ def decode_cursor(cursor: str, selection: Selection, min_events: int) -> Positio
     return Position(score, payload[_CURSOR_HEAD.size :].decode())
 
 
-def _check(payload: bytes, selection: Selection, min_events: int) -> bytes:
+def _check(payload: bytes, selection: Selection, min_events: int, rule: str | None) -> bytes:
     bound = (
         f"{selection.order} {selection.min_probability!r} {selection.max_probability!r} "
-        f"{selection.seen_since_ms} {min_events} "
+        f"{selection.seen_since_ms} {min_events} {'' if rule is None else f'{rule} '}"
     )
     return blake2b(bound.encode() + payload, digest_size=_CHECK_BYTES, person=b"willbuy-cursor").digest()

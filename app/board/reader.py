@@ -123,7 +123,9 @@ def board_out(page: Page, query: BoardQuery) -> BoardOut:
     following = page.following
     return BoardOut(
         sessions=[_session(session_id, row, query.recent) for session_id, row in rows],
-        next_cursor=None if following is None else encode_cursor(following, query.selection, query.min_events),
+        next_cursor=None
+        if following is None
+        else encode_cursor(following, query.selection, query.min_events, query.rule),
         live_sessions=page.live,
     )
 

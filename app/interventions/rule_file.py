@@ -53,8 +53,11 @@ class RuleFile:
         self._latest_ms = now_ms()
         self._logger = logger
         self._on_change: list[Callable[[], None]] = []
+        self.rules = RuleSet()
+        """The rules of the file."""
+        self._off: frozenset[str] = frozenset()
         self.decider: Decider | None = None
-        """Decides by the rules; None: there are none, so the fold does nothing for them."""
+        """Decides by the rules that are not switched off; None: there are none, so the fold does nothing for them."""
         self.webhooks: tuple[Webhook, ...] = ()
         """Where decisions are sent."""
         # The one that read the file. None without a file: a model that was replaced must not stay in memory.
@@ -76,13 +79,18 @@ class RuleFile:
                 raise RulesError([f"{_SETTING}: {fault}" for fault in exc.faults]) from exc
 
     @property
-    def rules(self) -> RuleSet:
-        """The rules in use."""
-        return RuleSet() if self.decider is None else self.decider.rules
+    def is_there(self) -> bool:
+        """Whether the settings name a file."""
+        return self._path is not None
 
     def on_change(self, call: Callable[[], None]) -> None:
         """Have `call` called whenever other rules or webhooks are in use."""
         self._on_change.append(call)
+
+    def switch_off(self, names: frozenset[str]) -> None:
+        """Let the rules of these names not fire, and all others fire; a name may be of a rule that is added later."""
+        self._off = names
+        self._decide()
 
     def start(self) -> None:
         """Watch the file, if there is one; call once, inside the event loop."""
@@ -134,8 +142,13 @@ class RuleFile:
         return rules, webhooks
 
     def _use(self, rules: RuleSet, webhooks: tuple[Webhook, ...]) -> None:
-        self.decider = Decider(rules) if rules.rules else None
+        self.rules = rules
         self.webhooks = webhooks
+        self._decide()
+
+    def _decide(self) -> None:
+        on = tuple(rule for rule in self.rules.rules if rule.name not in self._off)
+        self.decider = Decider(RuleSet(on, self.rules.source)) if on else None
 
     def _note_clock(self, back_ms: int) -> None:
         """Log which rules judge by a clock that has gone back."""

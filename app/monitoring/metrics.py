@@ -100,6 +100,10 @@ class Metrics:
         self.drift_unseen_name_share = figure("drift_unseen_name_share", "Share of events with an unknown name")
         self.drift_failures = counter("drift_failures", "Failures to count inputs")
 
+        self.rule_on = figure("rule_on", "Whether a rule may fire", "rule")
+        self.experiment_sessions = figure("experiment_sessions", "Ended sessions of a rule", "rule", "group")
+        self.experiment_buyers = figure("experiment_buyers", "The buyers among them", "rule", "group")
+        self.experiment_revenue = figure("experiment_revenue", "Value of their purchases", "rule", "group")
         self.webhook_attempts = counter("webhook_attempts", "Attempts to send a message", "webhook", "result")
         self.webhook_dead = counter("webhook_dead", "Messages that are not sent any more", "webhook", "cause")
         self.webhook_dropped = counter("webhook_dropped", "Dead messages dropped for newer ones", "webhook")

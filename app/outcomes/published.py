@@ -38,6 +38,7 @@ class _Session(msgspec.Struct, frozen=True, omit_defaults=True):
     closed_ms: int
     last_seen_ms: int
     events: list[_ScoredEvent]
+    value: float | None = None
     interventions: list[_Intervention] = []
 
 
@@ -62,6 +63,7 @@ def session_json(session: ClosedSession) -> bytes:
             closed_ms=session.closed_ms,
             last_seen_ms=session.last_seen_ms,
             events=events,
+            value=session.value,
             interventions=[
                 _Intervention(one.rule, one.group.word, one.probability, one.event, one.decided_ms, one.idle)
                 for one in session.decisions

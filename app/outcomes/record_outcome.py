@@ -16,6 +16,7 @@ async def record_outcome(
     outcome: Outcome,
     *,
     outcome_ms: int,
+    value: float | None = None,
     metrics: Metrics,
     attempts: int = COMMIT_ATTEMPTS,
 ) -> Record:
@@ -26,6 +27,7 @@ async def record_outcome(
         session_id: the session.
         outcome: its outcome; not `OPEN`.
         outcome_ms: time of the outcome.
+        value: of a purchase; None: not known.
         attempts: how often to commit while events are committed at the same time.
         metrics: where purchases are counted.
 
@@ -48,7 +50,7 @@ async def record_outcome(
             return record
         # A stored outcome is written again where Redis replicas have to confirm it.
         closed = with_outcome(record, outcome, outcome_ms=outcome_ms) if is_new else record
-        commit = Commit(session_id, record.version, closed, closed_by="api" if is_new else None)
+        commit = Commit(session_id, record.version, closed, closed_by="api" if is_new else None, value=value)
         (stored,) = await store.commit([commit])
         if isinstance(stored, Exception):
             raise stored

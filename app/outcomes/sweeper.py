@@ -181,7 +181,12 @@ class SessionSweeper:
 def _written(session: ClosedSession | Unreadable) -> Written:
     if isinstance(session, Unreadable):
         return Written(session.entry, session.session_id, b"")
+    groups: dict[str, str] = {}
     # Without a known outcome a session says nothing about a rule.
-    groups = {one.rule: one.group.word for one in session.decisions} if session.is_known else {}
-    value = 0.0 if session.bought else None
-    return Written(session.entry, session.session_id, session_json(session), groups, value)
+    decisions = list(session.decisions) if session.is_known else []
+    for decision in decisions:
+        # Of a rule that repeats, the first decision is the session's group.
+        groups.setdefault(decision.rule, decision.group.word)
+    value = (session.value or 0.0) if session.bought else None
+    decided_ms = decisions[0].decided_ms if decisions else 0
+    return Written(session.entry, session.session_id, session_json(session), groups, value, decided_ms)

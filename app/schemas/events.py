@@ -231,6 +231,10 @@ class EventIn(BaseModel):
     visitor_id: _Identifier | None = None
     """The shop's id of the visitor. Rules keep a visitor in one group over all sessions; the model never sees it."""
 
+    value: _OptionalAmount = None
+    """Value of a purchase, in the shop's currency: the session's revenue in experiments. The model never sees it.
+    Without it: price times quantity, where there is a price."""
+
     properties: Annotated[
         dict[_PropertyKey, Annotated[PropertyValue, BeforeValidator(_property_value)]],
         Field(max_length=LARGEST_PROPERTY_COUNT),
@@ -262,6 +266,7 @@ class EventBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     price: _Amount | UnsetType | None = UNSET
     quantity: _Amount | UnsetType | None = UNSET
     visitor_id: _Identifier | UnsetType | None = UNSET
+    value: _Amount | UnsetType | None = UNSET
     properties: (
         Annotated[dict[_PropertyKey, _PropertyBody], Meta(max_length=LARGEST_PROPERTY_COUNT)] | UnsetType | None
     ) = UNSET
@@ -382,6 +387,9 @@ class OutcomeIn(BaseModel):
 
     timestamp: _Timestamp = None
     """When: RFC 3339 with an offset, or milliseconds since the epoch. Without it: now."""
+
+    value: _OptionalAmount = None
+    """Value of the purchase, in the shop's currency: the session's revenue in experiments."""
 
     @model_validator(mode="before")
     @classmethod

@@ -40,6 +40,7 @@ class QueuedEvent(msgspec.Struct, frozen=True):
         span: span of the request; None when the request is not sampled.
         give_up_at: the request's deadline, by the event loop's clock; later, the event is not stored any more.
         visitor_id: the shop's id of the visitor, for rules; None: not sent.
+        value: of a purchase, as it was sent; None: not sent.
     """
 
     session_id: str
@@ -51,6 +52,14 @@ class QueuedEvent(msgspec.Struct, frozen=True):
     span: Span | None = None
     give_up_at: float = inf
     visitor_id: str | None = None
+    value: float | None = None
+
+    @property
+    def revenue(self) -> float | None:
+        """The value of a purchase: as it was sent, else price times quantity; None: not known."""
+        if self.value is not None or self.event.price is None:
+            return self.value
+        return self.event.price * (1.0 if self.event.quantity is None else self.event.quantity)
 
     @property
     def is_purchase(self) -> bool:
@@ -146,6 +155,7 @@ class EventValidator:
             span=tracing.current_span(),
             give_up_at=give_up_at,
             visitor_id=self._visitor_id(body.visitor_id),
+            value=None if body.value is UNSET else body.value,
         )
 
     def check_session_id(self, session_id: str) -> None:

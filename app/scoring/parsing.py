@@ -208,6 +208,7 @@ def _has_each_key_once(body: bytes, events: Sequence[EventBody]) -> bool:
             + (event.price is not UNSET)
             + (event.quantity is not UNSET)
             + (event.visitor_id is not UNSET)
+            + (event.value is not UNSET)
         )
         if properties is not UNSET:
             fields += 1 + len(properties or ())

@@ -88,6 +88,7 @@ class SessionUpdate(msgspec.Struct):
         probabilities: the answer to each of those.
         decided: the decisions of rules at those.
         tokens: how many tokens of each rule with a cap this session holds; those of a failed attempt are used again.
+        value: of the purchase that closes the session; None: not known.
         conflicts: number of attempts that failed because another replica committed to the session.
         rebuild_error: why the state cannot be rebuilt; no event can be folded in this attempt.
         is_stopped: whether the current attempt has ended for this session, decided or not.
@@ -103,6 +104,7 @@ class SessionUpdate(msgspec.Struct):
     probabilities: list[float] = []
     decided: tuple[Decision, ...] = ()
     tokens: Mapping[str, int] = _NO_TOKENS
+    value: float | None = None
     conflicts: int = 0
     rebuild_error: Exception | None = None
     is_stopped: bool = False
@@ -112,6 +114,7 @@ class SessionUpdate(msgspec.Struct):
         """Discard the results of an attempt; the next attempt loads the record again."""
         self.loaded = self.current = None
         self.is_changed = False
+        self.value = None
         self.appended, self.probabilities = [], []
         self.decided = ()
         self.rebuild_error = None
@@ -217,6 +220,7 @@ class SessionUpdate(msgspec.Struct):
             # whose rebuild has no entry, so the last answer is compared.
             model=None if loaded is not None and loaded.answers.last_model == current.model else current.model,
             closed_by="event" if is_closed and (loaded is None or loaded.outcome is _OPEN) else None,
+            value=self.value,
             previous=loaded,
             decided=decided,
         )

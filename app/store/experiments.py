@@ -3,9 +3,14 @@
 The script that publishes a closed session also counts it, in the same shard and step, so a session counts once,
 however many replicas try and whichever of them die (`publish.lua`). The commit that makes a decision counts it.
 
-    wb:{<shard>}:experiments  hash  by rule, group and quantity: sessions, buyers, revenue, squares of the revenue
-    wb:{<shard>}:fired:<day>  hash  decisions by rule and group on a day, UTC
-    wb:{00}:switches          hash  by rule that is switched off: when, ms, Redis' clock
+    wb:{<shard>}:experiments           hash  by rule, group and quantity: sessions, buyers, revenue, its squares
+    wb:{<shard>}:experiments:<bucket>  hash  the part of it that was decided in a time bucket
+    wb:{<shard>}:fired:<day>           hash  decisions by rule and group on a day, UTC
+    wb:{00}:switches                   hash  by rule that is switched off: when, ms, Redis' clock
+
+A purchase ends a session at once, any other session ends after the idle time. So among the sessions that were decided
+lately, those that have ended are nearly all buyers. A session counts once it has had time to end with either outcome:
+the sums are those of all ended sessions less the parts that were decided too recently.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,15 +30,49 @@ EXPERIMENTS_KEPT_MS: Final = 365 * DAY_MS
 """Lifetime of a shard's counts after its last counted session."""
 
 
+PENDING_IDLE_TIMES: Final = 1.5
+"""Sessions count so many idle times after their decision: one for their end, and half of one for their length."""
+_PARTS: Final = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """When sessions count.
+
+    Attributes:
+        pending_ms: time from a session's decision on.
+        bucket_ms: length of the time buckets into which recent decisions are sorted.
+    """
+
+    pending_ms: int
+    bucket_ms: int
+
+    @classmethod
+    def of(cls, session_idle_s: float) -> "Pending":
+        """Return it for an idle time."""
+        pending_ms = round(PENDING_IDLE_TIMES * session_idle_s * 1000)
+        return cls(pending_ms, max(1, pending_ms // _PARTS))
+
+    @property
+    def kept_ms(self) -> int:
+        """Lifetime of a bucket: longer than its sessions are pending."""
+        return 2 * self.pending_ms + self.bucket_ms + DAY_MS // 24
+
+    def buckets(self, now_ms: int) -> range:
+        """Return the buckets whose sessions do not count yet; the next one too, as clocks differ a little."""
+        return range((now_ms - self.pending_ms) // self.bucket_ms, now_ms // self.bucket_ms + 2)
+
+
 @dataclass(slots=True)
 class Totals:
     """Sums over the ended sessions of one group of a rule.
 
     Attributes:
-        sessions: that ended with a known outcome.
+        sessions: that ended with a known outcome, and have had time for either.
         buyers: of these.
         revenue: sum of the values of their purchases.
         revenue_squares: sum of the squares of each session's value.
+        pending: sessions that ended and do not count yet.
         fired: decisions by day, in days since the epoch, UTC; of today and yesterday.
     """
 
@@ -41,6 +80,7 @@ class Totals:
     buyers: int = 0
     revenue: float = 0.0
     revenue_squares: float = 0.0
+    pending: int = 0
     fired: dict[int, int] = field(default_factory=dict)
 
 
@@ -52,12 +92,8 @@ def label_of(rule: str, group: str) -> str:
 class ExperimentStore(Protocol):
     """Counts and switches of rules. Failed calls raise `StoreError`."""
 
-    async def totals(self, *, day: int) -> dict[tuple[str, str], Totals]:
-        """Return the sums by rule and group over all shards.
-
-        Args:
-            day: today, in days since the epoch, UTC.
-        """
+    async def totals(self, now_ms: int) -> dict[tuple[str, str], Totals]:
+        """Return the sums by rule and group over all shards, as of the server's clock."""
         ...
 
     async def switched_off(self) -> dict[str, int]:
@@ -76,16 +112,19 @@ class RedisExperiments:
         client: sends single commands.
         scripts: runs the Lua scripts.
         keys: the keys of this service.
+        session_idle_s: idle time after which a session ends.
     """
 
-    def __init__(self, client: RedisClient, scripts: ScriptRunner, *, keys: Keys) -> None:
+    def __init__(self, client: RedisClient, scripts: ScriptRunner, *, keys: Keys, session_idle_s: float) -> None:
+        self._pending = Pending.of(session_idle_s)
         self._client = client
         self._scripts = scripts
         self._keys = keys
         self._read_script = load_script("experiments.lua")
         self._switch_script = load_script("switch.lua")
 
-    async def totals(self, *, day: int) -> dict[tuple[str, str], Totals]:
+    async def totals(self, now_ms: int) -> dict[tuple[str, str], Totals]:
+        day, pending = now_ms // DAY_MS, self._pending.buckets(now_ms)
         size = self._scripts.max_shards_per_script
         groups = [range(first, min(first + size, SHARDS)) for first in range(0, SHARDS, size)]
         calls: list[tuple[int, list[RespArg]]] = []
@@ -93,15 +132,18 @@ class RedisExperiments:
             keys: list[RespArg] = []
             for shard in group:
                 keys += (self._keys.experiments(shard), self._keys.fired(shard, day - 1), self._keys.fired(shard, day))
+                keys += (self._keys.experiments_of(shard, bucket) for bucket in pending)
             calls.append((group[0], [len(keys), *keys]))
         found: dict[tuple[str, str], Totals] = {}
         for reply in await self._scripts.run("experiments", self._read_script, calls):
             if isinstance(reply, Exception):
                 raise unavailable(reply)
-            for place in range(0, len(reply), 3):
-                _add(found, reply[place], day=None)
-                _add(found, reply[place + 1], day=day - 1)
-                _add(found, reply[place + 2], day=day)
+            for first in range(0, len(reply), 3 + len(pending)):
+                _add(found, reply[first])
+                _add_fired(found, reply[first + 1], day - 1)
+                _add_fired(found, reply[first + 2], day)
+                for part in reply[first + 3 : first + 3 + len(pending)]:
+                    _add(found, part, sign=-1)
         return found
 
     async def switched_off(self) -> dict[str, int]:
@@ -121,29 +163,37 @@ def _pairs(reply: Sequence[Any]) -> Sequence[tuple[bytes, bytes]]:
     return list(zip(reply[::2], reply[1::2], strict=True))
 
 
-def _add(found: dict[tuple[str, str], Totals], reply: Sequence[Any], *, day: int | None) -> None:
+def _add(found: dict[tuple[str, str], Totals], reply: Sequence[Any], *, sign: int = 1) -> None:
+    """Add a hash of sums to the totals; with the sign -1, its sessions are pending."""
     for name, number in _pairs(reply):
-        rule, group, *quantity = name.decode().split(":")
+        rule, group, quantity = name.decode().split(":")
         totals = found.setdefault((rule, group), Totals())
-        if day is not None:
-            totals.fired[day] = totals.fired.get(day, 0) + int(number)
-        elif quantity == ["n"]:
-            totals.sessions += int(number)
-        elif quantity == ["b"]:
-            totals.buyers += int(number)
-        elif quantity == ["r"]:
-            totals.revenue += float(number)
-        elif quantity == ["q"]:
-            totals.revenue_squares += float(number)
+        if quantity == "n":
+            totals.sessions += sign * int(number)
+            totals.pending += int(number) if sign < 0 else 0
+        elif quantity == "b":
+            totals.buyers += sign * int(number)
+        elif quantity == "r":
+            totals.revenue += sign * float(number)
+        elif quantity == "q":
+            totals.revenue_squares += sign * float(number)
 
 
-def counted(groups: Mapping[str, str], value: float | None) -> list[RespArg]:
-    """Return what `publish.lua` counts of a session: its value, the number of its rules, and their labels.
+def _add_fired(found: dict[tuple[str, str], Totals], reply: Sequence[Any], day: int) -> None:
+    for name, number in _pairs(reply):
+        rule, group = name.decode().split(":")
+        fired = found.setdefault((rule, group), Totals()).fired
+        fired[day] = fired.get(day, 0) + int(number)
+
+
+def counted(groups: Mapping[str, str], value: float | None, part: int) -> list[RespArg]:
+    """Return what `publish.lua` counts of a session: value, square, part, the number of its rules, and their labels.
 
     Args:
         groups: the session's group in each rule that decided.
         value: of its purchase; None: it has not bought.
+        part: number of the key of the sums of the time bucket; 0: none.
     """
     value_text = "" if value is None else repr(float(value))
     square = "" if value is None else repr(float(value) ** 2)
-    return [value_text, square, len(groups), *(label_of(rule, group) for rule, group in groups.items())]
+    return [value_text, square, part, len(groups), *(label_of(rule, group) for rule, group in groups.items())]

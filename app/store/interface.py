@@ -8,11 +8,13 @@ import msgspec
 
 from app.errors import HistoryGoneError, StoreError
 from app.store.board import BoardStore
+from app.store.experiments import ExperimentStore
 from app.store.history_codec import Entry, encode_decision, encode_event, properties_code
 from app.store.interventions import DecisionStore
 from app.store.outcomes import OutcomeStore
 from app.store.record_codec import Record
 from app.store.replicas import ReplicaStore
+from app.store.webhooks import WebhookStore
 from model.events import Event
 from model.interventions.decide import Decision
 
@@ -34,6 +36,7 @@ class Commit(msgspec.Struct, frozen=True):
         model: fingerprint of the model that answered, if it differs from the model of the history's last event.
         closed_by: what closes the session with this commit: a purchase event or a call of the shop. None: the session
             stays open, or was closed before.
+        value: of the purchase that closes the session; None: not known, or no purchase.
         previous: the record that was read, whose history the entries continue. None: there was none, or it is not
             known; then the first entry is encoded without reference to the history.
         encoded: the entries, if the caller has encoded them already.
@@ -48,6 +51,7 @@ class Commit(msgspec.Struct, frozen=True):
     probabilities: Sequence[float] = ()
     model: str | None = None
     closed_by: Literal["event", "api"] | None = None
+    value: float | None = None
     previous: Record | None = None
     encoded: list[bytes] | None = None
     decided: Sequence[Decision] = ()
@@ -114,6 +118,16 @@ class StateStore(Protocol):
     @property
     def outcomes(self) -> OutcomeStore:
         """The sessions that ended, and the counts of their outcomes."""
+        ...
+
+    @property
+    def experiments(self) -> ExperimentStore:
+        """Counts by rule and group, and the switches of rules."""
+        ...
+
+    @property
+    def webhooks(self) -> WebhookStore:
+        """The queues of webhooks."""
         ...
 
     @property

@@ -8,6 +8,7 @@
     wb:{<shard>}:outcomes         stream       closed sessions as JSON, for collectors
     wb:{<shard>}:decisions        stream       decisions of rules as JSON, for the live stream and webhooks
     wb:{<shard>}:experiments      hash         sums over ended sessions by rule and group, see `app.store.experiments`
+    wb:{<shard>}:experiments:<n>  hash         the part of them that was decided in time bucket n, for an hour or so
     wb:{<shard>}:fired:<day>      hash         decisions of rules on a day
     wb:{00}:switches              hash         the rules that are switched off
     wb:{<shard>}:cap:<rule>       sorted set   tokens of a rule with a cap, by time, ms; the shard is the rule's name's
@@ -110,6 +111,10 @@ class Keys:
     def experiments(self, shard: int) -> str:
         """Return the key of a shard's sums over sessions in which rules decided, a hash."""
         return f"{self._of_shard[shard]}experiments"
+
+    def experiments_of(self, shard: int, bucket: int) -> str:
+        """Return the key of the part of a shard's sums whose sessions were decided in a time bucket, a hash."""
+        return f"{self._of_shard[shard]}experiments:{bucket}"
 
     def fired(self, shard: int, day: int) -> str:
         """Return the key of a shard's decisions on a day, in days since the epoch, a hash."""

@@ -15,7 +15,7 @@ from typing import Any, Final, Literal, NamedTuple, Protocol
 import msgspec
 
 from app.errors import CorruptRecordError, StoreError
-from app.store.experiments import EXPERIMENTS_KEPT_MS, counted
+from app.store.experiments import EXPERIMENTS_KEPT_MS, Pending, counted
 from app.store.history_codec import Entry, decode_joined
 from app.store.keys import COUNTS_SHARD, Keys
 from app.store.redis.scripts import ScriptRunner, load_script, unavailable
@@ -71,6 +71,7 @@ class ClosedSession:
         outcome_ms: time of the purchase, or of the shop's call; 0: closed by idle time.
         last_seen_ms: time of the last commit, Redis' clock.
         entries: the folded events, oldest first, each with its probability and its model.
+        value: of its purchase; None: not known, or no purchase.
         is_known: whether the outcome is known and the events are complete; False where the server has evicted keys.
     """
 
@@ -81,6 +82,7 @@ class ClosedSession:
     outcome_ms: int
     last_seen_ms: int
     entries: Sequence[Entry]
+    value: float | None = None
     is_known: bool = True
 
     @property
@@ -118,6 +120,7 @@ class Written(NamedTuple):
         json: the session as JSON; empty: the entry is unreadable and is only removed.
         groups: the session's group in each rule that decided; it is counted there.
         value: of its purchase; None: it has not bought.
+        decided_ms: time of the first decision.
     """
 
     entry: str
@@ -125,6 +128,7 @@ class Written(NamedTuple):
     json: bytes
     groups: Mapping[str, str] = MappingProxyType({})
     value: float | None = None
+    decided_ms: int = 0
 
 
 class Unreadable(NamedTuple):
@@ -230,6 +234,7 @@ class RedisOutcomes:
         self._scripts = scripts
         self._keys = keys
         self._idle_ms = session_idle_s * 1000
+        self._pending = Pending.of(session_idle_s)
         self._limits = limits
         self._due_script = load_script("due.lua")
         self._close_script = load_script("closing.lua", "close.lua")
@@ -283,10 +288,23 @@ class RedisOutcomes:
         calls: list[tuple[int, list[RespArg]]] = []
         for shard, some in sessions.items():
             keys: list[RespArg] = [self._keys.closed(shard), self._keys.outcomes(shard), self._keys.experiments(shard)]
-            limits: tuple[RespArg, ...] = (self._limits.most_a_shard, self._limits.kept_ms, EXPERIMENTS_KEPT_MS)
             words: list[RespArg] = []
+            parts: dict[int, int] = {}
             for written in some:
-                words += (written.entry, written.session_id, written.json, *counted(written.groups, written.value))
+                part = 0
+                if written.groups:
+                    bucket = written.decided_ms // self._pending.bucket_ms
+                    if bucket not in parts:
+                        keys.append(self._keys.experiments_of(shard, bucket))
+                        parts[bucket] = len(keys)
+                    part = parts[bucket]
+                words += (
+                    written.entry,
+                    written.session_id,
+                    written.json,
+                    *counted(written.groups, written.value, part),
+                )
+            limits = (self._limits.most_a_shard, self._limits.kept_ms, EXPERIMENTS_KEPT_MS, self._pending.kept_ms)
             calls.append((shard, [len(keys), *keys, *limits, *words]))
         moved: dict[int, list[bool]] = {}
         for first in range(0, len(calls), SHARDS_AT_ONCE):
@@ -349,6 +367,7 @@ class _Facts(msgspec.Struct, frozen=True):
     outcome_ms: int = 0
     # Number of the record's events, where there was a record.
     events: int = 0
+    value: float | None = None
 
 
 _facts: Final = msgspec.json.Decoder(_Facts)
@@ -366,6 +385,7 @@ def _closed(entry: str, fields: Sequence[bytes]) -> ClosedSession | Unreadable:
             bought=facts.outcome == "purchase",
             is_known=facts.outcome != "unknown" and len(entries) >= facts.events,
             closed_by=facts.closed_by,
+            value=facts.value,
             outcome_ms=facts.outcome_ms,
             last_seen_ms=int(float(values[b"seen"])),
             entries=entries,

@@ -22,7 +22,7 @@ from redis.exceptions import ResponseError
 from app.errors import CorruptRecordError, StoreError
 from app.monitoring import tracing
 from app.store.board import RedisBoard
-from app.store.experiments import DAY_MS, FIRED_KEPT_MS, label_of
+from app.store.experiments import DAY_MS, FIRED_KEPT_MS, RedisExperiments, label_of
 from app.store.history_codec import Entry, decode_events, decode_history
 from app.store.interface import Commit, whole_history
 from app.store.interventions import DECISIONS_KEPT, DECISIONS_KEPT_MS, RedisDecisions, handed_over
@@ -33,6 +33,7 @@ from app.store.redis.connection import Command, ConnectionOptions, open_client
 from app.store.redis.scripts import ObserveRoundTrip, ScriptRunner, load_script, unavailable
 from app.store.redis.server import Reply, RespArg
 from app.store.replicas import RedisReplicas
+from app.store.webhooks import RedisWebhooks
 from model.events import Event
 from model.interventions.decide import visitor_of
 
@@ -103,6 +104,8 @@ class RedisStore:
             limits=self._limits,
         )
         self.decisions = RedisDecisions(self._scripts, keys=keys, wait_replicas=wait_replicas)
+        self.experiments = RedisExperiments(self._client, self._scripts, keys=keys, session_idle_s=session_idle_s)
+        self.webhooks = RedisWebhooks(self._scripts, keys)
         self.replicas = RedisReplicas(self._scripts, keys=keys, ttl_s=_REPORT_TTL_S)
 
     @property
@@ -313,6 +316,7 @@ def _closing(commit: Commit) -> bytes:
             "closed_by": commit.closed_by,
             "outcome_ms": record.outcome_ms,
             "events": record.events,
+            **({} if commit.value is None else {"value": commit.value}),
         }
     )
 

@@ -9,6 +9,7 @@ from typer.main import get_group
 
 from app.auth.cli import cli as keys
 from app.cli import cli
+from app.interventions.cli import cli as webhooks
 
 _INTRODUCTION: Final = """# Commands
 
@@ -19,7 +20,9 @@ _INTRODUCTION: Final = """# Commands
 def page() -> str:
     """Return the Markdown of all commands that are installed."""
     groups = [get_group(cli), *(get_group(found.load()) for found in entry_points(group="willbuy.commands"))]
-    commands = dict(sorted([*_commands("willbuy", groups), *_commands(f"willbuy {keys.info.name}", [get_group(keys)])]))
+    named = [*_commands(f"willbuy {keys.info.name}", [get_group(keys)])]
+    named += _commands(f"willbuy {webhooks.info.name}", [get_group(webhooks)])
+    commands = dict(sorted([*_commands("willbuy", groups), *named]))
     return "\n".join([_INTRODUCTION, *("\n".join(_section(name, command)) for name, command in commands.items())])
 
 

@@ -11,6 +11,18 @@ from support.service import Service
 
 from browser.shop import Shop
 
+# They fire at an event that no other test posts.
+RULES = """
+[[rules]]
+name = "voucher"
+events = ["view_promotion"]
+control = 0.5
+
+[[rules]]
+name = "chat"
+events = ["view_promotion"]
+min_events = 2
+"""
 # The browser logs this text for an error status or a failed connection.
 _NETWORK_FAILURE = "Failed to load resource"
 
@@ -21,7 +33,10 @@ def running_shop(artifact, start_redis, tmp_path_factory) -> Iterator[Shop]:
     log = tmp_path_factory.mktemp("dashboard") / "service.log"
     # Long timeouts: on a busy machine, no request fails for being slow. Other tests cover the recovery of the page.
     waits = {"redis_timeout_s": 10, "request_timeout_s": 30}
-    service = Service(log, {"artifact": artifact, "redis_url": redis.url, "log_format": "console"} | waits)
+    rules = log.with_name("rules.toml")
+    rules.write_text(RULES)
+    settings = {"artifact": artifact, "redis_url": redis.url, "log_format": "console", "interventions_file": rules}
+    service = Service(log, settings | waits)
     try:
         service.start()
         shop = Shop(service, redis)

@@ -5,7 +5,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from app.store.experiments import RedisExperiments, Totals
+from app.store.experiments import DAY_MS, RedisExperiments, Totals
 from app.store.keys import Keys, shard_of
 from app.store.outcomes import OutcomeLimits, RedisOutcomes, Written
 from app.store.redis.connection import Command, ConnectionOptions, open_client
@@ -14,7 +14,8 @@ from app.store.redis.scripts import ScriptRunner
 pytestmark = pytest.mark.anyio
 
 KEYS = Keys()
-DAY = 20_000
+DECIDED_MS = 20_000 * DAY_MS
+LATER_MS = DECIDED_MS + DAY_MS
 
 
 @asynccontextmanager
@@ -28,6 +29,10 @@ async def opened(server):
 
 def replica(client) -> RedisOutcomes:
     return RedisOutcomes(ScriptRunner(client), keys=KEYS, session_idle_s=60, limits=OutcomeLimits())
+
+
+def experiments(client) -> RedisExperiments:
+    return RedisExperiments(client, ScriptRunner(client), keys=KEYS, session_idle_s=60)
 
 
 async def closed(client, session_id: str) -> str:
@@ -54,12 +59,12 @@ async def test_a_session_counts_once_in_each_of_its_rules_however_many_replicas_
             groups = {"voucher": group} | ({"chat": "treatment"} if number < 3 else {})
             value = None if number % 2 else 10.5 + number
             entry = await closed(client, f"s-{number}")
-            sessions.append((f"s-{number}", Written(entry, f"s-{number}", b"{}", groups, value)))
+            sessions.append((f"s-{number}", Written(entry, f"s-{number}", b"{}", groups, value, DECIDED_MS)))
         # When three replicas publish all of them at once, and one of them again
         await asyncio.gather(*(publish(replica(client), *sessions) for _ in range(3)))
         await publish(replica(client), *sessions)
         # Then
-        found = await RedisExperiments(client, ScriptRunner(client), keys=KEYS).totals(day=DAY)
+        found = await experiments(client).totals(LATER_MS)
         control = [10.5 + number for number in range(0, 40, 4)]
         treated = [10.5 + number for number in range(2, 40, 4)]
         assert found["voucher", "control"] == Totals(10, 10, sum(control), sum(value**2 for value in control))
@@ -77,12 +82,12 @@ async def test_an_erased_or_undecided_session_counts_nowhere(redis_server) -> No
             ("s-1", Written(entry, "s-1", b"{}")),
             ("s-2", Written("1-1", "s-2", b"{}", {"a": "control"}, 1.0)),
         )
-        assert await RedisExperiments(client, ScriptRunner(client), keys=KEYS).totals(day=DAY) == {}
+        assert await experiments(client).totals(LATER_MS) == {}
 
 
 async def test_a_rule_is_switched_off_and_on(redis_server) -> None:
     async with opened(redis_server) as client:
-        store = RedisExperiments(client, ScriptRunner(client), keys=KEYS)
+        store = experiments(client)
         assert await store.switched_off() == {}
         await store.switch("voucher", on=False)
         (when,) = (await store.switched_off()).values()
@@ -91,3 +96,20 @@ async def test_a_rule_is_switched_off_and_on(redis_server) -> None:
         await store.switch("chat", on=True)
         await store.switch("voucher", on=True)
         assert await store.switched_off() == {}
+
+
+async def test_a_session_counts_when_it_has_had_time_to_end_with_either_outcome(redis_server) -> None:
+    async with opened(redis_server) as client:
+        # Given a buyer of now, and one of long ago
+        for number, decided_ms in enumerate((DECIDED_MS, DECIDED_MS - DAY_MS)):
+            session_id = f"s-{number}"
+            entry = await closed(client, session_id)
+            written = Written(entry, session_id, b"{}", {"a": "control"}, 4.0, decided_ms)
+            await publish(replica(client), (session_id, written))
+        store = experiments(client)
+        # Then the one of now counts after one and a half idle times, and a bucket at most
+        for wait_ms, sessions in ((0, 1), (89_000, 1), (121_000, 2)):
+            found = (await store.totals(DECIDED_MS + wait_ms))["a", "control"]
+            assert (found.sessions, found.buyers, found.pending) == (sessions, sessions, 2 - sessions)
+            assert found.revenue == 4.0 * sessions
+            assert found.revenue_squares == 16.0 * sessions

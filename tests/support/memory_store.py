@@ -12,6 +12,7 @@ from app.store.outcomes import ClosedCount, Counts, CountsOf, Due, Written
 from app.store.record_codec import Record, decode_record, encode_record
 from model.events import Event
 from support.memory_board import MemoryBoard, MemoryReplicas, MemorySession
+from support.memory_interventions import MemoryExperiments, NoWebhooks
 
 
 @dataclass(slots=True)
@@ -85,6 +86,8 @@ class MemoryStore:
         self.replicas = MemoryReplicas()
         self.outcomes = NoOutcomes()
         self.decisions = MemoryDecisions()
+        self.experiments = MemoryExperiments()
+        self.webhooks = NoWebhooks()
 
     @property
     def confirms_by_writing(self) -> bool:

@@ -52,28 +52,45 @@ function currentKey() {
  */
 export async function get(path) {
   const cached = cache.get(path);
-  const headers = { Accept: "application/json" };
-  if (cached?.tag) headers["If-None-Match"] = cached.tag;
-  if (currentKey()) headers.Authorization = `Bearer ${currentKey()}`;
-  let response;
-  let text;
+  // Set explicitly, without the browser's cache: the cache turns a 304 into a 200, which hides that nothing changed.
+  const { response, text } = await send(path, cached?.tag ? { headers: { "If-None-Match": cached.tag } } : {});
+  if (response.status === 304 && cached) return cached.body;
+  const body = bodyOf(response, text);
+  cacheResponse(path, { tag: response.headers.get("ETag"), body });
+  return body;
+}
+
+/**
+ * Send `value` as JSON with `POST v1/path` and return the body of the response.
+ * @throws {ApiError}
+ */
+export async function post(path, value) {
+  const headers = { "Content-Type": "application/json" };
+  const { response, text } = await send(path, { method: "POST", headers, body: JSON.stringify(value) });
+  return bodyOf(response, text);
+}
+
+async function send(path, { headers = {}, ...options }) {
+  const all = { Accept: "application/json", ...headers };
+  if (currentKey()) all.Authorization = `Bearer ${currentKey()}`;
   try {
-    // Set explicitly, without the browser's cache: the cache turns a 304 into a 200, which hides that nothing changed.
-    response = await fetch(new URL(path, BASE), {
-      headers,
+    const response = await fetch(new URL(path, BASE), {
+      ...options,
+      headers: all,
       cache: "no-store",
       signal: AbortSignal.timeout(TIMEOUT_MS),
     });
-    text = await response.text();
+    return { response, text: await response.text() };
   } catch (error) {
     const timedOut = error.name === "TimeoutError";
     throw new ApiError("unreachable", timedOut ? `No response within ${TIMEOUT_MS / 1000} s.` : "No connection.");
   }
-  if (response.status === 304 && cached) return cached.body;
+}
+
+function bodyOf(response, text) {
   if (!response.ok) throw apiError(response, text);
   const body = parseJson(text);
   if (body === null) throw new ApiError("unexpected", "The response is not valid JSON.", { status: response.status });
-  cacheResponse(path, { tag: response.headers.get("ETag"), body });
   return body;
 }
 

@@ -26,9 +26,9 @@ export function startBoard(onChange) {
       onChange();
     });
   }
-  for (const id of [...FILTERS, "row-limit"]) byId(id).addEventListener("input", onChange);
+  for (const id of [...FILTERS, "rule", "row-limit"]) byId(id).addEventListener("input", onChange);
   byId("clear-filters").addEventListener("click", () => {
-    for (const id of FILTERS) byId(id).value = "";
+    for (const id of [...FILTERS, "rule"]) byId(id).value = "";
     byId(FILTERS[0]).focus();
     onChange();
   });
@@ -45,6 +45,15 @@ export function showFirstEvent(needsKey) {
   ].join(" \\\n  "));
   // Hidden until `GET v1/model` returns `access`: before, the element is empty and does not match its label.
   byId("first-event").parentElement.hidden = false;
+}
+
+/** Let the board be filtered by these rules; without any, there is no such filter. */
+export function offerRules(names) {
+  const select = byId("rule");
+  const chosen = names.includes(select.value) ? select.value : "";
+  select.replaceChildren(element("option", { value: "" }, "any"), ...names.map((name) => element("option", { value: name }, name)));
+  select.value = chosen;
+  byId("rule-filter").hidden = names.length === 0;
 }
 
 function sortBy(wanted) {
@@ -81,6 +90,7 @@ function boardPath() {
   const [probability, events] = FILTERS.map((id) => byId(id).valueAsNumber);
   if (probability > 0) query.set("min_probability", String(Math.min(100, probability) / 100));
   if (events > 1) query.set("min_events", String(Math.floor(events)));
+  if (byId("rule").value) query.set("rule", byId("rule").value);
   return `sessions?${query}`;
 }
 
@@ -115,7 +125,7 @@ function fill(board) {
 const recent = (session) => session.recent_probabilities ?? [];
 
 function describe({ sessions, live_sessions: live }) {
-  const filtered = FILTERS.some((id) => byId(id).value !== "");
+  const filtered = [...FILTERS, "rule"].some((id) => byId(id).value !== "");
   byId("empty").hidden = sessions.length > 0 || live > 0;
   byId("no-match").hidden = sessions.length > 0 || live === 0 || !filtered;
   document.querySelector("#board table").hidden = sessions.length === 0;

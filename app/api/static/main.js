@@ -1,10 +1,11 @@
 // Entry point: the URL hash selects the view, and one poller updates the view.
 
 import { ApiError, get, useKey } from "./api.js";
-import { loadBoard, showBoard, showFirstEvent, startBoard } from "./board.js";
+import { loadBoard, offerRules, showBoard, showFirstEvent, startBoard } from "./board.js";
 import { setServiceTime } from "./clock.js";
 import { byId } from "./dom.js";
 import { count } from "./format.js";
+import { startInterventions, updateInterventions } from "./interventions.js";
 import { showModel } from "./model.js";
 import { keepSample, showOverview, startOverview } from "./overview.js";
 import { Poller } from "./poller.js";
@@ -25,7 +26,8 @@ const poller = new Poller(poll, (error, waitMs) => {
 
 /** Request everything that the view shows. If one request fails, the page still shows the other responses. */
 async function poll() {
-  const results = await Promise.allSettled([loadStats(), route.session === null ? updateBoard() : refreshSession()]);
+  const view = route.session === null ? [updateBoard(), updateInterventions()] : [refreshSession()];
+  const results = await Promise.allSettled([loadStats(), ...view]);
   const failure = results.find((result) => result.status === "rejected");
   if (failure) throw failure.reason;
   showWorking(overload(results[0].value));
@@ -117,6 +119,7 @@ function followVisibility() {
 
 startBoard(() => poller.pollNow());
 startOverview();
+startInterventions(offerRules);
 startQuality();
 startSession();
 byId("pause").addEventListener("click", togglePause);

@@ -1,8 +1,8 @@
-// Routes in the URL hash: `#/`, `#/quality`, `#/model`, or `#/session/` and the percent-encoded session id.
+// Routes in the URL hash: `#/`, `#/interventions`, `#/quality`, `#/model`, or `#/session/` and the percent-encoded session id.
 
 const SESSION = "#/session/";
 // `#/trust` is the former address of `#/quality`; bookmarks may contain it.
-const SECTIONS = { "#/quality": "quality", "#/trust": "quality", "#/model": "model" };
+const SECTIONS = { "#/interventions": "interventions", "#/quality": "quality", "#/trust": "quality", "#/model": "model" };
 
 /** Return the hash of a session's view; the board's if the id cannot be encoded (half of a surrogate pair). */
 export function sessionHash(sessionId) {

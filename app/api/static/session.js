@@ -99,9 +99,16 @@ function showTrace() {
   byId("session-events").replaceChildren(...trace.map((point, at) => element("tr", {},
     element("td", { class: "number" }, at + 1),
     element("td", {}, element("time", { datetime: point.timestamp, title: dateAndTime(point.timestamp) }, timeOfDay(point.timestamp))),
-    element("td", {}, isolated(point.event_name)),
+    element("td", {}, isolated(point.event_name), ...(point.interventions ?? []).map(decision)),
     element("td", { class: "number" }, percent(point.probability)),
     element("td", { class: "item" }, isolated(point.item_id ?? NO_VALUE)))));
+}
+
+/** Return the mark of a rule that fired at an event, or in the idle time after it. */
+function decision({ name, group, probability, decided, idle }) {
+  const when = `${dateAndTime(decided)}, at ${percent(probability)}${idle ? ", after idle time" : ""}`;
+  return element("span", { class: "decision", "data-group": group, title: when },
+    isolated(name), group === "control" ? ": held out" : ": treated");
 }
 
 /** Highlight the table row of the point under the pointer. */

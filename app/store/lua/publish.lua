@@ -6,17 +6,20 @@ KEYS
   KEYS[2]  outcomes of the shard  stream: fields `id`, the session id, and `session`, JSON (docs/outcomes.md)
   KEYS[3]  experiments            hash: sums over sessions in which rules decided. Fields are rule, group and `n`,
                                   sessions, `b`, buyers, `r`, revenue, or `q`, squares of the revenue: `voucher:control:n`
+  KEYS[4...]  parts of it         hashes: the same sums over sessions that were decided in a time bucket
 
 ARGV
   ARGV[1]  most entries of `outcomes`, approximate; 0: write none
   ARGV[2]  lifetime of entries of `outcomes` in milliseconds
   ARGV[3]  lifetime of `experiments` in milliseconds
+  ARGV[4]  lifetime of its parts in milliseconds
   then for each session:
     entry     id of its entry in `closed`
     id        session id
     json      the session as JSON; empty: the entry is unreadable and is only removed
     value     of its purchase; empty: it has not bought
     square    of that
+    part      number of the key of its part; 0: none
     count     number of labels that follow
     label...  rule and group of each rule that decided in the session: `voucher:control`
 
@@ -24,25 +27,27 @@ Returns one integer for each session: 1 moved; 0 another replica moved it, or it
 Runs on Redis 6.2 and later and on Valkey.
 ]]
 
-local closed_key, outcomes_key, experiments_key = KEYS[1], KEYS[2], KEYS[3]
+local closed_key, outcomes_key = KEYS[1], KEYS[2]
 local longest, kept_ms = tonumber(ARGV[1]), tonumber(ARGV[2])
 local time = redis.call('TIME')
 local now_ms = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
 local results = {}
 
-local function count(label, value, square)
-  redis.call('HINCRBY', experiments_key, label .. ':n', 1)
+local counted = {}
+
+local function count(key, label, value, square)
+  counted[key] = true
+  redis.call('HINCRBY', key, label .. ':n', 1)
   if value ~= '' then
-    redis.call('HINCRBY', experiments_key, label .. ':b', 1)
-    redis.call('HINCRBYFLOAT', experiments_key, label .. ':r', value)
-    redis.call('HINCRBYFLOAT', experiments_key, label .. ':q', square)
+    redis.call('HINCRBY', key, label .. ':b', 1)
+    redis.call('HINCRBYFLOAT', key, label .. ':r', value)
+    redis.call('HINCRBYFLOAT', key, label .. ':q', square)
   end
 end
 
-local position = 4
-local has_counted = false
+local position = 5
 while position <= #ARGV do
-  local labels = tonumber(ARGV[position + 5])
+  local part, labels = tonumber(ARGV[position + 5]), tonumber(ARGV[position + 6])
   local moved = redis.call('XDEL', closed_key, ARGV[position])
   if moved == 1 then
     if longest > 0 and ARGV[position + 2] ~= '' then
@@ -50,16 +55,18 @@ while position <= #ARGV do
         'XADD', outcomes_key, 'MAXLEN', '~', longest, '*', 'id', ARGV[position + 1], 'session', ARGV[position + 2]
       )
     end
-    for label = position + 6, position + 5 + labels do
-      count(ARGV[label], ARGV[position + 3], ARGV[position + 4])
-      has_counted = true
+    for label = position + 7, position + 6 + labels do
+      count(KEYS[3], ARGV[label], ARGV[position + 3], ARGV[position + 4])
+      if part > 0 then
+        count(KEYS[part], ARGV[label], ARGV[position + 3], ARGV[position + 4])
+      end
     end
   end
   results[#results + 1] = moved
-  position = position + 6 + labels
+  position = position + 7 + labels
 end
-if has_counted then
-  redis.call('PEXPIRE', experiments_key, ARGV[3])
+for key in pairs(counted) do
+  redis.call('PEXPIRE', key, key == KEYS[3] and ARGV[3] or ARGV[4])
 end
 if redis.call('EXISTS', outcomes_key) == 1 then
   redis.call('XTRIM', outcomes_key, 'MINID', '~', string.format('%.0f', math.max(0, now_ms - kept_ms)))

@@ -137,7 +137,7 @@ async def test_openapi_documents_the_parameters(client):
     names = [parameter["name"] for parameter in paths["/v1/sessions"]["get"]["parameters"]]
     assert names == [
         *("order", "limit", "min_probability", "max_probability"),
-        *("min_events", "seen_since", "recent", "cursor"),
+        *("min_events", "rule", "seen_since", "recent", "cursor"),
     ]
     order = paths["/v1/sessions"]["get"]["parameters"][0]
     assert order["schema"]["enum"] == ["probability", "last_seen"]

@@ -333,7 +333,7 @@ async def test_openapi_documents_bodies_examples_and_every_problem(client):
     # Every code that an event can be answered with is named, but those that mean a fault of the service
     elsewhere = {
         *("session_not_found", "history_gone", "invalid_request", "outcome_conflict", "board_busy", "too_many_streams"),
-        *("reload_disabled", "reload_in_progress", "artifact_refused"),
+        *("reload_disabled", "reload_in_progress", "artifact_refused", "rule_not_found", "webhook_not_found"),
     }
     of_a_batch = document["paths"]["/v1/events/batch"]["post"]["responses"]
     described = json.dumps(operation["responses"]) + json.dumps(of_a_batch)

@@ -84,6 +84,10 @@ CALLS = [
     ("GET", "/v1/sessions/a/b%2Fc", Scope.SESSIONS_READ),
     ("GET", "/v1/stats", Scope.SESSIONS_READ),
     ("GET", "/v1/model", Scope.SESSIONS_READ),
+    ("GET", "/v1/interventions", Scope.SESSIONS_READ),
+    ("GET", "/v1/webhooks/shop.example-1/dead", Scope.SESSIONS_READ),
+    ("POST", "/v1/interventions/voucher/switch", Scope.INTERVENTIONS_ADMIN),
+    ("POST", "/v1/webhooks/shop.example-1/resend", Scope.INTERVENTIONS_ADMIN),
     ("POST", "/v1/model/reload", Scope.MODEL_ADMIN),
 ]
 
@@ -335,6 +339,9 @@ async def test_the_api_description_says_which_key_each_call_needs() -> None:
     for method, path, needed in CALLS:
         template = path if path in document["paths"] else "/v1/sessions/{session_id}"
         template += "/outcome" if path.endswith("/outcome") else ""
+        if path.startswith(("/v1/interventions/", "/v1/webhooks/")):
+            *start, _, end = path.split("/")
+            template = "/".join([*start, "{name}", end])
         operation = document["paths"][template][method.lower()]
         assert operation["security"] == [{"bearer": [needed]}, {"header": [needed]}]
         assert {"401", "403", "429", "431"} <= set(operation["responses"])

@@ -51,7 +51,7 @@ def test_the_longest_name_and_the_largest_limit_are_taken(tmp_path) -> None:
         ([ENTRY | {"sha256": "secret-key-pasted-here"}], r"regex .* at `\$\[0\].sha256`"),
         ([{"name": "shop", "scopes": ["events:write"]}], r"missing required field `sha256` - at `\$\[0\]`"),
         ([ENTRY | {"scopes": []}], r"length >= 1 - at `\$\[0\].scopes`"),
-        ([ENTRY | {"scopes": ["events"]}], "scopes are events:write, sessions:read, model:admin"),
+        ([ENTRY | {"scopes": ["events"]}], "scopes are events:write, sessions:read, interventions:admin, model:admin"),
         ([ENTRY | {"scope": "events:write"}], "unknown field `scope`"),
         ([ENTRY | {"name": "a b"}], r"at `\$\[0\].name`"),
         ([ENTRY | {"name": "n" * 65}], r"at `\$\[0\].name`"),

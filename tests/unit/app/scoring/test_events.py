@@ -216,7 +216,7 @@ def test_a_purchase_is_never_an_unknown_name():
 
 
 def test_both_parsers_know_exactly_the_fields_of_the_table():
-    names = {"session_id", "event_name", "event_id", "timestamp", "visitor_id", "properties", *FIELD_NAMES}
+    names = {"session_id", "event_name", "event_id", "timestamp", "visitor_id", "value", "properties", *FIELD_NAMES}
     assert set(EventIn.model_fields) == names
     assert EventBody.__struct_fields__ == tuple(EventIn.model_fields)
 
