@@ -148,6 +148,10 @@ class Settings(BaseSettings):
     session_idle_s: Annotated[int, Field(ge=1, le=30 * 86400)] = 1800
     """Idle time after which a session ends, without a purchase, and becomes an outcome (docs/outcomes.md)."""
 
+    after_purchase: Literal["ignore", "restart"] = "ignore"
+    """What comes after a purchase under the same session id. `ignore`: nothing of it counts, until the idle time has
+    passed. `restart`: the next event that is no purchase begins a new visit; give `willbuy prepare` the same choice."""
+
     outcome_grace_s: Annotated[int, Field(ge=1, le=30 * 86400)] = 3600
     """How long an ended session's events stay while no replica records its outcome. After that, the outcome is
     lost and counted."""

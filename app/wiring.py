@@ -352,6 +352,7 @@ def open_batcher(
             max_session_events=settings.max_session_events,
             max_session_bytes=settings.max_session_bytes,
             dedupe_window=settings.dedupe_window,
+            restarts=settings.after_purchase == "restart",
             decider=rule_file.decider,
             rebuilder=rebuilder,
         )

@@ -16,6 +16,7 @@ from model.sizes import CELL_KINDS, NetworkSizes
 
 Device = Literal["auto", "cpu", "cuda"]
 Interventions = Literal["keep", "leave-out", "property"]
+AfterPurchase = Literal["ignore", "restart"]
 Part = Literal["train", "validation", "calibration", "test"]
 
 PARTS: Final[tuple[str, ...]] = ("train", "validation", "calibration", "test")
@@ -109,6 +110,7 @@ class LogSettings(LogFormat):
         days_ahead: days by which times may be later than now.
         keep_placeholder_ids: take `undefined` and its like for session ids.
         keep_equal_rows: rows that agree in every column are distinct events.
+        after_purchase: whether rows after a purchase are left out, or begin another session.
     """
 
     idle_timeout_s: float = option(IDLE_TIMEOUT_S, "Idle seconds that end a session.", panel=DATA)
@@ -121,6 +123,12 @@ class LogSettings(LogFormat):
     )
     keep_equal_rows: bool = option(
         default=False, help="Rows that agree in every column are distinct events.", panel=DATA
+    )
+    after_purchase: AfterPurchase = option(
+        "ignore",
+        "Rows after a session's purchase: ignore them, or restart with them as another session. As the service's "
+        "WILLBUY_AFTER_PURCHASE.",
+        panel=DATA,
     )
 
 

@@ -176,7 +176,7 @@ def score_body(score: Score) -> ScoreBody:
     answer = score.answer
     return ScoreBody(
         session_id=score.session_id,
-        probability=answer.probability,
+        probability=None if answer.outcome else answer.probability,
         events=answer.events,
         model=answer.model,
         outcome=answer.outcome.word,

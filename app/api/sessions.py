@@ -127,7 +127,7 @@ def session_out(session_id: str, record: Record) -> SessionOut:
     """Return the answer's body for a session."""
     return SessionOut(
         session_id=session_id,
-        probability=record.probability,
+        probability=None if record.outcome else record.probability,
         events=record.events,
         first_seen=_time(record.first_seen_ms),
         last_seen=_time(record.last_seen_ms),

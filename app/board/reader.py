@@ -18,6 +18,7 @@ from app.board.content import Content, content_of
 from app.board.query import BoardQuery, encode_cursor
 from app.schemas.board import BoardOut, BoardSessionOut
 from app.store.board import ALL_SHARDS, BoardStore, Order, Position, Row, Selection
+from app.store.record_codec import Outcome
 
 # Entries of all shards together, in each round.
 _MOST_ENTRIES: Final = 4096
@@ -136,9 +137,10 @@ def _shown(row: Row, *, by_probability: bool) -> float:
 
 def _session(session_id: str, row: Row, recent: int) -> BoardSessionOut:
     record = row.record
+    is_unknown = record.outcome is not Outcome.OPEN or record.probability is None
     session = BoardSessionOut(
         session_id=session_id,
-        probability=None if record.probability is None else round(record.probability, _PROBABILITY_DIGITS),
+        probability=None if is_unknown else round(record.probability or 0.0, _PROBABILITY_DIGITS),
         events=record.events,
         first_seen=_time(record.first_seen_ms),
         last_seen=_time(record.last_seen_ms),

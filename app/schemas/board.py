@@ -18,7 +18,7 @@ class BoardSessionOut(BaseModel):
     session_id: str
     """The session."""
     probability: float | None
-    """Probability that it ends in a purchase, to six decimals."""
+    """Probability that it ends in a purchase, to six decimals; null once the outcome is known."""
     events: int
     """Number of events folded."""
     first_seen: datetime

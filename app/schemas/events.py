@@ -312,14 +312,14 @@ class ScoreOut(BaseModel):
     session_id: str
     """The session."""
     probability: float | None
-    """Probability that the session ends in a purchase; null when nothing was ever folded into it."""
+    """Probability that the session ends in a purchase; null once the outcome is known."""
     events: int
     """Number of events folded into the session."""
     model: str
     """Fingerprint of the model that gave the probability."""
     outcome: Literal["open", "purchase", "none"]
-    """`purchase` once the session has bought, `none` once the shop said that it will not; the probability then stands
-    still."""
+    """`purchase` once the session has bought, `none` once the shop said that it will not; then there is no probability
+    any more."""
     folded: bool
     """Whether this event is part of the probability: not the purchase itself, and nothing after it."""
     duplicate: bool
@@ -362,7 +362,7 @@ class SessionOut(BaseModel):
     session_id: str
     """The session."""
     probability: float | None
-    """Probability that it ends in a purchase, after its last folded event."""
+    """Probability that it ends in a purchase, after its last folded event; null once the outcome is known."""
     events: int
     """Number of events folded."""
     first_seen: datetime

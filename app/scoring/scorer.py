@@ -121,6 +121,7 @@ class Scorer:
         dedupe_window: number of answers that a record keeps.
         commit_attempts: number of attempts for a session whose commits conflict.
         decider: decides by the rules; None: there are no rules.
+        restarts: whether a new visit begins after a purchase with the next event, instead of after the idle time.
         rebuilder: rebuilds states that the model cannot continue; their events are requeued meanwhile.
     """
 
@@ -135,6 +136,7 @@ class Scorer:
         max_session_bytes: int,
         dedupe_window: int,
         commit_attempts: int = COMMIT_ATTEMPTS,
+        restarts: bool = False,
         decider: Decider | None = None,
         rebuilder: Rebuilder | None = None,
     ) -> None:
@@ -146,6 +148,7 @@ class Scorer:
         self._max_session_bytes = max_session_bytes
         self._dedupe_window = dedupe_window
         self._commit_attempts = commit_attempts
+        self._restarts = restarts
         self._decider = decider
         self._rebuilder = rebuilder or Rebuilder(store, metrics=metrics, logger=logger)
 
@@ -196,6 +199,12 @@ class Scorer:
                 if update.is_stopped or turn >= len(update.pending):
                     continue
                 pending = update.pending[turn]
+                if self._restarts and _begins_visit(update, pending):
+                    if update.is_changed:
+                        # The purchase is of this batch.
+                        update.postpone(turn)
+                        continue
+                    update.restart(pending.queued, batch.fingerprint)
                 if not self._needs_fold(batch, update, pending):
                     continue
                 record = update.current
@@ -447,10 +456,21 @@ def _accept(batch: _Batch, update: SessionUpdate) -> None:
         pending.result = proposed = pending.proposed
         if proposed is not None:
             resolve(pending.index, proposed)
-    if update.loaded is None and update.is_changed:
+    if (update.loaded is None or update.restarts) and update.is_changed:
         batch.sessions_started += 1
     batch.dispositions += [pending.disposition for pending in update.pending]
     update.is_stopped = update.is_decided = True
+
+
+def _begins_visit(update: SessionUpdate, pending: PendingEvent) -> bool:
+    """Return whether the event comes after its session's purchase, and is neither a repeated one nor a purchase."""
+    record, queued = update.current, pending.queued
+    return (
+        record is not None
+        and record.outcome is Outcome.PURCHASE
+        and not queued.is_purchase
+        and record.answers.find(queued.code) is None
+    )
 
 
 def _step(model: SessionScorer, inputs: Sequence[tuple[Event, bytes | None]]) -> list[tuple[float, bytes]]:

@@ -12,7 +12,7 @@ from typing import Final
 import msgspec
 from msgspec.structs import replace
 
-from app.scoring.batcher import Requeue
+from app.scoring.batcher import REQUEUE, Requeue
 from app.scoring.events import QueuedEvent
 from app.store.history_codec import properties_code
 from app.store.interface import Commit
@@ -22,6 +22,9 @@ from model.interventions.decide import Decision
 
 # More than any valid event: 32 properties of 64 and 256 characters, and three more texts, of four bytes a character.
 LARGEST_ENTRY_BYTES: Final = 2**16
+AFTER_OUTCOME: Final = (
+    "session_id: the session's outcome is known; the event counts for nothing, and there is no probability"
+)
 LATE: Final = "timestamp: earlier than an event before it; no time is counted between them"
 
 
@@ -57,6 +60,9 @@ _OPEN: Final = Outcome.OPEN
 _WITHOUT_CHANGE: Final = frozenset({Disposition.NONE, Disposition.DUPLICATE})
 
 
+_WARNINGS: Final = {Disposition.LATE_FOLD: LATE, Disposition.AFTER_PURCHASE: AFTER_OUTCOME}
+
+
 class PendingEvent(msgspec.Struct):
     """One event of a batch that has no answer yet.
 
@@ -84,6 +90,7 @@ class SessionUpdate(msgspec.Struct):
         loaded: the record as loaded; None when there was none.
         current: the record after the events so far.
         is_changed: whether there is anything to store.
+        restarts: whether the events begin a new visit, after the purchase of the record that was loaded.
         appended: events folded so far.
         probabilities: the answer to each of those.
         decided: the decisions of rules at those.
@@ -100,6 +107,7 @@ class SessionUpdate(msgspec.Struct):
     loaded: Record | None = None
     current: Record | None = None
     is_changed: bool = False
+    restarts: bool = False
     appended: list[Event] = []
     probabilities: list[float] = []
     decided: tuple[Decision, ...] = ()
@@ -113,7 +121,7 @@ class SessionUpdate(msgspec.Struct):
     def reset(self) -> None:
         """Discard the results of an attempt; the next attempt loads the record again."""
         self.loaded = self.current = None
-        self.is_changed = False
+        self.is_changed = self.restarts = False
         self.value = None
         self.appended, self.probabilities = [], []
         self.decided = ()
@@ -132,7 +140,9 @@ class SessionUpdate(msgspec.Struct):
     ) -> None:
         """Set the record after an event, and the event's disposition and proposed answer."""
         queued = pending.queued
-        warnings = (*queued.warnings, LATE) if disposition is _LATE_FOLD else queued.warnings
+        warnings = queued.warnings
+        if (more := _WARNINGS.get(disposition)) is not None:
+            warnings = (*warnings, more)
         self.current = record
         self.is_changed = True
         pending.disposition = disposition
@@ -169,6 +179,19 @@ class SessionUpdate(msgspec.Struct):
         """Whether an event gets the stored answer of its event id."""
         return any(pending.disposition is Disposition.DUPLICATE for pending in self.pending)
 
+    def restart(self, queued: QueuedEvent, model: str) -> None:
+        """Begin a new visit in place of the loaded one, which has bought; answers to its events are still known."""
+        if self.loaded is None:
+            raise RuntimeError("a session without a record was begun anew")
+        self.current = replace(_blank(queued, model), answers=self.loaded.answers)
+        self.restarts = True
+
+    def postpone(self, turn: int) -> None:
+        """Requeue the events from `turn` on: what is before them has to be stored first."""
+        for pending in self.pending[turn:]:
+            pending.result = REQUEUE
+        del self.pending[turn:]
+
     def fail(self, error: Exception | Requeue) -> None:
         """Answer every event with `error`; nothing of the session is stored."""
         self.is_stopped = self.is_decided = True
@@ -203,16 +226,21 @@ class SessionUpdate(msgspec.Struct):
         """Return the commit of the current record; of the loaded one if the events changed nothing."""
         if self.current is None:
             raise RuntimeError("an update without a record was committed")
+        if self.restarts and not self.is_changed:
+            # The first event of the new visit failed, and the loaded record is only written again for confirmation.
+            self.current, self.restarts = self.loaded, False
+            return self.commit()
         return self._commit(self.current, self.appended, self.probabilities, self.decided)
 
     def _commit(
         self, current: Record, appended: list[Event], probabilities: list[float], decided: tuple[Decision, ...]
     ) -> Commit:
-        loaded = self.loaded
+        # A new visit continues nothing of the record that it replaces.
+        loaded = None if self.restarts else self.loaded
         is_closed = current.outcome is not _OPEN
         commit = Commit(
             session_id=self.session_id,
-            expected=None if loaded is None else loaded.version,
+            expected=None if self.loaded is None else self.loaded.version,
             record=current,
             appended=appended,
             probabilities=probabilities,
@@ -222,6 +250,7 @@ class SessionUpdate(msgspec.Struct):
             closed_by="event" if is_closed and (loaded is None or loaded.outcome is _OPEN) else None,
             value=self.value,
             previous=loaded,
+            restarts=self.restarts,
             decided=decided,
         )
         if not appended:

@@ -39,6 +39,7 @@ class Commit(msgspec.Struct, frozen=True):
         value: of the purchase that closes the session; None: not known, or no purchase.
         previous: the record that was read, whose history the entries continue. None: there was none, or it is not
             known; then the first entry is encoded without reference to the history.
+        restarts: whether the session begins anew: its history is replaced, which an earlier commit has closed.
         encoded: the entries, if the caller has encoded them already.
         decided: the decisions of rules at the appended events. They are appended to the history, and handed over to the
             readers of decisions in the same step.
@@ -53,6 +54,7 @@ class Commit(msgspec.Struct, frozen=True):
     closed_by: Literal["event", "api"] | None = None
     value: float | None = None
     previous: Record | None = None
+    restarts: bool = False
     encoded: list[bytes] | None = None
     decided: Sequence[Decision] = ()
 
@@ -64,7 +66,7 @@ class Commit(msgspec.Struct, frozen=True):
         if previous is not None and previous.events:
             after_ms, code = previous.last_event_ms, previous.properties_code
         # Entries are encoded relative to the entry before them; without `previous` that one is unknown.
-        is_known = previous is not None or self.expected is None
+        is_known = previous is not None or self.expected is None or self.restarts
         entries: list[bytes] = []
         last = len(self.appended) - 1
         for place, (event, probability) in enumerate(zip_longest(self.appended, self.probabilities)):

@@ -272,7 +272,7 @@ class RedisStore:
                     commit.expected or b"",
                     encode_record(record),
                     b"" if probability is None or not is_open else _number(probability),
-                    b"" if is_open else _closing(commit),
+                    (b"restart" if commit.restarts else b"") + (b"" if is_open else _closing(commit)),
                     len(entries),
                     *entries,
                 )

@@ -1,5 +1,6 @@
 """The loop closed from end to end: shoppers, a service, their sessions collected, the next model trained on them."""
 
+import re
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -20,6 +21,7 @@ from training.data.prepare import prepare
 from training.synthetic import PRESETS, generate, write
 from training.synthetic.log import SyntheticLog
 
+ENDED = re.compile(r"^willbuy_outcomes_total\{.*\} (.*)$", re.MULTILINE)
 SESSIONS = 400
 IDLE_S = 5
 # Longer than the test; sessions count a 48th of it after they ended.
@@ -95,6 +97,66 @@ def events_of(folder: Path) -> pl.DataFrame:
     frame = pl.concat([pl.read_parquet(path) for path in sorted(folder.glob("events-*.parquet"))])
     frame = frame.with_columns(pl.col("session_id").str.replace(r"@\d+$", ""))
     return frame.select(sorted(frame.columns)).sort("session_id", "timestamp_ms", maintain_order=True)
+
+
+@pytest.mark.parametrize("in_one_request", [True, False], ids=["one", "many"])
+@pytest.mark.parametrize("after_purchase", ["ignore", "restart"])
+def test_what_comes_after_a_purchase_is_the_same_in_the_service_and_in_a_log(
+    service, valkey, tmp_path, after_purchase, in_one_request
+) -> None:
+    now_ms = time.time_ns() // 1_000_000 - 60_000
+    names = ["view_item", PURCHASE, PURCHASE, "view_item", "view_cart", PURCHASE, "view_item", "search"]
+    events = [
+        {"session_id": "s", "event_id": f"e{at}", "event_name": name, "item_id": f"i{at}", "timestamp": now_ms + at}
+        for at, name in enumerate(names)
+    ]
+    running = service(redis_url=valkey.url, after_purchase=after_purchase, session_idle_s=3, request_timeout_s=20)
+    with httpx.Client(base_url=running.base_url, timeout=30) as client:
+        requests = [events] if in_one_request else [[event] for event in events]
+        results = [
+            result["score"]
+            for some in requests
+            for result in client.post("/v1/events/batch", json=some).json()["results"]
+        ]
+        restarts = after_purchase == "restart"
+        assert [score["events"] for score in results] == ([1, 1, 1, 1, 2, 2, 1, 2] if restarts else [1] * 8)
+        # Once the outcome is known there is no score to act on
+        is_known = [score["outcome"] == "purchase" for score in results]
+        assert is_known == ([name == PURCHASE for name in names] if restarts else [False] + [True] * 7)
+        assert [score["probability"] is None for score in results] == is_known
+        told = [any("the session's outcome is known" in text for text in score["warnings"]) for score in results]
+        assert told == ([at == 2 for at in range(8)] if restarts else [at >= 2 for at in range(8)])
+        session = client.get("/v1/sessions/s", params={"trace": "true"}).json()
+        assert (session["outcome"], session["probability"] is None) == (
+            ("open", False) if restarts else ("purchase", True)
+        )
+        assert [point["item_id"] for point in session["trace"]] == (["i6", "i7"] if restarts else ["i0"])
+        (row,) = client.get("/v1/sessions", params={"order": "last_seen"}).json()["sessions"]
+        assert (row["outcome"], row["probability"]) == (session["outcome"], row["probability"] if restarts else None)
+        # A retry of what was answered before the purchase begins nothing
+        again = client.post("/v1/events", json=events[1]).json()
+        assert (again["duplicate"], again["outcome"], again["probability"]) == (True, "purchase", None)
+    wanted = 3 if restarts else 1
+    while sum(map(float, ENDED.findall(httpx.get(f"{running.base_url}/metrics", timeout=30).text))) < wanted:
+        time.sleep(0.1)
+    collected = tmp_path / "collected"
+    assert CliRunner().invoke(cli, ["collect", "--redis-url", valkey.url, "--out", str(collected)]).exit_code == 0
+    log = tmp_path / "log.parquet"
+    columns = {
+        "session_id": "session_id",
+        "timestamp_ms": "timestamp",
+        "event_name": "event_name",
+        "item_id": "item_id",
+    }
+    pl.DataFrame({ours: [event[theirs] for event in events] for ours, theirs in columns.items()}).write_parquet(log)
+    prepared = {}
+    for name, source, options in (("log", log, {"after_purchase": after_purchase}), ("service", collected, {})):
+        prepare(source, tmp_path / name, keep_open_sessions=True, **options)
+        frame = events_of(tmp_path / name).group_by("session_start_ms").agg("item_id", pl.col("outcome").first())
+        prepared[name] = sorted(frame.select("item_id", "outcome").rows())
+    assert prepared["log"] == prepared["service"]
+    expected = [(["i0"], True), (["i3", "i4"], True), (["i6", "i7"], False)]
+    assert prepared["log"] == (expected if restarts else expected[:1])
 
 
 @pytest.mark.timeout(300)

@@ -170,7 +170,7 @@ class MemoryStore:
             return True
         if stored != commit.expected:
             return False
-        history = [] if session is None else session.history
+        history = [] if session is None or commit.restarts else session.history
         history.extend(commit.entries())
         self.sessions[commit.session_id] = _Session(
             encode_record(commit.record), history, self._now_ms() + self._session_idle_ms

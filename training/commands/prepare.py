@@ -129,6 +129,7 @@ def run_prepare(
             days_ahead=log.days_ahead,
             keep_placeholder_ids=log.keep_placeholder_ids,
             keep_equal_rows=log.keep_equal_rows,
+            after_purchase=log.after_purchase,
             needs_buyers=first_rows is None,
             first_rows=first_rows,
             block_bytes=BLOCK_BYTES if first_rows is None else _FIRST_BLOCK_BYTES,

@@ -17,7 +17,7 @@ from typing import Final, Literal, Protocol
 
 import polars as pl
 
-from training.config import DAYS_AHEAD, EARLIEST, IDLE_TIMEOUT_S
+from training.config import DAYS_AHEAD, EARLIEST, IDLE_TIMEOUT_S, AfterPurchase
 from training.data.log_account import LogAccount
 from training.data.prepared import (
     NULLED_FILE,
@@ -73,6 +73,7 @@ def prepare(
     days_ahead: float = DAYS_AHEAD,
     keep_placeholder_ids: bool = False,
     keep_equal_rows: bool = False,
+    after_purchase: AfterPurchase = "ignore",
     needs_buyers: bool = True,
     first_rows: int | None = None,
     shard_bytes: int = SHARD_BYTES,
@@ -94,6 +95,7 @@ def prepare(
         days_ahead: days by which times may be later than now.
         keep_placeholder_ids: take `undefined` and its like for session ids.
         keep_equal_rows: rows that agree in every column are distinct events.
+        after_purchase: whether rows after a purchase are left out, or begin another session as in the service.
         needs_buyers: whether a log without a buyer is an error.
         first_rows: about how many rows to read, for a first look; None: all.
         shard_bytes: approximate text of one shard, which must fit into memory several times.
@@ -120,6 +122,7 @@ def prepare(
         "days_ahead": days_ahead,
         "keep_placeholder_ids": keep_placeholder_ids,
         "keep_equal_rows": keep_equal_rows,
+        "after_purchase": after_purchase,
     } | ({} if first_rows is None else {"first_rows": first_rows})
     with (
         _replacing(out_dir) as folder,
@@ -141,6 +144,7 @@ def prepare(
             keep_open_sessions=keep_open_sessions,
             equal_rows_are_duplicates=source.equal_rows_are_duplicates and not keep_equal_rows,
             log_end_ms=end_ms,
+            restarts_after_purchase=after_purchase == "restart",
             lost_labels=account.lost_labels,
         )
         writer = ShardWriter(folder, source.clock, log.property_kinds())

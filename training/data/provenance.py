@@ -8,7 +8,7 @@ from typing import Any, Final, TypedDict
 import polars as pl
 
 from model.manifest import Manifest
-from training.config import DAYS_AHEAD, DEFAULT_FRACTIONS, EARLIEST, IDLE_TIMEOUT_S
+from training.config import DAYS_AHEAD, DEFAULT_FRACTIONS, EARLIEST, IDLE_TIMEOUT_S, AfterPurchase
 from training.data.prepared import PreparedDataset
 from training.data.sessions import split
 
@@ -44,6 +44,7 @@ class Cuts(TypedDict):
     days_ahead: float
     keep_placeholder_ids: bool
     keep_equal_rows: bool
+    after_purchase: AfterPurchase
 
 
 def cuts_of(manifest: Manifest) -> Cuts:
@@ -57,6 +58,7 @@ def cuts_of(manifest: Manifest) -> Cuts:
         "days_ahead": before.get("days_ahead", DAYS_AHEAD),
         "keep_placeholder_ids": before.get("keep_placeholder_ids", False),
         "keep_equal_rows": before.get("keep_equal_rows", False),
+        "after_purchase": before.get("after_purchase", "ignore"),
     }
 
 

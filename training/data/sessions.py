@@ -40,6 +40,7 @@ class SessionRules:
         keep_open_sessions: keep open sessions, with the outcome so far.
         equal_rows_are_duplicates: whether rows that agree in everything are one event logged twice.
         log_end_ms: time of the log's last event.
+        restarts_after_purchase: whether the first event after a purchase that is none begins another session.
         lost_labels: session ids (or visitors) whose label is unknown, since their purchase could not be read.
     """
 
@@ -49,6 +50,7 @@ class SessionRules:
     keep_open_sessions: bool
     equal_rows_are_duplicates: bool
     log_end_ms: int
+    restarts_after_purchase: bool = False
     lost_labels: pl.Series = field(default_factory=lambda: pl.Series([], dtype=pl.String))
 
 
@@ -168,11 +170,29 @@ def _ordered(events: pl.DataFrame, rules: SessionRules) -> pl.DataFrame:
         start = pl.col(SESSION_DAY_MS).min().over(_SESSION)
         events = events.with_columns(pl.col(_TIME) + start).drop(SESSION_DAY_MS)
     events = events.sort(_SESSION, _TIME)
-    if not rules.by_visitor:
-        return events
-    idle = (pl.col(_TIME).diff() > rules.idle_timeout_ms).fill_null(value=False)
-    number = (idle.cast(pl.Int64).cum_sum() + 1).over(_SESSION)
-    return events.with_columns(pl.concat_str(_SESSION, number.cast(pl.String), separator="-").alias(_SESSION))
+    if rules.by_visitor:
+        idle = (pl.col(_TIME).diff() > rules.idle_timeout_ms).fill_null(value=False)
+        number = (idle.cast(pl.Int64).cum_sum() + 1).over(_SESSION)
+        events = events.with_columns(pl.concat_str(_SESSION, number.cast(pl.String), separator="-").alias(_SESSION))
+    return _by_visits(events) if rules.restarts_after_purchase else events
+
+
+def _by_visits(events: pl.DataFrame) -> pl.DataFrame:
+    """Return the events with another session id for each visit after a purchase: `s`, `s+1`, `s+2`.
+
+    An outcome of the whole session says nothing of its visits, so only purchases count where there are several.
+    """
+    is_purchase = pl.col("event_name") == PURCHASE
+    # A purchase is the last event of its time.
+    ordered = events.sort(_SESSION, _TIME, is_purchase, *_POSITION)
+    begins = (is_purchase.shift().over(_SESSION) & ~is_purchase).fill_null(value=False)
+    ordered = ordered.with_columns(visit=begins.cast(pl.Int64).cum_sum().over(_SESSION))
+    has_several = pl.col("visit").max().over(_SESSION) > 0
+    later = pl.concat_str(_SESSION, pl.col("visit").cast(pl.String), separator="+")
+    return ordered.with_columns(
+        pl.when(has_several).then(None).otherwise(pl.col("outcome")).alias("outcome"),
+        pl.when(pl.col("visit") > 0).then(later).otherwise(pl.col(_SESSION)).alias(_SESSION),
+    ).drop("visit")
 
 
 def _facts(ordered: pl.DataFrame, rules: SessionRules) -> pl.DataFrame:

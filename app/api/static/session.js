@@ -72,13 +72,13 @@ function showSummary(summary) {
   outcome.dataset.state = summary.outcome;
   setText(outcome, outcomeLabel(summary.outcome));
   setText(byId("session-summary"), {
-    purchase: "The session ended in a purchase. The probability is final, because a purchase is never an input of the model.",
+    purchase: "The session ended in a purchase, so it has no probability any more. Below are those before the purchase.",
     none: "The session ended without a purchase.",
   }[summary.outcome] ?? "");
   const idle_s = secondsSince(summary.last_seen);
   const length_s = (Date.parse(summary.last_seen) - Date.parse(summary.first_seen)) / 1000;
   const tiles = [
-    ["Probability", percent(summary.probability), "after its last event"],
+    ["Probability", percent(summary.probability), summary.outcome === "open" ? "after its last event" : "the outcome is known"],
     ["Events", count(summary.events), `over ${duration(length_s)}`],
     ["Last seen", idle_s === null ? NO_VALUE : `${duration(idle_s)} ago`, dateAndTime(summary.last_seen)],
     ["Model", element("code", {}, summary.model), "computed the last probability"],

@@ -31,7 +31,8 @@ ARGV
     expected    version that was read, eight bytes; empty: there must be no record
     record      the new record, its version inside
     score       probability for the board; empty: remove the session from the board
-    closing     facts for `closed` if this commit closes the session; 'closed' if an earlier one did; else empty
+    closing     facts for `closed` if this commit closes the session; 'closed' if an earlier one did; else empty;
+                'restart' precedes it if the session begins anew after its purchase
     count       number of history entries that follow
     entry...    history entries to append, oldest first
 
@@ -98,6 +99,10 @@ for session = 1, sessions do
       if not has_ended and (has_history or before_ms) then
         call('RPUSH', history_key, START_UNKNOWN)
       end
+    elseif string.sub(closing, 1, 7) == 'restart' then
+      -- Its purchase is in `closed` already.
+      closing = string.sub(closing, 8)
+      call('DEL', history_key)
     end
     -- Before the record: if a key has another type, a command fails before anything has changed.
     if decided[session] then

@@ -124,9 +124,12 @@ def test_so_are_the_events_of_an_array_and_of_lines(texts):
     assert read(f"[{','.join(texts)}]".encode(), is_lines=False) == expected
 
 
-@pytest.mark.parametrize("probability", [0.25, None])
-def test_an_answer_is_what_the_description_says(probability):
-    answer = Answer(probability, 3, "00" * 8, Outcome.PURCHASE, folded=False)
+@pytest.mark.parametrize(
+    ("given", "outcome", "probability"),
+    [(0.25, Outcome.OPEN, 0.25), (0.25, Outcome.PURCHASE, None), (None, Outcome.PURCHASE, None)],
+)
+def test_an_answer_is_what_the_description_says(given, outcome, probability):
+    answer = Answer(given, 3, "00" * 8, outcome, folded=False)
     decisions = (
         Decision("voucher", Group.TREATMENT, 0.25, 3, 7),
         Decision("held", Group.CONTROL, 0.25, 3, 7, told=False),
@@ -140,7 +143,7 @@ def test_an_answer_is_what_the_description_says(probability):
         "probability": probability,
         "events": 3,
         "model": "00" * 8,
-        "outcome": "purchase",
+        "outcome": outcome.word,
         "folded": False,
         "duplicate": True,
         "warnings": ["late"],

@@ -19,12 +19,13 @@ from app.errors import (
 )
 from app.monitoring.logging import build_logger
 from app.monitoring.metrics import Metrics
+from app.outcomes.record_outcome import record_outcome
 from app.scoring import rebuilder
 from app.scoring.batcher import REQUEUE
 from app.scoring.events import QueuedEvent
 from app.scoring.rebuilder import Rebuilder
 from app.scoring.scorer import Scorer, max_events_per_session
-from app.scoring.session_update import LATE, Score
+from app.scoring.session_update import AFTER_OUTCOME, LATE, Score
 from app.store.history_codec import decode_history
 from app.store.record_codec import Outcome
 from model.events import Event, identifier_code
@@ -149,6 +150,67 @@ async def test_a_purchase_closes_the_session_and_is_no_input(bench):
         assert score.answer.events == 1
     assert await bench.store.load_histories(["s"]) == [[view.event]]
     assert bench.counted("purchases") == bench.counted("closed_session_events") == 1
+
+
+def visits():
+    """Two visits under one id: each ends in a purchase that is sent twice; the second has another model's answer."""
+    return [
+        queued(item_id="1", event_id="a"),
+        queued(event_name="purchase", event_id="p"),
+        queued(event_name="purchase", event_id="thanks"),
+        queued(item_id="2", event_id="b"),
+        queued(event_name="purchase", event_id="p"),
+        queued(item_id="3", event_id="c"),
+        queued(event_name="purchase", event_id="q"),
+        queued(item_id="4", event_id="d"),
+        queued(item_id="2", event_id="b"),
+    ]
+
+
+@pytest.mark.parametrize("together", [False, True])
+async def test_after_a_purchase_a_new_visit_can_begin(store, together):
+    bench = Bench(store, restarts=True)
+    events = visits()
+    scores = await bench.score(*events) if together else await bench.score_in_turn(*events)
+    fold = bench.model.expected
+    of = [one.event for one in events]
+    bought = Outcome.PURCHASE
+    assert [(score.answer.events, score.answer.outcome, score.answer.folded, score.duplicate) for score in scores] == [
+        (1, Outcome.OPEN, True, False),
+        (1, bought, False, False),
+        (1, bought, False, False),
+        (1, Outcome.OPEN, True, False),
+        (1, bought, False, True),
+        (2, Outcome.OPEN, True, False),
+        (2, bought, False, False),
+        (1, Outcome.OPEN, True, False),
+        (1, Outcome.OPEN, True, True),
+    ]
+    assert [scores[at].answer.probability for at in (0, 3, 5, 7)] == [
+        fold([of[0]]),
+        fold([of[3]]),
+        fold([of[3], of[5]]),
+        fold([of[7]]),
+    ]
+    assert [score.warnings for score in scores] == [(AFTER_OUTCOME,) if at == 2 else () for at in range(9)]
+    assert await store.load_histories(["s"]) == [[of[7]]]
+    assert bench.counted("sessions_started") == 3
+    assert bench.counted("purchases") == 2
+
+
+async def test_without_that_setting_nothing_after_a_purchase_counts(bench):
+    scores = await bench.score_in_turn(*visits())
+    assert [score.answer.events for score in scores] == [1] * 9
+    assert [AFTER_OUTCOME in score.warnings for score in scores] == [at in (2, 3, 5, 6, 7) for at in range(9)]
+    assert bench.counted("sessions_started") == 1
+
+
+async def test_an_outcome_that_is_no_purchase_begins_no_visit(store):
+    bench = Bench(store, restarts=True)
+    await bench.score(queued())
+    await record_outcome(store, "s", Outcome.NONE, outcome_ms=NOW_MS, metrics=bench.metrics)
+    (score,) = await bench.score(queued())
+    assert (score.answer.events, score.answer.outcome) == (1, Outcome.NONE)
 
 
 async def test_a_purchase_as_first_event_makes_a_closed_session_without_probability(bench):

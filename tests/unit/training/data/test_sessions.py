@@ -250,3 +250,16 @@ def test_a_large_log_holds_out_no_more_than_it_must_and_the_same_share_for_the_t
 def test_fractions_that_are_none_are_refused(fractions: tuple[float, ...]) -> None:
     with pytest.raises(ValueError, match="add up to 1"):
         split(started(1), "calendar", fractions=fractions)
+
+
+def test_a_visit_after_a_purchase_is_another_session_where_the_rules_say_so() -> None:
+    events = table(
+        *(("a", 1, "view_item"), ("a", 2, PURCHASE), ("a", 2, "view_item"), ("a", 3, PURCHASE), ("a", 4, "view_item")),
+        *(("a", 5, PURCHASE), ("a", 6, "view_item"), ("b", 1, "view_item")),
+    )
+    restarting = {"restarts_after_purchase": True}
+    assert kept(events) == [("a", 1, True), ("a", 2, True), ("b", 1, False)]
+    found = kept(events, **restarting)
+    assert sorted(found) == [("a", 1, True), ("a", 2, True), ("a+1", 4, True), ("a+2", 6, False), ("b", 1, False)]
+    made = make_sessions(events, rules(**restarting)).counts
+    assert (made.sessions, made.buyers, made.rows_at_or_after_purchase) == (4, 2, 3)
