@@ -1,26 +1,24 @@
-"""`willbuy key`: makes API keys."""
+"""`willbuy key`: makes, lists and revokes API keys."""
 
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Final
 
 import msgspec
 import typer
 from rich.console import Console
+from rich.table import Table
 
 from app.auth.keys import AccessError, ApiKey, all_different, digest_of, new_key, read_keys
 from app.auth.scopes import Scope
 
 _ERR: Final = Console(stderr=True)
+_SHOWN_DIGITS: Final = 12
 
-cli = typer.Typer(name="key", no_args_is_help=True, help="Make API keys (docs/security.md).")
-
-
-@cli.callback()
-def _key() -> None:
-    # Typer drops the name of a single command unless there is a callback.
-    pass
+cli = typer.Typer(name="key", no_args_is_help=True, help="Make, list and revoke API keys (docs/security.md).")
 
 
 @cli.command()
@@ -44,19 +42,82 @@ def new(
     The entry has only the key's hash; the key itself is stored nowhere.
     """
     key = new_key()
-    try:
+    with _errors_for_people():
         entry = _entry(name, sorted(set(scopes)), key, events_per_s)
         if file is not None:
             _add(file, entry)
-    except AccessError as exc:
-        _ERR.print("error:", style="bold red", end=" ")
-        _ERR.print(str(exc), markup=False, highlight=False, soft_wrap=True)
-        raise typer.Exit(1) from None
     if file is not None:
         typer.echo(key)
         return
     typer.echo(f"The key, which is shown only once; give it to its user:\n\n{key}\n")
     typer.echo(f"Its entry in the file that WILLBUY_API_KEYS_FILE names:\n\n{_toml(entry)}", nl=False)
+
+
+_KeyFile = Annotated[
+    Path, typer.Option("--file", help="The key file.", envvar="WILLBUY_API_KEYS_FILE", show_default=False)
+]
+
+
+@cli.command("list")
+def list_keys(file: _KeyFile) -> None:
+    """Show the keys of a file: user, scopes, rate limit, and the first digits of the key's hash."""
+    with _errors_for_people():
+        entries = read_keys(file)
+    table = Table(box=None, pad_edge=False)
+    for heading in ("name", "scopes", "events/s", "sha256"):
+        table.add_column(heading, no_wrap=heading != "scopes")
+    for entry in entries:
+        limit = "" if entry.events_per_s is None else f"{entry.events_per_s:g}"
+        table.add_row(entry.name, ", ".join(entry.scopes), limit, entry.sha256[:_SHOWN_DIGITS].lower())
+    Console().print(table, highlight=False)
+
+
+@cli.command()
+def revoke(
+    file: _KeyFile,
+    name: Annotated[
+        str | None, typer.Option("--name", help="Revoke all keys of this user.", show_default=False)
+    ] = None,
+    sha256: Annotated[
+        str | None,
+        typer.Option(
+            "--sha256", help="Revoke one key, by the first digits that `willbuy key list` shows.", show_default=False
+        ),
+    ] = None,
+) -> None:
+    """Remove keys from a file; running services refuse them within two seconds.
+
+    The last key of a file cannot be revoked, since a service needs one: make another first.
+    """
+    with _errors_for_people():
+        if (name is None) == (sha256 is None):
+            raise AccessError("expected either --name or --sha256")
+        entries = read_keys(file)
+        revoked = [
+            entry
+            for entry in entries
+            if (entry.name == name if sha256 is None else entry.sha256.lower().startswith(sha256.lower()))
+        ]
+        wanted = f"the name {name!r}" if sha256 is None else f"a hash that begins with {sha256!r}"
+        if not revoked or sha256 == "":
+            raise AccessError(f"{file}: no key has {wanted}; it has {', '.join(sorted({one.name for one in entries}))}")
+        if sha256 is not None and len(revoked) > 1:
+            raise AccessError(f"{file}: {len(revoked)} keys have {wanted}; give more digits")
+        if len(revoked) == len(entries):
+            raise AccessError(f"{file}: a service needs a key; make another before the last one is revoked")
+        _replace(file, "\n".join(_toml(entry) for entry in entries if entry not in revoked))
+    typer.echo(f"Revoked {len(revoked)} of {len(entries)} keys.")
+
+
+@contextmanager
+def _errors_for_people() -> Iterator[None]:
+    """Print an `AccessError` as one line and end with exit code 1."""
+    try:
+        yield
+    except AccessError as exc:
+        _ERR.print("error:", style="bold red", end=" ")
+        _ERR.print(str(exc), markup=False, highlight=False, soft_wrap=True)
+        raise typer.Exit(1) from None
 
 
 def _entry(name: str, scopes: list[Scope], key: str, events_per_s: float | None) -> ApiKey:
@@ -76,17 +137,22 @@ def _toml(entry: ApiKey) -> str:
 
 
 def _add(file: Path, entry: ApiKey) -> None:
-    """Add an entry to a file, atomically: the service may be reading the file."""
+    """Add an entry to a file."""
+    before = ""
+    if file.exists():
+        all_different((*read_keys(file), entry))
+        before = file.read_text("utf-8").rstrip("\n") + "\n\n"
+    _replace(file, before + _toml(entry))
+
+
+def _replace(file: Path, text: str) -> None:
+    """Write a file atomically, with the permissions that it had: the service may be reading it."""
     target = file.resolve()
     try:
-        before = ""
-        if target.exists():
-            all_different((*read_keys(target), entry))
-            before = target.read_text("utf-8").rstrip("\n") + "\n\n"
         handle, written = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
         with os.fdopen(handle, "w", encoding="utf-8") as out:
-            out.write(before + _toml(entry))
-        if before:
+            out.write(text)
+        if target.exists():
             Path(written).chmod(target.stat().st_mode & 0o777)
         Path(written).replace(target)
     except OSError as exc:

@@ -1,4 +1,4 @@
-"""`willbuy key new`."""
+"""`willbuy key`: new, list and revoke."""
 
 import re
 import tomllib
@@ -83,3 +83,69 @@ def test_a_full_file_is_left_as_it_is(tmp_path) -> None:
     assert done.exit_code == 1
     assert "at most 64" in done.output
     assert len(read_keys(path)) == MOST_KEYS
+
+
+def key_file(tmp_path, *names):
+    path = tmp_path / "keys.toml"
+    for name in names:
+        assert run("--name", name, "--scope", "events:write", "--events-per-s", 50, "--file", path).exit_code == 0
+    return path
+
+
+def other(*arguments, **environment):
+    return CliRunner().invoke(cli, [*map(str, arguments)], env=environment)
+
+
+def test_keys_are_listed_without_anything_to_get_in_with(tmp_path) -> None:
+    path = key_file(tmp_path, "shop", "desk")
+    run("--name", "ops", "--scope", "model:admin", "--scope", "sessions:read", "--file", path)
+    done = other("list", WILLBUY_API_KEYS_FILE=str(path))
+    assert done.exit_code == 0
+    heading, *lines = done.output.splitlines()
+    assert heading.split() == ["name", "scopes", "events/s", "sha256"]
+    entries = read_keys(path)
+    assert [line.split()[0] for line in lines] == ["shop", "desk", "ops"]
+    assert [line.split()[-1] for line in lines] == [entry.sha256[:12] for entry in entries]
+    assert lines[0].split()[1:3] == ["events:write", "50"]
+    assert "model:admin, sessions:read" in lines[2]
+
+
+def test_a_revoked_key_is_gone_from_the_file_and_the_others_stay(tmp_path) -> None:
+    path = key_file(tmp_path, "shop", "desk", "shop")
+    path.chmod(0o640)
+    first, desk, second = read_keys(path)
+    # One of two keys of a user, by its hash
+    assert other("revoke", "--file", path, "--sha256", second.sha256[:8].upper()).exit_code == 0
+    assert read_keys(path) == (first, desk)
+    # And all of a user
+    assert "1 of 2" in other("revoke", "--file", path, "--name", "shop").output
+    assert read_keys(path) == (desk,)
+    assert path.stat().st_mode & 0o777 == 0o640
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--name", "nobody"], "no key has the name 'nobody'; it has desk, shop"),
+        (["--sha256", "zz"], "no key has a hash that begins with 'zz'"),
+        (["--sha256", ""], "no key has a hash"),
+        ([], "either --name or --sha256"),
+        (["--name", "shop", "--sha256", "00"], "either --name or --sha256"),
+    ],
+)
+def test_a_key_that_cannot_be_revoked_is_said_and_the_file_stays(tmp_path, arguments, message) -> None:
+    path = key_file(tmp_path, "shop", "desk")
+    before = path.read_text()
+    done = other("revoke", "--file", path, *arguments)
+    assert done.exit_code == 1
+    assert message in done.output
+    assert path.read_text() == before
+
+
+def test_the_last_key_cannot_be_revoked_as_a_service_needs_one(tmp_path) -> None:
+    path = key_file(tmp_path, "shop")
+    done = other("revoke", "--file", path, "--name", "shop")
+    assert (done.exit_code, len(read_keys(path))) == (1, 1)
+    assert "make another" in done.output
+    assert "error: " in other("list", "--file", tmp_path / "missing.toml").output
