@@ -14,7 +14,7 @@ from fastapi import FastAPI
 from pydantic import ValidationError
 from structlog.typing import FilteringBoundLogger
 
-from app.api import board, dashboard, events, interventions, operations, outcomes, sessions, stream
+from app.api import board, dashboard, events, interventions, operations, outcomes, sessions, stream, tokens
 from app.api.events import BATCH_PATH
 from app.api.ingest import Ingest
 from app.api.middleware import BodyLimit, FrontedFastAPI, RequestContext, RequestObserver
@@ -22,6 +22,7 @@ from app.api.openapi import complete_openapi
 from app.api.responses import handle_errors
 from app.auth.scopes import Rules
 from app.auth.setup import cors_options, following_keys, install_auth, log_open_access, read_access
+from app.auth.tokens import TokenStore
 from app.monitoring import tracing
 from app.monitoring.logging import build_logger, hide_session_ids, start_error
 from app.monitoring.metrics import Metrics
@@ -29,6 +30,7 @@ from app.runtime.drain import Drain
 from app.runtime.gc import settled_garbage_collector
 from app.settings import Settings, faults_of, warn_of_removed_settings
 from app.store.interface import StateStore
+from app.store.keys import Keys
 from app.wiring import log_started, open_models, open_rate_limit, open_rule_file, running_services
 from model.interface import Model
 
@@ -140,7 +142,8 @@ def create_app(
         observer=observer,
     )
     app.add_middleware(board.CachedAnswers, services=lambda: app.state.services)
-    install_auth(app, settings, access, rules, rate, metrics)
+    app.state.tokens = TokenStore(rate.client, keys=Keys(settings.redis_key_prefix))
+    install_auth(app, settings, access, rules, rate=rate, tokens=app.state.tokens, metrics=metrics)
     app.add_middleware(RequestContext, observer=observer)
     app.add_middleware(
         Ingest,
@@ -158,7 +161,7 @@ def create_app(
 
 
 def _include_routes(app: FastAPI) -> None:
-    for module in (events, board, outcomes, sessions, stream, interventions, operations):
+    for module in (events, board, outcomes, sessions, stream, interventions, tokens, operations):
         app.include_router(module.router)
     app.include_router(dashboard.build_router())
 

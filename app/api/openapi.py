@@ -20,6 +20,7 @@ from app.errors import (
     WillbuyError,
 )
 from app.schemas.events import EventIn, OutcomeIn, Problem
+from app.schemas.tokens import TokenIn
 
 _SCHEMES: Final[dict[str, dict[str, str]]] = {
     "bearer": {"type": "http", "scheme": "bearer", "description": "An API key; `willbuy key new` makes one."},
@@ -28,7 +29,7 @@ _SCHEMES: Final[dict[str, dict[str, str]]] = {
 
 
 def complete_openapi(app: FastAPI, rules: Rules) -> None:
-    """Let the app's document define the bodies `EventIn`, `OutcomeIn` and `Problem`, and say which key a call needs."""
+    """Let the app's document define the bodies that routes read themselves, and say which key a call needs."""
     # FastAPI offers no hook but this method, see https://fastapi.tiangolo.com/how-to/extending-openapi/.
     app.openapi = partial(_document, app, rules, app.openapi)  # type: ignore[method-assign]
 
@@ -38,7 +39,7 @@ def _document(app: FastAPI, rules: Rules, build: Any) -> dict[str, Any]:  # noqa
         return app.openapi_schema
     document: dict[str, Any] = build()
     _, definitions = models_json_schema(
-        [(EventIn, "validation"), (OutcomeIn, "validation"), (Problem, "serialization")],
+        [(EventIn, "validation"), (OutcomeIn, "validation"), (TokenIn, "validation"), (Problem, "serialization")],
         ref_template="#/components/schemas/{model}",
     )
     components = document.setdefault("components", {})

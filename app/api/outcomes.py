@@ -25,8 +25,8 @@ from app.errors import (
 )
 from app.outcomes.record_outcome import record_outcome
 from app.runtime.deadlines import RequestTimeout
-from app.schemas.events import SessionId, SessionOut
-from app.scoring.parsing import parse_outcome
+from app.schemas.events import OutcomeIn, SessionId, SessionOut
+from app.scoring.parsing import parse_object
 from app.store.record_codec import Outcome
 
 router = APIRouter(tags=["sessions"])
@@ -74,7 +74,7 @@ async def post_outcome(
         with RequestTimeout(request.scope, services.deadlines, timeout_s):
             body = await read_body(request.receive)
             is_read = True
-            said = parse_outcome(gunzip(body, services.settings.max_body_bytes) if form.is_gzip else body)
+            said = parse_object(gunzip(body, services.settings.max_body_bytes) if form.is_gzip else body, OutcomeIn)
             outcome_ms = services.intake.outcome_ms(said, now_ms=services.now_ms())
             record = await record_outcome(
                 services.store,

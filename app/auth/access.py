@@ -59,6 +59,10 @@ class Access:
             raise UnauthorizedError("The service does not know this API key.", came_with_key=True)
         return found
 
+    def of_digest(self, sha256: str) -> ApiKey | None:
+        """Return the accepted key of a SHA-256 in hexadecimal; None where there is none any more."""
+        return next((key for _, key in self._keys if key.sha256 == sha256), None)
+
     def check(self, headers: Iterable[tuple[bytes, bytes]], needed: Scope) -> ApiKey:
         """Return the key of a request, as `holder` does; raise `ForbiddenError` unless the key has the scope."""
         key = self.holder(headers)

@@ -10,11 +10,23 @@ from app.auth.access import Access
 from app.auth.keys import ApiKey
 from app.auth.rate_limit import RateLimit
 from app.auth.scopes import Methods, Rules
-from app.errors import DeadlineExceededError, UnauthorizedError, WillbuyError, error_response, problem, problem_response
+from app.auth.scopes import Scope as KeyScope
+from app.auth.tokens import TokenStore, token_of
+from app.errors import (
+    DeadlineExceededError,
+    ForbiddenError,
+    UnauthorizedError,
+    WillbuyError,
+    error_response,
+    problem,
+    problem_response,
+)
 from app.monitoring.metrics import Metrics
 
 KEY_NAME: Final = "willbuy.key"
 """Entry of the ASGI scope with the name of the request's key."""
+
+_KEY_SHA256: Final = "willbuy.key_sha256"
 
 COUNT_EVENTS: Final = "willbuy.count_events"
 """Entry of the ASGI scope of a batch whose key has a limit: an async function that takes the number of its events, and
@@ -33,22 +45,38 @@ class AccessControl:
         rules: the scope that each call needs. An unknown call is 404 or 405 with an accepted key, and 401 without.
         rate: counts the requests of keys that have a limit.
         metrics: counts refusals.
-        timeout_s: longest wait for the count of a request, s.
+        tokens: what tokens of browsers allow.
+        timeout_s: longest wait for Redis, s.
     """
 
     def __init__(
-        self, app: ASGIApp, *, access: Access, rules: Rules, rate: RateLimit, metrics: Metrics, timeout_s: float = 2.0
+        self,
+        app: ASGIApp,
+        *,
+        access: Access,
+        rules: Rules,
+        rate: RateLimit,
+        tokens: TokenStore,
+        metrics: Metrics,
+        timeout_s: float = 2.0,
     ) -> None:
         self._timeout_s = timeout_s
         self._app = app
         self._access = access
         self._rules = rules
         self._rate = rate
+        self._tokens = tokens
         self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one ASGI connection."""
-        if scope["type"] != "http" or self._access.is_open:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        sent, query = token_of(scope["headers"], scope["query_string"])
+        # Routes know no such parameter, and it belongs in no log.
+        scope["query_string"] = query
+        if self._access.is_open:
             await self._app(scope, receive, send)
             return
         path = route_path(scope)
@@ -61,9 +89,15 @@ class AccessControl:
         if needed is None:
             await self._app(scope, receive, send)
             return
+        left_s: float | None = None
         try:
-            key = self._access.check(scope["headers"], needed)
+            if sent is None:
+                key = self._access.check(scope["headers"], needed)
+            else:
+                async with asyncio.timeout(self._timeout_s):
+                    key, left_s = await self._by_token(sent, method, path)
             scope[KEY_NAME] = key.name
+            scope[_KEY_SHA256] = key.sha256
             if self._rate.is_limited(key):
                 async with asyncio.timeout(self._timeout_s):
                     await self._rate.take(key)
@@ -79,8 +113,25 @@ class AccessControl:
             await error_response(error)(scope, receive, send)
             return
         if path == _STREAM_PATH:
-            receive = _until_revoked(self._access, key, receive)
+            receive = _until_revoked(self._access, key, receive, left_s)
         await self._app(scope, receive, send)
+
+    async def _by_token(self, sent: str, method: str, path: str) -> tuple[ApiKey, float]:
+        """Return the key that a token was made with, and the seconds until the token's end.
+
+        Raises:
+            UnauthorizedError: the token is unknown, or has ended.
+            ForbiddenError: it does not allow the call.
+            StoreError: Redis does not answer.
+        """
+        found = await self._tokens.find(sent)
+        key = None if found is None else self._access.of_digest(found.key_sha256)
+        if found is None or key is None or KeyScope.SESSIONS_READ not in key.scopes:
+            raise UnauthorizedError("The service does not know this token, or it has ended.", came_with_key=True)
+        if not found.allows(method, path):
+            what = "the board" if found.session_id is None else "one session"
+            raise ForbiddenError(f"This token allows to read {what}, and nothing else.", KeyScope.SESSIONS_READ)
+        return key, found.left_s
 
     async def _count_more(self, key: ApiKey, events: int) -> None:
         """Count the events of a batch; the request itself was counted as the first of them."""
@@ -110,6 +161,12 @@ def holder_of(scope: Scope) -> str | None:
     return name
 
 
+def key_sha256_of(scope: Scope) -> str:
+    """Return the SHA-256 of a request's key in hexadecimal; empty with open access."""
+    digest: str = scope.get(_KEY_SHA256, "")
+    return digest
+
+
 def route_path(scope: Scope) -> str:
     """Return the path without the prefix that a proxy adds, as Starlette's routes match it."""
     path: str = scope["path"]
@@ -117,16 +174,19 @@ def route_path(scope: Scope) -> str:
     return path[len(prefix) :] if prefix and path.startswith(f"{prefix}/") else path
 
 
-def _until_revoked(access: Access, key: ApiKey, receive: Receive) -> Receive:
-    """Return a `receive` that reports a disconnect once the key is revoked, so that its stream ends."""
+def _until_revoked(access: Access, key: ApiKey, receive: Receive, left_s: float | None) -> Receive:
+    """Return a `receive` that reports a disconnect once the key is revoked or a time is over, so that streams end."""
+    loop = asyncio.get_running_loop()
+    until_s = None if left_s is None else loop.time() + left_s
 
     async def receive_until_revoked() -> Message:
         message = asyncio.ensure_future(receive())
         try:
-            while access.knows(key):
+            while access.knows(key) and (until_s is None or loop.time() < until_s):
                 changed = asyncio.ensure_future(access.changed.wait())
                 try:
-                    await asyncio.wait({message, changed}, return_when=asyncio.FIRST_COMPLETED)
+                    wait_s = None if until_s is None else max(0.0, until_s - loop.time())
+                    await asyncio.wait({message, changed}, timeout=wait_s, return_when=asyncio.FIRST_COMPLETED)
                 finally:
                     changed.cancel()
                 if message.done():

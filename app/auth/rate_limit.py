@@ -26,6 +26,9 @@ class RateLimit:
         metrics: counts the requests that Redis could not count.
         keys: the keys of this service; None: those of the default prefix.
         window_s: length of the sliding window.
+
+    Attributes:
+        client: the Redis that counts.
     """
 
     def __init__(
@@ -37,7 +40,7 @@ class RateLimit:
         keys: Keys | None = None,
         window_s: int = WINDOW_S,
     ) -> None:
-        self._client = client
+        self.client = client
         self._keys = keys or Keys()
         self._scripts = ScriptRunner(client)
         self._script = load_script("rate_limit.lua")
@@ -73,7 +76,7 @@ class RateLimit:
 
     async def close(self) -> None:
         """Close the connections."""
-        await self._client.close()
+        await self.client.close()
 
     def _limit(self, key: ApiKey) -> float:
         return self._events_per_s if key.events_per_s is None else key.events_per_s

@@ -38,6 +38,8 @@ _PATHS: Final[dict[str, Methods]] = {
     "/v1/stats": _READ,
     "/v1/stream": _READ,
     "/v1/interventions": _READ,
+    # A token allows a part of what its key does.
+    "/v1/tokens": {"POST": Scope.SESSIONS_READ},
     "/v1/model": _READ,
     "/v1/model/reload": {"POST": Scope.MODEL_ADMIN},
     # Load balancers and kubelets have no keys; the answers only show whether the replica is up.

@@ -15,6 +15,7 @@ from app.auth.keys import AccessError, read_keys
 from app.auth.middleware import AccessControl
 from app.auth.rate_limit import RateLimit
 from app.auth.scopes import Rules
+from app.auth.tokens import TokenStore
 from app.monitoring.metrics import Metrics
 from app.runtime.file_watch import FileWatch, Stamp
 from app.settings import Settings
@@ -65,7 +66,14 @@ async def following_keys(
 
 
 def install_auth(
-    app: FastAPI, settings: Settings, access: Access, rules: Rules, rate: RateLimit, metrics: Metrics
+    app: FastAPI,
+    settings: Settings,
+    access: Access,
+    rules: Rules,
+    *,
+    rate: RateLimit,
+    tokens: TokenStore,
+    metrics: Metrics,
 ) -> None:
     """Add the check of keys and scopes, and outside of it CORS, to the middleware that the app has so far."""
     app.add_middleware(
@@ -73,6 +81,7 @@ def install_auth(
         access=access,
         rules=rules,
         rate=rate,
+        tokens=tokens,
         metrics=metrics,
         timeout_s=settings.request_timeout_s,
     )

@@ -31,7 +31,7 @@ from app.errors import (
     shortened,
 )
 from app.runtime.slices import Slices
-from app.schemas.events import EventBody, EventIn, OutcomeIn, timestamp_ms
+from app.schemas.events import EventBody, EventIn, timestamp_ms
 from model.text_rules import session_id_text
 
 _BOM: Final = b"\xef\xbb\xbf"
@@ -47,6 +47,7 @@ _COMMON_EVENT: Final = 2048
 # An event of all fields and the most properties has fewer. A body of more for each event may have millions of elements.
 _MOST_COMMAS: Final = 64
 _Read = TypeVar("_Read")
+_Body = TypeVar("_Body", bound=BaseModel)
 
 _event_decoder: Final = msgspec.json.Decoder(EventBody)
 _events_decoder: Final = msgspec.json.Decoder(list[EventBody])
@@ -110,19 +111,19 @@ async def parse_events(
     return parsed
 
 
-def parse_outcome(body: bytes) -> OutcomeIn:
-    """Return the outcome of a session in a body.
+def parse_object(body: bytes, kind: type[_Body]) -> _Body:
+    """Return the object in a body, of a kind that is no event.
 
     Raises:
         InvalidJsonError: as for `parse_event`.
-        InvalidRequestError: the body is JSON, but no outcome; every field at fault is named.
+        InvalidRequestError: the body is JSON, but not of the kind; every field at fault is named.
     """
     value = _value(body)
     if not isinstance(value, dict):
-        error = {"field": "body", "message": "expected an outcome as a JSON object", "code": "not_an_object"}
+        error = {"field": "body", "message": "expected a JSON object", "code": "not_an_object"}
         raise InvalidRequestError("The body is JSON, but not an object.", [error])
     try:
-        return OutcomeIn.model_validate(_bounded(value, OutcomeIn))
+        return kind.model_validate(_bounded(value, kind))
     except ValidationError as exc:
         raise InvalidRequestError(*_faults(exc)) from exc
 

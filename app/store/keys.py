@@ -22,6 +22,7 @@
     wb:{<shard>}:probe:<token>:... five kinds    keys of one check of readiness, with a life of seconds
     wb:{00}:replicas              sorted set   names of the replicas by time of last report, Redis' clock, in ms
     wb:{00}:reports               hash         the last report of each
+    wb:{<shard>}:token:<sha256>   string       what a token of a browser allows; the shard is the hash's
     wb:rate:{<shard>}:<limit>:<name>  hash     requests of API keys in a sliding window, see `rate_limit.lua`
 
 The braces make the shard a Redis Cluster hash tag: all keys of a shard are in one slot, so one script may use them
@@ -163,6 +164,10 @@ class Keys:
         """Return the keys of the replica that moves decisions to webhooks, a string, and of the places, a hash."""
         start = self._of_shard[COUNTS_SHARD]
         return f"{start}webhooks:leader", f"{start}webhooks:places"
+
+    def token(self, digest: str) -> str:
+        """Return the key of a browser's token, given its SHA-256 in hexadecimal; a string."""
+        return f"{self._of_shard[shard_of(digest)]}token:{digest}"
 
     def rate(self, name: str, limit: int) -> str:
         """Return the key of the requests of API keys of a name, given their limit per window; a hash."""

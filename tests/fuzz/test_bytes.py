@@ -16,8 +16,8 @@ from support.keys import toml
 
 from app.auth.keys import AccessError, read_keys
 from app.errors import CorruptRecordError, InvalidJsonError, InvalidRequestError, TooManyEventsError, WillbuyError
-from app.schemas.events import EVENT_EXAMPLE, EventBody
-from app.scoring.parsing import parse_event, parse_events, parse_outcome
+from app.schemas.events import EVENT_EXAMPLE, EventBody, OutcomeIn
+from app.scoring.parsing import parse_event, parse_events, parse_object
 from app.store.history_codec import Entry, decode_history, decode_joined, encode_event, properties_code
 from app.store.interface import Commit
 from app.store.record_codec import Answer, Answers, Outcome, Record, decode_record, encode_record
@@ -201,7 +201,7 @@ def test_a_batch_is_events_and_problems_or_is_refused(body, is_lines) -> None:
 @example(body=DEEP[4])
 @tried(100)
 def test_an_event_and_an_outcome_are_ones_or_are_refused(body) -> None:
-    for parse in (parse_event, parse_outcome):
+    for parse in (parse_event, lambda body: parse_object(body, OutcomeIn)):
         status = 200
         try:
             parse(body)

@@ -10,6 +10,7 @@ from app.auth.access import Access
 from app.auth.middleware import COUNT_EVENTS, KEY_NAME, AccessControl, holder_of, route_path
 from app.auth.rate_limit import RateLimit
 from app.auth.scopes import Rules
+from app.auth.tokens import TokenStore
 from app.errors import RateLimitedError
 from app.monitoring.metrics import Metrics
 
@@ -54,7 +55,13 @@ class Guarded:
         rules = Rules(metrics_public=metrics_public)
         access = access or Access([SHOP.entry, DESK.entry])
         self.app = AccessControl(
-            self.behind, access=access, rules=rules, rate=cast("RateLimit", self.limits), metrics=self.metrics
+            self.behind,
+            access=access,
+            rules=rules,
+            rate=cast("RateLimit", self.limits),
+            # No request of these tests has a token; tests/e2e/test_tokens.py has those that do.
+            tokens=cast("TokenStore", None),
+            metrics=self.metrics,
         )
 
     async def ask(self, method, path, key=None, **options):
