@@ -15,6 +15,7 @@ from support.redis_acl import PASSWORD, documented_user, url_of
 from support.tls import behind_tls, make_certificate
 
 from app.auth.scopes import Scope
+from app.interventions.webhooks import new_secret
 
 EVENT = {"session_id": "s-1", "event_name": "view_item", "item_id": "SKU-1"}
 
@@ -52,6 +53,27 @@ def run_traffic(base_url, headers=None, *, with_rules=False):
         # The sweeper closes what idles out
         while 'willbuy_outcomes_total{closed_by="idle",outcome="none"}' not in client.get("/metrics").text:
             pass
+        if with_rules:
+            run_rules(client)
+
+
+def run_rules(client):
+    """Call everything that rules and webhooks need; the receiver of the webhook is not there."""
+    sold = {"session_id": "sold", "event_name": "view_item"}
+    assert client.post("/v1/events", json=sold).json()["interventions"]
+    assert client.post("/v1/events", json=sold | {"event_name": "purchase", "value": 12.5}).status_code == 200
+    while not (webhook := client.get("/v1/interventions").json()["webhooks"][0])["waiting"]:
+        pass
+    while 'result="connect"' not in client.get("/metrics").text:
+        pass
+    for on in (False, True):
+        assert client.post("/v1/interventions/capped/switch", json={"on": on}).status_code == 200
+    assert client.get(f"/v1/webhooks/{webhook['name']}/dead").status_code == 200
+    for body in ({}, {"ids": ["msg_1"]}):
+        assert client.post(f"/v1/webhooks/{webhook['name']}/resend", json=body).status_code == 200
+    rule = client.get("/v1/interventions").json()["rules"][0]
+    while not rule["treatment"]["revenue"]:
+        rule = client.get("/v1/interventions").json()["rules"][0]
 
 
 def collect(url, out, *options):
@@ -62,7 +84,11 @@ def collect(url, out, *options):
 def test_the_documented_user_is_enough_for_the_whole_traffic(server, service, tmp_path):
     started, admin = server
     rules = tmp_path / "rules.toml"
-    rules.write_text('[[rules]]\nname = "capped"\ncap_per_hour = 1000\n')
+    (tmp_path / "secret").write_text(new_secret())
+    rules.write_text(
+        '[[rules]]\nname = "capped"\ncap_per_hour = 1000\n'
+        '[[webhooks]]\nurl = "https://127.0.0.1:1/"\nsecret_file = "secret"\nallow_private = true\n'
+    )
     running = service(
         redis_url=url_of(started),
         session_idle_s=1,
