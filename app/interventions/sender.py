@@ -79,24 +79,38 @@ def message_of(entry: DecisionEntry) -> tuple[str, str]:
     return message_id(decision.session_id, f"{entry.shard}:{entry.entry}"), _encode(body).decode()
 
 
-def wait_s(attempt: int, *, asked_s: float = 0.0, chance: Callable[[], float] = random.random) -> float:
+def wait_s(
+    attempt: int,
+    *,
+    first_s: float = FIRST_WAIT_S,
+    asked_s: float = 0.0,
+    chance: Callable[[], float] = random.random,
+) -> float:
     """Return the seconds until the next attempt: exponential, with a jitter of a half to one and a half.
 
     Args:
         attempt: number of the attempt that failed, from 1.
+        first_s: mean wait after the first attempt.
         asked_s: least wait, as the receiver asked.
         chance: a number from 0 to 1.
     """
-    return max(asked_s, FIRST_WAIT_S * _WAIT_FACTOR ** (attempt - 1) * (0.5 + chance()))
+    return max(asked_s, first_s * _WAIT_FACTOR ** (attempt - 1) * (0.5 + chance()))
 
 
 class _Line:
     """One webhook's loop: takes due messages and sends them."""
 
     def __init__(
-        self, webhook: Webhook, store: WebhookStore, *, metrics: Metrics, logger: FilteringBoundLogger
+        self,
+        webhook: Webhook,
+        store: WebhookStore,
+        *,
+        first_wait_s: float,
+        metrics: Metrics,
+        logger: FilteringBoundLogger,
     ) -> None:
         self.webhook = webhook
+        self._first_wait_s = first_wait_s
         self._receiver = Receiver(webhook)
         self._store = store
         self._metrics = metrics
@@ -129,7 +143,7 @@ class _Line:
             is_last = exc.is_final or claimed.attempt >= MOST_ATTEMPTS
             self._note(exc.cause, message=claimed.message_id, attempt=claimed.attempt, dead=is_last)
             if not is_last:
-                again_s = wait_s(claimed.attempt, asked_s=exc.retry_after_s)
+                again_s = wait_s(claimed.attempt, first_s=self._first_wait_s, asked_s=exc.retry_after_s)
                 await self._store.again(name, claimed, wait_s=again_s)
                 return
             dropped = await self._store.die(name, claimed, exc.cause)
@@ -155,6 +169,7 @@ class WebhookSender:
         metrics: where attempts are counted.
         logger: where failures are logged.
         now_ms: the clock of decisions.
+        first_wait_s: mean wait after a message's first attempt.
     """
 
     def __init__(
@@ -165,8 +180,10 @@ class WebhookSender:
         metrics: Metrics,
         logger: FilteringBoundLogger,
         now_ms: Callable[[], int],
+        first_wait_s: float = FIRST_WAIT_S,
     ) -> None:
         self._store = store
+        self._first_wait_s = first_wait_s
         self._decisions = decisions
         self._metrics = metrics
         self._logger = logger
@@ -191,7 +208,13 @@ class WebhookSender:
                 closing.add_done_callback(self._closing.discard)
         for name, webhook in wanted.items():
             if name not in self._lines:
-                line = self._lines[name] = _Line(webhook, self._store, metrics=self._metrics, logger=self._logger)
+                line = self._lines[name] = _Line(
+                    webhook,
+                    self._store,
+                    first_wait_s=self._first_wait_s,
+                    metrics=self._metrics,
+                    logger=self._logger,
+                )
                 line.task.start()
 
     def start(self) -> None:

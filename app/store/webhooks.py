@@ -116,7 +116,7 @@ class WebhookStore(Protocol):
         ...
 
     async def claim(self, webhook: str, most: int) -> list[Claimed]:
-        """Take messages whose attempt is due, for `LEASE_MS`."""
+        """Take messages whose attempt is due; each is the caller's for the time of a lease."""
         ...
 
     async def sent(self, webhook: str, claimed: Claimed) -> None:
@@ -153,9 +153,11 @@ class RedisWebhooks:
     Args:
         scripts: runs the Lua scripts.
         keys: the keys of the queues.
+        lease_ms: how long a claimed message is the caller's.
     """
 
-    def __init__(self, scripts: ScriptRunner, keys: Keys) -> None:
+    def __init__(self, scripts: ScriptRunner, keys: Keys, *, lease_ms: int = LEASE_MS) -> None:
+        self._lease_ms = lease_ms
         self._scripts = scripts
         self._keys = keys
         names = ("add", "claim", "settle", "dead", "resend", "forget")
@@ -186,7 +188,7 @@ class RedisWebhooks:
         return Added(*await self._run("add", webhook, MOST_WAITING, MOST_DEAD, _KEPT_MS, *words))
 
     async def claim(self, webhook: str, most: int) -> list[Claimed]:
-        reply = await self._run("claim", webhook, most, LEASE_MS)
+        reply = await self._run("claim", webhook, most, self._lease_ms)
         return [Claimed(one.decode(), body.decode(), attempt) for one, body, attempt in reply]
 
     async def sent(self, webhook: str, claimed: Claimed) -> None:

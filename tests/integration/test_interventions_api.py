@@ -11,6 +11,7 @@ from support.tls import make_certificate
 from support.webhook_receiver import receiver
 
 from app.interventions import sender as sending
+from app.interventions.sender import WebhookSender
 from app.interventions.webhooks import new_secret
 from app.main import create_app
 from app.settings import Settings
@@ -163,7 +164,8 @@ async def test_a_decision_is_sent_to_the_webhook_of_the_file_and_erased_with_its
     valkey, tmp_path, monkeypatch
 ) -> None:
     monkeypatch.setattr(sending, "EVERY_S", 0.01)
-    monkeypatch.setattr(sending, "FIRST_WAIT_S", 1_000.0)
+    assert WebhookSender.__init__.__kwdefaults__ is not None
+    monkeypatch.setitem(WebhookSender.__init__.__kwdefaults__, "first_wait_s", 1_000.0)
     secret = new_secret()
     monkeypatch.setenv("HOOK_SECRET", secret)
     certificate = make_certificate(tmp_path)

@@ -68,6 +68,7 @@ async def replica(client, *webhooks, metrics=None):
         metrics=metrics or Metrics(),
         logger=build_logger(log_format="console", log_level="error"),
         now_ms=lambda: NOW_MS,
+        first_wait_s=0.001,
     )
     sender.use(webhooks)
     sender.start()
@@ -88,9 +89,8 @@ async def settled(store, webhook, **expected):
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    """Loops and waits of milliseconds."""
+    """Loops of milliseconds."""
     monkeypatch.setattr(sending, "EVERY_S", 0.01)
-    monkeypatch.setattr(sending, "FIRST_WAIT_S", 0.001)
 
 
 async def test_each_decision_is_sent_once_signed_to_those_who_want_it(redis_server, certificate) -> None:
@@ -170,11 +170,10 @@ async def test_a_receiver_that_is_gone_gets_no_other_attempt(valkey, certificate
         assert len(shop.received) == 1
 
 
-async def test_a_replica_that_dies_after_taking_a_message_loses_none(valkey, certificate, monkeypatch) -> None:
+async def test_a_replica_that_dies_after_taking_a_message_loses_none(valkey, certificate) -> None:
     """The lease ends, and another replica sends it."""
-    monkeypatch.setattr(queues, "LEASE_MS", 1)
     async with opened(valkey) as client, receiver(certificate, SECRET) as shop:
-        webhook, store = hook(shop, certificate), RedisWebhooks(ScriptRunner(client), KEYS)
+        webhook, store = hook(shop, certificate), RedisWebhooks(ScriptRunner(client), KEYS, lease_ms=1)
         await store.add(webhook.name, {"msg_1": "{}"})
         (claimed,) = await store.claim(webhook.name, 8)
         assert claimed == Claimed("msg_1", "{}", 1)
@@ -286,10 +285,9 @@ async def test_a_message_is_there_once_and_all_is_bounded(redis_server, monkeypa
         assert await store.add("b", {"1": "x"}) == (1, 0, 0)
 
 
-async def test_a_late_result_of_a_lost_lease_changes_nothing_but_a_delivery(redis_server, monkeypatch) -> None:
-    monkeypatch.setattr(queues, "LEASE_MS", 0)
+async def test_a_late_result_of_a_lost_lease_changes_nothing_but_a_delivery(redis_server) -> None:
     async with opened(redis_server) as client:
-        store = RedisWebhooks(ScriptRunner(client), KEYS)
+        store = RedisWebhooks(ScriptRunner(client), KEYS, lease_ms=0)
         await store.add("a", {"1": "x"})
         (early,) = await store.claim("a", 1)
         (late,) = await store.claim("a", 1)

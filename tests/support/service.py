@@ -88,6 +88,11 @@ class Service:
     def terminate(self) -> None:
         os.kill(self.pid, signal.SIGTERM)
 
+    def kill(self) -> None:
+        """Send SIGKILL, and wait for the end."""
+        os.kill(self.pid, signal.SIGKILL)
+        self.wait()
+
     def stop(self) -> int:
         """Send SIGTERM, wait, and return the exit status."""
         assert self._process is not None

@@ -59,7 +59,7 @@ async def behind_tls(
         for task in serving:
             task.cancel()
         await asyncio.gather(*serving, return_exceptions=True)
-        await _sockets_closed()
+        await sockets_closed()
 
 
 @asynccontextmanager
@@ -102,7 +102,7 @@ async def tls_or_plain(server: RedisServer, certificate: tuple[Path, Path]) -> A
         accepting.cancel()
         await asyncio.gather(accepting, return_exceptions=True)
         listener.close()
-        await _sockets_closed()
+        await sockets_closed()
 
 
 _TLS_HANDSHAKE = b"\x16"
@@ -134,7 +134,7 @@ async def _forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, s
             one.transport.abort()
 
 
-async def _sockets_closed() -> None:
+async def sockets_closed() -> None:
     """Wait until the event loop has closed the sockets of aborted transports, which takes it a few turns."""
     for _ in range(10):
         await asyncio.sleep(0)

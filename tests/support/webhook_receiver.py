@@ -1,7 +1,6 @@
 """A shop's webhook: a real HTTPS server on a loopback port that verifies, records and answers as it is asked to."""
 
 import asyncio
-import contextlib
 import ssl
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -10,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from standardwebhooks import Webhook as Verifier
+
+from support.tls import sockets_closed
 
 Answer = tuple[int, Mapping[str, str]]
 
@@ -23,12 +24,14 @@ class Receiver:
         secret: verifies every message.
         answer: called with the number of the request, from 0; status and headers of the response. None hangs.
         received: id and verified body of each request.
+        accepted: the same of those that were answered with a status below 300.
     """
 
     url: str
     secret: str
     answer: Callable[[int], Answer | None]
     received: list[tuple[str, Any]] = field(default_factory=list)
+    accepted: list[tuple[str, Any]] = field(default_factory=list)
     arrived: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
@@ -50,33 +53,39 @@ async def receiver(
     context.load_cert_chain(*certificate)
     serving: set[asyncio.Task[None]] = set()
 
+    async def respond(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while True:
+            head = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
+            headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in head[1:] if line)}
+            body = await reader.readexactly(int(headers.get("content-length", 0)))
+            number = len(found.received)
+            found.received.append((headers["webhook-id"], Verifier(secret).verify(body, headers)))
+            found.arrived.set()
+            said = found.answer(number)
+            if said is None:
+                await asyncio.Event().wait()
+                return
+            status, extra = said
+            if status < 300:
+                found.accepted.append(found.received[number])
+            lines = [
+                f"HTTP/1.1 {status} x",
+                "content-length: 0",
+                *(f"{name}: {value}" for name, value in extra.items()),
+            ]
+            writer.write("\r\n".join([*lines, "", ""]).encode())
+            await writer.drain()
+
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
         serving.add(task)
-        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
-            while True:
-                head = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
-                headers = {
-                    name.lower(): value for name, _, value in (line.partition(": ") for line in head[1:] if line)
-                }
-                body = await reader.readexactly(int(headers.get("content-length", 0)))
-                number = len(found.received)
-                found.received.append((headers["webhook-id"], Verifier(secret).verify(body, headers)))
-                found.arrived.set()
-                said = found.answer(number)
-                if said is None:
-                    await asyncio.Event().wait()
-                    return
-                status, extra = said
-                lines = [
-                    f"HTTP/1.1 {status} x",
-                    "content-length: 0",
-                    *(f"{name}: {value}" for name, value in extra.items()),
-                ]
-                writer.write("\r\n".join([*lines, "", ""]).encode())
-                await writer.drain()
-        writer.close()
+        try:
+            await respond(reader, writer)
+        except (asyncio.IncompleteReadError, ConnectionError):
+            pass  # the sender has closed the connection
+        finally:
+            writer.transport.abort()
 
     server = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=context)
     port = server.sockets[0].getsockname()[1]
@@ -88,3 +97,4 @@ async def receiver(
         for task in serving:
             task.cancel()
         await asyncio.gather(*serving, return_exceptions=True)
+        await sockets_closed()
