@@ -17,6 +17,7 @@ import typer
 from training.commands.console import ERR, OUT, errors_for_people
 from training.commands.options import ConfigFlags, with_options
 from training.config import (
+    CheckSettings,
     CollectSettings,
     ColumnOptions,
     CompareSettings,
@@ -49,7 +50,15 @@ SetOption = Annotated[
 ]
 
 
-def _command(panel: str, name: str | None = None) -> Callable[[Callable[..., None]], Callable[..., None]]:
+_interventions: Final = typer.Typer(
+    name="interventions", no_args_is_help=True, help="Rules that act on a score: try them on past sessions."
+)
+cli.add_typer(_interventions, rich_help_panel="Serving")
+
+
+def _command(
+    panel: str, name: str | None = None, group: typer.Typer = cli
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Register a command with generated options; it fails with one line where a training package is missing."""
 
     def register(command: Callable[..., None]) -> Callable[..., None]:
@@ -64,7 +73,7 @@ def _command(panel: str, name: str | None = None) -> Callable[[Callable[..., Non
                 raise typer.Exit(1)
             command(**values)
 
-        return cli.command(name, rich_help_panel=panel)(with_options(checked))
+        return group.command(name, rich_help_panel=panel)(with_options(checked))
 
     return register
 
@@ -267,3 +276,22 @@ def demo(settings: DemoSettings) -> None:
 
     with errors_for_people(*DEMO_ERRORS):
         run_demo(settings)
+
+
+@_command("Serving", name="check", group=_interventions)
+def check_interventions(
+    rules: Annotated[Path, typer.Argument(metavar="FILE", help="The TOML file of rules.", show_default=False)],
+    data: Annotated[
+        Path,
+        typer.Argument(metavar="SESSIONS", help="Prepared sessions, or a log in a known format.", show_default=False),
+    ],
+    settings: CheckSettings,
+) -> None:
+    """Say how often each rule would have fired on past sessions, when in a session, and on how many later buyers.
+
+    Decides with the service's own code. Where the artifact was trained on SESSIONS, only unseen sessions are used.
+    """
+    from training.commands.interventions import CHECK_ERRORS, run_check  # noqa: PLC0415  # heavy, see above
+
+    with errors_for_people(*CHECK_ERRORS):
+        run_check(rules, data, settings)

@@ -627,6 +627,27 @@ class CompareSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class CheckSettings:
+    """Options of `willbuy interventions check`.
+
+    Attributes:
+        artifact: the model whose probabilities the rules see.
+        log: format of a raw log.
+        all_sessions: also decide on sessions that the model was trained on.
+        most_sessions: most sessions; a random sample represents more.
+        base_rate: share of sessions that buy, where it is known to differ from the training's.
+    """
+
+    artifact: Path | None = option(None, "The model that the service runs.", envvar="WILLBUY_ARTIFACT", shown=False)
+    log: LogFormat = field(default_factory=LogFormat)
+    all_sessions: bool = option(default=False, help="Also sessions that the model was trained on.", panel=DATA)
+    most_sessions: int = option(
+        20_000, "Most sessions; a random sample represents more.", flag="--sessions", low=1, panel=DATA
+    )
+    base_rate: float | None = option(None, "Share of sessions that buy, where it differs from the training's.")
+
+
+@dataclass(frozen=True, slots=True)
 class ReplaySettings:
     """Options of `willbuy replay`.
 

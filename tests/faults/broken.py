@@ -14,6 +14,7 @@ from msgspec.structs import replace
 
 from app import cli
 from app.errors import StoreError
+from app.scoring import scorer
 from app.store.interface import Commit
 from app.store.record_codec import Answers, Record
 from app.store.sessions import RedisStore
@@ -46,7 +47,12 @@ def break_drain() -> None:
     uvicorn.Server.handle_exit = leave  # type: ignore[assignment,method-assign]  # same
 
 
-BREAKS = {"compare_and_set": break_compare_and_set, "dedupe": break_dedupe, "drain": break_drain}
+def break_marks() -> None:
+    """No record remembers what was decided in its session."""
+    vars(scorer)["with_decisions"] = lambda record, _decisions, _window: record
+
+
+BREAKS = {"compare_and_set": break_compare_and_set, "dedupe": break_dedupe, "drain": break_drain, "marks": break_marks}
 
 if __name__ == "__main__":
     BREAKS[sys.argv.pop(1)]()

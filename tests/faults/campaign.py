@@ -15,8 +15,13 @@ from support.redis_keys import board_key
 from support.redis_servers import RedisServer
 from support.redis_topologies import RedisCluster as ClusterServers
 
+from app.errors import StoreError
+from app.store.history_codec import Entry
+from app.store.interventions import DECISIONS_KEPT, START
+from app.store.record_codec import Record
 from app.store.redis.connection import ConnectionOptions
 from app.store.sessions import RedisStore
+from faults.decisions import IDLE_S, are_settled, judge_decisions, write_rules
 from faults.driver import Driver
 from faults.faults import Fault
 from faults.fleet import Fleet
@@ -30,6 +35,8 @@ from model.redis_keys import SHARDS
 REQUEST_TIMEOUT_S: Final = 2.0
 # A client waits so much longer than the service's deadline, because test machines are busy.
 SLACK_S: Final = 3.0
+# How late the idle rule may be on a busy machine before the oracle judges.
+_IDLE_PATIENCE_S: Final = 10.0
 _WEEK_S: Final = 7 * 86_400
 
 
@@ -98,6 +105,7 @@ async def run(campaign: Campaign, directory: Path) -> Report:
             "max_event_age_s": _WEEK_S,
             "max_batch_size": 64,
             "log_level": "warning",
+            "interventions_file": write_rules(directory / "rules.toml"),
             **campaign.settings,
         },
         standby=RedisServer(campaign.binary, directory / "standby") if campaign.has_standby else None,
@@ -113,7 +121,7 @@ async def run(campaign: Campaign, directory: Path) -> Report:
         oracle = Oracle(
             [load_predictor(path, state_dtype=campaign.state_dtype) for path in artifacts], campaign.state_dtype
         )
-        await _judge(oracle, fleet, ledger)
+        decisions = await _judge(oracle, fleet, ledger, directory / "rules.toml")
     finally:
         await fleet.close()
     oracle.judge_requests(ledger, fleet.pauses, fleet.terminations, patience_s)
@@ -126,7 +134,7 @@ async def run(campaign: Campaign, directory: Path) -> Report:
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "seconds": round(time.monotonic() - began_s, 1),
     }
-    return Report(campaign.title, facts, counts_of(ledger), faults, oracle.verdict)
+    return Report(campaign.title, facts, counts_of(ledger) | {"decisions": decisions}, faults, oracle.verdict)
 
 
 async def _load(campaign: Campaign, fleet: Fleet, ledger: Ledger, patience_s: float) -> list[tuple[str, float]]:
@@ -163,17 +171,39 @@ async def _break_and_mend(going: _Run, campaign: Campaign, fleet: Fleet) -> None
     going.faults_over = True
 
 
-async def _judge(oracle: Oracle, fleet: Fleet, ledger: Ledger) -> None:
-    """Read all stored data, without the proxy, and run the oracle."""
+async def _judge(oracle: Oracle, fleet: Fleet, ledger: Ledger, rules: Path) -> int:
+    """Read all stored data, without the proxy, run the oracle, and return the number of decisions of rules."""
     store = RedisStore(fleet.store_url, session_idle_s=1800, options=ConnectionOptions(timeout_s=60))
     ids = list(ledger.sessions)
     try:
         records = dict(zip(ids, await store.load(ids), strict=True))
         histories = dict(zip(ids, await store.load_histories(ids), strict=True))
+        sessions = await _settled(store, [name for name in ids if isinstance(records[name], Record)])
+        pages = await store.decisions.read(dict.fromkeys(range(SHARDS), START), most=DECISIONS_KEPT)
     finally:
         await store.close()
+    handed = [entry.decision for page in pages.values() for entry in page.entries]
+    decisions = judge_decisions(oracle.verdict, rules, ledger, sessions, handed)
     oracle.judge_sessions(ledger, records, histories)
     oracle.judge_board(records, await _board(fleet))
+    return decisions
+
+
+async def _settled(store: RedisStore, ids: Sequence[str]) -> dict[str, tuple[Record, list[Entry]]]:
+    """Return sessions with their decisions, once the idle rule has had its time."""
+    deadline_s = time.monotonic() + IDLE_S + _IDLE_PATIENCE_S
+    while True:
+        sessions = {}
+        for name in ids:
+            try:
+                found = await store.load_entries(name)
+            except StoreError:
+                continue  # the oracle tells
+            if found is not None:
+                sessions[name] = found
+        if are_settled(sessions) or time.monotonic() > deadline_s:
+            return sessions
+        await asyncio.sleep(0.5)
 
 
 async def _board(fleet: Fleet) -> dict[str, float]:

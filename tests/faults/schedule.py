@@ -24,6 +24,7 @@ CONTROLS: Final[dict[str, Sequence[Fault]]] = {
     "compare_and_set": (),
     "dedupe": (),
     "drain": (faults.roll_replica,),
+    "marks": (),
 }
 
 # Runs in which Redis itself may lose acknowledged writes: how many, and how to lose fewer.

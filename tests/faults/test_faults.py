@@ -14,6 +14,7 @@ CAUGHT_BY = {
     "compare_and_set": ("wrong_answers", 2),
     "dedupe": ("folded_twice", 1),
     "drain": ("dropped_by_drain", 1),
+    "marks": ("decisions_doubled", 1),
 }
 
 
@@ -31,6 +32,7 @@ async def test_under_faults_every_session_is_the_offline_fold_of_its_acknowledge
     # And the run had two models, duplicates and failed requests
     assert report.counts["models_seen"] == 2
     assert report.counts["acknowledgements_of_duplicates"] > 50
+    assert report.counts["decisions"] > 500
     assert {"200", "503", "no answer"} <= report.counts["statuses"].keys()
 
 
