@@ -133,17 +133,17 @@ class RedisExperiments:
             for shard in group:
                 keys += (self._keys.experiments(shard), self._keys.fired(shard, day - 1), self._keys.fired(shard, day))
                 keys += (self._keys.experiments_of(shard, bucket) for bucket in pending)
-            calls.append((group[0], [len(keys), *keys]))
+            calls.append((group[0], [len(keys), *keys, 3 + len(pending)]))
         found: dict[tuple[str, str], Totals] = {}
         for reply in await self._scripts.run("experiments", self._read_script, calls):
             if isinstance(reply, Exception):
                 raise unavailable(reply)
-            for first in range(0, len(reply), 3 + len(pending)):
-                _add(found, reply[first])
-                _add_fired(found, reply[first + 1], day - 1)
-                _add_fired(found, reply[first + 2], day)
-                for part in reply[first + 3 : first + 3 + len(pending)]:
-                    _add(found, part, sign=-1)
+            sums, yesterday, today, *parts = reply
+            _add(found, sums)
+            _add_fired(found, yesterday, day - 1)
+            _add_fired(found, today, day)
+            for part in parts:
+                _add(found, part, sign=-1)
         return found
 
     async def switched_off(self) -> dict[str, int]:
