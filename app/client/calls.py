@@ -24,7 +24,17 @@ from app.client.errors import (
     UnavailableError,
     UnexpectedAnswerError,
 )
-from app.client.retries import RETRIED_STATUSES, Answer, Exchange, Pause, Request, Retries, exchange, retry_after_s
+from app.client.retries import (
+    DEFAULT_BATCH_DEADLINE_S,
+    RETRIED_STATUSES,
+    Answer,
+    Exchange,
+    Pause,
+    Request,
+    Retries,
+    exchange,
+    retry_after_s,
+)
 from app.schemas.board import BoardOut, StatsOut
 from app.schemas.events import BatchOut, EventIn, ItemOut, Problem, ScoreOut, SessionOut, TracedSessionOut
 from model.text_rules import session_id_text
@@ -79,7 +89,8 @@ class Calls:
     """The service's calls.
 
     Attributes:
-        retries: limits of a call; of a batch, of each request.
+        retries: limits of a call.
+        batch_retries: limits of each request of a batch.
         batch_events: most events of one request.
         batch_bytes: largest body of one request.
         session_events: most events of one session in a request. The service stores the answers of so many, so sending
@@ -90,6 +101,7 @@ class Calls:
     batch_events: int = DEFAULT_BATCH_EVENTS
     batch_bytes: int = DEFAULT_BATCH_BYTES
     session_events: int = DEFAULT_SESSION_EVENTS
+    batch_retries: Retries = field(default_factory=lambda: Retries(deadline_s=DEFAULT_BATCH_DEADLINE_S))
 
     def __post_init__(self) -> None:
         for name in ("batch_events", "batch_bytes", "session_events"):
@@ -98,7 +110,11 @@ class Calls:
 
     def within(self, limits: Limits) -> "Calls":
         """Return the calls with other limits."""
-        return replace(self, retries=replace(self.retries, **limits)) if limits else self
+        if not limits:
+            return self
+        return replace(
+            self, retries=replace(self.retries, **limits), batch_retries=replace(self.batch_retries, **limits)
+        )
 
     def send(self, event: Event) -> Exchange[ScoreOut]:
         """Send one event."""
@@ -182,13 +198,14 @@ class Calls:
 
     def _batch(self, lines: list[bytes]) -> Exchange[list[ItemOut]]:
         """Send one request, and send again those of its events that the service could not take."""
-        give_up_at = self.retries.clock() + self.retries.deadline_s
+        retries = self.batch_retries
+        give_up_at = retries.clock() + retries.deadline_s
         items: list[ItemOut | None] = [None] * len(lines)
         waiting, attempts = list(range(len(lines))), 0
         while True:
             content = b"\n".join(lines[position] for position in waiting)
             request = Request("POST", "/v1/events/batch", content=content, content_type=_NDJSON)
-            answer = yield from exchange(request, self.retries, give_up_at)
+            answer = yield from exchange(request, retries, give_up_at)
             attempts += 1
             results = _body(answer, BatchOut).results
             if len(results) != len(waiting):
@@ -196,8 +213,8 @@ class Calls:
             for position, item in zip(waiting, results, strict=True):
                 items[position] = item
             waiting = [at for at, item in zip(waiting, results, strict=True) if item.status in RETRIED_STATUSES]
-            wait_s = self.retries.wait_s(attempts)
-            if not waiting or self.retries.clock() + wait_s >= give_up_at:
+            wait_s = retries.wait_s(attempts)
+            if not waiting or retries.clock() + wait_s >= give_up_at:
                 return [item for item in items if item is not None]
             yield Pause(wait_s)
 

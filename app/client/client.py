@@ -30,7 +30,15 @@ from app.client.calls import (
 from app.client.errors import (
     SentEvent,
 )
-from app.client.retries import DEFAULT_DEADLINE_S, DEFAULT_TIMEOUT_S, Answer, Attempt, Exchange, Retries
+from app.client.retries import (
+    DEFAULT_BATCH_DEADLINE_S,
+    DEFAULT_DEADLINE_S,
+    DEFAULT_TIMEOUT_S,
+    Answer,
+    Attempt,
+    Exchange,
+    Retries,
+)
 from app.schemas.board import BoardOut, StatsOut
 from app.schemas.events import ScoreOut, SessionOut, TracedSessionOut
 
@@ -43,9 +51,21 @@ class Options(TypedDict, total=False):
     api_key: str | None
     timeout_s: float
     deadline_s: float
+    batch_deadline_s: float
     batch_events: int
     batch_bytes: int
     session_events: int
+
+
+class _TimeLeft(dict[str, float]):
+    """How long the next step of an attempt may take, whichever it is; looks like httpx's time-outs."""
+
+    def __init__(self, attempt: Attempt) -> None:
+        super().__init__(dict.fromkeys(("connect", "read", "write", "pool"), attempt.timeout_s))
+        self._attempt = attempt
+
+    def get(self, _step: str, _default: object = None) -> float:
+        return self._attempt.left_s()
 
 
 class _ServiceAddress:
@@ -58,6 +78,7 @@ class _ServiceAddress:
         api_key: str | None = None,
         timeout_s: float = DEFAULT_TIMEOUT_S,
         deadline_s: float = DEFAULT_DEADLINE_S,
+        batch_deadline_s: float = DEFAULT_BATCH_DEADLINE_S,
         batch_events: int = DEFAULT_BATCH_EVENTS,
         batch_bytes: int = DEFAULT_BATCH_BYTES,
         session_events: int = DEFAULT_SESSION_EVENTS,
@@ -68,7 +89,8 @@ class _ServiceAddress:
             raise ValueError("api_key: expected printable ASCII characters")
         self._url = url.rstrip("/")
         self._headers = {} if api_key is None else {"authorization": f"Bearer {api_key}"}
-        self._calls = Calls(Retries(timeout_s, deadline_s), batch_events, batch_bytes, session_events)
+        batch_retries = Retries(timeout_s, batch_deadline_s)
+        self._calls = Calls(Retries(timeout_s, deadline_s), batch_events, batch_bytes, session_events, batch_retries)
 
     def _arguments(self, attempt: Attempt) -> dict[str, Any]:
         """Return what httpx's `stream` needs for an attempt."""
@@ -80,7 +102,8 @@ class _ServiceAddress:
             "params": request.params or None,
             "content": request.content,
             "headers": {"accept": "application/json", **self._headers, **typed},
-            "timeout": attempt.timeout_s,
+            # httpx has no deadline of a whole request. It asks for the time of each step when the step begins.
+            "extensions": {"timeout": _TimeLeft(attempt)},
             "follow_redirects": False,
         }
 
@@ -100,7 +123,8 @@ class Client(_ServiceAddress):
         url: of the service, with its path prefix if it has one.
         api_key: sent as `Authorization: Bearer`.
         timeout_s: longest wait for a connection, for sending, and for each part of an answer.
-        deadline_s: how long a call is retried; of a batch, each request.
+        deadline_s: longest time of a call, retries included.
+        batch_deadline_s: the same for each request of a batch.
         batch_events, batch_bytes: largest request of a batch, at most the service's limits.
         session_events: most events of one session in a request, at most the service's dedupe window.
         http: the caller's own httpx client, for certificates, proxies or limits; `close` leaves it open.

@@ -22,10 +22,13 @@ import httpx
 from app.client.errors import NoAnswerError
 
 DEFAULT_TIMEOUT_S: Final = 5.0
-DEFAULT_DEADLINE_S: Final = 10.0
+# No page waits longer for a score.
+DEFAULT_DEADLINE_S: Final = 0.2
+DEFAULT_BATCH_DEADLINE_S: Final = 10.0
 RETRIED_STATUSES: Final = frozenset({408, 429, 502, 503, 504})
 _RETRIED_FAILURES: Final = (httpx.TimeoutException, httpx.NetworkError, httpx.RemoteProtocolError, httpx.ProxyError)
 _MOST_DOUBLINGS: Final = 30
+_SHORTEST_STEP_S: Final = 0.001
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,11 +53,16 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """Send this, wait at most `timeout_s` for each step, and give up at `give_up_at` of the clock."""
+    """Send this, wait at most `timeout_s` for each step, and give up at `give_up_at` of `clock`."""
 
     request: Request
     timeout_s: float
     give_up_at: float
+    clock: Callable[[], float]
+
+    def left_s(self) -> float:
+        """Return how long the next step may take."""
+        return max(min(self.timeout_s, self.give_up_at - self.clock()), _SHORTEST_STEP_S)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +83,7 @@ class Retries:
 
     Attributes:
         timeout_s: longest wait for a connection, for sending, and for each part of an answer.
-        deadline_s: time from the first attempt after which there is no other attempt.
+        deadline_s: longest time of a call, its attempts and the waits between them included.
         first_wait_s: upper bound of the wait after the first attempt; it doubles with each attempt.
         longest_wait_s: largest upper bound.
         clock: monotonic clock, in seconds.
@@ -84,7 +92,7 @@ class Retries:
 
     timeout_s: float = DEFAULT_TIMEOUT_S
     deadline_s: float = DEFAULT_DEADLINE_S
-    first_wait_s: float = 0.1
+    first_wait_s: float = 0.02
     longest_wait_s: float = 2.0
     clock: Callable[[], float] = time.monotonic
     draw: Callable[[float, float], float] = random.uniform
@@ -114,8 +122,7 @@ def exchange(request: Request, retries: Retries, deadline: float | None = None) 
     give_up_at = retries.clock() + retries.deadline_s if deadline is None else deadline
     attempts = 0
     while True:
-        timeout_s = max(min(retries.timeout_s, give_up_at - retries.clock()), 0.001)
-        came = yield Attempt(request, timeout_s, give_up_at)
+        came = yield Attempt(request, retries.timeout_s, give_up_at, retries.clock)
         attempts += 1
         if isinstance(came, Answer) and came.status not in RETRIED_STATUSES:
             return came

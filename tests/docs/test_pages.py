@@ -116,7 +116,7 @@ def export(log: Path, out: Path) -> None:
 
 def post_visitors(port: int) -> None:
     """Let some sessions, s-81 among them, look around in the shop."""
-    with Client(f"http://127.0.0.1:{port}", api_key=KEY.key) as client:
+    with Client(f"http://127.0.0.1:{port}", api_key=KEY.key, deadline_s=30) as client:
         for number in range(80, 84):
             for name in ("page_view", "search", "view_item", "add_to_cart"):
                 client.send({"session_id": f"s-{number}", "event_name": name, "item_id": "SKU-1"})

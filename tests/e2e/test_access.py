@@ -43,13 +43,13 @@ def test_a_shop_with_its_key_does_what_the_key_allows(service, valkey, tmp_path)
     shop, desk = make_key("events:write", name="shop"), make_key("sessions:read", name="desk")
     path = write_keys(tmp_path / "keys.toml", shop, desk)
     replica = service(redis_url=valkey.url, api_keys_file=path)
-    with Client(replica.base_url, api_key=shop.key) as client:
+    with Client(replica.base_url, api_key=shop.key, deadline_s=30) as client:
         assert client.send(EVENT).events == 1
         with pytest.raises(ProblemError, match="forbidden"):
             client.session("visitor-4711")
-    with Client(replica.base_url, api_key=desk.key) as client:
+    with Client(replica.base_url, api_key=desk.key, deadline_s=30) as client:
         assert client.session("visitor-4711").events == 1
-    with Client(replica.base_url) as client, pytest.raises(ProblemError, match="unauthorized"):
+    with Client(replica.base_url, deadline_s=30) as client, pytest.raises(ProblemError, match="unauthorized"):
         client.send(EVENT)
 
 

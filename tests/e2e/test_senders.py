@@ -133,7 +133,7 @@ def test_spellings_of_one_id_are_one_session_wherever_the_id_enters(client, sess
         answers.append(post(client, session_id=spelling).json())
         # The parser that names every fault reads this one, because of the null
         answers.append(post(client, session_id=spelling, properties={"device": None}).json())
-        with Client(str(client.base_url)) as ours:
+        with Client(str(client.base_url), deadline_s=30) as ours:
             answers.append(ours.send(event).model_dump())
         for answer in answers:
             events += 1
@@ -147,7 +147,7 @@ def test_spellings_of_one_id_are_one_session_wherever_the_id_enters(client, sess
     results = client.post("/v1/events/batch", json=many).json()["results"]
     assert [item["status"] for item in results] == [200] * 64 + [results[-1]["status"]] * (len(many) - 64)
     assert results[-1]["problem"]["code"] == "too_many_session_events"
-    with Client(str(client.base_url)) as ours:
+    with Client(str(client.base_url), deadline_s=30) as ours:
         assert all(sent.score is not None for sent in ours.send_batch(many))
     assert client.delete(f"/v1/sessions/{quote(spellings[-1], safe='')}").status_code == 204
     assert client.get(f"/v1/sessions/{quote(session_id, safe='')}").status_code == 404

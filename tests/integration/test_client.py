@@ -3,6 +3,8 @@ is no service at all.
 """
 
 import json
+import os
+import signal
 import time
 
 import httpx
@@ -47,7 +49,7 @@ def running(shared_service, valkey):
 
 @pytest.fixture
 def client(running):
-    with Client(running.base_url) as made:
+    with Client(running.base_url, deadline_s=30) as made:
         yield made
 
 
@@ -134,11 +136,11 @@ def test_a_batch_larger_than_a_request_is_taken_in_order(service, valkey):
     # Given a service that takes few events at a time, and a client that knows
     running = service(redis_url=valkey.url, max_batch_events=5, dedupe_window=8, max_body_bytes=1024)
     events = visits(7, 40, with_ids=False)
-    with Client(running.base_url, batch_events=5, batch_bytes=5000, session_events=8) as client:
+    with Client(running.base_url, deadline_s=30, batch_events=5, batch_bytes=5000, session_events=8) as client:
         results = client.send_batch(events)
         assert [score.events for score in scores(results)] == [n for n in range(1, 41) for _ in range(7)]
     # And one that does not know is told
-    with Client(running.base_url) as client, pytest.raises(IncompleteBatchError) as refused:
+    with Client(running.base_url, deadline_s=30) as client, pytest.raises(IncompleteBatchError) as refused:
         client.send_batch(events)
     assert isinstance(refused.value.__cause__, ProblemError)
     assert refused.value.__cause__.code == "body_too_large"
@@ -200,7 +202,7 @@ async def test_the_async_client_does_the_same(running):
 def test_an_event_whose_answer_is_lost_counts_once(running, passed_bytes):
     with (
         lossy_proxy(running.port) as proxy,
-        Client(proxy.url, deadline_s=120) as client,
+        Client(proxy.url, deadline_s=120, batch_deadline_s=120) as client,
         Client(running.base_url) as direct,
     ):
         expected = [direct.send({**event, "session_id": "undisturbed"}) for event in visits(1, 4)]
@@ -220,7 +222,10 @@ def test_an_event_whose_answer_is_lost_counts_once(running, passed_bytes):
 
 
 def test_a_batch_whose_answers_are_lost_counts_once(running):
-    with lossy_proxy(running.port) as proxy, Client(proxy.url, deadline_s=120, batch_events=10) as client:
+    with (
+        lossy_proxy(running.port) as proxy,
+        Client(proxy.url, deadline_s=120, batch_deadline_s=120, batch_events=10) as client,
+    ):
         proxy.to_lose = 3
         results = client.send_batch(visits(5, 6, with_ids=False))
         assert proxy.lost == 3
@@ -231,7 +236,7 @@ def test_a_batch_whose_answers_are_lost_counts_once(running):
 async def test_the_async_client_loses_nothing_either(running):
     async with AsyncClient(running.base_url) as direct:
         with lossy_proxy(running.port) as proxy:
-            async with AsyncClient(proxy.url, deadline_s=120) as client:
+            async with AsyncClient(proxy.url, deadline_s=120, batch_deadline_s=120) as client:
                 proxy.to_lose = 2
                 assert (await client.send(EVENT)).duplicate
                 proxy.to_lose = 1
@@ -253,7 +258,7 @@ def test_events_are_taken_when_the_service_comes_back(service, running):
         assert result.problem is not None
         assert result.problem.code == "store_unavailable"
     # When the same address leads to a service that has one, the same id may be sent again
-    with Client(running.base_url) as client:
+    with Client(running.base_url, deadline_s=30) as client:
         assert client.send({**EVENT, "event_id": failed.value.event_id}).events == 1
 
 
@@ -262,14 +267,17 @@ def test_events_are_taken_when_the_service_comes_back(service, running):
 
 def test_an_overload_is_waited_out_with_the_same_event_id():
     with scripted_server(problem(503, "overloaded", Retry_After="0"), problem(429, "too_many"), SCORED) as script:
-        with Client(script.url) as client:
+        with Client(script.url, deadline_s=30) as client:
             assert client.send(EVENT).probability == 0.25
         ids = {json.loads(request.body)["event_id"] for request in script.received}
         assert (len(script.received), len(ids)) == (3, 1)
 
 
 def test_a_refusal_is_raised_at_once_with_its_code():
-    with scripted_server(problem(401, "unauthorized")) as script, Client(script.url, api_key="k-1") as client:
+    with (
+        scripted_server(problem(401, "unauthorized")) as script,
+        Client(script.url, api_key="k-1", deadline_s=30) as client,
+    ):
         with pytest.raises(ProblemError) as refused:
             client.send(EVENT)
         assert (refused.value.code, len(script.received)) == ("unauthorized", 1)
@@ -278,7 +286,7 @@ def test_a_refusal_is_raised_at_once_with_its_code():
 
 async def test_the_async_client_sends_the_key_too():
     with scripted_server(SCORED) as script:
-        async with AsyncClient(script.url, api_key="k-1") as client:
+        async with AsyncClient(script.url, api_key="k-1", deadline_s=30) as client:
             await client.send(EVENT)
         async with AsyncClient(script.url) as client:
             await client.send(EVENT)
@@ -287,7 +295,7 @@ async def test_the_async_client_sends_the_key_too():
 
 def test_a_key_is_not_carried_to_where_a_redirect_leads():
     with scripted_server(SCORED) as other, scripted_server(Reply(307, b"", {"Location": other.url})) as script:
-        with Client(script.url, api_key="k-1") as client, pytest.raises(UnexpectedAnswerError) as failed:
+        with Client(script.url, api_key="k-1", deadline_s=30) as client, pytest.raises(UnexpectedAnswerError) as failed:
             client.send(EVENT)
         assert failed.value.status == 307
         assert other.received == []
@@ -301,7 +309,7 @@ def test_a_service_behind_a_path_is_reached_there():
 
 def test_a_client_of_ones_own_is_used_and_left_open():
     with scripted_server(SCORED) as script, httpx.Client(headers={"x-shop": "1"}) as own:
-        with Client(script.url, http=own) as client:
+        with Client(script.url, http=own, deadline_s=30) as client:
             client.send(EVENT)
         assert script.received[0].headers["x-shop"] == "1"
         assert not own.is_closed
@@ -319,6 +327,30 @@ async def test_what_never_answers_ends_with_the_deadline(reply):
                 await client.send(EVENT)
 
 
+async def test_by_default_no_call_waits_long_for_a_service_that_has_stopped(service, valkey):
+    stopped = service(redis_url=valkey.url)
+    with Client(stopped.base_url, deadline_s=30) as client:
+        # The connection is there, as in a shop
+        client.send(EVENT)
+        fresh, kept = Client(stopped.base_url), Client(stopped.base_url, http=client._http)  # noqa: SLF001 - its connections
+        os.kill(stopped.pid, signal.SIGSTOP)
+        try:
+            for calls in (fresh, kept):
+                began = time.monotonic()
+                with pytest.raises(NoAnswerError):
+                    calls.send(EVENT)
+                # It was 10 s; the rest is room for a busy machine
+                assert 0.15 < time.monotonic() - began < 1.5
+            async with AsyncClient(stopped.base_url) as asking:
+                began = time.monotonic()
+                with pytest.raises(NoAnswerError):
+                    await asking.send(EVENT)
+                assert 0.15 < time.monotonic() - began < 1.5
+        finally:
+            os.kill(stopped.pid, signal.SIGCONT)
+        fresh.close()
+
+
 def test_nobody_at_the_address_is_an_error_of_the_client():
     with Client("http://127.0.0.1:1", deadline_s=0.3) as client, pytest.raises(NoAnswerError, match="ConnectError"):
         client.stats()
@@ -326,5 +358,9 @@ def test_nobody_at_the_address_is_an_error_of_the_client():
 
 def test_an_answer_of_another_program_is_told_apart():
     said = pytest.raises(UnexpectedAnswerError, match="not an answer of willbuy: <html>hello")
-    with scripted_server(Reply(200, b"<html>hello</html>")) as script, Client(script.url) as client, said:
+    with (
+        scripted_server(Reply(200, b"<html>hello</html>")) as script,
+        Client(script.url, deadline_s=30) as client,
+        said,
+    ):
         client.send(EVENT)

@@ -35,7 +35,11 @@ SMALLER: Final = {
     "willbuy compare ": "willbuy compare --bootstrap 100 ",
 }
 # Time-outs of programs: nothing here is about speed, and the machine may be busy.
-_PATIENT: Final = {r"TIMEOUT_S = [\d.]+": "TIMEOUT_S = 60.0", r"TIMEOUT_MS = \d+": "TIMEOUT_MS = 60_000"}
+_PATIENT: Final = {
+    r"DEADLINE_S = [\d.]+": "DEADLINE_S = 60.0",
+    r"DEADLINE_MS = \d+": "DEADLINE_MS = 60_000",
+    r'Client\("http://127\.0\.0\.1:8000"\)': 'Client("http://127.0.0.1:8000", deadline_s=60)',
+}
 # Ports of what pages start beside the service and Redis.
 _OTHER_PORTS: Final = (6380, 8001)
 _SESSIONS: Final = re.compile(r"(willbuy synthesize .*--sessions )\d+")

@@ -49,7 +49,8 @@ class Clock:
 def calls_of(
     clock, *, draw=lambda _low, high: high, batch_events=1000, batch_bytes=10**6, session_events=64, **retries
 ):
-    return Calls(Retries(clock=clock, draw=draw, **retries), batch_events, batch_bytes, session_events)
+    limits = Retries(clock=clock, draw=draw, **retries)
+    return Calls(limits, batch_events, batch_bytes, session_events, limits)
 
 
 def answer(status=200, body=SCORE, **headers):
@@ -225,7 +226,7 @@ def test_the_wait_is_drawn_between_zero_and_its_bound():
 
 def test_retry_after_is_waited_for_and_jitter_comes_on_top():
     clock = Clock()
-    calls = calls_of(clock, first_wait_s=0.25)
+    calls = calls_of(clock, first_wait_s=0.25, deadline_s=10.0)
     talk = Conversation(
         calls.send(EVENT), [problem(503, retry_after="3"), problem(429, retry_after="1"), answer()], clock
     )
@@ -244,7 +245,8 @@ def test_no_attempt_waits_beyond_the_deadline():
     clock = Clock()
     calls = calls_of(clock, timeout_s=5.0, deadline_s=6.0, first_wait_s=3.0, longest_wait_s=3.0)
     talk = Conversation(calls.send(EVENT), [problem(503), answer()], clock)
-    assert [attempt.timeout_s for attempt in talk.attempts] == [5.0, 3.0]
+    # By the clock as it is after the last attempt
+    assert [attempt.left_s() for attempt in talk.attempts] == [3.0, 3.0]
     assert {attempt.give_up_at for attempt in talk.attempts} == {106.0}
 
 
@@ -455,6 +457,12 @@ def test_options_that_are_none_are_refused(options, message):
 def test_an_address_without_a_scheme_is_refused():
     with pytest.raises(ValueError, match=r"url: expected http:// or https://, not '127\.0\.0\.1:8000'"):
         Client("127.0.0.1:8000")
+
+
+def test_by_default_a_call_has_200_ms_and_a_batch_10_s():
+    assert Calls().retries.deadline_s == 0.2
+    assert Calls().batch_retries.deadline_s == 10.0
+    assert Calls().within({"deadline_s": 1.0}).batch_retries.deadline_s == 1.0
 
 
 def test_limits_of_one_call_do_not_outlast_it():
