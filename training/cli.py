@@ -17,6 +17,7 @@ import typer
 from training.commands.console import ERR, OUT, errors_for_people
 from training.commands.options import ConfigFlags, with_options
 from training.config import (
+    QUICK_SETTINGS,
     CheckSettings,
     CollectSettings,
     ColumnOptions,
@@ -135,7 +136,8 @@ def train(
     if "fit.seed" in flags:
         flags["split_seed"] = flags["fit.seed"]
     with errors_for_people(*TRAIN_ERRORS):
-        effective = read_config(config, flags, assignments or [])
+        quick = QUICK_SETTINGS if options.quick else ()
+        effective = read_config(config, flags, [*quick, *(assignments or [])])
         if print_config:
             typer.echo(to_toml(effective), nl=False)
             return

@@ -454,12 +454,23 @@ class StorageBudget:
 _POSTERIOR_HELP: Final = "Exact posterior of a synthetic log (NAME.posterior.parquet), shown as the optimum."
 
 
+QUICK_SETTINGS: Final = (
+    "pretraining.epochs=0",
+    "teacher.folds=0",
+    "lightgbm=false",
+    "fit.epochs=4",
+    "fit.learning_rate=3e-3",
+)
+"""Assignments of `willbuy train --quick`, over those of a file; the user's own assignments and flags override them."""
+
+
 @dataclass(frozen=True, slots=True)
 class TrainOptions:
     """Options of one `willbuy train` that its configuration file does not hold.
 
     Attributes:
         resume: continue from the checkpoint of an interrupted run.
+        quick: train with `QUICK_SETTINGS`.
         search: settings to try before the training; None for no search.
         start: artifact of an earlier model to continue from.
         posterior: exact posterior of a synthetic log.
@@ -468,6 +479,9 @@ class TrainOptions:
     """
 
     resume: bool = option(default=False, help="Continue from the last checkpoint of this run.")
+    quick: bool = option(
+        default=False, help="A first look in a minute: fit alone, without pre-training, distillation and LightGBM."
+    )
     compile: bool = option(default=False, help="Compile the step for this machine's kind of CPU (willbuy compile).")
     search: int | None = option(None, "Try this many settings first, and train with the best.", low=1)
     start: Path | None = option(None, "Artifact of an earlier model to continue from, on newer data.", flag="--from")

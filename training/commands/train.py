@@ -1,6 +1,7 @@
 """`willbuy train`: from data to an artifact, its report, and the record that repeats the run."""
 
 import tempfile
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -61,6 +62,12 @@ TRAIN_ERRORS: Final = (
 )  # fmt: skip
 
 
+QUICK: Final = (
+    "This was a quick training: the fit alone, for a few epochs. It left out pre-training, distillation and the "
+    "comparison with LightGBM; train without --quick before you act on the scores."
+)
+
+
 def run_train(data: Path, out: Path, config: RunConfig, options: TrainOptions | None = None) -> None:
     """Train as the command line asks, together with the other processes where torchrun started several.
 
@@ -117,6 +124,7 @@ def _run(data: Path, out: Path, config: RunConfig, options: TrainOptions, worker
                 trials=options.search or 0,
                 budget=options.storage,
                 workers=workers,
+                warnings=[QUICK] if options.quick else [],
             )
             if options.compile:
                 run_compile(out, out)
@@ -148,6 +156,7 @@ def run_training(
     trials: int = 0,
     budget: StorageBudget | None = None,
     workers: Workers = SINGLE_PROCESS,
+    warnings: Sequence[str] = (),
 ) -> Manifest:
     """Train, write artifact and report, and print the table.
 
@@ -168,6 +177,7 @@ def run_training(
         trials: settings to try before; 0 for no search.
         budget: where encoded sessions are kept.
         workers: the processes of the run, of which this is the first; the others call `training.fit.train.train`.
+        warnings: of the command, for the report.
 
     Raises:
         TrainingError: the data cannot be trained on.
@@ -181,7 +191,7 @@ def run_training(
         raise TrainingError(f"{posterior}: no such file; `willbuy synthesize` writes it beside the log")
     checkpoint = checkpoint_path(out)
     config = RunConfig(settings, log or LogSettings(), ComputeSettings(_device(device), threads))
-    warnings = [] if start is None else check_fits(start, dataset)
+    doubts = [*warnings, *([] if start is None else check_fits(start, dataset))]
     timings = Timings()
     stages = timings.watch(stage)
     search = _search(config, trials, out, stages)
@@ -213,10 +223,10 @@ def run_training(
         config = replace(config, train=search.settings)
         best_path(out).unlink(missing_ok=True)
     if start is not None:
-        warnings += words_left_out(start, dataset, settings)
+        doubts += words_left_out(start, dataset, settings)
         if not result.fit.best_epoch:
-            warnings.append(NOT_BETTER)
-    result.warnings.extend(warnings)
+            doubts.append(NOT_BETTER)
+    result.warnings.extend(doubts)
     report = _report(result, dataset, out, posterior, stages)
     manifest = export(
         result,

@@ -154,7 +154,7 @@ class _Run:
         """Return a new model after pre-training, or with its initial weights where there are no epochs of it."""
         epochs = self.settings.pretraining.epochs
         sessions = len(self.data.parts["train"].columns.outcome)
-        with self.stages("learning what comes next", epochs * sessions) if epochs else null_progress("", 0) as stage:
+        with self.stages("pre-training", epochs * sessions) if epochs else null_progress("", 0) as stage:
             return pretrained(
                 self.data.encoder,
                 self.data.parts["train"],
@@ -172,7 +172,7 @@ class _Run:
         """Fit the model to the outcomes, in place."""
         training = self.data.parts["train"]
         sessions = len(training.columns.outcome)
-        with self.stages("learning outcomes", self.settings.fit.epochs * sessions) as stage:
+        with self.stages("fit", self.settings.fit.epochs * sessions) as stage:
             return fit(
                 model,
                 training,

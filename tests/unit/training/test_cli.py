@@ -164,10 +164,15 @@ def test_from_a_log_to_prepared_sessions_to_an_artifact(shop: Path, tmp_path: Pa
 @pytest.mark.slow
 def test_a_log_is_prepared_on_the_fly(shop: Path, tmp_path: Path) -> None:
     trained = run(
-        "train", shop, "--out", tmp_path / "m.pt", "--no-lightgbm", "--properties", "none", "--epochs", 1, *FAST[2:]
+        "train", shop, "--out", tmp_path / "m.pt", "--quick", "--properties", "none", "--epochs", 1, *FAST[2:]
     )
     assert trained.code == 0, trained.err
     manifest = read_manifest(tmp_path / "m.pt")
+    # A quick training says what it left out, where people read the scores
+    (doubt,) = [warning for warning in manifest.metrics["warnings"] if "quick" in warning]
+    assert "pre-training, distillation" in doubt
+    assert doubt in " ".join((trained.out + trained.err).split())
+    assert "LightGBM" not in manifest.metrics["models"]
     assert manifest.properties == []
     assert manifest.data["source_format"] == "canonical"
 

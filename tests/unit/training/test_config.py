@@ -48,6 +48,16 @@ def test_the_parts_of_a_large_log_are_chosen_for_it_unless_file_or_flags_chose_t
         assert asked.for_sessions(50_000) == asked
 
 
+def test_quick_leaves_out_the_dear_steps_and_gives_way_to_what_the_user_says(file) -> None:
+    quick = printed("--quick")
+    for line in ("epochs = 4", "folds = 0", "lightgbm = false"):
+        assert line in quick
+    assert "[pretraining]\nepochs = 0" in quick
+    changed = printed("--quick", "--epochs", 9, "--set", "teacher.folds=3", "--config", file)
+    for line in ("epochs = 9", "folds = 3", "quantile_bins = 7"):
+        assert line in changed
+
+
 def test_flags_win_over_the_file_and_the_file_over_the_defaults(file) -> None:
     # Given a file with 3 epochs and 7 bins, when a flag says 9 epochs
     config = read_config(file, {"fit.epochs": 9})

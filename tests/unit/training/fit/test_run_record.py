@@ -99,7 +99,7 @@ def test_the_record_tells_settings_data_versions_and_what_came_of_it(run) -> Non
     # With what, and how long each stage took
     assert record["versions"]["torch"] == torch.__version__
     assert {"python", "willbuy", "numpy", "polars"} <= record["versions"].keys()
-    assert {"all", "encoding sessions", "learning outcomes"} <= record["seconds"].keys()
+    assert {"all", "encoding sessions", "fit"} <= record["seconds"].keys()
     assert all(seconds >= 0 for seconds in record["seconds"].values())
 
 
