@@ -287,17 +287,19 @@ class LeakSettings:
     Attributes:
         outcome_auc: highest AUC for the outcome, and for the end of the session.
         future_correlation: highest rank correlation with the time or number of events still to come.
+        warn_auc: an input that ranks buyers by itself with this AUC or a higher one is named in the report.
         buyers_share: an event name is suspect where the lower end of the 95 % interval of its buyers' share reaches
-            this.
-        least_sessions: sessions of either outcome, or with the event name, that a figure needs.
+            this; likewise of its share of last events, and of other visitors, by the odds.
+        significance: highest probability that a useless input is found by chance, over all tests of a run.
         most_sessions: most training sessions examined, drawn evenly.
         allow_suspect: names of properties, fields and event names that are used although the check finds them.
     """
 
     outcome_auc: float = 0.95
     future_correlation: float = 0.95
+    warn_auc: float = 0.75
     buyers_share: float = 0.98
-    least_sessions: int = 50
+    significance: float = 0.001
     most_sessions: int = 50_000
     allow_suspect: tuple[str, ...] = option(
         (),
@@ -307,9 +309,9 @@ class LeakSettings:
     )
 
     def __post_init__(self) -> None:
-        names = ("outcome_auc", "future_correlation", "buyers_share")
+        names = ("outcome_auc", "future_correlation", "warn_auc", "buyers_share", "significance")
         _require(self, "a number above 0 and at most 1", lambda value: 0 < value <= 1, *names)
-        _require_positive(self, "least_sessions", "most_sessions")
+        _require_positive(self, "most_sessions")
 
 
 @dataclass(frozen=True, slots=True)

@@ -191,8 +191,10 @@ def test_a_page_that_some_see_without_buying_is_kept(log: pl.DataFrame, prepared
 def test_too_few_sessions_are_called_chance_and_a_name_is_not(log: pl.DataFrame, prepared: Prepared) -> None:
     few = log.filter(NUMBER < 80).with_columns(BOUGHT.alias("property.grade"), BOUGHT.alias("property.bought"))
     dataset = prepared(few, keep_open_sessions=True)
-    assert list(found(dataset)) == ["bought"]
-    assert set(found(dataset, LeakSettings(least_sessions=10))) == {"bought", "grade"}
+    assert set(found(dataset)) == {"bought", "grade"}
+    # A handful of sessions could agree by chance
+    handful = few.filter(NUMBER < 6)
+    assert list(found(prepared(handful, keep_open_sessions=True))) == ["bought"]
 
 
 def test_a_sample_of_many_sessions_is_enough(log: pl.DataFrame, prepared: Prepared) -> None:
@@ -215,7 +217,8 @@ def test_sessions_over_many_shards_are_seen_as_in_one(log: pl.DataFrame, prepare
         ({"outcome_auc": 0}, "outcome_auc: expected a number above 0 and at most 1, not 0"),
         ({"future_correlation": 1.5}, "future_correlation: expected a number above 0 and at most 1, not 1.5"),
         ({"buyers_share": -1}, "buyers_share: expected"),
-        ({"least_sessions": 0}, "least_sessions: expected a whole number from 1 up, not 0"),
+        ({"significance": 0}, "significance: expected a number above 0 and at most 1, not 0"),
+        ({"warn_auc": 1.5}, "warn_auc: expected"),
         ({"most_sessions": 0}, "most_sessions: expected a whole number from 1 up, not 0"),
     ],
 )
@@ -256,6 +259,7 @@ def test_what_is_allowed_is_used_and_the_report_says_so(
     dataset = prepared(log.with_columns(BOUGHT.alias("property.grade")))
     result = train(dataset, replace(settings, leaks=LeakSettings(allow_suspect=("grade",))))
     said = "the property 'grade' alone tells the outcome at the first event (AUC 1.000)"
+    assert result.inputs_alone[0].name == "grade"
     noted = [warning for warning in result.warnings if "grade" in warning]
     assert noted == [f"{said}; used all the same, as --allow-suspect says"]
 
@@ -272,7 +276,8 @@ def test_only_training_sessions_are_asked(log: pl.DataFrame, prepared: Prepared,
     # Then the training part alone decides
     with pytest.raises(LeakError, match="'grade'"):
         check_leaks(there.shards, there.properties, training_ids, LeakSettings())
-    assert check_leaks(elsewhere.shards, elsewhere.properties, training_ids, LeakSettings()) == []
+    found_there = check_leaks(elsewhere.shards, elsewhere.properties, training_ids, LeakSettings())
+    assert not [warning for warning in found_there.warnings if "grade" in warning]
 
 
 @pytest.mark.slow

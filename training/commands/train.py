@@ -331,6 +331,7 @@ def _report(
             epochs=result.fit.epochs,
             optimum=optimum,
             warnings=result.warnings,
+            inputs_alone=result.inputs_alone,
             progress=shown,
         )
 

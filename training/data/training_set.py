@@ -21,7 +21,8 @@ from training.data.dataset import Columns, read_columns, words_by_sessions
 from training.data.encoded import Encoded, encode
 from training.data.index import SessionIndex, index_sessions
 from training.data.interventions import leave_out, possible_inputs
-from training.data.leaks import check_leaks
+from training.data.leaks import RankedInput, check_leaks
+from training.data.part_checks import check_parts
 from training.data.prepared import PreparedDataset
 from training.data.storage import Memory, Storage, files
 from training.runtime.distributed import SINGLE_PROCESS, Workers
@@ -44,6 +45,7 @@ class TrainingData:
         sessions, buyers: counts by part.
         in_files: whether the sessions are in files rather than in memory.
         warnings: for the user.
+        inputs_alone: how well each input alone ranks buyers, the best first.
     """
 
     encoder: Encoder
@@ -52,6 +54,7 @@ class TrainingData:
     buyers: dict[str, int]
     in_files: bool
     warnings: list[str]
+    inputs_alone: list[RankedInput]
 
     def sample(self, part: str, settings: TrainSettings) -> Encoded:
         """Return a part's sessions, or a random sample where they have more events than `settings.sample_events`."""
@@ -90,7 +93,7 @@ def load(
     else:
         properties = encoder.properties
     _check(index)
-    warnings = treated + check_leaks(dataset.shards, properties, training_ids, settings.leaks)
+    leaks = check_leaks(dataset.shards, properties, training_ids, settings.leaks)
     encoder = encoder or _encoder(dataset, properties, training_ids, settings.vocabulary)
     in_files, storage = _storage(index, encoder, budget or StorageBudget(), workers)
     with storage as place:
@@ -114,7 +117,8 @@ def load(
         sessions={part: index.sessions(part) for part in PARTS},
         buyers={part: index.buyers(part) for part in PARTS},
         in_files=in_files,
-        warnings=warnings,
+        warnings=[*treated, *leaks.warnings, *check_parts(dataset.shards, index, dataset.clock)],
+        inputs_alone=leaks.ranking,
     )
 
 

@@ -12,6 +12,7 @@ from model.artifact import Manifest, manifest_of, save
 from model.network import SessionModel
 from model.summary import DataSummary
 from training.config import TrainSettings
+from training.data.leaks import RankedInput
 from training.data.prepared import PreparedDataset
 from training.evaluation.calibration import Calibration, calibrated_base_rate
 from training.fit.checkpoint import Fit
@@ -43,6 +44,7 @@ class TrainResult:
     warnings: list[str]
     device: str
     inputs: DataSummary
+    inputs_alone: list[RankedInput] = field(default_factory=list)
 
 
 def export(

@@ -127,6 +127,7 @@ def train(
         warnings=warnings,
         device=device,
         inputs=_inputs(data),
+        inputs_alone=data.inputs_alone,
     )
 
 

@@ -8,11 +8,13 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from training.config import EVALUATE_RESAMPLES, Assumptions
+from training.data.findings import DOUBTFUL, Finding, worst_first
+from training.data.leaks import RankedInput
 from training.evaluation.alarms import Earliness, Rule, earliness, peaks_of, profit_curve
-from training.evaluation.evaluate import score_rows
+from training.evaluation.evaluate import Row, score_rows
 from training.evaluation.ladder import Rung, steps_of
 from training.evaluation.metrics import PREFIX_LENGTHS, ReliabilityPoint, checked, reliability
-from training.evaluation.prefixes import Prefixes, prefixes_of
+from training.evaluation.prefixes import POOLED, Prefixes, prefixes_of
 from training.fit.checkpoint import Epoch
 from training.report.content import OPTIMUM, Histogram, Report
 
@@ -37,6 +39,7 @@ def build_report(
     assumptions: Assumptions | None = None,
     rungs: Mapping[str, Rung] | None = None,
     epochs: Sequence[Epoch] = (),
+    inputs_alone: Sequence[RankedInput] = (),
     optimum: ArrayLike | None = None,
     warnings: Sequence[str] = (),
     notes: Sequence[str] = (),
@@ -59,8 +62,9 @@ def build_report(
         assumptions: of earliness and profit.
         rungs: which of the models are rungs of the ladder.
         epochs: of the training.
+        inputs_alone: how well each input alone ranks buyers.
         optimum: (N,) exact posterior of the same prefixes, for synthetic data.
-        warnings: shown first; a warning about too few buyers is added here.
+        warnings: shown first, the worst at the top; those about too few buyers and calibration are added here.
         notes: how the predictions were made.
         created: now by default.
         resamples: of the bootstrap.
@@ -80,6 +84,7 @@ def build_report(
         raise ValueError(f"predictions: no model may be named {OPTIMUM!r}")
     assumed = assumptions or Assumptions()
     buyers = int(prefixes.session_outcome.sum())
+    rows = score_rows(prefixes, by_model | truth, resamples=resamples, seed=seed, progress=progress)
     steps = {name: rung for name, rung in (rungs or {}).items() if name in by_model}
     return Report(
         title=title,
@@ -89,7 +94,7 @@ def build_report(
         dataset=dict(dataset or {}),
         settings=dict(settings or {}),
         names=names,
-        rows=score_rows(prefixes, by_model | truth, resamples=resamples, seed=seed, progress=progress),
+        rows=rows,
         resamples=resamples,
         reliability={name: reliability(prefixes.outcome, by_model[name]) for name in names},
         reliability_by_length=_reliability_by_length(prefixes, by_model[names[0]]),
@@ -103,16 +108,31 @@ def build_report(
         rungs=steps,
         ladder=steps_of(prefixes, by_model, steps, resamples=resamples, seed=seed),
         epochs=list(epochs),
-        warnings=[*warnings, *_few_buyers(prefixes.sessions, buyers)],
+        inputs_alone=list(inputs_alone),
+        warnings=worst_first(
+            [*warnings, *_few_buyers(prefixes.sessions, buyers), *_miscalibrated(names[0], rows)],
+        ),
         notes=list(notes),
     )
 
 
 def _few_buyers(sessions: int, buyers: int) -> Iterator[str]:
     if buyers < FEW_BUYERS:
-        yield (
+        yield Finding(
             f"Only {buyers:,} of {sessions:,} sessions ended in a purchase. That is too few to claim quality: "
-            "look at the intervals, not at the digits."
+            "look at the intervals, not at the digits.",
+            DOUBTFUL + 5,
+        )
+
+
+def _miscalibrated(subject: str, rows: Sequence[Row]) -> Iterator[str]:
+    pooled = next(row for row in rows if row.name == POOLED and row.kind != "slice")
+    found, chance = pooled.scores[subject]["calibration_error"].value, pooled.calibration_noise[subject]
+    if found is not None and chance is not None and found > chance:
+        yield Finding(
+            f"The calibration error of {subject} over all prefixes is {found:.4f}, and chance alone makes at most "
+            f"{chance:.4f}: its probabilities are off, though their order may be right.",
+            DOUBTFUL + 4,
         )
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from training.config import Assumptions
+from training.data.leaks import RankedInput
 from training.evaluation.alarms import Earliness, ProfitCurve
 from training.evaluation.evaluate import Row
 from training.evaluation.ladder import Rung, Step
@@ -133,7 +134,8 @@ class Report:
         ladder: the gain by memory, gates and aggregates, where models differ in just one of them.
         model_card: of the subject.
         epochs: of the training; may be empty.
-        warnings: reasons to doubt the numbers.
+        inputs_alone: how well each input alone ranks buyers, the best first; may be empty.
+        warnings: reasons to doubt the numbers, the worst first.
         notes: how the numbers were computed.
     """
 
@@ -156,6 +158,7 @@ class Report:
     ladder: list[Step] = field(default_factory=list)
     model_card: dict[str, Any] = field(default_factory=dict)
     epochs: list[Epoch] = field(default_factory=list)
+    inputs_alone: list[RankedInput] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 

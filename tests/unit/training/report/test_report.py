@@ -15,6 +15,8 @@ from rich.console import Console
 from rich.text import Text
 
 from training.config import Assumptions
+from training.data.findings import DOUBTFUL, INVALID, Finding
+from training.data.leaks import RankedInput
 from training.evaluation.ladder import Rung
 from training.evaluation.metrics import Scores, by_prefix_length
 from training.evaluation.resampling import Estimate
@@ -139,6 +141,43 @@ def test_few_buyers_are_warned_about_and_many_are_not(report: Report) -> None:
     assert any(f"Only {report.buyers} of 400 sessions" in warning for warning in report.warnings)
     many = build_report(**predictions(sessions=2_000), title="", warnings=["first"], resamples=10)
     assert many.warnings == ["first"]
+
+
+def test_the_worst_fact_comes_first_and_all_are_in_one_box(tmp_path: Path) -> None:
+    data = predictions(60)
+    worst, middling = Finding("the test part was seen", INVALID), Finding("parts differ", DOUBTFUL)
+    made = build_report(**data, title="", warnings=["a remark", middling, worst, "a remark"], resamples=20)
+    assert made.warnings[0] == worst
+    assert made.warnings[-1] == "a remark"
+    assert made.warnings.index(middling) < made.warnings.index("a remark")
+    write_html(tmp_path / "report.html", made)
+    page = Page(tmp_path / "report.html")
+    assert [value for name, value in page.attributes if name == "class"].count("warning") == 1
+    assert page.text.index(worst) < page.text.index(middling) < page.text.index("a remark")
+    # as plain text in JSON
+    write_json(tmp_path / "report.json", made)
+    assert json.loads((tmp_path / "report.json").read_text())["warnings"] == [*map(str, made.warnings)]
+
+
+@pytest.mark.parametrize(("scale", "is_said"), [(1.0, False), (0.3, True)])
+def test_an_error_of_calibration_beyond_chance_is_said(scale: float, is_said: bool) -> None:
+    data = predictions(2_000)
+    data["predictions"] = {"willbuy": np.clip(scale * data["optimum"], 1e-6, 1), "LightGBM": data["optimum"]}
+    made = build_report(**data, title="", resamples=50)
+    found = [warning for warning in made.warnings if warning.startswith("The calibration error of willbuy")]
+    assert len(found) == is_said
+
+
+def test_inputs_are_ranked_by_their_own_auc(tmp_path: Path) -> None:
+    ranking = [RankedInput("grade", 0.8881, {1: 0.885, 2: 0.89}), RankedInput("price", None, {1: 0.5, 2: None})]
+    made = build_report(**predictions(60), title="", inputs_alone=ranking, resamples=20)
+    write_html(tmp_path / "report.html", made)
+    page = Page(tmp_path / "report.html")
+    cells = [[text for _, text in row] for row in page.rows]
+    assert ["input", "all events", "after 1", "after 2"] in cells
+    assert ["grade", "0.888", "0.885", "0.890"] in cells
+    assert ["price", "\u2013", "0.500", "\u2013"] in cells
+    assert made.to_dict()["inputs_alone"][0] == {"name": "grade", "auc": 0.8881, "by_length": {1: 0.885, 2: 0.89}}
 
 
 def test_the_page_asks_no_other_host_for_anything(page: Page) -> None:
