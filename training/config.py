@@ -109,8 +109,9 @@ class LogSettings(LogFormat):
         earliest: earliest plausible time.
         days_ahead: days by which times may be later than now.
         keep_placeholder_ids: take `undefined` and its like for session ids.
-        keep_equal_rows: rows that agree in every column are distinct events.
         after_purchase: whether rows after a purchase are left out, or begin another session.
+        equal_rows: keep or drop rows that agree in every column; by default, a mapped log's are dropped where it has an
+            event id or times below the second, so that they are one event logged twice.
     """
 
     idle_timeout_s: float = option(IDLE_TIMEOUT_S, "Idle seconds that end a session.", panel=DATA)
@@ -121,8 +122,10 @@ class LogSettings(LogFormat):
     keep_placeholder_ids: bool = option(
         default=False, help="Take ids that stand for nothing, such as undefined, for session ids.", panel=DATA
     )
-    keep_equal_rows: bool = option(
-        default=False, help="Rows that agree in every column are distinct events.", panel=DATA
+    equal_rows: str | None = option(
+        None,
+        "keep or drop: rows that agree in every column (default: dropped with an event id or times below the second).",
+        panel=DATA,
     )
     after_purchase: AfterPurchase = option(
         "ignore",

@@ -177,7 +177,12 @@ def test_known_sessions_come_back_equal_whatever_the_exporters_quirks(rows: list
         log = Path(folder) / "log.csv"
         log.write_bytes(written(lines, quirks))
         dataset = prepare(
-            log, Path(folder) / "out", mapping=mapping(rows, quirks), keep_open_sessions=True, needs_buyers=False
+            log,
+            Path(folder) / "out",
+            mapping=mapping(rows, quirks),
+            keep_open_sessions=True,
+            needs_buyers=False,
+            equal_rows="drop",
         )
         columns = ["session_id", "timestamp_ms", "event_name", "item_id", "price", "property.mobile", "outcome"]
         assert sorted(dataset.scan().select(columns).collect().rows()) == expected(rows)

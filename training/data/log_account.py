@@ -46,7 +46,7 @@ class LogAccount:
         self._source = source
         self._reading = reading
         self._accepted = self._outside = self._no_times = 0
-        self._has_time_of_day = False
+        self._has_time_of_day = self._has_fractions = False
         self._unread_times: list[str] = []
         self._names: Counter[tuple[str, str]] = Counter()
         self._placeholders: Counter[str] = Counter()
@@ -96,6 +96,7 @@ class LogAccount:
             known_rows, known_latest = self._days.get(day, (0, latest))
             self._days[day] = (known_rows + rows, max(known_latest, latest))
         self._has_time_of_day = self._has_time_of_day or bool((times % MS_PER_DAY != 0).any())
+        self._has_fractions = self._has_fractions or bool((times % 1000 != 0).any())
         for hour, rows in (times % MS_PER_DAY // _MS_PER_HOUR).value_counts().iter_rows():
             self._hours[hour] += rows
 
@@ -158,6 +159,19 @@ class LogAccount:
     @property
     def _time_format(self) -> str:
         return self._source.event_files[0].mapping.time_format
+
+    def drops_equal_rows(self, chosen: str | None) -> bool:
+        """Return whether rows that agree in every column are one event, as chosen, or as the format or the log says.
+
+        Raises:
+            ValueError: the choice is neither `keep` nor `drop`.
+        """
+        if chosen not in (None, "keep", "drop"):
+            raise ValueError(f"equal_rows must be keep or drop, not {chosen!r}")
+        if chosen is not None:
+            return chosen == "drop"
+        given = self._source.equal_rows_are_duplicates
+        return self._source.has_event_ids or self._has_fractions if given is None else given
 
     @property
     def outcome_is_given(self) -> bool:

@@ -29,7 +29,7 @@ from training.data.prepared import (
     read_prepared,
     write_description,
 )
-from training.data.session_warnings import session_warnings
+from training.data.session_warnings import session_notes, session_warnings
 from training.data.sessions import SOURCE_FILE, SessionRules, make_sessions
 from training.data.shards import Partition, RejectedRows, ShardWriter
 from training.data.sources import AUTO, Changes, ColumnMapping, Source, SourceError, open_source
@@ -72,8 +72,8 @@ def prepare(
     earliest: str = EARLIEST,
     days_ahead: float = DAYS_AHEAD,
     keep_placeholder_ids: bool = False,
-    keep_equal_rows: bool = False,
     after_purchase: AfterPurchase = "ignore",
+    equal_rows: str | None = None,
     needs_buyers: bool = True,
     first_rows: int | None = None,
     shard_bytes: int = SHARD_BYTES,
@@ -94,8 +94,9 @@ def prepare(
         earliest: the earliest plausible time, ISO 8601; rows before it are rejected.
         days_ahead: days by which times may be later than now.
         keep_placeholder_ids: take `undefined` and its like for session ids.
-        keep_equal_rows: rows that agree in every column are distinct events.
         after_purchase: whether rows after a purchase are left out, or begin another session as in the service.
+        equal_rows: `keep` or `drop` rows that agree in every column; None: as the format says, and a mapped log drops
+            them where it has an event id or a time below the second.
         needs_buyers: whether a log without a buyer is an error.
         first_rows: about how many rows to read, for a first look; None: all.
         shard_bytes: approximate text of one shard, which must fit into memory several times.
@@ -121,7 +122,6 @@ def prepare(
         "earliest": earliest,
         "days_ahead": days_ahead,
         "keep_placeholder_ids": keep_placeholder_ids,
-        "keep_equal_rows": keep_equal_rows,
         "after_purchase": after_purchase,
     } | ({} if first_rows is None else {"first_rows": first_rows})
     with (
@@ -142,7 +142,7 @@ def prepare(
             by_visitor=source.by_visitor,
             idle_timeout_ms=round(idle_timeout_s * 1000),
             keep_open_sessions=keep_open_sessions,
-            equal_rows_are_duplicates=source.equal_rows_are_duplicates and not keep_equal_rows,
+            equal_rows_are_duplicates=account.drops_equal_rows(equal_rows),
             log_end_ms=end_ms,
             restarts_after_purchase=after_purchase == "restart",
             lost_labels=account.lost_labels,
@@ -173,14 +173,14 @@ def prepare(
             counts=counts,
             first_time_ms=None if source.clock == "session" else writer.first_time_ms,
             last_time_ms=None if source.clock == "session" else writer.last_time_ms,
-            settings=settings,
+            settings=settings | {"equal_rows": "drop" if rules.equal_rows_are_duplicates else "keep"},
             report={
                 "warnings": [
                     *account.warnings(),
                     *([stray] if stray else []),
-                    *session_warnings(writer, source, counts),
+                    *session_warnings(writer, source, counts, rules),
                 ],
-                "notes": account.notes(),
+                "notes": [*account.notes(), *session_notes(writer, counts, rules)],
                 "names": account.names(),
                 "purchase_names": account.purchase_names,
                 "event_renames": source.event_renames,

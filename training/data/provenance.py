@@ -43,8 +43,8 @@ class Cuts(TypedDict):
     earliest: str
     days_ahead: float
     keep_placeholder_ids: bool
-    keep_equal_rows: bool
     after_purchase: AfterPurchase
+    equal_rows: str | None
 
 
 def cuts_of(manifest: Manifest) -> Cuts:
@@ -57,9 +57,16 @@ def cuts_of(manifest: Manifest) -> Cuts:
         "earliest": before.get("earliest", EARLIEST),
         "days_ahead": before.get("days_ahead", DAYS_AHEAD),
         "keep_placeholder_ids": before.get("keep_placeholder_ids", False),
-        "keep_equal_rows": before.get("keep_equal_rows", False),
         "after_purchase": before.get("after_purchase", "ignore"),
+        "equal_rows": before.get("equal_rows", _equal_rows_before(manifest, before)),
     }
+
+
+def _equal_rows_before(manifest: Manifest, settings: Mapping[str, Any]) -> str | None:
+    """Return what earlier releases did with equal rows: mapped logs lost them."""
+    if settings.get("keep_equal_rows"):
+        return "keep"
+    return "drop" if manifest.data.get("source_format") == "mapping" else None
 
 
 def data_fingerprint(dataset: PreparedDataset) -> str:

@@ -5,7 +5,7 @@ from datetime import timedelta
 from typing import Any, Final
 
 from training.data.prepared import Counts
-from training.data.sessions import MS_PER_DAY
+from training.data.sessions import MS_PER_DAY, SessionRules
 from training.data.shards import ShardWriter
 from training.data.sources import Source
 
@@ -21,13 +21,14 @@ _FEW_STEPS: Final = 0.1
 _NAMED: Final = 5
 
 
-def session_warnings(writer: ShardWriter, source: Source, counts: Counts) -> list[str]:
+def session_warnings(writer: ShardWriter, source: Source, counts: Counts, rules: SessionRules) -> list[str]:
     """Return what looks wrong after the second pass.
 
     Args:
         writer: of the sessions.
         source: of the log.
         counts: of all rows.
+        rules: how events became sessions.
     """
     sessions, found = counts.sessions, []
     if sessions.sessions_without_label:
@@ -35,12 +36,17 @@ def session_warnings(writer: ShardWriter, source: Source, counts: Counts) -> lis
             f"{sessions.sessions_without_label:,} sessions are left out, since a row of theirs that says purchase "
             "could not be read: their label is unknown"
         )
-    if sessions.rows_duplicate > _MANY_DUPLICATES * max(counts.rows_read - counts.rows_lookup, 1):
-        share = sessions.rows_duplicate / max(counts.rows_read - counts.rows_lookup, 1)
+    if _are_many(writer.equal_rows, counts):
+        share = writer.equal_rows / max(counts.rows_read - counts.rows_lookup, 1)
         found.append(
-            f"{sessions.rows_duplicate:,} rows ({share:.0%}) agree with another in every column that is read, and "
-            "count once. Were they logged twice? If times are too coarse, or a column that tells them apart is not "
-            "mapped, --keep-equal-rows keeps them"
+            f"{writer.equal_rows:,} rows ({share:.0%}) agree with another in every column that is read, and "
+            + (
+                "count once. Were they logged twice? If times are too coarse, or a column that tells them apart is not "
+                "mapped, --equal-rows keep keeps them"
+                if rules.equal_rows_are_duplicates
+                else "count as events of their own, as they would in the service. If they were logged twice, "
+                "--equal-rows drop counts each once"
+            )
         )
     if source.clock == "calendar" and not source.by_visitor and writer.longer_than_a_day:
         found.append(
@@ -57,6 +63,19 @@ def session_warnings(writer: ShardWriter, source: Source, counts: Counts) -> lis
     if suspects:
         found.append(f"sessions of an implausible size or rate: {'; '.join(suspects[:_NAMED])}")
     return found
+
+
+def session_notes(writer: ShardWriter, counts: Counts, rules: SessionRules) -> list[str]:
+    """Return what was done with equal rows, where they are too few for a warning; arguments as above."""
+    if not writer.equal_rows or _are_many(writer.equal_rows, counts):
+        return []
+    done = "count once" if rules.equal_rows_are_duplicates else "count as events of their own"
+    other = "keep" if rules.equal_rows_are_duplicates else "drop"
+    return [f"{writer.equal_rows:,} rows agree with another in every column, and {done} (--equal-rows {other} if not)"]
+
+
+def _are_many(equal_rows: int, counts: Counts) -> bool:
+    return equal_rows > _MANY_DUPLICATES * max(counts.rows_read - counts.rows_lookup, 1)
 
 
 def _implausible(writer: ShardWriter, counts: Counts, *, is_calendar: bool) -> list[str]:

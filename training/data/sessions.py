@@ -13,7 +13,7 @@ import polars as pl
 
 from model.events import PURCHASE, identifier_code
 from training.config import DEFAULT_FRACTIONS, PARTS
-from training.data.sources.conversion import SESSION_DAY_MS, SOURCE_LINE
+from training.data.sources.conversion import EVENT_ID, SESSION_DAY_MS, SOURCE_LINE
 from training.data.sources.mapping import Clock
 
 SOURCE_FILE: Final = "source_file"
@@ -82,6 +82,7 @@ class Sessions:
         largest: `session_id`, `rows`, `first_ms`, `last_ms` of the sessions with the most rows.
         longer_than_a_day: sessions that span more than a day.
         seen: all sessions, kept or not.
+        equal_rows: rows that agree with another in every column, kept or not.
         backward: steps back in time from one line to the next of a session, in the hours in which clocks are put back,
             and in all other hours.
     """
@@ -92,6 +93,7 @@ class Sessions:
     largest: pl.DataFrame
     longer_than_a_day: int
     seen: int
+    equal_rows: int = 0
     backward: tuple[int, int] = (0, 0)
 
 
@@ -102,7 +104,9 @@ def make_sessions(events: pl.DataFrame, rules: SessionRules) -> Sessions:
         events: canonical events of whole sessions (or visitors), in any order, with `source_file`.
         rules: how.
     """
-    distinct = _without_duplicates(events) if rules.equal_rows_are_duplicates else events
+    different = _without_duplicates(events)
+    equal_rows = events.height - different.height
+    distinct = (different if rules.equal_rows_are_duplicates else events).drop(EVENT_ID, strict=False)
     labelled, without_label = distinct, 0
     if len(rules.lost_labels):
         is_lost = pl.col(_SESSION).is_in(rules.lost_labels.implode())
@@ -124,7 +128,7 @@ def make_sessions(events: pl.DataFrame, rules: SessionRules) -> Sessions:
     kept = kept.with_columns(session_start_ms=pl.col(_TIME).min().over(_SESSION))
     outcomes = kept.group_by(_SESSION).agg(pl.col("outcome").first())["outcome"]
     counts = SessionCounts(
-        rows_duplicate=events.height - distinct.height,
+        rows_duplicate=equal_rows if rules.equal_rows_are_duplicates else 0,
         rows_in_open_sessions=int(sound.filter("open")["rows"].sum()),
         rows_at_or_after_purchase=candidates.height - kept.height,
         events=kept.height,
@@ -145,6 +149,7 @@ def make_sessions(events: pl.DataFrame, rules: SessionRules) -> Sessions:
         largest=facts.top_k(LARGEST, by=["rows", _SESSION]).select(_SESSION, "rows", "first_ms", "last_ms"),
         longer_than_a_day=facts.filter(pl.col("last_ms") - pl.col("first_ms") > MS_PER_DAY).height,
         seen=facts.height,
+        equal_rows=equal_rows,
         backward=_backward(ordered) if rules.clock == "calendar" else (0, 0),
     )
 
@@ -161,7 +166,14 @@ def _backward(ordered: pl.DataFrame) -> tuple[int, int]:
 
 def _without_duplicates(events: pl.DataFrame) -> pl.DataFrame:
     facts = [name for name in events.columns if name not in _POSITION]
-    return events.sort(_POSITION).unique(facts, keep="first", maintain_order=True)
+    ordered = events.sort(_POSITION)
+    if EVENT_ID not in facts:
+        return ordered.unique(facts, keep="first", maintain_order=True)
+    # A repeated id is one event, though it may have come with another time.
+    named = ordered.filter(pl.col(EVENT_ID).is_not_null()).unique(
+        [_SESSION, EVENT_ID], keep="first", maintain_order=True
+    )
+    return pl.concat([named, ordered.filter(pl.col(EVENT_ID).is_null()).unique(facts, keep="first")])
 
 
 def _ordered(events: pl.DataFrame, rules: SessionRules) -> pl.DataFrame:

@@ -117,7 +117,7 @@ class ShardWriter:
         largest: `session_id`, `rows`, `first_ms`, `last_ms` of the sessions with the most rows.
         longer_than_a_day: sessions that span more than a day.
         sessions_seen: all sessions, kept or not.
-        backward: as in `Sessions`.
+        equal_rows, backward: as in `Sessions`.
     """
 
     def __init__(self, folder: Path, clock: Clock, kinds: dict[str, PropertyKind]) -> None:
@@ -126,7 +126,7 @@ class ShardWriter:
         self.first_time_ms: int | None = None
         self.last_time_ms: int | None = None
         self.largest = pl.DataFrame(schema=LARGEST_SCHEMA)
-        self.longer_than_a_day = self.sessions_seen = 0
+        self.longer_than_a_day = self.sessions_seen = self.equal_rows = 0
         self.backward = (0, 0)
         self._folder = folder
         self._clock = clock
@@ -145,6 +145,7 @@ class ShardWriter:
         self.largest = largest.sort("rows", "session_id", descending=[True, False]).head(LARGEST)
         self.longer_than_a_day += sessions.longer_than_a_day
         self.sessions_seen += sessions.seen
+        self.equal_rows += sessions.equal_rows
         self.backward = (self.backward[0] + sessions.backward[0], self.backward[1] + sessions.backward[1])
         if not sessions.events.height:
             return

@@ -136,9 +136,14 @@ class Source:
         return self.event_files[0].mapping.by_visitor
 
     @property
-    def equal_rows_are_duplicates(self) -> bool:
-        """Whether two equal rows are one event logged twice."""
+    def equal_rows_are_duplicates(self) -> bool | None:
+        """Whether two equal rows are one event logged twice; None: the format does not say."""
         return self.event_files[0].mapping.equal_rows_are_duplicates
+
+    @property
+    def has_event_ids(self) -> bool:
+        """Whether a column is the event's id."""
+        return self.event_files[0].mapping.event_id is not None
 
     @property
     def paths(self) -> tuple[Path, ...]:

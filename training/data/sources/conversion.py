@@ -21,6 +21,7 @@ SOURCE_LINE: Final = "source_line"
 ORDER: Final = " order"
 PROPERTY_PREFIX: Final = "property."
 SESSION_DAY_MS: Final = "day_ms"
+EVENT_ID: Final = " event id"
 OUTSIDE: Final = "time outside the plausible range"
 NOT_UTF_8: Final = "not valid UTF-8"
 # The character that stands for bytes which are not valid.
@@ -66,7 +67,7 @@ class Converted:
     """Rows as canonical events, and the account of all others.
 
     Attributes:
-        events: in the columns of `event_schema`, and `day_ms` where the mapping has a date.
+        events: in the columns of `event_schema`; `day_ms` where the mapping has a date, `EVENT_ID` where it has ids.
         rejected: `line`, `field`, `reason`, `value` of rows that mean nothing.
         nulled: the same of optional values that could not be read and became null.
         lost_labels: session ids whose label is unknown, as a row was rejected whose name says purchase.
@@ -270,6 +271,8 @@ def convert(raw: pl.DataFrame, mapping: ColumnMapping, reading: Reading | None =
     columns[SOURCE_LINE] = raw[ORDER] if ORDER in raw.columns else raw[LINE]
     for declared in mapping.properties:
         columns[PROPERTY_PREFIX + declared.name] = rows.property(declared)
+    if mapping.event_id is not None:
+        columns[EVENT_ID] = rows.item_id(mapping.event_id)
     if mapping.date is not None:
         columns[SESSION_DAY_MS] = rows.day_ms(mapping.date)
     refused, rejected = rows.rejected()

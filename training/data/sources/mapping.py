@@ -24,7 +24,16 @@ EPOCH_FORMATS: Final = tuple(f"epoch_{unit}" for unit in TIME_UNITS)
 TIME_FORMATS: Final = ("iso", *EPOCH_FORMATS, "elapsed_s", "elapsed_ms")
 ELAPSED_FORMATS: Final = frozenset({"elapsed_s", "elapsed_ms"})
 KINDS: Final = ("number", "category")
-COLUMN_FIELDS: Final = ("session_id", "visitor_id", "timestamp", "date", "event_name", *FIELD_NAMES, "outcome")
+COLUMN_FIELDS: Final = (
+    "session_id",
+    "visitor_id",
+    "timestamp",
+    "date",
+    "event_name",
+    "event_id",
+    *FIELD_NAMES,
+    "outcome",
+)
 _TABLES: Final = ("columns", "events", "properties", "constants")
 _SETTINGS: Final = (
     "constant_event_name",
@@ -71,7 +80,8 @@ class ColumnMapping:
         encoding: codec of text; None: UTF-8, or windows-1252 where no line is UTF-8.
         has_header: without a header, columns are called `column_1`, `column_2`, and so on.
         missing_values: texts that mean "no value", in addition to the empty text.
-        equal_rows_are_duplicates: False where equal rows are distinct events.
+        event_id: column with the event's id; rows of a session with one id are one event.
+        equal_rows_are_duplicates: False where equal rows are distinct events; None: as ids and times suggest.
         also_needed: further columns that an adapter reads.
         session_key: columns that together name a session, in place of `session_id`.
         drop: event names whose rows are left out.
@@ -98,7 +108,8 @@ class ColumnMapping:
     encoding: str | None = UTF_8
     has_header: bool = True
     missing_values: tuple[str, ...] = ()
-    equal_rows_are_duplicates: bool = True
+    event_id: str | None = None
+    equal_rows_are_duplicates: bool | None = True
     also_needed: tuple[str, ...] = ()
     session_key: tuple[str, ...] = ()
     drop: tuple[str, ...] = ()
@@ -269,6 +280,7 @@ class ColumnMapping:
             properties=properties,
             constants=constants,
             must_occur=(*events, *settings.get("drop", ())),
+            equal_rows_are_duplicates=None,
             **{"encoding": None, **settings},
         )
 

@@ -13,7 +13,7 @@ from support.artifacts import random_model
 from model.artifact import Manifest, manifest_of
 from training.config import DEFAULT_FRACTIONS
 from training.data.prepared import PreparedDataset, read_prepared
-from training.data.provenance import data_fingerprint, lineage, unseen_sessions
+from training.data.provenance import cuts_of, data_fingerprint, lineage, unseen_sessions
 from training.fit.train import parts_of
 
 HOUR_MS = 3_600_000
@@ -143,3 +143,20 @@ def test_sessions_after_the_end_of_the_training_data_are_new(prepared, tmp_path)
 def test_nothing_can_be_told_of_a_model_that_says_nothing(dataset) -> None:
     unseen = unseen_sessions(dataset, {"bare": manifest_of(random_model())})
     assert (unseen.session_ids, unseen.known) == (None, False)
+
+
+@pytest.mark.parametrize(
+    ("source_format", "settings", "cut"),
+    [
+        ("mapping", {"equal_rows": "keep"}, "keep"),
+        ("mapping", {"keep_equal_rows": True}, "keep"),
+        # Earlier releases dropped equal rows of mapped logs
+        ("mapping", {"keep_equal_rows": False}, "drop"),
+        ("mapping", {}, "drop"),
+        # and did as the format says with others.
+        ("clickstreamdmm", {"keep_equal_rows": False}, None),
+    ],
+)
+def test_equal_rows_are_cut_again_as_they_were(source_format: str, settings: dict[str, Any], cut: str | None) -> None:
+    manifest = manifest_of(random_model(), data={"source_format": source_format, "prepare": settings})
+    assert cuts_of(manifest)["equal_rows"] == cut

@@ -43,7 +43,7 @@ def log(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def dataset(log: Path, tmp_path: Path) -> PreparedDataset:
-    return prepare(log, tmp_path / "out", mapping=MAPPING)
+    return prepare(log, tmp_path / "out", mapping=MAPPING, equal_rows="drop")
 
 
 @pytest.fixture
