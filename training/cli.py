@@ -27,6 +27,7 @@ from training.config import (
     EvaluateSettings,
     LadderOptions,
     LogSettings,
+    PredictSettings,
     ReplaySettings,
     SynthesizeSettings,
     TrainOptions,
@@ -180,6 +181,23 @@ def evaluate(
 
     with errors_for_people(*EVALUATE_ERRORS):
         run_evaluate(artifact, data, settings)
+
+
+@_command("Training")
+def predict(
+    artifact: Annotated[Path, typer.Argument(metavar="ARTIFACT", help="The model.", show_default=False)],
+    data: DataArgument,
+    out: Annotated[Path, typer.Option("--out", help="File to write: .parquet or .csv.", show_default=False)],
+    settings: PredictSettings,
+) -> None:
+    """Write the model's probability after each event of past sessions, as the service would have answered it.
+
+    One row an event before the first purchase: session_id, event (its number), timestamp_ms, event_name, probability.
+    """
+    from training.commands.predict import PREDICT_ERRORS, run_predict  # noqa: PLC0415  # heavy, see above
+
+    with errors_for_people(*PREDICT_ERRORS):
+        run_predict(artifact, data, out, settings)
 
 
 @_command("Training")

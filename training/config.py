@@ -614,6 +614,21 @@ class EvaluateSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class PredictSettings:
+    """Options of `willbuy predict`.
+
+    Attributes:
+        log: format of a raw log.
+        base_rate: share of sessions that buy, where it is known to differ from the training's.
+        threads: of torch.
+    """
+
+    log: LogFormat = field(default_factory=LogFormat)
+    base_rate: float | None = option(None, "Share of sessions that buy, where it differs from the training's.")
+    threads: int = option(1, "CPU threads.", low=1, high=256)
+
+
+@dataclass(frozen=True, slots=True)
 class CompareSettings:
     """Options of `willbuy compare`.
 

@@ -8,16 +8,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pytest
 import torch
 from support.artifacts import write_artifact
 from threadpoolctl import threadpool_limits
 from typer.testing import CliRunner
 
-from model.events import Event
+from model.events import FIELD_NAMES, Event
 from model.predictor import load_predictor
 from model.sizes import NetworkSizes
 from training.cli import cli
+from training.commands.predict import run_predict
 from training.commands.replay import (
     TOLERANCE,
     ReplayError,
@@ -31,9 +33,10 @@ from training.commands.replay import (
     run_replay,
 )
 from training.commands.train import run_training
-from training.config import FitSettings, PretrainingSettings, ReplaySettings, TrainSettings
+from training.config import FitSettings, PredictSettings, PretrainingSettings, ReplaySettings, TrainSettings
 from training.data.prepare import prepare
 from training.data.prepared import PreparedDataset
+from training.data.sources.canonical import write_events
 from training.fit.train import parts_of
 from training.synthetic import PRESETS, generate, write
 
@@ -81,7 +84,7 @@ async def replayed(url: str, artifact: Path, sessions: dict[str, list[Event]], s
 
 
 @pytest.mark.parametrize(("state_dtype", "limit"), [("float16", 2e-3), ("float32", 1e-5)])
-async def test_every_answer_is_the_offline_models(shop: Shop, valkey, service, state_dtype, limit) -> None:
+async def test_every_answer_is_the_offline_models(shop: Shop, valkey, service, state_dtype, limit, tmp_path) -> None:
     # Given the trained model in a service on a real Redis
     running = service(artifact=shop.artifact, redis_url=valkey.url, state_dtype=state_dtype)
     sessions = shop.unseen(SESSIONS)
@@ -96,6 +99,35 @@ async def test_every_answer_is_the_offline_models(shop: Shop, valkey, service, s
     # And they are answers, not one number
     said = [answer for answers in result.answers for answer in answers]
     assert max(said) - min(said) > 0.2
+    # And `willbuy predict` writes the same numbers for a log of what was posted
+    posted = {f"posted-{name}": ending_now(events, now_ms()) for name, events in list(sessions.items())[:8]}
+    answers: dict[str, list[float]] = {}
+    async with client_of(running.base_url, 4) as client:
+        for name, events in posted.items():
+            bodies = [event_body(name, f"e{number}", event) for number, event in enumerate(events)]
+            answers[name] = [(await post_event(client, body))[0]["probability"] for body in bodies]
+    assert predicted(shop, posted, tmp_path) == {
+        name: pytest.approx(probabilities, abs=limit) for name, probabilities in answers.items()
+    }
+
+
+def now_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+def predicted(shop: Shop, sessions: dict[str, list[Event]], folder: Path) -> dict[str, list[float]]:
+    """Each session's probabilities as `willbuy predict` writes them."""
+    rows = [
+        {"session_id": name, "timestamp_ms": event.timestamp_ms, "event_name": event.event_name}
+        | {field: getattr(event, field) for field in FIELD_NAMES}
+        | {f"property.{key}": event.properties.get(key) for key in (spec.name for spec in shop.dataset.properties)}
+        for name, events in sessions.items()
+        for event in events
+    ]
+    write_events(pl.DataFrame(rows, infer_schema_length=None), folder / "posted.parquet", clock="calendar")
+    run_predict(shop.artifact, folder / "posted.parquet", folder / "table.parquet", PredictSettings())
+    table = pl.read_parquet(folder / "table.parquet")
+    return dict(table.group_by("session_id", maintain_order=True).agg("probability").iter_rows())
 
 
 async def test_a_model_of_other_weights_is_noticed(shop: Shop, valkey, service, tmp_path) -> None:
