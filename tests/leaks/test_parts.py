@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 
 from training.config import DEFAULT_FRACTIONS
-from training.data.index import index_sessions
+from training.data.index import SessionIndex, index_sessions
 from training.data.part_checks import check_parts
 from training.data.prepared import PreparedDataset
 
@@ -59,6 +59,23 @@ def test_parts_with_other_shares_of_buyers_are_named(prepared: Prepared, share: 
     findings = [text for text in said(dataset) if text.startswith("the share of buyers differs from part to part")]
     assert len(findings) == is_said
     assert not is_said or all(f"{part} " in findings[0] for part in ("train", "validation", "calibration", "test"))
+
+
+def test_shares_of_buyers_of_a_small_log_are_compared_too() -> None:
+    # Given 885 sessions, of which 27, 19, 40 and 34 of a hundred buy by part
+    sizes, shares = (619, 89, 88, 89), (0.27, 0.19, 0.40, 0.34)
+    part = np.repeat(np.arange(4), sizes).astype(np.int8)
+    bought = np.concatenate([np.arange(size) < round(size * share) for size, share in zip(sizes, shares, strict=True)])
+    index = SessionIndex(
+        session_id=pl.Series([f"s{number}" for number in range(len(part))]),
+        session_start_ms=np.arange(len(part)),
+        outcome=bought.astype(np.float32),
+        lengths=np.full(len(part), 2),
+        part=part,
+        shard_ends=[],
+    )
+    (finding,) = check_parts([], index, "calendar")
+    assert "(train 27.0%, validation 19.1%, calibration 39.8%, test 33.7%)" in finding
 
 
 @pytest.mark.parametrize("shard_bytes", [10**9, 8_000])

@@ -549,3 +549,18 @@ def test_the_range_of_plausible_times_is_a_setting(tmp_path: Path) -> None:
         kept[name] = set(described(read_prepared(tmp_path / name))["labels"])
     # Then the range decides which sessions there are
     assert kept == {"default": {"old"}, "ahead": {"old", "new"}, "late": {"new"}}
+
+
+@pytest.mark.parametrize(("seconds", "is_named"), [(3, True), (60, False)])
+def test_a_session_with_an_implausible_rate_is_named(seconds: int, is_named: bool, tmp_path: Path) -> None:
+    # Given a session of forty rows, in three seconds or in a minute, among sessions that are no smaller
+    rows = [
+        f"{name},2019-10-01 10:00:{number * span // 40:02}.{number:03},{'view_item' if number else 'page_view'}\n"
+        for name, span in {"robot": seconds, **{f"s{visit}": 59 for visit in range(9)}}.items()
+        for number in range(40)
+    ]
+    log = tmp_path / "log.csv"
+    log.write_text("sid,ts,what\n" + "".join(rows) + "s1,2019-10-01 10:01:00,purchase\n")
+    code, output = prepared(log, tmp_path / "out", *COLUMNS, "--keep-open-sessions")
+    assert code == 0, output
+    assert ("implausible size or rate: 'robot' has 40 rows" in output) == is_named

@@ -15,8 +15,8 @@ from training.data.findings import DOUBTFUL, INVALID, UNCHECKED, Finding
 from training.data.index import SessionIndex
 from training.data.sources.mapping import Clock
 
-# A difference that cannot be chance, and matters.
-_SIGNIFICANCE: Final = 0.001
+# A difference that is hardly chance, and matters.
+_SIGNIFICANCE: Final = 0.05
 _RATIO: Final = 1.25
 # Sessions of fewer events are equal by chance.
 _LONG: Final = 3
