@@ -372,7 +372,7 @@ def test_a_damaged_checkpoint(shop, tmp_path) -> None:
 def test_serving_an_artifact_that_is_not_there(tmp_path) -> None:
     shown = finished(process("serve", "--artifact", tmp_path / "nothing.pt"))
     assert shown.code == 1
-    assert "error:" in shown.err
+    assert '"start_failed"' in shown.err
     assert "nothing.pt" in shown.err
 
 
