@@ -1,6 +1,7 @@
 """One small file a case: what a log holds, read right through the command line, or refused with the reason."""
 
 import json
+import shlex
 import shutil
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -564,3 +565,19 @@ def test_a_session_with_an_implausible_rate_is_named(seconds: int, is_named: boo
     code, output = prepared(log, tmp_path / "out", *COLUMNS, "--keep-open-sessions")
     assert code == 0, output
     assert ("implausible size or rate: 'robot' has 40 rows" in output) == is_named
+
+
+def test_the_option_that_an_error_names_works_as_it_is_written(tmp_path: Path) -> None:
+    # Given an address with equals signs and a quote that reads like a purchase
+    log = FILES / "addresses-that-look-like-purchases.csv"
+    _, output = prepared(log, tmp_path / "out", *COLUMNS, "--keep-open-sessions")
+    options = shlex.split(output.partition("Say what it is: ")[2].partition("; the log's events")[0])
+    name = "/checkout/thank-you?a=1&name=O'Hara"
+    # When either option is used
+    assert [text for text in options if "=" in text] == [f"{name}=purchase", f"{name}={name}"]
+    code, output = prepared(log, tmp_path / "out", *COLUMNS, "--keep-open-sessions", "--event", f"{name}=purchase")
+    assert code == 0, output
+    assert described(read_prepared(tmp_path / "out"))["labels"] == BOUGHT
+    _, output = prepared(log, tmp_path / "other", *COLUMNS, "--keep-open-sessions", "--event", f"{name}={name}")
+    # Then it is what it says
+    assert "no row of the log is a purchase" in output

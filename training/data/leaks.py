@@ -15,6 +15,7 @@ property names that mean the outcome, and event names that only buyers, only oth
 """
 
 import re
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
@@ -109,7 +110,7 @@ def check_leaks(
     refused = [suspect for suspect in found if suspect.name not in settings.allow_suspect]
     if refused:
         listed = "\n".join(f"  {suspect.what} {suspect.reason}" for suspect in refused)
-        allow = " ".join(f"--allow-suspect {suspect.name}" for suspect in refused)
+        allow = " ".join(f"--allow-suspect {shlex.quote(suspect.name)}" for suspect in refused)
         raise LeakError(
             f"inputs that seem to know the future:\n{listed}\nSuch a column is mostly written after the fact, and the "
             "service will not have it in time. Leave a property out: --properties names those to use. Prepare a page "

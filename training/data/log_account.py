@@ -3,6 +3,7 @@
 Some findings stop the run, since a model of such a log would be wrong without a word. Others are warnings.
 """
 
+import shlex
 from collections import Counter
 from difflib import get_close_matches
 from typing import Any, Final
@@ -275,8 +276,8 @@ class LogAccount:
         name = found[0][0]
         raise SourceError(
             f"{name!r} ({found[0][1]:,} rows) reads like a purchase and is none that is known. Say what it is: "
-            f"--event {_quoted(f'{name}={PURCHASE}')} if it is one, --event {_quoted(f'{name}={name}')} if it is not; "
-            f"{self._listing()}"
+            f"--event {shlex.quote(f'{name}={PURCHASE}')} if it is one, "
+            f"--event {shlex.quote(f'{name}={name}')} if it is not; {self._listing()}"
         )
 
     def _how_to_name_one(self) -> str:
@@ -286,8 +287,3 @@ class LogAccount:
         shown = [f"{entry['name']} ({entry['rows']:,})" for entry in self.names()]
         more = len(self._names) - len(shown)
         return f"the log's events by count: {', '.join(shown)}" + (f" and {more:,} more" if more > 0 else "")
-
-
-def _quoted(argument: str) -> str:
-    """Return an option's value as a shell needs it."""
-    return f"'{argument}'" if any(not (sign.isalnum() or sign in "=_-.") for sign in argument) else argument

@@ -4,7 +4,7 @@ The same mapping expresses the built-in formats and whatever a shop has; see doc
 """
 
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, Literal, Self, cast
@@ -245,7 +245,7 @@ class ColumnMapping:
             {
                 **given,
                 "columns": _pairs(columns, "column"),
-                "events": _pairs(events, "event"),
+                "events": _pairs(events, "event", _event_pair),
                 "properties": declared,
                 "constants": constants,
             }
@@ -302,7 +302,7 @@ class Changes:
     @classmethod
     def from_options(cls, events: Iterable[str], drop: Iterable[str], session_key: Iterable[str]) -> Self:
         """Make changes from options, events as `name=value` pairs; raise `SourceError` for a malformed one."""
-        return cls(None, _pairs(events, "event"), tuple(drop), tuple(session_key))
+        return cls(None, _pairs(events, "event", _event_pair), tuple(drop), tuple(session_key))
 
     def of(self, mapping: ColumnMapping) -> ColumnMapping:
         """Return the mapping with these changes.
@@ -371,10 +371,24 @@ def _property(name: str, value: object) -> PropertyColumn:
     return PropertyColumn(name, column, cast("PropertyKind | None", kind))
 
 
-def _pairs(texts: Iterable[str], what: str) -> dict[str, str]:
+def _event_pair(text: str) -> tuple[str, str, str]:
+    """Split `THEIRS=OURS` where THEIRS may have equals signs, as addresses have, and OURS may be THEIRS again."""
+    middle = len(text) // 2
+    if text[:middle] == text[middle + 1 :] and text[middle : middle + 1] == "=":
+        return text[:middle], "=", text[middle + 1 :]
+    return text.rpartition("=")
+
+
+def _first_equals(text: str) -> tuple[str, str, str]:
+    return text.partition("=")
+
+
+def _pairs(
+    texts: Iterable[str], what: str, split: Callable[[str], tuple[str, str, str]] = _first_equals
+) -> dict[str, str]:
     pairs: dict[str, str] = {}
     for text in texts:
-        name, equals, value = text.partition("=")
+        name, equals, value = split(text)
         if not (name and equals and value):
             raise SourceError(f"a {what} is given as name=value, not {text!r}")
         if name in pairs:
