@@ -5,7 +5,9 @@ Each is an environment variable: `WILLBUY_` and the field's name in capitals. Th
 """
 
 import os
+import re
 from collections.abc import Mapping
+from difflib import get_close_matches
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Final, Literal, Self
@@ -40,6 +42,13 @@ REMOVED_SETTINGS: Final[Mapping[str, str]] = MappingProxyType(
     }
 )
 """Variables of earlier releases, each with what holds now."""
+
+# Read by the client, by Compose and by tests.
+_OTHER_VARIABLES: Final = frozenset(
+    f"{ENV_PREFIX}{name}" for name in ("API_KEY", "URL", "VERSION", "DATASETS", "FUZZ_CASES")
+)
+# Kubernetes sets these for each service in the namespace, such as `willbuy` and `willbuy-redis`.
+_OF_KUBERNETES: Final = re.compile(r"_(SERVICE_(HOST|PORT)(_.*)?|PORT(_\d+_\w+)?)$")
 
 # A record numbers its answers with one byte (app/store/record_codec.py).
 LARGEST_DEDUPE_WINDOW = 255
@@ -272,8 +281,19 @@ def faults_of(error: ValidationError) -> list[str]:
     ]
 
 
-def warn_of_removed_settings(logger: FilteringBoundLogger) -> None:
-    """Log one warning that names the variables of earlier releases that are set."""
+def warn_of_ignored_settings(logger: FilteringBoundLogger) -> None:
+    """Log one warning each for variables of earlier releases, and for names that are no setting's; never a value."""
     removed = {name: hint for name, hint in REMOVED_SETTINGS.items() if name in os.environ}
     if removed:
         logger.warning("settings_removed", ignored=removed)
+    known = [f"{ENV_PREFIX}{name.upper()}" for name in Settings.model_fields]
+    others = {*known, *REMOVED_SETTINGS, *_OTHER_VARIABLES}
+    unknown = sorted(
+        name
+        for name in os.environ
+        if name.upper().startswith(ENV_PREFIX) and name.upper() not in others and not _OF_KUBERNETES.search(name)
+    )
+    if unknown:
+        near = {name: get_close_matches(name.upper(), known, n=1, cutoff=0.8) for name in unknown}
+        hints = {name: f"did you mean {found[0]}?" if found else "no such setting" for name, found in near.items()}
+        logger.warning("settings_unknown", ignored=hints)

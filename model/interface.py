@@ -103,6 +103,15 @@ class Model(SessionScorer, Protocol):
         """Return the declared properties whose value the model cannot tell from any other unknown one."""
         ...
 
+    def undeclared_properties(self, properties: Mapping[str, PropertyValue]) -> Sequence[str]:
+        """Return the properties that the model does not know at all, and so does not use."""
+        ...
+
+    @property
+    def usual_prices(self) -> tuple[float, float]:
+        """Bounds of nearly all prices of the training log; 0 and infinity where the artifact does not know them."""
+        ...
+
     def warm_up(self) -> None:
         """Run every batch size once, so that the first requests are as fast as later ones."""
         ...

@@ -110,7 +110,9 @@ class Predictor:
         self._known_values = {
             name: frozenset(map(fingerprint, values)) for name, values in manifest.property_values.items()
         }
+        self._declared = frozenset(spec.name for spec in manifest.properties)
         self.summary = DataSummary.from_dict(manifest.data.get("inputs"))
+        self.usual_prices = (0.0, math.inf) if self.summary is None else self.summary.usual_prices()
         with torch.inference_mode():
             hidden, carry, memory = (part.cpu() for part in self._module.initial_state(1))
             self._states = StateCodec(state_dtype, (hidden, carry, memory))
@@ -143,6 +145,10 @@ class Predictor:
             if isinstance(value, str) and value and math.isnan(number_value(value)):
                 unknown.append(name)
         return unknown
+
+    def undeclared_properties(self, properties: Mapping[str, PropertyValue]) -> list[str]:
+        """Return the properties that were not in the training log, or not declared."""
+        return [name for name in properties if name not in self._declared]
 
     def advance(self, events: Sequence[Event], states: Sequence[bytes | None]) -> tuple[list[float], list[bytes]]:
         """Fold one event into each session.

@@ -7,6 +7,7 @@ has other weekdays than a training log.
 Shape legend: N prefixes, F features, B sessions, T events.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -19,6 +20,8 @@ from model.events import Event
 from model.properties import PropertySpec
 
 _DECILES: Final = 10
+_LOG_PRICE: Final = "log_price"
+_NO_PRICE: Final = 0.005
 _CALENDAR: Final = frozenset({"hour_sin", "hour_cos", "weekday_sin", "weekday_cos"})
 # Most prefixes from which edges and shares are computed.
 _SAMPLE: Final = 200_000
@@ -63,6 +66,13 @@ class DataSummary:
                 for name, edges, shares in zip(self.features, self.edges, self.shares, strict=True)
             },
         }
+
+    def usual_prices(self) -> tuple[float, float]:
+        """Return the lowest decile above zero and the largest price of the training log; 0 and infinity: not known."""
+        edges = dict(zip(self.features, self.edges, strict=True)).get(_LOG_PRICE, ())
+        # No price counts as zero, and the outer edges are a little outside of all values.
+        prices = [math.expm1(edge) for edge in edges if edge > _NO_PRICE]
+        return (prices[0], prices[-1]) if prices else (0.0, math.inf)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any] | None) -> "DataSummary | None":

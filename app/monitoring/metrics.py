@@ -83,6 +83,7 @@ class Metrics:
         self.purchase_like_names = counter(
             "purchase_like_names", "Events whose unknown name reads like a purchase, but is taken for none"
         )
+        self.suspicious_fields = counter("suspicious_fields", "Values accepted though they look wrong", "kind")
         self.closed_session_events = counter("closed_session_events", "Events after their session's purchase")
 
         self.outcomes = counter("outcomes", "Ended sessions published", "outcome", "closed_by")

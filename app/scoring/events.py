@@ -25,6 +25,8 @@ from model.text_rules import is_placeholder_id
 
 _LOG_EVERY_MS: Final = 60_000
 _MOST_LOGGED: Final = 1024
+# A price so many times outside of the training log's has another unit: cents, or another currency.
+_OTHER_SCALE: Final = 10.0
 
 
 class QueuedEvent(msgspec.Struct, frozen=True):
@@ -73,6 +75,9 @@ class Vocabulary(Protocol):
     def canonical_name(self, event_name: str) -> str: ...
     def knows(self, event_name: str) -> bool: ...
     def unknown_properties(self, properties: Mapping[str, PropertyValue]) -> Sequence[str]: ...
+    def undeclared_properties(self, properties: Mapping[str, PropertyValue]) -> Sequence[str]: ...
+    @property
+    def usual_prices(self) -> tuple[float, float]: ...
 
 
 class EventValidator:
@@ -127,16 +132,14 @@ class EventValidator:
                     "event_name: reads like a purchase, but is not one of its names (docs/reference/event-names.md)"
                 )
                 self._metrics.purchase_like_names.inc()
-                self._log_purchase_like(event_name, now_ms)
+                self._log("purchase_like_name", event_name, now_ms, event_name=event_name)
         item_id = body.item_id or None
         if item_id is not None and is_placeholder_id(item_id):
             warnings.append(f"item_id: {shortened(item_id)!r} stands for no item; it counts as absent")
             item_id = None
-        if properties:
-            warnings += [
-                f'properties.{name}: the model does not know this value; it counts as "other", or as missing'
-                for name in model.unknown_properties(properties)
-            ]
+        price = None if body.price is UNSET else body.price
+        if properties or price:
+            warnings += self._suspicions(properties, price, model, now_ms)
         return QueuedEvent(
             session_id=body.session_id,
             event=Event(
@@ -144,7 +147,7 @@ class EventValidator:
                 timestamp_ms=timestamp_ms,
                 item_id=item_id,
                 item_category=body.item_category or None,
-                price=None if body.price is UNSET else body.price,
+                price=price,
                 quantity=None if body.quantity is UNSET else body.quantity,
                 properties=properties,
             ),
@@ -179,14 +182,38 @@ class EventValidator:
     def _is_within_bounds(self, timestamp_ms: int, now_ms: int) -> bool:
         return now_ms - self._max_age_ms <= timestamp_ms <= now_ms + self._max_ahead_ms
 
-    def _log_purchase_like(self, name: str, now_ms: int) -> None:
-        """Log a name once a minute at most."""
-        if self._logger is None or now_ms - self._logged_ms.get(name, now_ms - _LOG_EVERY_MS) < _LOG_EVERY_MS:
+    def _suspicions(
+        self, properties: Mapping[str, PropertyValue], price: float | None, model: Vocabulary, now_ms: int
+    ) -> list[str]:
+        """Return a warning for each value that the training log makes unlikely."""
+        found = []
+        for name in model.unknown_properties(properties):
+            text = 'the model does not know this value; it counts as "other", or as missing'
+            found.append(self._suspicious("unknown_value", f"properties.{name}", text, now_ms))
+        for name in model.undeclared_properties(properties):
+            text = "the model does not know this property, and does not use it"
+            found.append(self._suspicious("unknown_property", f"properties.{name}", text, now_ms))
+        low, high = model.usual_prices
+        if price and not low / _OTHER_SCALE <= price <= high * _OTHER_SCALE:
+            text = f"the training log's prices are about {low:.4g} to {high:.4g}; is this another unit or currency?"
+            found.append(self._suspicious("price_scale", "price", text, now_ms))
+        return found
+
+    def _suspicious(self, kind: str, field: str, text: str, now_ms: int) -> str:
+        """Count a value that was accepted though it looks wrong, log it, and return the warning."""
+        self._metrics.suspicious_fields.labels(kind).inc()
+        self._log("suspicious_field", f"{kind} {field}", now_ms, kind=kind, field=field, detail=text)
+        return f"{field}: {text}"
+
+    def _log(self, event: str, of: str, now_ms: int, **values: str) -> None:
+        """Log a warning, once a minute for each name or field."""
+        key = f"{event} {of}"
+        if self._logger is None or now_ms - self._logged_ms.get(key, now_ms - _LOG_EVERY_MS) < _LOG_EVERY_MS:
             return
-        self._logged_ms[name] = now_ms
+        self._logged_ms[key] = now_ms
         if len(self._logged_ms) > _MOST_LOGGED:
             self._logged_ms.popitem(last=False)
-        self._logger.warning("purchase_like_name", event_name=name)
+        self._logger.warning(event, **values)
 
     def _out_of_bounds(self, timestamp_ms: int, now_ms: int) -> tuple[str, list[dict[str, str]]]:
         for unit, factor in (("seconds", 1000), ("microseconds", 1 / 1000), ("nanoseconds", 1 / 1_000_000)):

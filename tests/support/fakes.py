@@ -21,6 +21,7 @@ class FakeModel:
     engine_reason = "a fake has no compiled step"
     manifest = FakeManifest()
     summary = None
+    usual_prices = (5.0, 100.0)
 
     def __init__(self, salt: str = "a", *, state_size: int = 16, poison: str = "poison") -> None:
         self.fingerprint = sha256(salt.encode()).hexdigest()[:16]
@@ -37,6 +38,9 @@ class FakeModel:
 
     def unknown_properties(self, properties: Mapping[str, PropertyValue]) -> list[str]:
         return [name for name, value in properties.items() if value == "unheard_of"]
+
+    def undeclared_properties(self, properties: Mapping[str, PropertyValue]) -> list[str]:
+        return [name for name in properties if name == "undeclared"]
 
     def reads(self, state: bytes) -> bool:
         return len(state) == self.state_size

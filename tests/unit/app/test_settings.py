@@ -123,9 +123,26 @@ def test_a_variable_of_an_earlier_release_is_named_in_one_warning_and_its_value_
     assert "hidden" not in line
 
 
+def test_names_that_are_no_settings_are_named_and_their_values_are_not(artifact, monkeypatch, capsys):
+    ours = {"SESION_IDLE_S": "9", "BANANA": "hidden"}
+    others = ("WILLBUY_PORT", "WILLBUY_PORT_8000_TCP_ADDR", "WILLBUY_REDIS_SERVICE_HOST", "WILLBUY_API_KEY")
+    for name, value in ours.items():
+        monkeypatch.setenv(f"WILLBUY_{name}", value)
+    for name in others:
+        monkeypatch.setenv(name, "10.0.0.1")
+    monkeypatch.setenv("WILLBUY_MAX_QUEUE", "7")
+    create_app(Settings(artifact=artifact, open_access=True))
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "settings_unknown" in line]
+    assert json.loads(line)["ignored"] == {
+        "WILLBUY_BANANA": "no such setting",
+        "WILLBUY_SESION_IDLE_S": "did you mean WILLBUY_SESSION_IDLE_S?",
+    }
+    assert "hidden" not in line
+
+
 def test_no_setting_is_called_removed():
     assert not REMOVED_SETTINGS.keys() & {f"WILLBUY_{name.upper()}" for name in Settings.model_fields}
-    assert len(Settings.model_fields) <= 42
+    assert len(Settings.model_fields) <= 43
 
 
 @pytest.mark.parametrize(("idle_s", "every_s"), [(1800, 5), (50, 5), (20, 2), (1, 0.1)])

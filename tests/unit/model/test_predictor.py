@@ -393,6 +393,10 @@ def test_a_name_of_its_vocabulary_stays_a_page_though_it_became_an_alias(predict
     assert [predictor.canonical_name(name) for name in own] == own
 
 
+def test_it_names_the_properties_that_were_not_in_the_log(predictor):
+    assert predictor.undeclared_properties({"device": "mobile", "visits": "9", "undeclared": "x"}) == ["undeclared"]
+
+
 def test_it_names_the_properties_whose_values_it_does_not_know(predictor):
     assert predictor.unknown_properties({"device": "mobile", "visits": "9", "undeclared": "x"}) == []
     assert predictor.unknown_properties({"device": "Fridge", "page": "", "visits": "many"}) == ["device", "visits"]

@@ -122,3 +122,20 @@ def test_long_and_short_sessions_are_counted_alike(model):
         [sum(column) for column in zip(*rows, strict=True)] for rows in zip(*(one.bins for one in apart), strict=True)
     ]
     assert [list(bins) for bins in together.bins] == sums
+
+
+@pytest.mark.parametrize("with_price", [1.0, 0.4])
+def test_usual_prices_are_from_the_lowest_decile_above_none_to_the_largest(with_price):
+    prices = 10.0 + 90.0 * torch.rand(10_000)
+    prices[torch.rand(10_000) > with_price] = 0.0
+    features = torch.stack([torch.log1p(prices), torch.zeros(10_000)], dim=1)
+    summary = summarise(features, torch.zeros(10_000, dtype=torch.int64), ["log_price", "other"], sessions=1)
+    low, high = summary.usual_prices()
+    # With sessions without prices, the decile may lie between none and the lowest price
+    assert (9.0 if with_price == 1.0 else 0.0) < low < 40.0
+    assert 99.0 < high < 101.0
+
+
+def test_without_prices_any_price_is_usual():
+    summary = summarise(torch.zeros(9, 1), torch.zeros(9, dtype=torch.int64), ["log_price"], sessions=1)
+    assert summary.usual_prices() == (0.0, float("inf"))

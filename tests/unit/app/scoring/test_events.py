@@ -1,3 +1,4 @@
+import io
 import json
 
 import pytest
@@ -5,6 +6,7 @@ from support.fakes import FakeModel
 
 from app.api.bodies import check_headers
 from app.errors import InvalidEventError, InvalidJsonError, UnsupportedEncodingError, UnsupportedMediaTypeError
+from app.monitoring.logging import build_logger
 from app.monitoring.metrics import Metrics
 from app.schemas.events import EVENT_EXAMPLE, EventBody, EventIn
 from app.scoring.events import EventValidator
@@ -235,3 +237,28 @@ def test_every_field_of_the_table_is_read_by_the_fast_parser_and_texts_are_check
         if field.kind == "text":
             assert read_event(body(**given | {field.name: "a\x07b"})) is None
             assert list(faults(body(**given | {field.name: "a\x07b"}))) == [field.name]
+
+
+def test_what_looks_wrong_is_accepted_warned_of_counted_and_logged_once_a_minute():
+    metrics, log = Metrics(), io.StringIO()
+    logger = build_logger(log_format="json", log_level="info", stream=log)
+    validator = EventValidator(Settings(artifact="model.pt"), metrics, logger)
+    wrong = parse_event(body(properties={"device": "unheard_of", "undeclared": 1, "known": 2}, price=5990))
+    fields = ["properties.device", "properties.undeclared", "price"]
+    for at_ms in (NOW_MS, NOW_MS + 59_999, NOW_MS + 60_000):
+        queued = validator.submission(wrong, now_ms=at_ms, model=FakeModel())
+        assert [warning.partition(":")[0] for warning in queued.warnings] == fields
+        assert queued.event.price == 5990
+    told = [json.loads(line) for line in log.getvalue().splitlines()]
+    assert [line["field"] for line in told] == fields * 2
+    assert {line["event"] for line in told} == {"suspicious_field"}
+    for kind in ("unknown_value", "unknown_property", "price_scale"):
+        assert metrics.registry.get_sample_value("willbuy_suspicious_fields_total", {"kind": kind}) == 3
+
+
+@pytest.mark.parametrize(("price", "is_usual"), [(59.9, True), (0, True), (0.4, False), (1000, True), (1001, False)])
+def test_prices_of_another_scale_are_told(price, is_usual):
+    queued = EventValidator(Settings(artifact="model.pt"), Metrics()).submission(
+        parse_event(body(price=price)), now_ms=NOW_MS, model=FakeModel()
+    )
+    assert (queued.warnings == ()) is is_usual
