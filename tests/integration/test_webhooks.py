@@ -195,6 +195,19 @@ async def test_decisions_whose_place_was_not_recorded_are_sent_again_with_the_sa
         assert len(set(shop.ids)) == 1
 
 
+async def test_decisions_of_a_long_outage_are_sent(valkey, certificate) -> None:
+    async with opened(valkey) as client, receiver(certificate, SECRET) as shop:
+        webhook = hook(shop, certificate)
+        await decide(client, "s-1")
+        async with replica(client, webhook):
+            await shop.until(1)
+        await client.execute([Command(0, ("DEL", KEYS.moved_decisions()[0]))])
+        # The place is known, so age does not matter
+        await decide(client, "s-1", decided_ms=NOW_MS - 3_600_000)
+        async with replica(client, webhook):
+            await shop.until(2)
+
+
 async def test_a_replica_goes_on_where_the_last_one_ended(valkey, certificate) -> None:
     async with opened(valkey) as client, receiver(certificate, SECRET) as shop:
         webhook, store = hook(shop, certificate), RedisWebhooks(ScriptRunner(client), KEYS)
@@ -215,6 +228,7 @@ async def test_a_replica_goes_on_where_the_last_one_ended(valkey, certificate) -
         ("hangs", "timeout"),
         ("refuses", "connect"),
         ("untrusted", "tls"),
+        ("another name", "tls"),
         ("private", "private_address"),
         ("no name", "name_not_found"),
     ],
@@ -231,6 +245,9 @@ async def test_a_failure_has_its_cause(case, cause, certificate, monkeypatch) ->
             webhook = replace(webhook, url=webhook.url.copy_with(port=port))
         elif case == "untrusted":
             webhook = replace(webhook, ca_file=None)
+        elif case == "another name":
+            # The certificate is of 127.0.0.1, to which the name resolves.
+            webhook = replace(webhook, url=webhook.url.copy_with(host="localhost"))
         elif case == "private":
             webhook = replace(webhook, allow_private=False)
         elif case == "no name":
