@@ -15,8 +15,9 @@ from model.artifact import ArtifactError, BaseRateUnknownError
 from model.base_rate import logit_shift
 from model.columns import fingerprint
 from training.baselines import fit_baselines
-from training.commands.console import ERR, OUT, print_line, stage
+from training.commands.console import print_line, stage
 from training.commands.prepare import PREPARE_ERRORS, prepared_or_read
+from training.commands.scores import print_scores
 from training.config import EvaluateSettings, LogSettings
 from training.data.dataset import read_sessions
 from training.data.encoded import Encoded, encode
@@ -32,7 +33,6 @@ from training.report.build import build_report
 from training.report.content import Report, write_json
 from training.report.model_card import model_card
 from training.report.page import write_html
-from training.report.terminal import console_table
 
 
 class EvaluateError(ValueError):
@@ -210,9 +210,7 @@ def _baselines(
 
 
 def _print(report: Report, html: Path) -> None:
-    OUT.print(console_table(report))
-    for warning in report.warnings:
-        ERR.print(f"note: {warning}", style="yellow", markup=False, soft_wrap=True)
+    print_scores(report)
     for note in report.notes:
         print_line(note, style="dim")
     print_line(f"report    {html}")

@@ -13,6 +13,7 @@ from model.artifact import Manifest
 from training.commands.compile import COMPILE_ERRORS, run_compile
 from training.commands.console import ERR, OUT, print_line, stage
 from training.commands.prepare import PREPARE_ERRORS, prepared_or_read
+from training.commands.scores import print_scores
 from training.config import (
     EVALUATE_RESAMPLES,
     ComputeSettings,
@@ -48,7 +49,6 @@ from training.report.build import build_report
 from training.report.content import Report, write_json
 from training.report.model_card import model_card
 from training.report.page import write_html
-from training.report.terminal import console_table
 from training.runtime.atomic_write import atomic_write
 from training.runtime.distributed import SINGLE_PROCESS, DeviceError, WorkerError, Workers, join
 from training.runtime.progress import StageFactory
@@ -248,9 +248,7 @@ def run_training(
     write_html(html, report)
     write_json(out.with_name(f"{out.stem}.report.json"), report)
     write_record(out, manifest, config, dataset, result, timings)
-    OUT.print(console_table(report))
-    for warning in report.warnings:
-        ERR.print(f"note: {warning}", style="yellow", markup=False)
+    print_scores(report)
     size = out.stat().st_size / 1024
     OUT.print(
         f"artifact  {out} ({size:.0f} KiB, model {manifest.fingerprint})", markup=False, highlight=False, soft_wrap=True

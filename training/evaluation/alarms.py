@@ -154,6 +154,7 @@ class ProfitCurve:
             has no value, and the curve is a straight line.
         best_share: where the profit is highest on these sessions.
         best: profit there.
+        best_threshold: the score that those sessions reach; None where it is best to contact nobody.
     """
 
     shares: list[float]
@@ -161,6 +162,7 @@ class ProfitCurve:
     evenly: list[float]
     best_share: float
     best: Estimate
+    best_threshold: float | None = None
 
 
 def profit_curve(peaks: Peaks, offer: Offer, *, resamples: int = EVALUATE_RESAMPLES, seed: int = 0) -> ProfitCurve:
@@ -193,4 +195,5 @@ def profit_curve(peaks: Peaks, offer: Offer, *, resamples: int = EVALUATE_RESAMP
         (_PER_SESSIONS * shares * (offer.uplift * offer.margin * base_rate - offer.cost)).tolist(),
         float(shares[best]),
         profit[best],
+        float(peaks.by_length[-1][order[round(shares[best] * sessions) - 1]]) if best else None,
     )

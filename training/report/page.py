@@ -14,6 +14,7 @@ from training.report import charts
 from training.report.build import FEW_BUYERS
 from training.report.content import METRICS, OPTIMUM, Report, interval, metric, number, percent, row_facts
 from training.report.rendering import templates
+from training.report.verdict import verdict
 
 # Half the width of the bar that shows a difference, in percent of its cell.
 _HALF_BAR: Final = 50.0
@@ -40,6 +41,7 @@ def write_html(path: Path, report: Report) -> None:
         bars=_bars(report),
         rung_colour=rung_colour,
         few_buyers=FEW_BUYERS,
+        verdict=verdict(report),
     )
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(page, encoding="utf-8")

@@ -87,6 +87,8 @@ def test_profit_by_hand(peaks) -> None:
     assert at[0.5] == pytest.approx(0.1 * 50 * 500 - 500)
     assert at[1.0] == pytest.approx(0.1 * 50 * 500 - 1000)
     assert curve.best_share == pytest.approx(0.5)
+    # The score that the last of that half reaches
+    assert curve.best_threshold == np.sort(peaks.by_length[-1])[::-1][len(peaks.outcome) // 2 - 1]
     assert curve.best.value == pytest.approx(2_000)
     # Spread evenly, the same purchases come with the contacts
     assert curve.evenly[-1] == pytest.approx(at[1.0])
@@ -95,7 +97,7 @@ def test_profit_by_hand(peaks) -> None:
 
 def test_contacts_that_cost_more_than_they_earn_are_best_left_out(peaks) -> None:
     curve = profit_curve(peaks, Offer(margin=1.0, cost=5.0, uplift=0.1), resamples=20)
-    assert (curve.best_share, curve.best.value) == (0.0, 0.0)
+    assert (curve.best_share, curve.best.value, curve.best_threshold) == (0.0, 0.0, None)
 
 
 @pytest.mark.parametrize("name", ["margin", "cost", "uplift"])

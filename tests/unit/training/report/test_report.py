@@ -14,7 +14,7 @@ import pytest
 from rich.console import Console
 from rich.text import Text
 
-from training.config import Assumptions
+from training.config import Assumptions, Offer
 from training.data.findings import DOUBTFUL, INVALID, Finding
 from training.data.leaks import RankedInput
 from training.evaluation.ladder import Rung
@@ -25,6 +25,7 @@ from training.report.build import build_report
 from training.report.content import METRICS, OPTIMUM, Report, write_json
 from training.report.page import draw, write_html
 from training.report.terminal import TERMINAL_METRICS, console_table
+from training.report.verdict import verdict
 
 # Four scores by length, reliability over all and by length, spread, two of earliness, profit, learning curve.
 CHARTS = 11
@@ -178,6 +179,39 @@ def test_inputs_are_ranked_by_their_own_auc(tmp_path: Path) -> None:
     assert ["grade", "0.888", "0.885", "0.890"] in cells
     assert ["price", "\u2013", "0.500", "\u2013"] in cells
     assert made.to_dict()["inputs_alone"][0] == {"name": "grade", "auc": 0.8881, "by_length": {1: 0.885, 2: 0.89}}
+
+
+def test_the_verdict_says_how_good_which_threshold_and_what_pays(report: Report, page: Page) -> None:
+    quality, against, alarm, contacts = verdict(report)
+    scores, found = report.pooled.scores["willbuy"], report.earliness["precision"]["willbuy"]
+    assert f"AUC {scores['auc'].value:.3f}" in quality
+    assert against.startswith("willbuy predicts better than LightGBM: ")
+    assert f"Threshold {found.threshold:.3f}: 50% of the alarmed sessions buy" in alarm
+    assert f"{found.recall[found.lengths.index(5)].value:.1%} by event 5" in alarm
+    curve = report.profit["willbuy"]
+    assert f"the {curve.best_share:.0%} of the sessions that reach {curve.best_threshold:.3f}" in contacts
+    # The page begins with it, before the reasons to doubt it
+    text = page.text
+    assert text.index(quality) < text.index(report.warnings[0])
+
+
+def test_the_verdict_does_not_praise_what_is_worse_or_cannot_be_had(report: Report) -> None:
+    made = predictions()
+    good, bad = made["predictions"]["willbuy"], made["predictions"]["LightGBM"]
+    worse = build_report(
+        **made | {"predictions": {"willbuy": bad, "LightGBM": good}},
+        resamples=50,
+        title="worse",
+        assumptions=Assumptions(offer=Offer(margin=0.1, cost=5.0)),
+    )
+    nowhere = replace(worse.earliness["precision"]["willbuy"], threshold=None)
+    _, against, alarm, contacts = verdict(replace(worse, earliness={"precision": {"willbuy": nowhere}}))
+    assert against.startswith("willbuy predicts worse than LightGBM: ")
+    assert alarm == "No threshold makes 50% of the alarmed sessions buy."
+    assert "it pays most to contact nobody" in contacts
+    alone = replace(report, names=["willbuy"], warnings=[])
+    assert "LightGBM was not fitted, so there is no comparison with it." in verdict(alone)
+    assert verdict(alone)[-1] == "No reason to doubt these figures was found."
 
 
 def test_the_page_asks_no_other_host_for_anything(page: Page) -> None:
