@@ -17,6 +17,7 @@ from model.network import SessionModel
 from model.sizes import NetworkSizes
 from training.config import RunConfig, TrainSettings
 from training.data.dataset import words_by_sessions
+from training.data.interventions import possible_inputs
 from training.data.prepared import PreparedDataset
 from training.fit.train import parts_of
 
@@ -97,7 +98,9 @@ def check_fits(start: Start, dataset: PreparedDataset) -> list[str]:
             f"clock: the artifact was trained {'with' if start.manifest.calendar else 'without'} the time of day, and "
             f"the data's clock is {dataset.clock!r}"
         )
-    unused = sorted({spec.name for spec in dataset.properties} - {spec.name for spec in start.manifest.properties})
+    # What rules did is left out unless it is chosen, and training says so by itself.
+    offered = {spec.name for spec in possible_inputs(dataset.properties, "keep")}
+    unused = sorted(offered - {spec.name for spec in start.manifest.properties})
     return [f"properties that the artifact does not use are left out: {', '.join(unused)}"] if unused else []
 
 

@@ -70,7 +70,7 @@ def test_each_rule_of_the_file_has_a_result_and_so_have_removed_ones_with_counts
 
 @pytest.mark.parametrize(
     ("today", "yesterday", "elapsed", "rate"),
-    [(500, 1000, 0.5, 1000), (0, 0, 0.5, 0), (10, 0, 0.5, 20), (10, 0, 0.0, 240)],
+    [(500, 1000, 0.5, 1000), (500, 1000, 0.75, 750), (0, 0, 0.5, 0), (10, 0, 0.5, 20), (10, 0, 0.0, 240)],
 )
 def test_the_rate_is_that_of_the_last_day(today, yesterday, elapsed, rate) -> None:
     assert daily_rate(today, yesterday, elapsed) == pytest.approx(rate)
