@@ -12,7 +12,7 @@ import pytest
 import redis
 from conftest import missing
 from support.fakes import FakeModel
-from support.redis_keys import closed_key, history_key, outcomes_key, record_key, seen_key
+from support.redis_keys import closed_key, closer_key, history_key, outcomes_key, record_key, seen_key
 from support.redis_servers import find_binary
 from support.redis_topologies import RedisCluster
 
@@ -170,6 +170,30 @@ async def test_a_purchase_is_told_of_at_once_and_once(redis_server):
         assert replica.counted("outcomes_lost") == 0
 
 
+async def test_a_purchase_that_the_shop_reported_by_a_call_is_a_purchase(redis_server):
+    async with opened(redis_server.url) as store:
+        first = a_commit("a", Event("page_view", 5))
+        reported = a_commit("a", expected=first.record.version, outcome=Outcome.PURCHASE, closed_by="api")
+        assert [await store.commit([commit]) for commit in (first, reported)] == [[True], [True]]
+        replica = Replica(store)
+        with client_of(redis_server) as client:
+            await replica.work(client)
+            (session,) = told(client)
+        assert (session["outcome"], session["closed_by"]) == ("purchase", "api")
+        assert [session.bought for session in replica.taken] == [True]
+
+
+@pytest.mark.parametrize(("most", "a_shard"), [(0, 0), (1, 1), (256, 1), (257, 2)])
+def test_a_limit_over_all_shards_leaves_no_shard_without(most, a_shard):
+    assert OutcomeLimits(most=most).most_a_shard == a_shard
+
+
+@pytest.mark.parametrize(("replicas", "confirms"), [(0, False), (1, True), (2, True)])
+async def test_one_replica_that_must_confirm_is_enough_to_write_again(replicas, confirms):
+    async with opened("redis://127.0.0.1:1/0", wait_replicas=replicas) as store:
+        assert store.confirms_by_writing is confirms
+
+
 async def test_an_event_after_the_idle_time_starts_anew_and_the_old_session_is_told_of(redis_server):
     async with opened(redis_server.url) as store:
         await store.commit([a_commit("a", Event("page_view", 5))])
@@ -253,6 +277,7 @@ async def test_one_replica_looks_after_a_shard_until_it_is_gone(redis_server):
             end(client, "a")
             shard = shard_of("a")
             assert set(await store.outcomes.due("first", lease_s=60)) == {shard}
+            assert 0 < client.pttl(closer_key(shard)) <= 60_000
             assert await store.outcomes.due("second", lease_s=60) == {}
             assert set(await store.outcomes.due("first", lease_s=0.001)) == {shard}
             # The first one does not come again, and its time is over

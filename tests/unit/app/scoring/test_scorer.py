@@ -600,6 +600,35 @@ async def test_a_defect_in_one_half_leaves_the_other_to_its_end(store, failing):
     assert bench.counted("events_folded") == 40
 
 
+async def test_a_half_that_fails_for_good_waits_for_the_other_before_the_batch_is_handled_again(store):
+    # Given a store that never takes session 0, and that takes its time for the second half
+    bench, callers, slow = Bench(store), Callers(), asyncio.Event()
+    commit, on_their_way = bench.store.commit, set()
+
+    async def commit_slowly(commits):
+        sessions = {one.session_id for one in commits}
+        assert not sessions & on_their_way, "a session is in two commits at once"
+        if "0" in sessions:
+            raise RuntimeError("a defect")
+        on_their_way.update(sessions)
+        if "39" in sessions:
+            await slow.wait()
+        on_their_way.difference_update(sessions)
+        return await commit(commits)
+
+    bench.store.commit = commit_slowly
+    # When a batch of both halves is scored
+    scoring = asyncio.create_task(bench.scorer.score([queued(str(i)) for i in range(40)], callers))
+    for _ in range(50):
+        await asyncio.sleep(0)
+    # Then the failure of the first half does not end the batch while the second is on its way
+    assert not scoring.done()
+    slow.set()
+    with pytest.raises(RuntimeError, match="a defect"):
+        await scoring
+    assert sorted(callers.resolved) == list(range(1, 40))
+
+
 async def test_an_event_that_races_a_delete_is_erased_or_starts_a_new_session(bench):
     first, raced = queued(item_id="first"), queued(item_id="raced")
     await bench.score(first)
