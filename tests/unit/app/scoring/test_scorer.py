@@ -603,7 +603,8 @@ async def test_a_defect_in_one_half_leaves_the_other_to_its_end(store, failing):
 async def test_a_half_that_fails_for_good_waits_for_the_other_before_the_batch_is_handled_again(store):
     # Given a store that never takes session 0, and that takes its time for the second half
     bench, callers, slow = Bench(store), Callers(), asyncio.Event()
-    commit, on_their_way = bench.store.commit, set()
+    commit = bench.store.commit
+    on_their_way: set[str] = set()
 
     async def commit_slowly(commits):
         sessions = {one.session_id for one in commits}
