@@ -383,6 +383,7 @@ REFUSED = [
     ("looks-like-a-purchase.csv", (*COLUMNS, "--drop", "end_session"), "no event of the log is called 'end_session'"),
     ("one-row-in-2037.csv", (*COLUMNS, "--column", "price=cost"), "no column is called 'cost' (for price)"),
     ("one-row-in-2037.csv", (*COLUMNS, "--time-unit", "h"), "unknown time unit 'h'; known: s, ms, us, ns"),
+    ("coarse-times.csv", (*COLUMNS, "--equal-rows", "maybe"), "equal_rows must be keep or drop, not 'maybe'"),
     ("one-row-in-2037.csv", (*COLUMNS, "--earliest", "soon"), "earliest must be a time such as 1990-01-01"),
     (
         "rees46-currency.csv",

@@ -162,13 +162,7 @@ class LogAccount:
         return self._source.event_files[0].mapping.time_format
 
     def drops_equal_rows(self, chosen: str | None) -> bool:
-        """Return whether rows that agree in every column are one event, as chosen, or as the format or the log says.
-
-        Raises:
-            ValueError: the choice is neither `keep` nor `drop`.
-        """
-        if chosen not in (None, "keep", "drop"):
-            raise ValueError(f"equal_rows must be keep or drop, not {chosen!r}")
+        """Return whether rows that agree in every column are one event, as chosen, or as the format or the log says."""
         if chosen is not None:
             return chosen == "drop"
         given = self._source.equal_rows_are_duplicates

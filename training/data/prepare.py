@@ -109,6 +109,8 @@ def prepare(
     """
     if not (math.isfinite(idle_timeout_s) and idle_timeout_s > 0):
         raise ValueError(f"idle_timeout_s must be positive, not {idle_timeout_s}")
+    if equal_rows not in (None, "keep", "drop"):
+        raise ValueError(f"equal_rows must be keep or drop, not {equal_rows!r}")
     show = progress or _no_progress
     reading = _reading(earliest, days_ahead, placeholders_count=keep_placeholder_ids)
     source = open_source(source_path, format, mapping, replace(changes or Changes(), time_unit=time_unit))
