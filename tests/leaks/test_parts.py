@@ -89,6 +89,24 @@ def test_sessions_that_occur_again_under_another_id_are_counted(prepared: Prepar
     assert not [text for text in said(prepared(pl.concat([first, moved]))) if "repeat" in text]
 
 
+def test_sessions_of_the_same_events_in_another_order_are_others(prepared: Prepared) -> None:
+    position = pl.int_range(pl.len()).over("session_id")
+    steady = shop().with_columns(timestamp_ms=pl.col("timestamp_ms").min().over("session_id") + 1000 * position)
+    # Given every session again with its second and third item in each other's place
+    item, is_view = pl.col("item_id"), (pl.col("event_name") == "view_item")
+    swapped = (
+        pl.when((position == 1) & is_view.shift(-1).over("session_id"))
+        .then(item.shift(-1).over("session_id"))
+        .when((position == 2) & is_view)
+        .then(item.shift(1).over("session_id"))
+        .otherwise(item)
+    )
+    later = steady.with_columns(
+        pl.col("session_id") + "-again", pl.col("timestamp_ms") + SESSIONS * HOUR_MS, item_id=swapped
+    ).filter((is_view & (position == 2)).any().over("session_id"))
+    assert not [text for text in said(prepared(pl.concat([steady, later]))) if "repeat" in text]
+
+
 def test_times_that_were_shuffled_within_sessions_are_found(prepared: Prepared) -> None:
     random = np.random.default_rng(4)
     log = shop()

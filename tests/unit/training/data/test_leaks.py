@@ -253,3 +253,12 @@ def test_a_page_that_no_buyer_has_is_named_where_it_may_be_a_page_like_others(sh
     rows = visits(1000, 50, lambda number, bought: ["careers", "page_view"] if not bought and number % 3 else [])
     assert suspects(shard(rows), [], ids(rows), LeakSettings()) == []
     assert any("the event 'careers' is never seen by buyers (0 of " in one for one in warned(shard, rows, []))
+
+
+def test_a_missing_number_is_no_zero(shard: Any) -> None:
+    # Given prices of buyers alone: zero for every second one, and all different for the others
+    def price(session: int) -> float | None:
+        return {0: 0.0, 1: 1.5 * session}.get(session % 4)
+
+    rows = [{**one, "price": price(int(one["session_id"][1:]))} for one in graded(600, lambda *_: None)]
+    assert [suspect.name for suspect in suspects(shard(rows), [], ids(rows), LeakSettings())] == ["price"]
