@@ -154,7 +154,7 @@ class ProfitCurve:
             has no value, and the curve is a straight line.
         best_share: where the profit is highest on these sessions.
         best: profit there.
-        best_threshold: the score that those sessions reach; None where it is best to contact nobody.
+        best_threshold: the score that those sessions reach; None where every contact costs more than it earns.
     """
 
     shares: list[float]

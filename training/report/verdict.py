@@ -6,7 +6,7 @@ from typing import Final
 from training.baselines.suite import BASE_RATE, LIGHTGBM
 from training.report.content import Report, interval, metric, number, percent
 
-# An offer reaches a visitor only while the session lasts, so the share of buyers found by this event is told, too.
+# An offer reaches a visitor only while the session lasts, so the share of buyers found by this event matters as well.
 _EARLY_EVENTS: Final = 5
 
 
