@@ -26,13 +26,14 @@ from model.events import ADD_TO_CART, REMOVE_FROM_CART, Event, identifier_code
 from model.interventions.rules import Rule, RuleSet
 from model.text_rules import canonical_text
 
-_HEAD: Final = struct.Struct("<ddH")
+_CART: Final = struct.Struct("<dd")
+_SIZE: Final = struct.Struct("<H")
 _CODE: Final = struct.Struct("<I")
 _CART_VALUE: Final = struct.Struct("<d")
 _CART_VALUE_AT: Final = 8
-_VISITOR_SIZE_AT: Final = 16
-_NAMES_AT: Final = _HEAD.size
-NO_FACTS: Final = _HEAD.pack(0.0, 0.0, 0)
+_VISITOR_SIZE_AT: Final = _CART.size
+_NAMES_AT: Final = _CART.size + _SIZE.size
+NO_FACTS: Final = _CART.pack(0.0, 0.0) + _SIZE.pack(0)
 _CART_SIGNS: Final = {ADD_TO_CART: 1.0, REMOVE_FROM_CART: -1.0}
 _SHARES: Final = 2**64
 _FOREVER_MS: Final = 2**62
@@ -119,10 +120,11 @@ class _Check:
         self.unwanted = tuple(map(_code_of, rule.without_events))
         self.is_of_event = bool(self.texts) or self.crosses_up is not None or self.crosses_down is not None
 
-    def fits(self, facts: bytes, number: int, now_ms: int, event: Event | None, before: float | None) -> bool:
-        """Return whether all conditions but the probability's band hold, after an event or, with None, idle time."""
-        if not self.fewest <= number <= self.most:
-            return False
+    def fits(self, facts: bytes, now_ms: int, event: Event | None, before: float | None) -> bool:
+        """Return whether the conditions hold, after an event or, with None, idle time.
+
+        Not those on probability and number of events, nor whether the rule has fired before.
+        """
         if self.is_of_event and event is not None and not self._fits_event(event, before):
             return False
         if self.has_cart:
@@ -214,11 +216,12 @@ class Decider:
         """
         bands = self._of_event.get(event.event_name, self._of_any)
         found: tuple[Decision, ...] = ()
-        fired = [one.rule for one in decided] if decided else ()
+        fired = {one.rule for one in decided} if decided else ()
         for check in bands.checks[bisect_right(bands.bounds, probability)]:
-            if check.once and check.name in fired:
+            # Here and not in `fits`, since most rules end here and a call takes longer than the comparisons.
+            if number < check.fewest or number > check.most or (check.once and check.name in fired):
                 continue
-            if check.fits(facts, number, now_ms, event, before):
+            if check.fits(facts, now_ms, event, before):
                 found += (_decision(check.rule, session_id, number, probability, facts, decided, now_ms),)
         return found
 
@@ -235,7 +238,9 @@ class Decider:
     ) -> Decision | None:
         """Return the decision of an idle rule on a session whose idle time has reached the rule's; None: not fired."""
         check = self._of_idle[rule.name]
-        if not (check.low <= probability <= check.high and check.fits(facts, number, now_ms, None, None)):
+        if not (check.low <= probability <= check.high and check.fewest <= number <= check.most):
+            return None
+        if not check.fits(facts, now_ms, None, None):
             return None
         # Of a repeated rule: whether this idle time has its decision.
         if any(one.rule == rule.name and (check.once or (one.idle and one.event == number)) for one in decided):
@@ -247,19 +252,24 @@ class Decider:
 def advanced_facts(facts: bytes, event: Event, visitor_id: str | None = None) -> bytes:
     """Return a session's facts after one more event, which came with this visitor's id or without one."""
     name = event.event_name
-    code, is_cart = _code_of(name), name in _CART_SIGNS
-    if code in facts and not is_cart and (visitor_id is None or visitor_of(facts) == visitor_id):
-        return facts
-    units, value, _ = _HEAD.unpack_from(facts)
-    if is_cart:
-        moved = _CART_SIGNS[name] * (1.0 if event.quantity is None else event.quantity)
-        units, value = max(0.0, units + moved), max(0.0, value + moved * (event.price or 0.0))
-        # As in the model: an empty cart is worth nothing, even if what left it came without a price.
-        value = value if units else 0.0
-    start = _names_start(facts)
-    visitor = facts[_NAMES_AT:start] if visitor_id is None else visitor_id.encode()
-    head = _HEAD.pack(units, value, len(visitor))
-    return b"".join((head, visitor, facts[start:], b"" if code in facts else code))
+    code = _code_of(name)
+    if name in _CART_SIGNS:
+        facts = _moved_cart(facts, event)
+    if code not in facts:
+        facts += code
+    if visitor_id is not None and visitor_id != visitor_of(facts):
+        visitor = visitor_id.encode()
+        facts = b"".join((facts[:_VISITOR_SIZE_AT], _SIZE.pack(len(visitor)), visitor, facts[_names_start(facts) :]))
+    return facts
+
+
+def _moved_cart(facts: bytes, event: Event) -> bytes:
+    """Return the facts with what the event added to the cart, or removed from it."""
+    units, value = _CART.unpack_from(facts)
+    moved = _CART_SIGNS[event.event_name] * (1.0 if event.quantity is None else event.quantity)
+    units, value = max(0.0, units + moved), max(0.0, value + moved * (event.price or 0.0))
+    # As in the model: an empty cart is worth nothing, even if what left it came without a price.
+    return _CART.pack(units, value if units else 0.0) + facts[_VISITOR_SIZE_AT:]
 
 
 def facts_of(history: Iterable[Event]) -> bytes:
