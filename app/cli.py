@@ -16,6 +16,7 @@ from rich.console import Console
 
 from app.auth.cli import cli as key_cli
 from app.interventions.cli import cli as webhooks_cli
+from model.own_redis import announced
 
 if TYPE_CHECKING:
     import uvicorn
@@ -64,7 +65,7 @@ def serve(
     redis_url: Annotated[
         str | None,
         typer.Option(
-            help="Redis or Valkey; otherwise WILLBUY_REDIS_URL, otherwise an embedded server that keeps no data.",
+            help="Redis or Valkey; otherwise WILLBUY_REDIS_URL, otherwise an embedded server whose data ends with it.",
             show_default=False,
         ),
     ] = None,
@@ -193,7 +194,7 @@ def _redis(announce: Callable[[str, str], None]) -> Iterator[None]:
     if os.environ.get("WILLBUY_REDIS_URL"):
         yield
         return
-    with EmbeddedRedis() as redis:
+    with EmbeddedRedis() as redis, announced(redis.url):
         os.environ["WILLBUY_REDIS_URL"] = redis.url
         announce(
             "embedded_redis",

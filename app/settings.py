@@ -129,7 +129,8 @@ class Settings(BaseSettings):
 
     redis_url: SecretStr = SecretStr("redis://127.0.0.1:6379/0")
     """The Redis that holds all sessions, with user and password, in one of the forms of docs/operate.md#which-redis.
-    Redis 6.2 or later, or Valkey."""
+    Redis 6.2 or later, or Valkey. Without this variable `willbuy serve` starts an embedded server, whose data ends with
+    it, and `willbuy collect` of the same user reads from that one; only other ways to start take the default."""
 
     redis_key_prefix: str = DEFAULT_KEY_PREFIX
     """Beginning of every key, so that services share a Redis (docs/operate.md#which-redis): 1 to 64 printable

@@ -716,7 +716,7 @@ class CollectSettings:
     """Options of `willbuy collect`.
 
     Attributes:
-        redis_url: the service's Redis.
+        redis_url: the service's Redis; empty: the embedded server of a `willbuy serve` that runs here.
         redis_key_prefix: beginning of the service's keys.
         redis_ca_file: certificate authorities that TLS to Redis trusts; None for the system's.
         redis_cert_file: the client's certificate for TLS to Redis, if any.
@@ -728,7 +728,12 @@ class CollectSettings:
         consumer: name within the group.
     """
 
-    redis_url: str = option("redis://127.0.0.1:6379/0", "The service's Redis.", envvar="WILLBUY_REDIS_URL")
+    redis_url: str = option(
+        "",
+        "The service's Redis.",
+        envvar="WILLBUY_REDIS_URL",
+        shown="the embedded server of a running willbuy serve",
+    )
     redis_key_prefix: str = option(
         DEFAULT_KEY_PREFIX, "Beginning of the service's keys.", envvar="WILLBUY_REDIS_KEY_PREFIX"
     )

@@ -1,13 +1,18 @@
 """Every command and every snippet of the documentation, run as its reader would run it."""
 
 import json
+import os
 import re
+import shlex
 import shutil
+import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
+import httpx
 import polars as pl
 import pytest
 from conftest import missing
@@ -15,6 +20,7 @@ from support.doc_blocks import PageError, read_page
 from support.doc_runner import SMALLER, Reader, environment, find_node, tools
 from support.keys import make_key, write_keys
 from support.log_exports import export_ga4, export_pages, export_segment
+from support.paths import ROOT
 from support.redis_servers import RedisServer, find_binary, free_port
 from support.service import Service
 from typer.testing import CliRunner
@@ -205,6 +211,65 @@ def test_a_page_does_what_it_says(
         reader.follow(page.blocks)
     finally:
         reader.close()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_the_readmes_commands_for_an_own_shop_work_one_after_another(month: Path, tmp_path: Path) -> None:
+    """As they stand, but for the log's name, the port, a shorter training and sessions that end at once."""
+    (block,) = re.findall(
+        r"^## Your own shop$.*?^```sh\n(.*?)^```$", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL
+    )
+    port = free_port()
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("WILLBUY_")} | {
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        # Where other commands of this user would look, too
+        "XDG_RUNTIME_DIR": str(tmp_path),
+        "WILLBUY_SESSION_IDLE_S": "1",
+        "WILLBUY_REQUEST_TIMEOUT_S": "20",
+    }
+    shutil.copy(month / "log.parquet", tmp_path / "log.parquet")
+    changes = SMALLER | {" LOG ": " log.parquet ", "willbuy serve ": f"willbuy serve --port {port} "}
+    changes["willbuy replay "] = f"willbuy replay --url http://127.0.0.1:{port} "
+    changes["willbuy train "] += "--hidden-size 8 --head-size 8 "
+    del changes["willbuy evaluate "], changes["willbuy compare "]
+    served: subprocess.Popen[bytes] | None = None
+    try:
+        for line in block.splitlines():
+            command = line.partition("#")[0].strip()
+            for plain, changed in changes.items():
+                command = command.replace(plain, changed)
+            if " serve " in command:
+                served = subprocess.Popen(shlex.split(command), cwd=tmp_path, env=environment)
+                while not is_ready(port):
+                    assert served.poll() is None
+                    time.sleep(0.1)
+                continue
+            if " collect " in command:
+                while "willbuy_outcomes_total{" not in httpx.get(f"http://127.0.0.1:{port}/metrics", timeout=30).text:
+                    time.sleep(0.1)
+            done = subprocess.run(
+                shlex.split(command), cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+            )
+            assert done.returncode == 0, (command, done.stdout, done.stderr)
+    finally:
+        if served is not None:
+            served.terminate()
+            served.wait(30)
+    assert [*(tmp_path / "collected").glob("*.parquet")]
+    # And afterwards there is no server that anybody could take for one
+    again = subprocess.run(
+        ["willbuy", "collect", "--out", "c"], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
+    assert again.returncode == 1
+    assert "no Redis: no `willbuy serve`" in " ".join(again.stderr.split())
+
+
+def is_ready(port: int) -> bool:
+    try:
+        return httpx.get(f"http://127.0.0.1:{port}/readyz", timeout=5).status_code == 200
+    except httpx.TransportError:
+        return False
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ from typing import Final
 from redis.exceptions import RedisError
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+from model.own_redis import running_url
 from training.collect.collector import Collected, Collector, collect, locked
 from training.collect.connection import open_client
 from training.collect.errors import CollectError
@@ -29,7 +30,12 @@ def run_collect(out: Path, settings: CollectSettings) -> Collected:
         SourceError: a file in the folder is damaged.
         RedisError: Redis is unavailable.
     """
-    client = open_client(settings.redis_url, settings.redis_ca_file, settings.redis_cert_file, settings.redis_key_file)
+    url = settings.redis_url or running_url()
+    if not url:
+        raise CollectError(
+            "no Redis: no `willbuy serve` with an embedded one runs here; give --redis-url or set WILLBUY_REDIS_URL"
+        )
+    client = open_client(url, settings.redis_ca_file, settings.redis_cert_file, settings.redis_key_file)
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
     try:
         with locked(out), Progress(*columns, console=ERR, transient=True) as progress:
