@@ -189,6 +189,14 @@ class TooManySessionEventsError(WillbuyError):
     title = "The request has too many events of one session"
 
 
+class EventIdReusedError(WillbuyError):
+    """An event id comes again with another body, so it is no retry."""
+
+    status = 422
+    code = "event_id_reused"
+    title = "The event id was used before for another event"
+
+
 class BodyTimeoutError(WillbuyError):
     """The body did not arrive within the request's deadline."""
 

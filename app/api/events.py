@@ -23,6 +23,7 @@ from app.errors import (
     BodyTooLargeError,
     ConflictError,
     DeadlineExceededError,
+    EventIdReusedError,
     InvalidEventError,
     InvalidJsonError,
     InvalidRequestError,
@@ -40,7 +41,7 @@ from app.errors import (
 )
 from app.runtime.deadlines import RequestTimeout, WhileConnected
 from app.runtime.slices import Slices
-from app.schemas.events import EVENT_EXAMPLE, BatchOut, EventBody, ScoreOut
+from app.schemas.events import EVENT_EXAMPLE, LONGEST_EVENT_ID, BatchOut, EventBody, ScoreOut
 from app.scoring.events import QueuedEvent
 from app.scoring.parsing import parse_events
 from app.scoring.session_update import Score
@@ -59,6 +60,7 @@ _OF_ONE_EVENT = ", ".join(
         InvalidJsonError,
         InvalidEventError,
         TooManySessionEventsError,
+        EventIdReusedError,
         SessionFullError,
         SessionTooLargeError,
         ConflictError,
@@ -83,18 +85,28 @@ _EVENT_SCHEMA = {"$ref": "#/components/schemas/EventIn"}
         UnsupportedMediaTypeError,
         UnsupportedEncodingError,
         InvalidEventError,
+        EventIdReusedError,
         OverloadedError,
         ShuttingDownError,
         DeadlineExceededError,
         StoreUnavailableError,
     ),
     openapi_extra={
+        "parameters": [
+            {
+                "name": "Idempotency-Key",
+                "in": "header",
+                "required": False,
+                "description": "The event's id where the body has none.",
+                "schema": {"type": "string", "maxLength": LONGEST_EVENT_ID},
+            }
+        ],
         "requestBody": {
             "required": True,
             "content": {
                 "application/json": {"schema": {"$ref": "#/components/schemas/EventIn"}, "example": EVENT_EXAMPLE},
             },
-        }
+        },
     },
 )
 async def post_event() -> Response:

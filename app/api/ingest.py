@@ -30,7 +30,7 @@ from app.auth.rate_limit import RateLimit
 from app.auth.scopes import Scope as KeyScope
 from app.errors import DeadlineExceededError, WillbuyError
 from app.runtime.deadlines import RequestTimeout
-from app.scoring.parsing import parse_event
+from app.scoring.parsing import parse_event, with_idempotency_key
 from app.settings import Settings
 
 EVENTS_PATH: Final = "/v1/events"
@@ -119,6 +119,8 @@ class Ingest:
                 body = await read_body(receive)
                 is_read = True
                 event = parse_event(gunzip(body, self._max_body_bytes) if form.is_gzip else body)
+                if (key_text := head.get(b"idempotency-key")) and not event.event_id:
+                    event = with_idempotency_key(event, key_text)
                 queued = services.intake.submission(
                     event, now_ms=services.now_ms(), model=services.model, give_up_at=timeout.at
                 )

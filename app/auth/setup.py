@@ -29,7 +29,9 @@ _NO_KEYS: Final = (
 )
 
 _CORS_METHODS: Final = ("GET", "POST", "DELETE")
-_CORS_REQUEST_HEADERS: Final = ("Authorization", "Content-Type", "If-None-Match", "X-API-Key", "X-Request-ID")
+_CORS_REQUEST_HEADERS: Final = (
+    *("Authorization", "Content-Type", "Idempotency-Key", "If-None-Match", "X-API-Key", "X-Request-ID"),
+)
 _CORS_ANSWER_HEADERS: Final = ("ETag", "Retry-After", "X-Request-ID")
 
 

@@ -8,6 +8,7 @@ from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from math import inf
 from typing import Final, Protocol
+from zlib import crc32
 
 import msgspec
 from msgspec import UNSET, UnsetType
@@ -19,10 +20,12 @@ from app.monitoring import tracing
 from app.monitoring.metrics import Metrics
 from app.schemas.events import EventBody, OutcomeIn
 from app.settings import Settings
+from app.store.record_codec import ID_BYTES
 from model.events import PURCHASE, Event, PropertyValue, identifier_code
 from model.purchase_names import looks_like_purchase
 from model.text_rules import is_placeholder_id
 
+_encode: Final = msgspec.msgpack.Encoder().encode
 _LOG_EVERY_MS: Final = 60_000
 _MOST_LOGGED: Final = 1024
 # A price so many times outside of the training log's has another unit: cents, or another currency.
@@ -35,7 +38,8 @@ class QueuedEvent(msgspec.Struct, frozen=True):
     Attributes:
         session_id: the session.
         event: what happened; its time is within the bounds.
-        code: code of the event id; random without one, so that a commit whose reply was lost is recognised.
+        code: code of event id and body; random without an id, so that a commit whose reply was lost is recognised.
+        id_code: code of the id alone, as earlier releases stored it.
         has_event_id: whether the caller gave an id.
         received_ms: the server's clock on arrival.
         warnings: what was accepted though it looks wrong.
@@ -50,6 +54,7 @@ class QueuedEvent(msgspec.Struct, frozen=True):
     code: int
     has_event_id: bool
     received_ms: int
+    id_code: int = 0
     warnings: tuple[str, ...] = ()
     span: Span | None = None
     give_up_at: float = inf
@@ -140,25 +145,29 @@ class EventValidator:
         price = None if body.price is UNSET else body.price
         if properties or price:
             warnings += self._suspicions(properties, price, model, now_ms)
+        event = Event(
+            event_name=event_name,
+            timestamp_ms=timestamp_ms,
+            item_id=item_id,
+            item_category=body.item_category or None,
+            price=price,
+            quantity=None if body.quantity is UNSET else body.quantity,
+            properties=properties,
+        )
+        value = None if body.value is UNSET else body.value
+        id_code = identifier_code(event_id) if event_id else 0
         return QueuedEvent(
             session_id=body.session_id,
-            event=Event(
-                event_name=event_name,
-                timestamp_ms=timestamp_ms,
-                item_id=item_id,
-                item_category=body.item_category or None,
-                price=price,
-                quantity=None if body.quantity is UNSET else body.quantity,
-                properties=properties,
-            ),
-            code=identifier_code(event_id) if event_id else _random_code(),
+            event=event,
+            code=_with_digest(id_code, event, value) if event_id else _random_code(),
             has_event_id=bool(event_id),
             received_ms=now_ms,
+            id_code=id_code,
             warnings=tuple(warnings),
             span=tracing.current_span(),
             give_up_at=give_up_at,
             visitor_id=self._visitor_id(body.visitor_id),
-            value=None if body.value is UNSET else body.value,
+            value=value,
         )
 
     def check_session_id(self, session_id: str) -> None:
@@ -236,6 +245,20 @@ def _check_id(field: str, value: str, kind: type[InvalidEventError | InvalidRequ
         message = f"{shortened(value)!r} stands for no id: all senders of it would share one"
         error = {"field": field, "message": message, "code": "placeholder_id"}
         raise kind(f"{field}: {message}", [error])
+
+
+def _with_digest(id_code: int, event: Event, value: float | None) -> int:
+    """Return a code of six bytes of the id's code and two of a digest of the body.
+
+    The time is no part of it, as many senders write the time of sending, nor is the order of the properties.
+    """
+    fields = (event.event_name, event.item_id, event.item_category, event.price, event.quantity, value)
+    digest = crc32(_encode((*fields, sorted(event.properties.items()))))
+    return int.from_bytes(
+        id_code.to_bytes(8, "little", signed=True)[:ID_BYTES] + digest.to_bytes(4, "little")[: 8 - ID_BYTES],
+        "little",
+        signed=True,
+    )
 
 
 def _random_code() -> int:

@@ -31,7 +31,7 @@ from app.errors import (
     shortened,
 )
 from app.runtime.slices import Slices
-from app.schemas.events import EventBody, EventIn, timestamp_ms
+from app.schemas.events import LONGEST_EVENT_ID, EventBody, EventIn, timestamp_ms
 from model.text_rules import session_id_text
 
 _BOM: Final = b"\xef\xbb\xbf"
@@ -141,6 +141,20 @@ def read_events(body: bytes) -> list[EventBody] | None:
     events = [] if decoded is None else [event for event in map(_checked, decoded) if event is not None]
     is_sure = decoded is not None and len(events) == len(decoded) and _has_each_key_once(body, events)
     return events if is_sure else None
+
+
+def with_idempotency_key(event: EventBody, header: bytes) -> EventBody:
+    """Return an event without an id with the one of its `Idempotency-Key` header, which may be in quotation marks.
+
+    Raises:
+        InvalidEventError: the header is no event id.
+    """
+    key = header.decode("latin-1").strip().removeprefix('"').removesuffix('"')
+    if not 0 < len(key) <= LONGEST_EVENT_ID or not (key.isascii() and key.isprintable()):
+        message = f"expected 1 to {LONGEST_EVENT_ID} printable ASCII characters"
+        error = {"field": "Idempotency-Key", "message": message, "code": "idempotency_key"}
+        raise InvalidEventError(f"Idempotency-Key: {message}", [error])
+    return msgspec.structs.replace(event, event_id=key)
 
 
 def _all_fast(body: bytes) -> list[EventBody] | None:

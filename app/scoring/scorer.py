@@ -21,6 +21,7 @@ from app.errors import (
     ConflictError,
     CorruptRecordError,
     DeadlineExceededError,
+    EventIdReusedError,
     OverloadedError,
     PredictionError,
     SessionFullError,
@@ -263,6 +264,11 @@ class Scorer:
         is_open = record is None or record.outcome is _OPEN
         if record is not None and (known := record.answers.find(queued.code)) is not None:
             is_duplicate = queued.has_event_id
+            if is_duplicate and record.answers.stored_code(queued.code) not in (queued.code, queued.id_code):
+                pending.proposed = EventIdReusedError(
+                    "Another event of the session had this event_id; this one is not stored."
+                )
+                return False
             pending.disposition = Disposition.DUPLICATE if is_duplicate else Disposition.NONE
             decisions = record.decisions_at(known.events) if known.folded and record.decisions else ()
             pending.proposed = Score(

@@ -41,6 +41,8 @@ While a session is open and has one model, each answer counts one folded event m
         8  event code
         4  probability, float32
 
+Six bytes of a code are a hash of the event's id, two a digest of its body. Releases before version 4 had eight of the
+id's.
 The number of folded events derives from the answer's position. All other lists of answers, as of a session that has
 bought or that two models have answered, have the wide form, which is that of version 1:
 
@@ -80,6 +82,8 @@ from model.interventions.decide import Decision
 CODEC_VERSION: Final = 4
 _WITHOUT_RULES: Final = 3
 VERSION_BYTES: Final = 8
+# Of an event's code; the others are of its body.
+ID_BYTES: Final = 6
 _COMPACT: Final = struct.Struct("<B8s8sBHqIiBHQI")
 _WIDE: Final = struct.Struct("<B8s8sBdIqqqqBIQI")
 _COMPACT_2: Final = struct.Struct("<B8s8sBHqIiBHQ")
@@ -181,16 +185,28 @@ class Answers(msgspec.Struct, frozen=True):
         return self.models[int(model)]
 
     def find(self, code: int) -> Answer | None:
-        """Return the answer with an event's code, the newest if there are two, or None."""
-        wanted = _CODE.pack(code)
+        """Return the answer to the event of a code's id, the newest if there are two, or None; bodies do not matter."""
+        offset = self._place(code)
+        if offset < 0:
+            return None
+        return self._wide_answer(offset) if self.is_wide else self._compact_answer(offset)
+
+    def stored_code(self, code: int) -> int | None:
+        """Return the whole code of the answer that `find` returns, with the digest of its own event's body."""
+        offset = self._place(code)
+        return None if offset < 0 else int(_CODE.unpack_from(self.packed, offset)[0])
+
+    def _place(self, code: int) -> int:
+        """Return the offset of the newest answer to the event of a code's id, or -1."""
+        wanted = _CODE.pack(code)[:ID_BYTES]
         packed, size = self.packed, _WIDE_ANSWER.size if self.is_wide else _COMPACT_ANSWER.size
         end = len(packed)
         while (offset := packed.rfind(wanted, 0, end)) >= 0:
             if offset % size == 0:
-                return self._wide_answer(offset) if self.is_wide else self._compact_answer(offset)
+                return offset
             # The code's bytes were found inside another answer.
             end = offset + len(wanted) - 1
-        return None
+        return -1
 
     def with_answer(self, code: int, answer: Answer, window: int) -> Self:
         """Return these answers and one more, of which the last `window` (1 to 255) are kept."""

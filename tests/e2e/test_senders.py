@@ -103,6 +103,66 @@ def test_a_setting_accepts_them(service, valkey) -> None:
         assert httpx.delete(path).status_code == 204
 
 
+OTHERS = {
+    "event_name": "purchase",
+    "item_id": "SKU-2",
+    "item_category": "hats",
+    "price": 1.5,
+    "quantity": 2,
+    "properties": {"device": "other"},
+    "value": 9.5,
+}
+
+
+@pytest.mark.parametrize("field", OTHERS)
+def test_an_event_id_with_another_body_is_refused_and_stores_nothing(client, field) -> None:
+    session_id = f"reused-{field}"
+    first = post(client, session_id=session_id, event_id="e", item_id="SKU-1", price=1).json()
+    other = {"session_id": session_id, "event_id": "e", "item_id": "SKU-1", "price": 1, field: OTHERS[field]}
+    refused = post(client, **other)
+    assert (refused.status_code, refused.json()["code"]) == (422, "event_id_reused")
+    after = EVENT | {"session_id": session_id, "event_id": "f"}
+    batch = client.post("/v1/events/batch", json=[EVENT | other, after]).json()["results"]
+    assert batch[0]["problem"]["code"] == "event_id_reused"
+    assert (batch[1]["score"]["events"], batch[1]["score"]["outcome"]) == (2, "open")
+    again = post(client, session_id=session_id, event_id="e", item_id="SKU-1", price=1).json()
+    assert again == first | {"duplicate": True}
+
+
+def test_the_same_event_otherwise_written_is_the_same(client) -> None:
+    now_ms = int(time.time() * 1000)
+    one = {"event_id": "e", "session_id": "alike", "timestamp": now_ms, "price": 60, "properties": {"a": 1, "b": "x"}}
+    assert not post(client, **one).json()["duplicate"]
+    for change in (
+        # Many senders write the time of sending
+        {"timestamp": now_ms + 1},
+        {"price": 60.0, "properties": {"b": "x", "a": 1.0}},
+        {"properties": {"a": 1, "b": "x", "c": None}, "session_id": " alike"},
+    ):
+        assert post(client, **one | change).json()["duplicate"], change
+
+
+def test_one_request_with_one_id_and_two_bodies(client) -> None:
+    events = [EVENT | {"session_id": "twice", "event_id": "e", "item_id": name} for name in ("one", "two", "one")]
+    results = client.post("/v1/events/batch", json=events).json()["results"]
+    assert [item["status"] for item in results] == [200, 422, 200]
+    assert results[2]["score"]["duplicate"]
+
+
+@pytest.mark.parametrize("quotes", ["", '"'])
+def test_an_idempotency_key_is_the_id_of_an_event_that_has_none(client, quotes) -> None:
+    event = EVENT | {"session_id": f"keyed{len(quotes)}"}
+    headers = {"Idempotency-Key": f"{quotes}8e03978e-40d5{quotes}"}
+    answers = [client.post("/v1/events", json=event, headers=headers).json() for _ in range(2)]
+    assert [answer["duplicate"] for answer in answers] == [False, True]
+    # The key is an id like any other, and the body's own goes first
+    assert post(client, **event | {"event_id": "8e03978e-40d5"}).json()["duplicate"]
+    assert not client.post("/v1/events", json=event | {"event_id": "own"}, headers=headers).json()["duplicate"]
+    for wrong in ("", '""', "x" * 129, "null"):
+        refused = client.post("/v1/events", json=event, headers={"Idempotency-Key": wrong})
+        assert refused.status_code == (200 if wrong == "" else 422), wrong
+
+
 def test_an_item_that_stands_for_nothing_is_absent(client) -> None:
     answer = post(client, session_id="item-1", item_id="undefined").json()
     assert answer["warnings"] == ["item_id: 'undefined' stands for no item; it counts as absent"]

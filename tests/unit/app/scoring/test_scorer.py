@@ -5,6 +5,7 @@ from itertools import count
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 from support.fakes import FakeModel
 from support.memory_store import MemoryStore
 from support.rebuilds import score_all
@@ -13,6 +14,7 @@ from app.errors import (
     ConflictError,
     CorruptRecordError,
     DeadlineExceededError,
+    EventIdReusedError,
     PredictionError,
     SessionFullError,
     StoreUnavailableError,
@@ -226,6 +228,18 @@ async def test_a_purchase_that_comes_again_is_a_duplicate(bench):
     assert again.duplicate
     assert again.answer == first.answer
     assert bench.counted("purchases") == 1
+
+
+async def test_an_answer_that_an_earlier_release_stored_is_given_again(bench):
+    """Its code had eight bytes of the id, and none of a body."""
+    (before,) = await bench.score(queued(event_id="e"))
+    id_code = identifier_code("e")
+    now = replace(queued(event_id="e"), code=id_code ^ (1 << 50), id_code=id_code)
+    (again,) = await bench.score(now)
+    assert again.duplicate
+    assert again.answer == before.answer
+    (refused,) = await bench.score(replace(now, id_code=id_code ^ (1 << 51)))
+    assert isinstance(refused, EventIdReusedError)
 
 
 async def test_a_full_session_refuses_events_but_not_duplicates_nor_the_purchase(store):

@@ -41,7 +41,8 @@ def what_happened(draw):
 @settings(deadline=None)  # slow on a busy machine, which is no failure
 @given(what_happened(), st.integers(1, 8) | st.just(64), st.data())
 def test_the_last_answers_of_the_window_are_found_as_they_were_given(given_answers, window, data):
-    codes = [data.draw(st.integers(-3, 3) | st.integers(-(2**63), 2**63 - 1)) for _ in given_answers]
+    # Six bytes are of the event's id, the others do not tell events apart
+    codes = [data.draw(st.integers(-3, 3) | st.integers(-(2**47), 2**47 - 1)) for _ in given_answers]
     answers = Answers()
     for code, answer in zip(codes, given_answers, strict=True):
         answers = answers.with_answer(code, answer, window)
@@ -85,7 +86,7 @@ def test_a_code_inside_another_answers_bytes_is_not_found(probability):
     }
     # Then only the codes of events are found
     assert len(codes) > 5
-    assert {code for code in codes if answers.find(code) is not None} == {0, 1}
+    assert {code & (2**48 - 1) for code in codes if answers.find(code) is not None} == {0, 1}
 
 
 def test_more_models_than_a_byte_counts_are_forgotten_with_their_answers():
