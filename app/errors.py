@@ -190,7 +190,7 @@ class TooManySessionEventsError(WillbuyError):
 
 
 class EventIdReusedError(WillbuyError):
-    """An event id comes again with another body, so it is no retry."""
+    """An event id comes again with another body: not a retry, but another event."""
 
     status = 422
     code = "event_id_reused"
