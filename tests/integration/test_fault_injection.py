@@ -25,11 +25,13 @@ from app.store import history_codec, interface, keys, record_codec, sessions
 from app.store.redis import scripts, server
 from model import events as model_events
 from model.events import Event
+from model.interventions import decide
 
 pytestmark = pytest.mark.anyio
 
 MODULES = [
     bodies,
+    decide,
     events,
     history_codec,
     interface,
@@ -153,8 +155,17 @@ async def model():
 
 
 @pytest.fixture(scope="module")
-async def client(shared_valkey, model):
-    settings = Settings(artifact="unused.pt", open_access=True, redis_url=shared_valkey.url, log_format="json")
+async def client(shared_valkey, model, tmp_path_factory):
+    # A rule that fires at every event, so that its calls are on the way too
+    rules = tmp_path_factory.mktemp("rules") / "rules.toml"
+    rules.write_text('[[rules]]\nname = "r"\nrepeat = true\ncap_per_hour = 100000\n')
+    settings = Settings(
+        artifact="unused.pt",
+        open_access=True,
+        redis_url=shared_valkey.url,
+        log_format="json",
+        interventions_file=rules,
+    )
     app = create_app(settings, model=model, now_ms=lambda: NOW_MS)
     async with app.router.lifespan_context(app):
         transport = httpx.ASGITransport(app, raise_app_exceptions=False)
@@ -207,6 +218,7 @@ async def test_an_exception_stays_with_its_event(client, shared_valkey, model, t
             status, score = answers[name]
             assert status == 200, score
             assert (score["events"], score["duplicate"]) == (2, False)
+            assert [one["name"] for one in score["interventions"]] == ["r"]
             assert score["probability"] == expected(model, name, lengths[name])
     status, problem = answers["poison"]
     assert status in {200, 400, 422, 500}
@@ -216,10 +228,13 @@ async def test_an_exception_stays_with_its_event(client, shared_valkey, model, t
     for name, (status, score) in zip(names, await post(client, sent), strict=True):
         assert status == 200, score
         assert score["events"] == lengths[name] + 1
+        assert len(score["interventions"]) == 1
         assert score["probability"] == expected(model, name, lengths[name])
     # No history is longer than its record says
     read = (await client.get("/v1/sessions/poison?trace=true")).json()
     assert len(read["trace"]) == read["events"] == lengths["poison"] + 1
+    # And each event has its decision once
+    assert [len(point["interventions"]) for point in read["trace"]] == [1] * read["events"]
 
 
 def expected(model: FakeModel, name: str, many: int) -> float:
@@ -234,7 +249,9 @@ def test_the_calls_that_matter_are_among_them() -> None:
         "scoring.events.EventValidator.submission",
         "scoring.parsing.parse_event",
         "scoring.scorer.Scorer._needs_fold",
+        "model.interventions.decide.Decider.at_event",
         "scoring.scorer.Scorer._fold",
+        "scoring.scorer.Scorer._take_tokens",
         "scoring.session_update.SessionUpdate.commit",
         "store.history_codec.encode_event",
         "store.history_codec.properties_code",
