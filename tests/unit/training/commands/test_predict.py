@@ -97,7 +97,7 @@ def test_each_event_has_the_probability_that_the_service_answers(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # Given prepared sessions in one shard or many, read in large pieces or in such of two sessions or three
-    monkeypatch.setattr(predict, "_EVENTS_AT_ONCE", at_once)
+    monkeypatch.setattr(predict, "_EVENTS_AT_ONCE", at_once)  # private: a small log has more than one chunk
     dataset = prepare(log, tmp_path / "prepared", keep_open_sessions=True, shard_bytes=shard_bytes)
     out = tmp_path / f"out{suffix}"
     code, output = command(artifact, dataset.path, "--out", out)
