@@ -35,6 +35,8 @@ def fault_of_probability(
     """
     if answer["model"] not in scores:
         return "of no model of this run"
+    if answer["outcome"] != "open":
+        return None if answer["probability"] is None else "a probability though the outcome is known"
     if answer["events"] == 0:
         return None if answer["probability"] is None else "a probability of nothing"
     if answer["events"] > length:
