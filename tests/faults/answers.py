@@ -39,8 +39,6 @@ def fault_of_probability(
         return None if answer["probability"] is None else "a probability though the outcome is known"
     if answer["events"] == 0:
         return None if answer["probability"] is None else "a probability of nothing"
-    if answer["outcome"] != "open":
-        return None if answer["probability"] is None else "a probability after the outcome"
     if answer["events"] > length:
         return f"of more than the {length} events that there are"
     expected = scores[answer["model"]][answer["events"] - 1]
