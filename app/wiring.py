@@ -129,7 +129,7 @@ async def running_services(
         health.start()
         closing.push_async_callback(health.close)
         board: SingleFlightCache[BoardQuery, Content] = SingleFlightCache(
-            partial(read_board, store.board), kept_s=BOARD_KEPT_S, most_at_once=_BOARD_READINGS_AT_ONCE
+            partial(read_board, store.board, now_ms), kept_s=BOARD_KEPT_S, most_at_once=_BOARD_READINGS_AT_ONCE
         )
         closing.push_async_callback(board.close)
         reporter = Stats(

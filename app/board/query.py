@@ -1,15 +1,15 @@
 """Queries of the board: the checked query string, and the cursor of a page.
 
 A cursor is the end of a page, which the caller sends back for the next one. It is URL-safe Base64 of: version byte,
-score as float64 little endian, session id in UTF-8, and eight bytes of BLAKE2b over these and the page's selection. The
-hash detects a cursor that was changed, cut, or sent with another order or other filters. It is not a signature: callers
-may read any position anyway.
+score as float64 little endian, for `active_s` the earliest last commit as int64, session id in UTF-8, and eight bytes
+of BLAKE2b over these and the page's selection. The hash detects a cursor that was changed, cut, or sent with another
+order or other filters. It is not a signature: callers may read any position anyway.
 """
 
 import binascii
 import struct
 from base64 import urlsafe_b64decode, urlsafe_b64encode
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from hashlib import blake2b
 from typing import Annotated, Final, Self
@@ -24,12 +24,16 @@ from app.store.record_codec import Outcome, Record
 
 LARGEST_LIMIT: Final = 200
 LARGEST_RECENT: Final = 32
+_LONGEST_ID: Final = 256
 # Longer than the cursor of the longest session id.
 _LONGEST_CURSOR: Final = 2048
 _MOST_PARAMETERS: Final = 16
 _MOST_DIGITS: Final = 16
 _CURSOR_VERSION: Final = 1
 _CURSOR_HEAD: Final = struct.Struct("<Bd")
+_CURSOR_SINCE: Final = struct.Struct("<q")
+# The earliest last commit is rounded, so that the next pages' cursor, and with it the entity tag, stays for a while.
+_ACTIVE_STEPS: Final = 60
 _CHECK_BYTES: Final = 8
 
 
@@ -65,6 +69,10 @@ class BoardParameters(BaseModel):
         WithJsonSchema({"anyOf": [{"type": "string", "format": "date-time"}, {"type": "integer"}]}),
     ] = None
     """Only sessions that were seen at or after this time: RFC 3339 with an offset, or milliseconds since the epoch."""
+    active_s: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
+    """Only sessions that were seen within so many seconds before the first page."""
+    id_prefix: Annotated[str, Field(min_length=1, max_length=_LONGEST_ID)] | None = None
+    """Only sessions whose id begins with this text, in upper and lower case as it is."""
     recent: Annotated[int, Field(ge=0, le=LARGEST_RECENT)] = 0
     """How many of each session's last probabilities to add."""
     cursor: Annotated[str, Field(min_length=1, max_length=_LONGEST_CURSOR)] | None = None
@@ -88,6 +96,8 @@ class BoardQuery:
         recent: number of last probabilities of each session.
         after: end of the previous page; None: from the top.
         rule: name of a rule that has fired in a session; None: any session. Needs its record.
+        active_s: most seconds between a session's last commit and the first page; None: any session.
+        active_since_ms: the time that `active_s` means, the same on all pages; 0 until the first page is read.
     """
 
     selection: Selection = field(default_factory=Selection)
@@ -96,6 +106,22 @@ class BoardQuery:
     recent: int = 0
     after: Position | None = None
     rule: str | None = None
+    active_s: int | None = None
+    active_since_ms: int = 0
+
+    def begun(self, now_ms: int) -> Self:
+        """Return the query with the time that `active_s` means; later pages keep that of the first."""
+        if self.active_s is None:
+            return self
+        step_ms = 1000 * max(1, self.active_s // _ACTIVE_STEPS)
+        since_ms = self.active_since_ms or max(0, now_ms - 1000 * self.active_s) // step_ms * step_ms
+        return replace(self, active_since_ms=since_ms)
+
+    @property
+    def narrowed(self) -> Selection:
+        """The selection without sessions that were last active before the query's time."""
+        seen_since_ms = max(self.selection.seen_since_ms, self.active_since_ms)
+        return replace(self.selection, seen_since_ms=seen_since_ms)
 
     def admits(self, record: Record) -> bool:
         """Return whether a session matches the query by its current record."""
@@ -134,49 +160,70 @@ def parse_query(query_string: bytes, *, with_cursor: bool = True) -> BoardQuery:
         detail = "; ".join(f"{error['field']}: {error['message']}" for error in errors)
         raise InvalidRequestError(detail, errors) from exc
     selection = Selection(
-        parameters.order, parameters.min_probability, parameters.max_probability, max(0, parameters.seen_since or 0)
+        parameters.order,
+        parameters.min_probability,
+        parameters.max_probability,
+        max(0, parameters.seen_since or 0),
+        parameters.id_prefix or "",
     )
-    after = None
-    if parameters.cursor is not None:
-        if not with_cursor:
-            raise _invalid("cursor", "a stream always begins at the top; leave it out", "extra_forbidden")
-        try:
-            after = decode_cursor(parameters.cursor, selection, parameters.min_events, parameters.rule)
-        except InvalidCursorError as exc:
-            message = "expected next_cursor of an answer with the same order and filters"
-            raise _invalid("cursor", message, "invalid_cursor") from exc
-    return BoardQuery(selection, parameters.min_events, parameters.limit, parameters.recent, after, parameters.rule)
+    query = BoardQuery(
+        selection,
+        parameters.min_events,
+        parameters.limit,
+        parameters.recent,
+        rule=parameters.rule,
+        active_s=parameters.active_s,
+    )
+    if parameters.cursor is None:
+        return query
+    if not with_cursor:
+        raise _invalid("cursor", "a stream always begins at the top; leave it out", "extra_forbidden")
+    try:
+        return decode_cursor(parameters.cursor, query)
+    except InvalidCursorError as exc:
+        message = "expected next_cursor of an answer with the same order and filters"
+        raise _invalid("cursor", message, "invalid_cursor") from exc
 
 
 def _invalid(field: str, message: str, code: str) -> InvalidRequestError:
     return InvalidRequestError(f"{field}: {message}", [{"field": field, "message": message, "code": code}])
 
 
-def encode_cursor(position: Position, selection: Selection, min_events: int, rule: str | None = None) -> str:
-    """Return the cursor of the page after a position."""
-    payload = _CURSOR_HEAD.pack(_CURSOR_VERSION, position.score) + position.session_id.encode()
-    return urlsafe_b64encode(payload + _check(payload, selection, min_events, rule)).rstrip(b"=").decode()
+def encode_cursor(position: Position, query: BoardQuery) -> str:
+    """Return the cursor of the page of a query after a position."""
+    payload = _CURSOR_HEAD.pack(_CURSOR_VERSION, position.score)
+    if query.active_s is not None:
+        payload += _CURSOR_SINCE.pack(query.active_since_ms)
+    payload += position.session_id.encode()
+    return urlsafe_b64encode(payload + _check(payload, query)).rstrip(b"=").decode()
 
 
-def decode_cursor(cursor: str, selection: Selection, min_events: int, rule: str | None = None) -> Position:
-    """Return the position of a cursor; raise `InvalidCursorError` if it is not one of this selection."""
+def decode_cursor(cursor: str, query: BoardQuery) -> BoardQuery:
+    """Return the page of a query that a cursor stands for; raise `InvalidCursorError` if it is not one of the query."""
     try:
         data = urlsafe_b64decode(cursor.encode("ascii") + b"=" * (-len(cursor) % 4))
     except (UnicodeEncodeError, binascii.Error) as exc:
         raise InvalidCursorError from exc
     payload, check = data[:-_CHECK_BYTES], data[-_CHECK_BYTES:]
-    if len(payload) <= _CURSOR_HEAD.size or check != _check(payload, selection, min_events, rule):
+    if len(payload) <= _CURSOR_HEAD.size or check != _check(payload, query):
         raise InvalidCursorError
     # Base64 has several texts for one value, and takes characters that it ignores.
     if urlsafe_b64encode(data).rstrip(b"=").decode() != cursor:
         raise InvalidCursorError
     _version, score = _CURSOR_HEAD.unpack_from(payload)
-    return Position(score, payload[_CURSOR_HEAD.size :].decode())
+    rest, since_ms = payload[_CURSOR_HEAD.size :], 0
+    if query.active_s is not None:
+        (since_ms,) = _CURSOR_SINCE.unpack_from(rest)
+        rest = rest[_CURSOR_SINCE.size :]
+    return replace(query, after=Position(score, rest.decode()), active_since_ms=since_ms)
 
 
-def _check(payload: bytes, selection: Selection, min_events: int, rule: str | None) -> bytes:
+def _check(payload: bytes, query: BoardQuery) -> bytes:
+    selection, rule = query.selection, query.rule
     bound = (
         f"{selection.order} {selection.min_probability!r} {selection.max_probability!r} "
-        f"{selection.seen_since_ms} {min_events} {'' if rule is None else f'{rule} '}"
+        f"{selection.seen_since_ms} {query.min_events} {'' if rule is None else f'{rule} '}"
     )
+    if query.active_s is not None or selection.id_prefix:
+        bound += f"{query.active_s} {selection.id_prefix!r} "
     return blake2b(bound.encode() + payload, digest_size=_CHECK_BYTES, person=b"willbuy-cursor").digest()

@@ -9,6 +9,7 @@ Three bounds limit the work of a page: entries read in a round, rounds, and rows
 A page that reaches a bound is short or even empty, and its cursor continues from there.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from math import ceil, sqrt
@@ -51,17 +52,18 @@ class _Stretch:
     live: int
 
 
-async def read_board(store: BoardStore, query: BoardQuery) -> Content:
+async def read_board(store: BoardStore, now_ms: Callable[[], int], query: BoardQuery) -> Content:
     """Return the answer to a query; raise `StoreError` when any part of the board cannot be read."""
+    query = query.begun(now_ms())
     return content_of(board_out(await read_page(store, query), query), leave_out_unset=True)
 
 
 async def read_page(store: BoardStore, query: BoardQuery) -> Page:
     """Return one page; raise `StoreError` when any part of the board cannot be read."""
     found: dict[str, tuple[Position, Row]] = {}
-    after, live = query.after, 0
+    selection, after, live = query.narrowed, query.after, 0
     for stretch_number in range(_MOST_STRETCHES):
-        stretch = await _stretch(store, query.selection, after, query.limit)
+        stretch = await _stretch(store, selection, after, query.limit)
         if not stretch_number:
             live = stretch.live
         rows = await store.rows([position.session_id for position in stretch.positions], recent=query.recent)
@@ -124,9 +126,7 @@ def board_out(page: Page, query: BoardQuery) -> BoardOut:
     following = page.following
     return BoardOut(
         sessions=[_session(session_id, row, query.recent) for session_id, row in rows],
-        next_cursor=None
-        if following is None
-        else encode_cursor(following, query.selection, query.min_events, query.rule),
+        next_cursor=None if following is None else encode_cursor(following, query),
         live_sessions=page.live,
     )
 

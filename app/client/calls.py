@@ -79,7 +79,10 @@ class BoardQuery(TypedDict, total=False):
     min_probability: float | None
     max_probability: float | None
     min_events: int | None
+    rule: str | None
     seen_since: Timestamp | None
+    active_s: int | None
+    id_prefix: str | None
     recent: int
     cursor: str | None
 

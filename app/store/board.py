@@ -44,12 +44,14 @@ class Selection:
         order: the sort key; by probability there are only open sessions.
         min_probability, max_probability: bounds, both inclusive; by last seen, only of open sessions.
         seen_since_ms: earliest time of the last commit, Redis' clock.
+        id_prefix: how the session ids begin; empty: any.
     """
 
     order: Order = Order.PROBABILITY
     min_probability: float = 0.0
     max_probability: float = 1.0
     seen_since_ms: int = 0
+    id_prefix: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +140,7 @@ class RedisBoard:
     ) -> dict[int, Slice]:
         common: list[RespArg] = [
             *(self._idle_ms, selection.order, repr(selection.min_probability), repr(selection.max_probability)),
-            *(selection.seen_since_ms, count, look_at),
+            *(selection.seen_since_ms, count, look_at, selection.id_prefix),
         ]
         groups = self._groups(list(after))
         calls = [(group[0], [*self._sets(group), *common, *_from(after, group)]) for group in groups]

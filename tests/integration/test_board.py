@@ -4,6 +4,7 @@ import asyncio
 import random
 import time
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from functools import cache
 
 import pytest
@@ -207,6 +208,41 @@ async def test_seen_since_leaves_out_who_was_seen_before(shop, redis_server):
     assert flat(pages) == [f"s-{number}" for number in range(31)]
 
 
+@pytest.mark.parametrize("limit", [7, 50])
+async def test_few_active_sessions_below_many_others_are_one_full_page(shop, redis_server, limit):
+    # Given 20,000 sessions that left an hour ago and are likelier than all others: more than a page examines
+    active = {f"s-{number}": random_probability(random.Random(number)) / 2 for number in range(60)}
+    now_ms = int(time.time() * 1000)
+    await shop.put_all(active)
+    with redis.Redis.from_url(redis_server.url) as client, client.pipeline(transaction=False) as pipeline:
+        for number in range(20_000):
+            shard = shard_of(f"gone-{number}")
+            pipeline.zadd(board_key(shard), {f"gone-{number}": 0.75})
+            pipeline.zadd(seen_key(shard), {f"gone-{number}": now_ms - 600_000})
+        pipeline.execute()
+    query = BoardQuery(limit=limit, active_s=300).begun(now_ms)
+    pages = await walk(shop.store, lambda after: replace(query, after=after))
+    assert flat(pages) == shop.best_first()
+    assert all(len(page) == limit for page in pages[:-1])
+    narrow = BoardQuery(Selection(min_probability=0.1, max_probability=0.4), limit=limit, active_s=300).begun(now_ms)
+    pages = await walk(shop.store, lambda after: replace(narrow, after=after))
+    assert flat(pages) == shop.best_first(lambda record: 0.1 <= record.probability <= 0.4)
+
+
+@pytest.mark.parametrize("active_s", [None, 300])
+@pytest.mark.parametrize("order", list(Order))
+async def test_a_prefix_finds_sessions_by_their_id(any_shop, order, active_s):
+    names = [f"{start}{number}" for start in ("s-1", "s-2", "S-1", "ä", "%", "s-1%") for number in range(40)]
+    await any_shop.put_all({name: random_probability(random.Random(name)) for name in names})
+    now_ms = int(time.time() * 1000)
+    for prefix in ("s-1", "ä", "%", "s-13", "nobody"):
+        query = BoardQuery(Selection(order=order, id_prefix=prefix), limit=9, active_s=active_s).begun(now_ms)
+        listed = flat(await walk(any_shop.store, lambda after, query=query: replace(query, after=after)))
+        assert sorted(listed) == sorted(name for name in names if name.startswith(prefix))
+        if order is Order.PROBABILITY:
+            assert listed == [name for name in any_shop.best_first() if name.startswith(prefix)]
+
+
 async def test_ids_of_any_characters_keep_their_order_within_one_score(shop):
     ids = ["a", "A", "ab", "a b", "ä", "ß", "日本", "🛒", "z", "Z", "_", "/", "a/b", "%2F", "x" * 256]
     chance = random.Random(0)
@@ -328,6 +364,9 @@ async def test_the_work_of_a_page_does_not_grow_with_the_sessions(start_redis):
             # Fits nobody among the highest, so that every bound is reached
             probability_query(limit=50, seen_since_ms=int(time.time() * 1000) - 10),
             BoardQuery(Selection(order=Order.LAST_SEEN, min_probability=0.9999), limit=50),
+            BoardQuery(Selection(id_prefix="nobody"), limit=50),
+            # Some 4,000 sessions: as many as are examined without regard to their probability
+            BoardQuery(active_s=3, limit=50).begun(int(time.time() * 1000)),
         ]
         for query in queries:
             await read_page(shop.store.board, query)

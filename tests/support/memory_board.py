@@ -96,7 +96,7 @@ def _score(session: MemorySession, *, by_probability: bool) -> float:
 
 
 def _is_within(selection: Selection, session: MemorySession) -> bool:
-    if session.seen_ms < selection.seen_since_ms:
+    if session.seen_ms < selection.seen_since_ms or not session.session_id.startswith(selection.id_prefix):
         return False
     if not session.is_open:
         return True

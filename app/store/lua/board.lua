@@ -13,21 +13,25 @@ ARGV
   ARGV[5]       earliest last commit, ms
   ARGV[6]       most entries to return for each shard
   ARGV[7]       most entries to examine in each shard
+  ARGV[8]       how the session ids begin; empty: any
   then for each shard:
-  ARGV[2i+6]    score of the last entry read before; empty: start at the top
-  ARGV[2i+7]    session id of that entry; the entry may have been removed since
+  ARGV[2i+7]    score of the last entry read before; empty: start at the top
+  ARGV[2i+8]    session id of that entry; the entry may have been removed since
 
 Returns for each shard: the number of live sessions; 1 if entries follow the last examined one, else 0; score and id of
 the last examined entry, or two empty strings; then id and score of each returned entry.
 
 Entries of equal score are sorted by id, descending, byte by byte, as the server sorts them. In the order `last_seen` a
 session that has bought has no probability here, so the reader of the records has to check it.
+Where few sessions of a shard are recent enough, those are examined, whatever their probability: with the board's own
+order, a reader would have to pass all the likelier sessions that were last seen before.
 Read only. Takes O(log n) for each examined entry. Runs on Redis 6.2 and later and on Valkey.
 ]]
 
 local by_probability = ARGV[2] == 'probability'
 local smallest, largest = tonumber(ARGV[3]), tonumber(ARGV[4])
 local wanted, most = tonumber(ARGV[6]), tonumber(ARGV[7])
+local prefix = ARGV[8]
 
 local time = redis.call('TIME')
 local alive_ms = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000) - tonumber(ARGV[1])
@@ -47,6 +51,9 @@ local function is_below(one, another)
 end
 
 local function fits(other, id)
+  if string.sub(id, 1, #prefix) ~= prefix then
+    return false
+  end
   if by_probability then
     local seen_ms = redis.call('ZSCORE', other, id)
     return seen_ms and tonumber(seen_ms) >= earliest_ms
@@ -76,6 +83,35 @@ local function first_rank(ordered, after_score, after_id)
   return first
 end
 
+-- Returns whether one position comes before another.
+local function is_before(score, id, other_score, other_id)
+  return score > other_score or (score == other_score and is_below(other_id, id))
+end
+
+-- Adds the next of the `count` sessions that were seen last, by probability, to the reply.
+local function read_recent(reply, board_key, seen_key, count, after_score, after_id)
+  local found = {}
+  for _, id in ipairs(redis.call('ZREVRANGE', seen_key, 0, count - 1)) do
+    local text = string.sub(id, 1, #prefix) == prefix and redis.call('ZSCORE', board_key, id)
+    local score = text and tonumber(text)
+    if score and score >= smallest and score <= largest
+      and (after_score == '' or is_before(tonumber(after_score), after_id, score, id)) then
+      found[#found + 1] = { score = score, text = text, id = id }
+    end
+  end
+  table.sort(found, function(one, other)
+    return is_before(one.score, one.id, other.score, other.id)
+  end)
+  for place = 1, math.min(wanted, #found) do
+    reply[#reply + 1] = found[place].id
+    reply[#reply + 1] = found[place].text
+  end
+  if #found > wanted then
+    reply[2], reply[3], reply[4] = 1, found[wanted].text, found[wanted].id
+  end
+  return reply
+end
+
 local function read(board_key, seen_key, after_score, after_id)
   local live = redis.call('ZCOUNT', seen_key, alive, '+inf')
   local reply = { live, 0, '', '' }
@@ -85,6 +121,13 @@ local function read(board_key, seen_key, after_score, after_id)
   local ordered, other = seen_key, board_key
   if by_probability then
     ordered, other = board_key, seen_key
+    local recent = earliest_ms > alive_ms and redis.call('ZCOUNT', seen_key, string.format('%.0f', earliest_ms), '+inf')
+    if recent == 0 then
+      return reply
+    end
+    if recent and recent <= most then
+      return read_recent(reply, board_key, seen_key, recent, after_score, after_id)
+    end
   end
   local rank = first_rank(ordered, after_score, after_id)
   local found, looked = 0, 0
@@ -120,6 +163,6 @@ end
 
 local replies = {}
 for shard = 1, #KEYS / 2 do
-  replies[shard] = read(KEYS[2 * shard - 1], KEYS[2 * shard], ARGV[2 * shard + 6], ARGV[2 * shard + 7])
+  replies[shard] = read(KEYS[2 * shard - 1], KEYS[2 * shard], ARGV[2 * shard + 7], ARGV[2 * shard + 8])
 end
 return replies

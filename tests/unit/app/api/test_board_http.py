@@ -15,7 +15,8 @@ class BreakableStore(MemoryStore):
     """Answers as a Redis that is gone once it is broken."""
 
     def __init__(self):
-        super().__init__(session_idle_s=1800, now_ms=lambda: NOW_MS)
+        super().__init__(session_idle_s=1800, now_ms=lambda: self.now_ms)
+        self.now_ms = NOW_MS
         self.readings = 0
         self.broken = False
         read = self.board.read
@@ -38,7 +39,7 @@ def store():
 async def client(store, monkeypatch):
     # However slow the machine, an answer is still kept when the next request comes.
     monkeypatch.setattr("app.wiring.BOARD_KEPT_S", 10)
-    async with running(store) as client:
+    async with running(store, now_ms=lambda: store.now_ms) as client:
         yield client
 
 
@@ -111,6 +112,25 @@ async def test_what_cannot_be_understood_is_refused_by_its_name(client):
         assert [error["field"] for error in body["errors"]] == ["cursor"]
 
 
+async def test_pages_of_active_sessions_end_at_one_time_whenever_they_are_read(client, store):
+    store.now_ms = NOW_MS - 90_000
+    await post(client, "gone", "page_view")
+    store.now_ms = NOW_MS - 58_000
+    await post(client, "s-2", "page_view")
+    store.now_ms = NOW_MS
+    await post(client, "s-1", "page_view")
+    first = (await client.get("/v1/sessions?limit=1&active_s=60&id_prefix=s-")).json()
+    assert [session["session_id"] for session in first["sessions"]] == ["s-1"]
+    # When the second page is read so late that nobody is active any more
+    store.now_ms += 600_000
+    cursor = first["next_cursor"]
+    second = await client.get(f"/v1/sessions?limit=1&active_s=60&id_prefix=s-&cursor={cursor}")
+    assert [session["session_id"] for session in second.json()["sessions"]] == ["s-2"]
+    assert second.json()["next_cursor"] is None
+    assert (await client.get("/v1/sessions?limit=2&active_s=60")).json()["sessions"] == []
+    assert_problem(await client.get(f"/v1/sessions?active_s=61&id_prefix=s-&cursor={cursor}"), 422, "invalid_request")
+
+
 async def test_a_store_that_is_gone_is_said_and_not_remembered(client, store):
     store.broken = True
     response = await client.get("/v1/sessions")
@@ -137,7 +157,7 @@ async def test_openapi_documents_the_parameters(client):
     names = [parameter["name"] for parameter in paths["/v1/sessions"]["get"]["parameters"]]
     assert names == [
         *("order", "limit", "min_probability", "max_probability"),
-        *("min_events", "rule", "seen_since", "recent", "cursor"),
+        *("min_events", "rule", "seen_since", "active_s", "id_prefix", "recent", "cursor"),
     ]
     order = paths["/v1/sessions"]["get"]["parameters"][0]
     assert order["schema"]["enum"] == ["probability", "last_seen"]

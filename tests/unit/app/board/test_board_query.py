@@ -1,3 +1,4 @@
+from dataclasses import replace
 from urllib.parse import quote
 
 import pytest
@@ -14,25 +15,53 @@ positions = st.builds(
     st.text(st.characters(exclude_categories=("Cs", "Cc")), min_size=1, max_size=256),
 )
 selections = st.builds(
-    Selection, st.sampled_from(Order), st.floats(0, 0.5), st.floats(0.5, 1), st.integers(0, 2_000_000_000_000)
+    Selection,
+    st.sampled_from(Order),
+    st.floats(0, 0.5),
+    st.floats(0.5, 1),
+    st.integers(0, 2_000_000_000_000),
+    st.text(max_size=3),
+)
+queries = st.builds(
+    BoardQuery,
+    selections,
+    min_events=st.integers(0, 5),
+    rule=st.none() | st.text("ab", min_size=1, max_size=2),
+    active_s=st.none() | st.integers(1, 5),
 )
 
 
-@given(positions, selections, st.integers(0, 100))
-def test_a_cursor_says_where_a_page_ended(position, selection, min_events):
-    assert decode_cursor(encode_cursor(position, selection, min_events), selection, min_events) == position
+@given(positions, queries, st.integers(10_000, 2_000_000_000_000))
+def test_a_cursor_says_where_a_page_ended_and_since_when_its_sessions_are_active(position, query, now_ms):
+    first = query.begun(now_ms)
+    following = decode_cursor(encode_cursor(position, first), query)
+    assert following == replace(first, after=position)
+    # Whenever the next page is read, it has the same sessions
+    assert following.begun(now_ms + 60_000).narrowed == first.narrowed
 
 
-@given(positions, selections, selections, st.integers(0, 5), st.integers(0, 5))
-def test_a_cursor_of_another_question_is_refused(position, selection, other, min_events, other_events):
-    assume((selection, min_events) != (other, other_events))
+@given(positions, queries, queries)
+def test_a_cursor_of_another_question_is_refused(position, query, other):
+    assume(query != other)
     with pytest.raises(InvalidCursorError):
-        decode_cursor(encode_cursor(position, selection, min_events), other, other_events)
+        decode_cursor(encode_cursor(position, query), other)
+
+
+@pytest.mark.parametrize(("active_s", "since_ms"), [(1, 98_000), (59, 40_000), (90, 9_000)])
+def test_active_sessions_are_those_of_the_last_seconds_at_least(active_s, since_ms):
+    # Rounded down by at most a sixtieth, but a second at least
+    assert BoardQuery(active_s=active_s).begun(99_999).narrowed.seen_since_ms == since_ms
+
+
+def test_the_later_of_both_bounds_of_time_counts():
+    query = BoardQuery(Selection(seen_since_ms=95_000), active_s=60).begun(100_000)
+    assert query.narrowed.seen_since_ms == 95_000
+    assert BoardQuery(Selection(seen_since_ms=5_000), active_s=60).begun(100_000).narrowed.seen_since_ms == 40_000
 
 
 @given(positions, selections, st.data())
 def test_a_cursor_that_was_changed_is_refused(position, selection, data):
-    cursor = encode_cursor(position, selection, 0)
+    cursor = encode_cursor(position, BoardQuery(selection))
     place = data.draw(st.integers(0, len(cursor) - 1))
     changed = data.draw(
         st.sampled_from(
@@ -47,13 +76,13 @@ def test_a_cursor_that_was_changed_is_refused(position, selection, data):
         )
     )
     with pytest.raises(InvalidCursorError):
-        decode_cursor(changed, selection, 0)
+        decode_cursor(changed, BoardQuery(selection))
 
 
 @given(st.text(max_size=60))
 def test_what_is_no_cursor_is_refused(text):
     with pytest.raises(InvalidCursorError):
-        decode_cursor(text, Selection(), 0)
+        decode_cursor(text, BoardQuery())
 
 
 def test_without_parameters_the_highest_fifty_are_asked_for():
@@ -61,15 +90,15 @@ def test_without_parameters_the_highest_fifty_are_asked_for():
 
 
 def test_every_parameter_is_understood():
-    cursor = encode_cursor(Position(5.0, "s-1"), Selection(Order.LAST_SEEN, 0.25, 0.75, 1_795_342_600_000), 3)
+    selection = Selection(Order.LAST_SEEN, 0.25, 0.75, 1_795_342_600_000, "Ä ")
+    asked = BoardQuery(selection, 3, rule="voucher", active_s=300)
+    cursor = encode_cursor(Position(5.0, "s-1"), replace(asked, active_since_ms=7))
     since = quote("2026-11-22T10:16:40+00:00")
     query = parse_query(
         f"order=last_seen&limit=7&min_probability=.25&max_probability=0.75&min_events=3&seen_since={since}&recent=16"
-        f"&cursor={cursor}".encode()
+        f"&rule=voucher&active_s=300&id_prefix=%C3%84+&cursor={cursor}".encode()
     )
-    assert query == BoardQuery(
-        Selection(Order.LAST_SEEN, 0.25, 0.75, 1_795_342_600_000), 3, 7, 16, Position(5.0, "s-1")
-    )
+    assert query == BoardQuery(selection, 3, 7, 16, Position(5.0, "s-1"), "voucher", 300, 7)
     assert parse_query(b"seen_since=1795342600000").selection.seen_since_ms == 1_795_342_600_000
 
 
@@ -88,6 +117,10 @@ def test_every_parameter_is_understood():
         (b"min_events=-1", "min_events"),
         (b"seen_since=yesterday", "seen_since"),
         (b"seen_since=99999999999999999999", "seen_since"),
+        (b"active_s=0", "active_s"),
+        (b"active_s=1.5", "active_s"),
+        (b"id_prefix=", "id_prefix"),
+        (b"id_prefix=" + 257 * b"x", "id_prefix"),
         (b"cursor=", "cursor"),
         (b"cursor=abc", "cursor"),
         (b"limits=5", "limits"),
@@ -103,7 +136,7 @@ def test_what_cannot_be_understood_is_named(query, field):
 
 
 def test_a_stream_has_no_cursor():
-    cursor = encode_cursor(Position(0.5, "s"), Selection(), 0)
+    cursor = encode_cursor(Position(0.5, "s"), BoardQuery())
     assert parse_query(f"cursor={cursor}".encode()).after == Position(0.5, "s")
     with pytest.raises(InvalidRequestError, match="leave it out"):
         parse_query(f"cursor={cursor}".encode(), with_cursor=False)

@@ -422,12 +422,18 @@ def test_filters_of_the_board_are_sent_where_they_are_given():
         "min_probability": None,
         "seen_since": datetime(2026, 11, 22, tzinfo=UTC),
         "limit": 5,
+        "active_s": 300,
+        "id_prefix": "s-",
+        "rule": "voucher",
     }
     talk = Conversation(calls_of(clock).sessions(query), [board], clock)
     assert talk.attempts[0].request.params == {
         "order": "last_seen",
         "seen_since": "2026-11-22T00:00:00+00:00",
         "limit": "5",
+        "active_s": "300",
+        "id_prefix": "s-",
+        "rule": "voucher",
     }
 
 
