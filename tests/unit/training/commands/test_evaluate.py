@@ -104,7 +104,8 @@ def test_newer_data_is_judged_whole_without_baselines(artifact, tmp_path) -> Non
     code, told, err = run(artifact, log, "--no-baselines", "--out", tmp_path / "r.html", *FAST)
     assert code == 0, err
     assert "was not trained on this data: all of it is judged" in told
-    assert "LightGBM" not in told
+    assert "LightGBM was not fitted" in told
+    assert told.count("LightGBM") == 1
     assert "by name" in told  # how unseen items were told
     content = json.loads((tmp_path / "r.json").read_text())
     assert content["sessions"] == prepare(log, tmp_path / "prepared").counts.sessions.sessions
