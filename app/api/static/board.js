@@ -2,7 +2,9 @@
 
 import { get } from "./api.js";
 import { secondsSince } from "./clock.js";
+import { saveCsv } from "./csv.js";
 import { arrange, byId, element, isolated, setText } from "./dom.js";
+import { clearFilters, serviceQuery, sortBy, wantedId, watchFilters, whyNothing } from "./filters.js";
 import { NO_VALUE, count, counted, duration, outcomeLabel, percent } from "./format.js";
 import { sessionHash } from "./route.js";
 import { drawSparkline, sparkline } from "./sparkline.js";
@@ -10,11 +12,9 @@ import { announce } from "./status.js";
 
 const RECENT = 16;
 const MAX_FURTHER_PAGES = 3;
-const FILTERS = ["minimum-probability", "minimum-events"];
 
 /** The rows by session id. */
 let rows = new Map();
-let order = "probability";
 let shown = null;
 
 /** Add listeners to the controls; they call `onChange` when the board has to be requested again. */
@@ -26,12 +26,33 @@ export function startBoard(onChange) {
       onChange();
     });
   }
-  for (const id of [...FILTERS, "rule", "row-limit"]) byId(id).addEventListener("input", onChange);
-  byId("clear-filters").addEventListener("click", () => {
-    for (const id of [...FILTERS, "rule"]) byId(id).value = "";
-    byId(FILTERS[0]).focus();
+  watchFilters(() => {
+    setText(byId("find-note"), "");
     onChange();
   });
+  byId("clear-filters").addEventListener("click", () => {
+    clearFilters();
+    byId("id-prefix").focus();
+    onChange();
+  });
+  byId("find").addEventListener("submit", (event) => {
+    event.preventDefault();
+    if (wantedId()) openWanted(wantedId());
+  });
+  byId("csv").addEventListener("click", () => saveCsv(shown.sessions));
+}
+
+/** Open the session of this id, or else the only one that the board shows for it. */
+async function openWanted(id) {
+  try {
+    await get(`sessions/${encodeURIComponent(id)}`);
+    location.hash = sessionHash(id);
+  } catch (error) {
+    const [only] = rows.keys();
+    if (rows.size === 1 && only.startsWith(id)) location.hash = sessionHash(only);
+    else if (error.kind === "missing") setText(byId("find-note"), "No session has exactly this id.");
+    else setText(byId("find-note"), error.message);
+  }
 }
 
 /** Show the command that sends a first event; `needsKey`: the service requires an API key. */
@@ -47,26 +68,11 @@ export function showFirstEvent(needsKey) {
   byId("first-event").parentElement.hidden = false;
 }
 
-/** Let the board be filtered by these rules; without any, there is no such filter. */
-export function offerRules(names) {
-  const select = byId("rule");
-  const chosen = names.includes(select.value) ? select.value : "";
-  select.replaceChildren(element("option", { value: "" }, "any"), ...names.map((name) => element("option", { value: name }, name)));
-  select.value = chosen;
-  byId("rule-filter").hidden = names.length === 0;
-}
-
-function sortBy(wanted) {
-  order = wanted;
-  for (const name of ["probability", "last_seen"]) {
-    byId(`by-${name}`).setAttribute("aria-sort", name === order ? "descending" : "none");
-  }
-}
-
 /**
  * Request the sessions of the board. If few sessions match the filters, a page of the service may have too few rows;
  * then up to three further pages are requested.
- * @return null if the user changed the order or the filters meanwhile.
+ * @return {{board: object, partial: boolean}|null} `partial`: further sessions may match. Null: the user changed the
+ *   order or the filters meanwhile.
  * @throws {ApiError}
  */
 export async function loadBoard() {
@@ -81,24 +87,19 @@ export async function loadBoard() {
     cursor = further.next_cursor;
   }
   if (path !== boardPath()) return null;
-  if (sessions.size === first.sessions.length) return first;
-  return { ...first, sessions: [...sessions.values()].slice(0, limit) };
+  const partial = Boolean(cursor) && sessions.size < limit;
+  if (sessions.size === first.sessions.length) return { board: first, partial };
+  return { board: { ...first, sessions: [...sessions.values()].slice(0, limit) }, partial };
 }
 
-function boardPath() {
-  const query = new URLSearchParams({ order, limit: byId("row-limit").value, recent: String(RECENT) });
-  const [probability, events] = FILTERS.map((id) => byId(id).valueAsNumber);
-  if (probability > 0) query.set("min_probability", String(Math.min(100, probability) / 100));
-  if (events > 1) query.set("min_events", String(Math.floor(events)));
-  if (byId("rule").value) query.set("rule", byId("rule").value);
-  return `sessions?${query}`;
-}
+const boardPath = () => `sessions?${serviceQuery()}&recent=${RECENT}`;
 
 /** Show what `loadBoard` returned. */
-export function showBoard(board) {
+export function showBoard({ board, partial }) {
   // An unchanged response: only the times since the last event change.
   if (board !== shown) fill(board);
   shown = board;
+  byId("board-partial").hidden = !partial;
   for (const row of rows.values()) row.tick();
 }
 
@@ -125,9 +126,11 @@ function fill(board) {
 const recent = (session) => session.recent_probabilities ?? [];
 
 function describe({ sessions, live_sessions: live }) {
-  const filtered = [...FILTERS, "rule"].some((id) => byId(id).value !== "");
+  const why = whyNothing();
   byId("empty").hidden = sessions.length > 0 || live > 0;
-  byId("no-match").hidden = sessions.length > 0 || live === 0 || !filtered;
+  byId("no-match").hidden = sessions.length > 0 || live === 0 || why === null;
+  if (why !== null) setText(byId("no-match-title"), why);
+  byId("csv").hidden = sessions.length === 0;
   document.querySelector("#board table").hidden = sessions.length === 0;
   const liveSessions = counted(live, "live session");
   const summary = live === sessions.length ? liveSessions : `${count(sessions.length)} of ${liveSessions}`;

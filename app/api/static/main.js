@@ -1,9 +1,10 @@
 // Entry point: the URL hash selects the view, and one poller updates the view.
 
 import { ApiError, get, useKey } from "./api.js";
-import { loadBoard, offerRules, showBoard, showFirstEvent, startBoard } from "./board.js";
+import { loadBoard, showBoard, showFirstEvent, startBoard } from "./board.js";
 import { setServiceTime } from "./clock.js";
 import { byId } from "./dom.js";
+import { addressQuery, offerRules, takeFilters } from "./filters.js";
 import { count } from "./format.js";
 import { startInterventions, updateInterventions } from "./interventions.js";
 import { showModel } from "./model.js";
@@ -75,13 +76,29 @@ function navigate(byUser) {
   byId("overview").hidden = route.session !== null;
   byId("session").hidden = route.session === null;
   if (route.session !== null) openSession(route.session);
+  else takeFilters(route.query);
+  linkFilters();
   document.title = route.session === null ? "Live board · willbuy" : `Session ${route.session} · willbuy`;
   for (const link of document.querySelectorAll(".top nav a")) {
-    const here = route.session === null && link.hash === (route.section === "overview" ? "#/" : `#/${route.section}`);
+    const here = route.session === null && link.hash.split("?")[0] === (route.section === "overview" ? "#/" : `#/${route.section}`);
     if (here) link.setAttribute("aria-current", "page");
     else link.removeAttribute("aria-current");
   }
   if (byUser) moveFocus(before);
+  poller.pollNow();
+}
+
+/** Give the links to the overview the current filters. */
+function linkFilters() {
+  for (const link of document.querySelectorAll(".top nav a, .brand, #back")) {
+    link.setAttribute("href", link.hash.split("?")[0] + addressQuery());
+  }
+}
+
+/** Put the filters into the address, so that a reload, the back button and a copied link keep them. */
+function keepFilters() {
+  if (route.session === null) history.replaceState(null, "", location.hash.split("?")[0].replace(/^$/, "#/") + addressQuery());
+  linkFilters();
   poller.pollNow();
 }
 
@@ -117,7 +134,7 @@ function followVisibility() {
   showHalted(paused ? "paused" : document.hidden ? "hidden" : null);
 }
 
-startBoard(() => poller.pollNow());
+startBoard(keepFilters);
 startOverview();
 startInterventions(offerRules);
 startQuality();

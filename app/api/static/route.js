@@ -1,4 +1,5 @@
-// Routes in the URL hash: `#/`, `#/interventions`, `#/quality`, `#/model`, or `#/session/` and the percent-encoded session id.
+// Routes in the URL hash: `#/`, `#/interventions`, `#/quality`, `#/model`, each with the board's filters as a query
+// (`#/?min_events=3`), or `#/session/` and the percent-encoded session id.
 
 const SESSION = "#/session/";
 // `#/trust` is the former address of `#/quality`; bookmarks may contain it.
@@ -13,7 +14,7 @@ export function sessionHash(sessionId) {
   }
 }
 
-/** Return the current route: a session id, or null and a section of the overview. */
+/** Return the current route: a session id, or null, a section of the overview, and the query. */
 export function currentRoute() {
   const { hash } = location;
   if (hash.startsWith(SESSION) && hash.length > SESSION.length) {
@@ -24,5 +25,6 @@ export function currentRoute() {
       return { session: encoded };
     }
   }
-  return { session: null, section: SECTIONS[hash] ?? "overview" };
+  const [path, query = ""] = hash.split("?", 2);
+  return { session: null, section: SECTIONS[path] ?? "overview", query };
 }
