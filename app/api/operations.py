@@ -103,7 +103,7 @@ async def reload_model(request: Request) -> dict[str, str]:
 
 @router.get("/metrics", summary="Prometheus metrics", response_class=Response)
 async def metrics(request: Request) -> Response:
-    """Answer in Prometheus' text format, for all worker processes together; `docs/metrics.md` explains each metric."""
+    """Answer in Prometheus' text format, for all worker processes together; docs/reference/metrics.md explains them."""
     metrics = services_of(request).metrics
     # In a thread: it takes as long as many events do.
     return Response(await asyncio.to_thread(metrics.exposition), media_type=metrics.content_type)

@@ -1,4 +1,4 @@
-"""The Prometheus metrics of the service; `docs/metrics.md` explains each.
+"""The Prometheus metrics of the service; `docs/reference/metrics.md` explains each.
 
 Every app has its own registry, so that one process can have several. Where workers share a directory
 (`app.monitoring.worker_metrics`), any worker answers for all; a gauge's mode says how the workers' values are combined.

@@ -27,4 +27,4 @@ def test_every_metric_is_documented_and_no_other():
             suffix = "_total" if family.type == "counter" else ""
             names.add(family.name + suffix)
     assert any(isinstance(metric, Histogram) for metric in metrics)
-    assert set(rows("metrics.md")) == names
+    assert set(rows("reference/metrics.md")) == names

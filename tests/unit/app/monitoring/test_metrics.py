@@ -55,7 +55,7 @@ def test_the_table_says_the_kind_and_the_labels(name):
     metric = families()[name]
     kind = metric.describe()[0].type
     row = name + ("_total" if kind == "counter" else "")
-    text = (ROOT / "docs" / "metrics.md").read_text()
+    text = (ROOT / "docs" / "reference" / "metrics.md").read_text()
     (cells,) = re.findall(rf"^\| `{row}` \|(.*)\|$", text, flags=re.MULTILINE)
     shown_kind, shown_labels, meaning, what_to_do = cells.split(" | ")
     assert shown_kind.strip() == kind
