@@ -147,6 +147,7 @@ def _session(session_id: str, row: Row, recent: int) -> BoardSessionOut:
         model=record.model,
         outcome=record.outcome.word,
         last_event=row.last_event,
+        last_item_id=row.last_item_id,
     )
     if recent:
         session.recent_probabilities = [round(probability, _RECENT_DIGITS) for probability in row.recent_probabilities]

@@ -31,6 +31,8 @@ class BoardSessionOut(BaseModel):
     """Whether it has bought."""
     last_event: str | None
     """Name of the last event that was folded; a purchase is none."""
+    last_item_id: str | None = None
+    """Its item; null where it has none."""
     recent_probabilities: list[float] | None = None
     """The last probabilities as they were served, oldest first, to four decimals; only with `recent`."""
 

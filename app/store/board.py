@@ -11,7 +11,7 @@ from enum import StrEnum
 from typing import Final, NamedTuple, Protocol
 
 from app.errors import CorruptRecordError
-from app.store.history_codec import decode_name_and_score, is_event
+from app.store.history_codec import decode_for_board, is_event
 from app.store.keys import Keys, shard_of
 from app.store.record_codec import Record, decode_record
 from app.store.redis.scripts import ScriptRunner, load_script, unavailable
@@ -76,11 +76,13 @@ class Row:
     Attributes:
         record: its record.
         last_event: name of the last folded event; None if there is none.
+        last_item_id: item of that event; None if it has none.
         recent_probabilities: the last served probabilities, oldest first; unknown ones are left out.
     """
 
     record: Record
     last_event: str | None
+    last_item_id: str | None
     recent_probabilities: list[float]
 
 
@@ -203,10 +205,11 @@ def row_of(record: Record, last_entries: Sequence[bytes], recent: int) -> Row:
     Raises:
         CorruptRecordError: an entry cannot be decoded.
     """
-    # Every event's entry has its name and score, so the end of the history is enough.
-    entries = [decode_name_and_score(entry) for entry in last_entries if is_event(entry)]
-    known = [probability for _, probability in entries if probability is not None]
-    return Row(record, entries[-1][0] if entries else None, known[-recent:] if recent else [])
+    # Every event's entry has its name, score and item, so the end of the history is enough.
+    entries = [decode_for_board(entry) for entry in last_entries if is_event(entry)]
+    known = [probability for _, probability, _ in entries if probability is not None]
+    last_event, _, last_item_id = entries[-1] if entries else (None, None, None)
+    return Row(record, last_event, last_item_id, known[-recent:] if recent else [])
 
 
 def _from(after: Mapping[int, Position | None], shards: Sequence[int]) -> list[RespArg]:

@@ -314,14 +314,14 @@ def decode_joined(data: bytes) -> list[Entry]:
     return decode_history(map(bytes, parts))
 
 
-def decode_name_and_score(data: bytes) -> tuple[str, float | None]:
-    """Return the event name and the probability of one entry; the entries before it are not needed.
+def decode_for_board(data: bytes) -> tuple[str, float | None, str | None]:
+    """Return event name, probability and item id of one entry; the entries before it are not needed.
 
     Raises:
         CorruptRecordError: the bytes are no entry.
     """
     stored = _decoded(data)
-    return _name(stored), _probability(stored.score)
+    return _name(stored), _probability(stored.score), stored.item_id
 
 
 def hundredths(amount: float) -> int | float:

@@ -16,7 +16,7 @@ def test_an_empty_board_shows_how_to_send_a_first_event_which_then_appears(shop,
     # Then
     expect(ids(page)).to_have_text(["s-1"])
     expect(page.get_by_role("heading", name="No sessions yet")).to_be_hidden()
-    expect(page.locator("#rows .c-last-event")).to_have_text("view_item")
+    expect(page.locator("#rows .c-last-event")).to_have_text("view_item SKU-1")
     expect(page.locator("#board-count")).to_have_text("1 live session")
 
 

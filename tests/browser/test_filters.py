@@ -149,8 +149,15 @@ def test_the_rows_are_saved_as_csv_without_formulas(shop, page, tmp_path) -> Non
     downloading.value.save_as(saved)
     with saved.open(encoding="utf-8", newline="") as file:
         found = {row["session_id"]: row for row in csv.DictReader(file)}
+    assert found["'=1+1"]["last_item_id"] == "'=2"
     assert set(found) == {"'=1+1", "'+1", "'-2", "'@sum", 'a,"b" c', "plain", "日本"}
     answer = shop.get("plain")
     assert float(found["plain"]["probability"]) == pytest.approx(answer["probability"], abs=1e-6)
-    kept = {name: found["plain"][name] for name in ("events", "last_event", "outcome", "model")}
-    assert kept == {"events": "2", "last_event": "view_cart", "outcome": "open", "model": answer["model"]}
+    kept = {name: found["plain"][name] for name in ("events", "last_event", "last_item_id", "outcome", "model")}
+    assert kept == {
+        "events": "2",
+        "last_event": "view_cart",
+        "last_item_id": "",
+        "outcome": "open",
+        "model": answer["model"],
+    }

@@ -37,6 +37,27 @@ def test_a_session_opens_from_the_board_and_the_back_button_returns_to_its_row(s
     expect(page).to_have_title("Live board · willbuy")
 
 
+def test_items_are_in_sight_on_a_phone(shop, opened) -> None:
+    long = "blue-running-shoes-size-42-and-a-half-" * 3
+    shop.post("s-1", "view_item", item_id=long)
+    shop.post("s-1", "add_to_cart", item_id="SKU-2")
+    page = opened(viewport={"width": 360, "height": 740})
+    # On the board, the item of the last event
+    item = page.locator("#rows .last-item")
+    expect(item).to_have_text("SKU-2")
+    item.scroll_into_view_if_needed()
+    expect(item).to_be_in_viewport(ratio=1)
+    shop.post("s-1", "search")
+    expect(page.locator("#rows .c-last-event")).to_have_text("search ")
+    # On the session's page, all items
+    page.get_by_role("link", name="s-1").click()
+    items = page.locator("#session-events .item")
+    expect(items).to_have_text([long, "SKU-2", "—"])
+    for number in range(2):
+        items.nth(number).scroll_into_view_if_needed()
+        expect(items.nth(number)).to_be_in_viewport(ratio=1)
+
+
 def test_a_session_opens_by_its_link_and_shows_new_events(shop, opened) -> None:
     shop.post("s/1 ü", "view_item")
     page = opened(shop.address("s/1 ü"))

@@ -145,6 +145,7 @@ class Row {
   #spark = sparkline();
   #events;
   #lastEvent;
+  #lastItem;
   #seen;
   #outcome;
   #lastSeen = null;
@@ -156,6 +157,7 @@ class Row {
     const cell = (kind, ...children) => element("td", { role: "cell", class: kind }, ...children);
     this.#events = cell("c-events");
     this.#lastEvent = isolated("");
+    this.#lastItem = isolated("", { class: "last-item" });
     this.#seen = cell("c-seen");
     this.#outcome = element("span", { class: "outcome" });
     this.node = element("tr", { role: "row" },
@@ -163,7 +165,7 @@ class Row {
       cell("c-probability", element("span", { class: "bar", "aria-hidden": "true" }, this.#bar), this.#share),
       cell("c-trend", this.#spark),
       this.#events,
-      cell("c-last-event", this.#lastEvent),
+      cell("c-last-event", this.#lastEvent, " ", this.#lastItem),
       this.#seen,
       cell("c-outcome", this.#outcome));
   }
@@ -174,6 +176,8 @@ class Row {
     drawSparkline(this.#spark, recent(session), max);
     setText(this.#events, count(session.events));
     setText(this.#lastEvent, session.last_event ?? NO_VALUE);
+    setText(this.#lastItem, session.last_item_id ?? "");
+    this.#lastItem.title = session.last_item_id ?? "";
     setText(this.#outcome, outcomeLabel(session.outcome));
     this.#outcome.dataset.outcome = session.outcome;
     this.#lastSeen = session.last_seen;

@@ -96,13 +96,15 @@ function showTrace() {
   setText(byId("session-note"), traceModel === model
     ? ""
     : `The current model ${traceModel} computed these probabilities. The last response to an event came from model ${model}.`);
-  byId("session-events").replaceChildren(...trace.map((point, at) => element("tr", {},
-    element("td", { class: "number" }, at + 1),
-    element("td", {}, element("time", { datetime: point.timestamp, title: dateAndTime(point.timestamp) }, timeOfDay(point.timestamp))),
-    element("td", {}, isolated(point.event_name), ...(point.interventions ?? []).map(decision)),
-    element("td", { class: "number" }, percent(point.probability)),
-    element("td", { class: "item" }, isolated(point.item_id ?? NO_VALUE)))));
+  byId("session-events").replaceChildren(...trace.map((point, at) => element("tr", { role: "row" },
+    cell("number", at + 1),
+    cell("time", element("time", { datetime: point.timestamp, title: dateAndTime(point.timestamp) }, timeOfDay(point.timestamp))),
+    cell("event", isolated(point.event_name), ...(point.interventions ?? []).map(decision)),
+    cell("number probability", percent(point.probability)),
+    cell("item", isolated(point.item_id ?? NO_VALUE)))));
 }
+
+const cell = (kind, ...children) => element("td", { role: "cell", class: kind }, ...children);
 
 /** Return the mark of a rule that fired at an event, or in the idle time after it. */
 function decision({ name, group, probability, decided, idle }) {

@@ -68,8 +68,16 @@ async def test_a_row_has_what_a_dashboard_shows(client):
         "model": answers[1]["model"],
         "outcome": "open",
         "last_event": "view_item",
+        "last_item_id": None,
         "recent_probabilities": pytest.approx([answer["probability"] for answer in answers], abs=1e-4),
     }
+
+
+async def test_a_row_has_the_item_of_the_last_event_alone(client):
+    for number, fields in enumerate(({"item_id": "SKU-1"}, {"item_id": "SKU-2"}, {}), start=1):
+        await client.post("/v1/events", json={"session_id": "s-1", "event_name": "view_item"} | fields)
+        (session,) = (await client.get(f"/v1/sessions?limit={number}")).json()["sessions"]
+        assert session["last_item_id"] == fields.get("item_id")
 
 
 async def test_the_same_question_is_read_once_and_its_answer_has_one_tag(client, store):

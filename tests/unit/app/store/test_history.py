@@ -11,9 +11,9 @@ from app.store.history_codec import (
     NAMES,
     Entry,
     decode_events,
+    decode_for_board,
     decode_history,
     decode_joined,
-    decode_name_and_score,
     encode_event,
     hundredths,
     properties_code,
@@ -232,9 +232,9 @@ def test_a_score_comes_back_to_the_last_bit_of_a_float32(event, probability):
 
 
 @given(events, st.floats(0, 1, width=32))
-def test_name_and_score_stand_in_an_entry_alone(event, probability):
-    stored = decode_name_and_score(encode_event(event, probability, after_ms=NOW_MS, repeats_properties=True))
-    assert stored == (event.event_name, probability)
+def test_name_score_and_item_stand_in_an_entry_alone(event, probability):
+    stored = decode_for_board(encode_event(event, probability, after_ms=NOW_MS, repeats_properties=True))
+    assert stored == (event.event_name, probability, event.item_id)
 
 
 @given(st.floats())
@@ -335,7 +335,7 @@ def test_another_history_in_one_piece_is_corrupt(data):
 def test_another_kind_is_named():
     unknown = 5 + len(NAMES)
     with pytest.raises(CorruptRecordError, match=f"kind {unknown}; this release reads kinds 1 to {unknown - 1}"):
-        decode_name_and_score(msgspec.msgpack.encode([unknown, 1]))
+        decode_for_board(msgspec.msgpack.encode([unknown, 1]))
 
 
 @pytest.mark.parametrize("field", FIELDS)
