@@ -208,10 +208,12 @@ async def test_seen_since_leaves_out_who_was_seen_before(shop, redis_server):
     assert flat(pages) == [f"s-{number}" for number in range(31)]
 
 
-@pytest.mark.parametrize("limit", [7, 50])
+@pytest.mark.parametrize("limit", [50, 200])
 async def test_few_active_sessions_below_many_others_are_one_full_page(shop, redis_server, limit):
     # Given 20,000 sessions that left an hour ago and are likelier than all others: more than a page examines
-    active = {f"s-{number}": random_probability(random.Random(number)) / 2 for number in range(60)}
+    active = {f"s-{number}": random_probability(random.Random(number)) / 2 for number in range(600)}
+    # And the likeliest of them in one shard, more than a page reads from each at first
+    active |= dict.fromkeys([name for name in (f"t-{n}" for n in range(8000)) if shard_of(name) == 7][:10], 0.625)
     now_ms = int(time.time() * 1000)
     await shop.put_all(active)
     with redis.Redis.from_url(redis_server.url) as client, client.pipeline(transaction=False) as pipeline:

@@ -47,6 +47,12 @@ def test_a_cursor_of_another_question_is_refused(position, query, other):
         decode_cursor(encode_cursor(position, query), other)
 
 
+def test_a_cursor_of_another_prefix_is_refused():
+    asked, other = (BoardQuery(Selection(id_prefix=prefix)) for prefix in ("s-", "t-"))
+    with pytest.raises(InvalidCursorError):
+        decode_cursor(encode_cursor(Position(0.5, "s-1"), asked), other)
+
+
 @pytest.mark.parametrize(("active_s", "since_ms"), [(1, 98_000), (59, 40_000), (90, 9_000)])
 def test_active_sessions_are_those_of_the_last_seconds_at_least(active_s, since_ms):
     # Rounded down by at most a sixtieth, but a second at least
