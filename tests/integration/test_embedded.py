@@ -80,7 +80,7 @@ def test_it_ends_with_an_owner_that_is_killed():
 def test_without_any_server_the_error_says_what_to_do(monkeypatch):
     monkeypatch.setattr(embedded, "find_spec", lambda name: None)
     monkeypatch.setenv("PATH", "")
-    with pytest.raises(EmbeddedServerError, match=r"willbuy\[embedded\].*WILLBUY_REDIS_URL"):
+    with pytest.raises(EmbeddedServerError, match=r"\.\[embedded\].*WILLBUY_REDIS_URL"):
         find_server()
 
 
