@@ -22,13 +22,13 @@ demo: setup  ## Train on a synthetic shop, start Redis and the service, simulate
 	$(BIN)/willbuy demo
 
 # What most changes break, without what is marked as slow.
-QUICK := unit/app unit/model unit/training/data unit/training/test_config.py \
-	integration/test_ingest.py integration/test_stores.py e2e/test_bad_input.py docs/test_words.py
+QUICK := unit/app unit/model unit/training/data/sources unit/training/test_config.py \
+	integration/test_ingest.py integration/test_stores.py e2e/test_bad_input.py
 # A file's tests share their servers and models, so a file is one worker's. Those with slow tests begin first.
 PYTEST := $(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
 
-quick: setup  ## Run the tests that catch most mistakes, in less than a minute.
-	$(PYTEST) -m "not slow" --durations 5 $(addprefix tests/,$(QUICK))
+quick: setup  ## Run the tests that catch most mistakes, in about a minute.
+	$(PYTEST) -m "not slow" --hypothesis-profile quick --durations 5 $(addprefix tests/,$(QUICK))
 
 test: setup  ## Run all tests, and show the slowest thirty.
 	$(PYTEST) --durations 30 $(if $(COVERAGE),--cov --cov-report=term --cov-fail-under=$(COVERAGE))

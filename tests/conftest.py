@@ -4,9 +4,13 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 from support.artifacts import write_artifact
 from support.redis_servers import BINARIES, RedisServer, find_binary
 from support.service import Service
+
+# `make quick` tries a quarter of the examples.
+settings.register_profile("quick", max_examples=25)
 
 
 @pytest.fixture(scope="session")

@@ -127,6 +127,7 @@ def test_other_code_has_another_fingerprint(original, tmp_path):
         load(written(tmp_path / "forged.pt", parts))
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(120)  # another process imports torch
 def test_the_same_model_has_the_same_digest_whatever_the_process_scripted_before(original, tmp_path):
     script = """

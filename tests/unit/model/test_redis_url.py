@@ -169,6 +169,7 @@ def test_a_password_that_ends_the_host_part_has_to_be_encoded(form, password):
         parse_redis_url(form.format(password))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", [_FORMS[0], _FORMS[4], _FORMS[7]])
 @pytest.mark.parametrize("command", [("serve", "--artifact", "model.pt"), ("collect",), ("serve", "--help")])
 def test_the_commands_print_nothing_of_it(form, command, tmp_path):

@@ -170,6 +170,7 @@ def test_a_directory_that_the_operator_chose_is_left_as_it_is(tmp_path, monkeypa
 
 
 @pytest.mark.slow
+@pytest.mark.slow
 def test_a_directory_that_is_not_there_stops_the_start_in_one_line(tmp_path, artifact):
     code = f"from app.main import create_app\nfrom app.settings import Settings\n\
 create_app(Settings(artifact={str(artifact)!r}, open_access=True))"
