@@ -11,6 +11,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import Annotated, Any, Final
@@ -89,6 +90,9 @@ def front_command(
         Path | None, typer.Option(help="Checkout of another state of the code, to compare with.", show_default=False)
     ] = None,
     connections: Annotated[int, typer.Option(min=1, help="Connections at a time.")] = compare.CONNECTIONS,
+    compiled: Annotated[
+        Path | None, typer.Option(help="The artifact with its compiled step, to compare with.", show_default=False)
+    ] = None,
     varied: Annotated[bool, typer.Option(help="Whether each request has a head of its own.")] = True,
     quick: QuickOption = False,
 ) -> None:
@@ -97,6 +101,8 @@ def front_command(
         chosen = [peer for peer in peers(served) if peer.name in {fronts.REFERENCE, "nothing"}]
         for checkout in (None,) if before is None else (before, None):
             chosen += [willbuy(served, checkout=checkout), front(served, checkout)]
+        if compiled is not None:
+            chosen.append(replace(willbuy(compiled), name="willbuy-compiled", title="willbuy, compiled step"))
         found, void = fronts.in_turn(
             chosen,
             rounds=1 if quick else rounds,
