@@ -62,6 +62,7 @@ class ModelQuality:
         logger: FilteringBoundLogger,
         drift_events_per_s: float = DRIFT_EVENTS_PER_S,
     ) -> None:
+        self._longest_ms = int((PENDING_IDLE_TIMES - 1) * idle_s * 1000)
         self._window = Window(store, window_s=window_s, pending_s=PENDING_IDLE_TIMES * idle_s)
         self._model = model
         self._budget = _Budget(drift_events_per_s)
@@ -88,7 +89,7 @@ class ModelQuality:
         """Add sessions that this replica has published; raise `StoreUnavailableError` when the store is gone."""
         answers: dict[CountsOf, Counter[str]] = {}
         for session in sessions:
-            bucket = self._window.bucket_of(session.began_ms)
+            bucket = self._bucket_of(session)
             ended = Counter({"s": 1, "b": int(session.bought)})
             answers.setdefault((_ALL_MODELS, bucket), Counter()).update(ended)
             model = first_model(session)
@@ -154,6 +155,14 @@ class ModelQuality:
         unseen = None if drift is None else drift.unseen_name_share
         metrics.drift_unseen_name_share.set(float("nan") if unseen is None else unseen)
 
+    def _bucket_of(self, session: ClosedSession) -> int:
+        """Return the bucket of a session's begin, or of a later time for a long session.
+
+        No session counts earlier than an idle time after its last event, when sessions without a purchase end. That
+        also holds where the events' own times say that the session lasted longer than it did.
+        """
+        return self._window.bucket_of(max(session.began_ms, session.last_seen_ms - self._longest_ms))
+
     async def _show_if_possible(self) -> None:
         try:
             await self.show()
@@ -167,7 +176,7 @@ class ModelQuality:
         by_bucket: dict[int, list[ClosedSession]] = {}
         for session in sessions if model.summary is not None else ():
             if first_model(session) == model.fingerprint:
-                by_bucket.setdefault(self._window.bucket_of(session.began_ms), []).append(session)
+                by_bucket.setdefault(self._bucket_of(session), []).append(session)
         counts: dict[CountsOf, Counter[str]] = {}
         for bucket, some in by_bucket.items():
             histories = [[entry.event for entry in session.entries] for session in some]

@@ -103,6 +103,29 @@ async def test_a_session_is_counted_when_it_began_for_its_first_model_and_for_al
     assert others.inputs == {}
 
 
+async def test_no_session_counts_earlier_than_an_idle_time_after_its_last_event():
+    # Given a purchase whose events say that it took two hours; the service has seen them within moments
+    it = Quality()
+    entries = [Entry(Event("page_view", at_ms), 0.5, ONE) for at_ms in (0, 2 * HOUR_MS)]
+    await it.quality.count([ClosedSession("1-0", "s", True, "event", 2 * HOUR_MS, NOW_MS, entries)])
+    # When the page is looked at until an idle time has passed, and after the bucket's end
+    shown = []
+    for minutes in (0, 15, 29, 61):
+        it.now_ms = NOW_MS + minutes * 60_000
+        found = await ModelQuality(
+            it.store,
+            lambda: cast("Model", it.model),
+            window_s=24 * 3600,
+            idle_s=IDLE_S,
+            now_ms=lambda: it.now_ms,
+            metrics=Metrics(),
+            logger=build_logger(log_format="json", log_level="info", stream=io.StringIO()),
+        ).outcomes()
+        shown.append((found.purchase, found.pending))
+    # Then it counts only when a session without a purchase would have
+    assert shown == [(0, 1), (0, 1), (0, 1), (1, 0)]
+
+
 async def test_a_session_that_another_model_began_counts_for_that_model_alone():
     # Given a session that a release has overtaken
     it = Quality()
