@@ -2,10 +2,11 @@
 
 import asyncio
 import zlib
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeVar
 
 import msgspec
-from starlette.requests import ClientDisconnect
+from pydantic import BaseModel
+from starlette.requests import ClientDisconnect, Request
 from starlette.types import Message, Receive
 
 from app.errors import (
@@ -17,8 +18,11 @@ from app.errors import (
     UnsupportedMediaTypeError,
     WillbuyError,
 )
+from app.scoring.parsing import parse_object
 from app.scoring.session_update import Score
 from model.interventions.decide import Decision
+
+Body = TypeVar("Body", bound=BaseModel)
 
 NDJSON: Final = "application/x-ndjson"
 # Names that senders use for lines of JSON; none is registered.
@@ -112,6 +116,24 @@ async def read_body(receive: Receive) -> bytes:
         parts.append(body)
         message = await receive()
     raise ClientDisconnect
+
+
+async def read_object(request: Request, kind: type[Body], max_bytes: int) -> Body:
+    """Return the object in the JSON body of a request, for calls that take no events.
+
+    A body of another media type is refused, so that no form of another site can send it.
+
+    Args:
+        request: the request.
+        kind: of the object.
+        max_bytes: largest size of the decompressed body.
+
+    Raises:
+        WillbuyError: the body is not such an object; the message names every field at fault.
+    """
+    form = check_headers(request.headers.get("content-type"), request.headers.get("content-encoding"))
+    body = await read_body(request.receive)
+    return parse_object(gunzip(body, max_bytes) if form.is_gzip else body, kind)
 
 
 async def out_of_time(receive: Receive, timeout_s: float) -> WillbuyError:

@@ -1,13 +1,13 @@
 """Rules, their experiments and switches; webhooks and their dead messages."""
 
 from datetime import UTC, datetime
-from typing import Annotated, Any, Final, TypeVar
+from typing import Annotated, Any, Final
 
 import msgspec
 from fastapi import APIRouter, Path, Query, Request, Response
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
-from app.api.bodies import check_headers, gunzip, read_body
+from app.api.bodies import read_object
 from app.api.openapi import documented
 from app.api.responses import json_response
 from app.api.services import in_time, services_of
@@ -22,7 +22,6 @@ from app.errors import (
     UnsupportedEncodingError,
     UnsupportedMediaTypeError,
     WebhookNotFoundError,
-    field_errors,
 )
 from app.interventions.experiments import RuleResult
 from app.interventions.statistics import Interval, wilson
@@ -49,7 +48,6 @@ _LARGEST_BODY: Final = 65_536
 _BODY_ERRORS: Final = (
     InvalidJsonError, UnsupportedMediaTypeError, UnsupportedEncodingError, BodyTooLargeError, InvalidRequestError
 )  # fmt: skip
-Body = TypeVar("Body", bound=BaseModel)
 
 
 def _body_of(model: type[BaseModel], *, is_needed: bool) -> dict[str, Any]:
@@ -106,7 +104,7 @@ async def switch_rule(request: Request, name: Annotated[str, Path(description="T
     """
     services = services_of(request)
     with in_time(request):
-        wanted = await _read(request, SwitchIn)
+        wanted = await read_object(request, SwitchIn, _LARGEST_BODY)
         await services.experiments.switch(name, on=wanted.on)
     services.logger.info("rule_switched", rule=name, on=wanted.on, key=holder_of(request.scope))
     return SwitchOut(name=name, on=wanted.on)
@@ -151,27 +149,10 @@ async def resend_messages(request: Request, name: Annotated[str, Path(descriptio
     services = services_of(request)
     webhook = _webhook(request, name)
     with in_time(request):
-        wanted = await _read(request, ResendIn)
+        wanted = await read_object(request, ResendIn, _LARGEST_BODY)
         resent = await services.store.webhooks.resend(webhook.name, wanted.ids or ())
     services.logger.info("webhook_resent", webhook=name, messages=resent, key=holder_of(request.scope))
     return ResendOut(webhook=name, resent=resent)
-
-
-async def _read(request: Request, model: type[Body]) -> Body:
-    """Return the JSON body of a request.
-
-    A body of another media type is refused, so that no form of another site can send it.
-    """
-    form = check_headers(request.headers.get("content-type"), request.headers.get("content-encoding"))
-    body = await read_body(request.receive)
-    try:
-        value = msgspec.json.decode(gunzip(body, _LARGEST_BODY) if form.is_gzip else body)
-        return model.model_validate(value)
-    except ValidationError as exc:
-        errors = field_errors(exc.errors(include_url=False, include_context=False, include_input=False))
-        raise InvalidRequestError("; ".join(f"{one['field']}: {one['message']}" for one in errors), errors) from exc
-    except (msgspec.DecodeError, UnicodeDecodeError) as exc:
-        raise InvalidJsonError("The body is not JSON.") from exc
 
 
 def _webhook(request: Request, name: str) -> Webhook:

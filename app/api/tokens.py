@@ -2,7 +2,7 @@
 
 from fastapi import APIRouter, Request, Response
 
-from app.api.bodies import check_headers, gunzip, read_body
+from app.api.bodies import read_object
 from app.api.openapi import documented
 from app.api.responses import json_response
 from app.api.services import in_time, services_of
@@ -18,7 +18,6 @@ from app.errors import (
     UnsupportedMediaTypeError,
 )
 from app.schemas.tokens import TokenIn, TokenOut
-from app.scoring.parsing import parse_object
 
 router = APIRouter(tags=["tokens"])
 
@@ -49,12 +48,10 @@ async def post_token(request: Request) -> Response:
     The browser sends it as `Authorization: Bearer TOKEN`, or as `?token=TOKEN` where it cannot send headers, as
     `EventSource` cannot. The token allows to read, and ends with its lifetime or with the API key that made it.
     """
-    form = check_headers(request.headers.get("content-type"), request.headers.get("content-encoding"))
     services = services_of(request)
     tokens: TokenStore = request.app.state.tokens
     with in_time(request):
-        body = await read_body(request.receive)
-        wanted = parse_object(gunzip(body, services.settings.max_body_bytes) if form.is_gzip else body, TokenIn)
+        wanted = await read_object(request, TokenIn, services.settings.max_body_bytes)
         if wanted.session_id is not None:
             services.intake.check_session_id(wanted.session_id)
         token = await tokens.issue(key_sha256_of(request.scope), wanted.session_id, wanted.lifetime_s)

@@ -32,7 +32,7 @@ def test_the_board_shows_who_was_active_in_the_last_five_minutes_until_another_t
     page.get_by_label("Active in the last").select_option("15 min")
     # Then
     expect(ids(page)).to_have_count(2)
-    # When nobody is left within the time
+    # When no session was active within the time
     page.get_by_label("Active in the last").select_option("5 min")
     leave(shop, "here", minutes=6)
     # Then

@@ -98,7 +98,7 @@ def test_express(running, tmp_path):
     with express_shop(running.base_url, tmp_path) as shop, httpx.Client(base_url=shop) as client:
         first = client.post("/track", json={"event_name": "view_item", "item_id": "SKU-1"}, headers={"x-session": "e"})
         cart = client.post("/track", json={"event_name": "view_cart"}, headers={"x-session": "e"})
-    # The control group is told by its rule, and not to the browser
+    # The answer contains the control group, since its rule asks for it; the browser gets nothing of it
     assert (first.json(), cart.json()) == ([], ["voucher"])
 
 

@@ -12,7 +12,7 @@ ARGV
   ARGV[6]  most dead messages; the oldest go first
   ARGV[7]  lifetime of the keys, ms
 
-Returns how many dead messages were dropped. A message that was sent is removed, whoever claims it now. Otherwise, a
+Returns how many dead messages were dropped. A message that was sent is removed, whichever replica holds its lease. Otherwise, a
 later attempt decides: nothing changes. Idempotent. Runs on Redis 6.2 and later and on Valkey.
 ]]
 

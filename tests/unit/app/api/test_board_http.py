@@ -129,7 +129,7 @@ async def test_pages_of_active_sessions_end_at_one_time_whenever_they_are_read(c
     await post(client, "s-1", "page_view")
     first = (await client.get("/v1/sessions?limit=1&active_s=60&id_prefix=s-")).json()
     assert [session["session_id"] for session in first["sessions"]] == ["s-1"]
-    # When the second page is read so late that nobody is active any more
+    # When the second page is read so late that no session is active any more
     store.now_ms += 600_000
     cursor = first["next_cursor"]
     second = await client.get(f"/v1/sessions?limit=1&active_s=60&id_prefix=s-&cursor={cursor}")

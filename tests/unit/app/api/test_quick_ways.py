@@ -147,7 +147,7 @@ def test_an_answer_is_what_the_description_says(given, outcome, probability):
         "folded": False,
         "duplicate": True,
         "warnings": ["late"],
-        # A control group is told only where its rule says so
+        # An answer contains a control group only where its rule says so
         "interventions": [
             {"name": "voucher", "group": "treatment", "probability": 0.25},
             {"name": "open", "group": "control", "probability": 0.25},

@@ -145,7 +145,7 @@ async def test_answers_batches_retries_and_traces_have_the_decisions(tmp_path):
     voucher = {"name": "voucher", "group": "treatment", "probability": second["probability"]}
     assert second["interventions"] == again["interventions"] == [voucher]
     assert again["duplicate"]
-    # The record has what nobody was told
+    # The record has the decision that no answer contains
     points = [[one["name"] for one in point["interventions"]] for point in traced["trace"]]
     assert points == [["held", "open"], ["voucher"]]
     assert traced["trace"][1]["interventions"] == [voucher | {"decided": "2026-11-22T10:16:40Z", "idle": False}]
