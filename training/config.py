@@ -151,6 +151,7 @@ class ColumnOptions:
             is blank.
         has_header: whether the first line names the columns; else they are `column_1`, `column_2`, and so on.
         missing_values: words that mean "no value".
+        decimal_comma: whether numbers are written as `1.299,50`.
     """
 
     columns: tuple[str, ...] = option((), "FIELD=COLUMN, repeatable: session_id=sid.", flag="--column", panel=DATA)
@@ -181,6 +182,9 @@ class ColumnOptions:
     )
     missing_values: tuple[str, ...] = option(
         (), "Word that means no value, such as NULL, repeatable.", flag="--missing-value", panel=DATA
+    )
+    decimal_comma: bool = option(
+        default=False, help="Numbers have a decimal comma, as in 1.299,50.", flag="--decimal-comma", panel=DATA
     )
 
 

@@ -223,7 +223,7 @@ CASES = [
         TEN,
         "2019-10-01 10:05:00",
         (*COLUMNS, "--column", "price=price"),
-        warns=("price: not a number (3)",),
+        warns=("price: not a number (3)", "column 'price' has decimal commas: --decimal-comma reads such numbers"),
     ),
     Case(
         "day-and-month-early.csv",
@@ -462,6 +462,21 @@ def test_a_thousand_with_a_point_is_no_fraction_beside_decimal_commas(tmp_path: 
     code, output = prepared(FILES / "decimal-commas.csv", tmp_path / "out", *options)
     assert code == 0, output
     assert read_prepared(tmp_path / "out").scan().collect()["price"].to_list() == [None, None]
+
+
+def test_decimal_commas_are_read_where_they_are_said(tmp_path: Path) -> None:
+    log = tmp_path / "log.csv"
+    rows = ["1.299", "59,90", "1.299,00", "-1,5", "12.5", " 7 ", "1,299.00"]
+    lines = [f"s1;2019-10-01 10:00:{second:02};view_item;{price};{price}" for second, price in enumerate(rows)]
+    log.write_text("\n".join(["sid;ts;what;price;size", *lines, "s1;2019-10-01 10:01:00;purchase;;"]) + "\n")
+    options = ("--column", "price=price", "--property", "size:number=size", "--keep-open-sessions", "--decimal-comma")
+    code, output = prepared(log, tmp_path / "out", *COLUMNS, *options)
+    assert code == 0, output
+    assert "price: negative (1)" in output
+    assert "has decimal commas" not in output
+    events = read_prepared(tmp_path / "out").scan().collect().sort("timestamp_ms")
+    assert events["price"].to_list() == [1299.0, 59.9, 1299.0, None, None, 7.0, None]
+    assert events["property.size"].to_list() == [1299.0, 59.9, 1299.0, -1.5, None, 7.0, None]
 
 
 def test_words_for_nothing_are_no_values(tmp_path: Path) -> None:

@@ -45,6 +45,7 @@ def column_mapping(log: LogFormat, columns: ColumnOptions | None = None) -> Colu
         "encoding": columns.encoding,
         "missing_values": columns.missing_values,
         "has_header": None if columns.has_header else False,
+        "decimal_comma": columns.decimal_comma or None,
     }
     given = any(value is not None and value != () for value in settings.values())
     if log.mapping is not None:
@@ -54,8 +55,8 @@ def column_mapping(log: LogFormat, columns: ColumnOptions | None = None) -> Colu
     if not pairs:
         if given:
             raise SourceError(
-                "--property, --constant, --time-format, --separator, --encoding, --no-header and --missing-value go "
-                "with --column"
+                "--property, --constant, --time-format, --separator, --encoding, --no-header, --missing-value and "
+                "--decimal-comma go with --column"
             )
         return None
     key = _columns_of(columns.session_key)

@@ -187,7 +187,18 @@ class _Rows:
         return self._nulled(column, ids, [*problems, *self._damaged(ids)])
 
     def amount(self, column: str) -> pl.Series:
-        return self._nulled(column, *values.amount(self.raw[column], self.mapping.missing_values))
+        return self._nulled(column, *values.amount(self._numbers(column), self.mapping.missing_values))
+
+    def _numbers(self, column: str) -> pl.Series:
+        """Return a column of numbers, in text with decimal points."""
+        raw = self.raw[column]
+        if raw.dtype != pl.String:
+            return raw
+        if self.mapping.decimal_comma:
+            return values.with_decimal_points(raw)
+        if values.has_decimal_commas(raw):
+            self.warnings.append(f"column {column!r} has decimal commas: --decimal-comma reads such numbers")
+        return raw
 
     def outcome(self, column: str) -> tuple[pl.Series, pl.Series]:
         """Return outcomes, and which rows have one that cannot be read."""
@@ -211,7 +222,7 @@ class _Rows:
 
     def property(self, declared: PropertyColumn) -> pl.Series:
         if declared.kind == "number":
-            numbers, problems = values.property_number(self.raw[declared.column], self.mapping.missing_values)
+            numbers, problems = values.property_number(self._numbers(declared.column), self.mapping.missing_values)
             return self._nulled(declared.column, numbers, problems)
         return self.category(declared.column)
 

@@ -44,7 +44,9 @@ _SETTINGS: Final = (
     "missing_values",
     "drop",
     "session_key",
+    "decimal_comma",
 )
+_TRUTHS: Final = ("has_header", "decimal_comma")
 _LISTS: Final = ("missing_values", "drop", "session_key")
 # Joins the columns of one value: `timestamp=Date+Time`.
 JOIN: Final = "+"
@@ -88,6 +90,7 @@ class ColumnMapping:
         constants: values of optional fields without a column, the same in every row.
         must_occur: event names of the options or the file; one that never occurs is a mistake.
         has_quotes: whether fields of text may be quoted.
+        decimal_comma: whether texts of numbers have decimal commas, and points between thousands: `1.299,50`.
     """
 
     timestamp: str
@@ -116,6 +119,7 @@ class ColumnMapping:
     constants: Mapping[str, str] = field(default_factory=dict)
     must_occur: tuple[str, ...] = ()
     has_quotes: bool = True
+    decimal_comma: bool = False
 
     def __post_init__(self) -> None:
         if not self.timestamp:
@@ -336,7 +340,7 @@ def _known_keys(table: Mapping[str, Any], known: tuple[str, ...], prefix: str) -
 
 
 def _check_setting(name: str, value: object) -> None:
-    if name == "has_header":
+    if name in _TRUTHS:
         valid, wanted = isinstance(value, bool), "true or false"
     elif name in _LISTS:
         valid = isinstance(value, list | tuple) and all(isinstance(text, str) for text in value)

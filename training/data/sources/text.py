@@ -1,7 +1,7 @@
 """Reading a text table block by block, with the line number of every row and of every malformed one.
 
 Text is read as lines, never as one CSV document. So a truncated row, a stray quote or invalid UTF-8 affects one row
-only, and its line number is exact. The drawback: a quoted field cannot contain a line break.
+only, and its line number is exact. Lines that a line break inside quotes divides are joined where they make one row.
 
 Separator and encoding are found out where the layout leaves them open, and said in the notes of a block.
 """
@@ -11,10 +11,11 @@ import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from dataclasses import field as dataclass_field
-from itertools import chain
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import IO, Final
 
+import numpy as np
 import polars as pl
 
 from model.text_rules import BLANKS, stripped
@@ -93,6 +94,8 @@ def no_rejections() -> pl.DataFrame:
 
 
 MAX_LINE_BYTES: Final = 16 * 1024 * 1024
+# Descriptions and addresses have fewer; after a stray quote, no more lines than these are looked at together.
+_MOST_LINES_OF_A_ROW: Final = 100
 _BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
 
 
@@ -222,6 +225,7 @@ def read_text(path: Path, needed: Mapping[str, str], layout: TextLayout, block_b
     table_head = _Head(path, needed, layout)
     decoder = _Decoder(layout.encoding)
     next_line = 1
+    held = pl.DataFrame()
     with opened(path) as (stream, file):
         for block in line_blocks(path, stream, block_bytes):
             lines, damaged = decoder.lines(block.removeprefix(_BYTE_ORDER_MARK) if next_line == 1 else block)
@@ -242,8 +246,17 @@ def read_text(path: Path, needed: Mapping[str, str], layout: TextLayout, block_b
                 )
             if table_head.names is not None:
                 splitter = _Splitter(table_head.names, list(needed), table_head.separator, layout)
+                table, held = splitter.joined(pl.concat([held, table], how="diagonal") if held.height else table)
+                if splitter.first_joined is not None and not table_head.has_breaks:
+                    table_head.has_breaks = True
+                    table_head.notes.append(
+                        f"{path.name}: line breaks inside quotes, first in line {splitter.first_joined:,}, are read as "
+                        "blanks"
+                    )
                 yield splitter.block(table, file.tell(), tuple(table_head.notes))
                 table_head.notes.clear()
+        if held.height:
+            yield splitter.block(held, file.tell(), ())
     if table_head.names is None:
         raise SourceError(f"{path}: the file is empty")
 
@@ -255,12 +268,14 @@ class _Head:
         names: of the columns; None before the first line.
         separator: between fields.
         notes: what was found out, for people.
+        has_breaks: whether a note says that there are line breaks inside quotes.
     """
 
     def __init__(self, path: Path, needed: Mapping[str, str], layout: TextLayout) -> None:
         self.names: Sequence[str] | None = layout.column_names
         self.separator = layout.separator or ""
         self.notes: list[str] = []
+        self.has_breaks = False
         self._path, self._needed, self._layout = path, needed, layout
         self._line: str | None = None
 
@@ -299,7 +314,11 @@ class _Head:
 
 
 class _Splitter:
-    """Splits lines into the needed columns."""
+    """Splits lines into the needed columns.
+
+    Attributes:
+        first_joined: the first line of the first row that was joined; None: none was.
+    """
 
     def __init__(self, names: Sequence[str], needed: Sequence[str], separator: str, layout: TextLayout) -> None:
         self._names, self._needed, self._separator = names, needed, separator
@@ -308,6 +327,47 @@ class _Splitter:
         must = needed if layout.required is None else [name for name in needed if name in layout.required]
         # A row may lack the fields after these.
         self._fewest = len(names) if layout.required is None else 1 + max(map(names.index, must), default=0)
+        self.first_joined: int | None = None
+
+    def joined(self, table: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
+        """Return lines, with those joined that a line break inside quotes divides, and last ones that may be such.
+
+        A line whose quotes do not match is joined with those up to the next line with an odd number of quotes, if that
+        makes a whole row. Two stray quotes look alike. So no line inside the quotes may have the separators of a row.
+        """
+        if not self._has_quotes:
+            return table, table.clear()
+        lines, height = table["text"], table.height
+        damaged = table[DAMAGED].fill_null(value=False).to_list() if DAMAGED in table.columns else [False] * height
+        odd = (lines.str.count_matches('"', literal=True) % 2 == 1).arg_true().to_list()
+        whole: dict[int, str] = {}
+        is_joined = np.zeros(height, dtype=bool)
+        open_from = height
+        for start, end in pairwise([*odd, height]):
+            is_open = not is_joined[start] and split_quoted(lines[start], self._separator) is None
+            if not is_open or end - start >= _MOST_LINES_OF_A_ROW:
+                continue
+            if end == height:
+                open_from = start
+            elif (row := self._one_row(lines[start : end + 1].to_list())) is not None:
+                whole[start] = row
+                is_joined[start + 1 : end + 1] = True
+                damaged[start] = any(damaged[start : end + 1])
+        if whole:
+            self.first_joined = table[LINE][min(whole)]
+            table = table.with_columns(lines.scatter(list(whole), list(whole.values())))
+        if any(damaged):
+            table = table.with_columns(pl.Series(DAMAGED, damaged))
+        return table[:open_from].filter(~pl.Series(is_joined[:open_from])), table[open_from:]
+
+    def _one_row(self, lines: Sequence[str]) -> str | None:
+        """Return lines as one row, with blanks between them; None where they are none."""
+        values = split_quoted("\n".join(lines), self._separator)
+        if values is None or len(values) != len(self._names):
+            return None
+        inside = (line for value in values if "\n" in value for line in value.split("\n"))
+        is_one = all(line.count(self._separator) < len(self._names) - 1 for line in inside)
+        return " ".join(lines) if is_one else None
 
     def block(self, table: pl.DataFrame, bytes_done: int, notes: tuple[str, ...]) -> Block:
         """Return the block of these lines."""

@@ -52,6 +52,8 @@ _EXPONENT_FORM: Final = r"^[+-]?\d(?:\.\d+)?[eE][+-]\d+$|^[+-]?\d\.\d+[eE]\d+$"
 _OFFSET: Final = r":\d\d(?:[.,]\d+)?\s*[+-]\d\d(?::?\d\d)?\s*$"
 _IN_UTC: Final = r"(?:UTC|GMT|Z|^)\s*$"
 _DECIMAL_COMMA: Final = r"^-?[0-9.]*,[0-9]{1,2}$"
+# Points between thousands or none, and at most one comma.
+_WITH_COMMA: Final = r"^\s*[+-]?(?:[0-9]+|[0-9]{1,3}(?:\.[0-9]{3})+)(?:,[0-9]+)?\s*$"
 _GROUPED: Final = r"^-?[0-9]{1,3}(\.[0-9]{3})+$"
 _ISO_FORMATS: Final = ("%Y-%m-%dT%H:%M:%S%.f%#z", "%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M%#z", "%Y-%m-%d")
 _TRUE_OR_FALSE: Final = {
@@ -140,10 +142,24 @@ def number(column: pl.Series, missing_values: Collection[str] = ()) -> tuple[pl.
     ]
 
 
+def has_decimal_commas(texts: pl.Series) -> bool:
+    """Return whether a text is a number with a decimal comma, such as `59,90`."""
+    return bool(texts.str.contains(_DECIMAL_COMMA).any())
+
+
+def with_decimal_points(texts: pl.Series) -> pl.Series:
+    """Return numbers such as `1.299,50` as `1299.50`; a text with a decimal point is no number there."""
+    text = pl.col(texts.name)
+    with_point = text.str.replace_all(".", "", literal=True).str.replace(",", ".", literal=True)
+    no_number = text.str.replace_all(".", ",", literal=True)
+    return texts.to_frame().select(pl.when(text.str.contains(_WITH_COMMA)).then(with_point).otherwise(no_number))[
+        texts.name
+    ]
+
+
 def _without_grouped(values: pl.Series, texts: pl.Series) -> pl.Series:
     """Return numbers, null for texts such as `1.299` in a column that has decimal commas: it is a thousand there."""
-    unread = texts.filter(values.is_null() & texts.is_not_null())
-    if not unread.str.contains(_DECIMAL_COMMA).any():
+    if not has_decimal_commas(texts.filter(values.is_null())):
         return values
     return _null_where(values, texts.str.contains(_GROUPED))
 

@@ -47,6 +47,7 @@ class Reading:
         )
         self.nulled = sorted((batch.file, *row) for batch in batches for row in batch.nulled.drop("value").iter_rows())
         self.lost_labels = sorted(label for batch in batches for label in batch.lost_labels)
+        self.notes = [note for batch in batches for note in batch.notes]
         self.rejected_values = [value for batch in batches for value in batch.rejected["value"]]
 
     def rows(self, *names: str) -> list[tuple[object, ...]]:

@@ -143,15 +143,6 @@ def test_quoted_fields_may_hold_separators_and_quotes(write: Callable[..., Path]
     assert read(path, mapping=MAPPING).rows("item_id") == [('x,"y"',), ("plain",)]
 
 
-def test_a_line_break_in_quotes_is_reported_as_two_broken_lines(
-    write: Callable[..., Path], read: Callable[..., Any]
-) -> None:
-    path = write("log.csv", HEADER + 'a,1,view,"x\ny",1\na,2,view,z,1\n')
-    reading = read(path, mapping=MAPPING)
-    assert [row[1] for row in reading.rejected] == [2, 3]
-    assert reading.rows("item_id") == [("z",)]
-
-
 def test_gzip_is_read_by_its_content_not_its_name(write: Callable[..., Path], read: Callable[..., Any]) -> None:
     path = write("log.csv", gzip.compress((HEADER + "a,1,view,x,1\n").encode()))
     assert read(path, mapping=MAPPING).rows("item_id") == [("x",)]
@@ -239,3 +230,49 @@ def test_a_separator_in_a_quoted_field_after_any_blank_divides_nothing(blank: st
     line = f'{blank}1;{blank}"a,b;c";{blank}"x; ""y""";{blank}plain'
     found = split_quoted(line, ";") or []
     assert [value.strip(f" {blank}") for value in found] == ["1", "a,b;c", 'x; "y"', "plain"]
+
+
+BROKEN_ROWS = HEADER + (
+    'a,1,view,"red\nshoes, size ""9""",2\n'  # a break, a separator and quotes inside quotes
+    'a,2,view,"x\r\n\r\ny","3"\n'  # an empty line, as spreadsheets write it
+    '"a\n",4,view,z,"\n4"\n'  # two fields of one row
+    "a,7,purchase,,5\n"
+)
+
+
+@pytest.mark.parametrize("block_bytes", [20, 30, 50, 1000])
+def test_a_line_break_inside_quotes_is_a_blank(
+    write: Callable[..., Path], read: Callable[..., Any], block_bytes: int
+) -> None:
+    reading = read(write("log.csv", BROKEN_ROWS), mapping=MAPPING, block_bytes=block_bytes)
+    assert reading.rejected == []
+    assert reading.nulled == []
+    assert reading.rows("session_id", "timestamp_ms", "item_id", "price", "source_line") == [
+        ("a", 1, 'red shoes, size "9"', 2.0, 2),
+        ("a", 2, "x y", 3.0, 4),
+        ("a", 4, "z", 4.0, 7),
+        ("a", 7, None, 5.0, 10),
+    ]
+    assert reading.rows_read == 4
+    assert [note for note in reading.notes if "line breaks inside quotes, first in line 2," in note]
+
+
+@pytest.mark.parametrize(
+    ("lines", "times"),
+    [
+        # Two stray quotes, which would swallow the row between them.
+        (['a,5,view,x,"1', "a,6,view,y,1", 'a,7,view,z,1"'], [6, 7]),
+        (['a,5,view,"x,1', "a,6,view,y,1", 'a,7,view,"z,1'], [6]),
+        (['a,5,view,"x,1', "a,6,view,y,1", 'a,7,view,z",1'], [6, 7]),
+        # Quotes that are never closed, or far away.
+        (['a,5,view,x,"1', *(f"a,{time},view,y,1" for time in range(6, 300))], [*range(6, 300)]),
+        (['a,5,view,x,"1', *("loose words" for _ in range(200)), 'end"'], []),
+    ],
+)
+def test_a_stray_quote_joins_no_rows(
+    write: Callable[..., Path], read: Callable[..., Any], lines: list[str], times: list[int]
+) -> None:
+    reading = read(write("log.csv", HEADER + "\n".join([*lines, "a,999,view,last,1"]) + "\n"), mapping=MAPPING)
+    assert reading.rows_read == len(lines) + 1
+    assert [row[0] for row in reading.rows("timestamp_ms")] == [*times, 999]
+    assert ("log.csv", 2, "", "quotes do not match") in reading.rejected
