@@ -106,6 +106,7 @@ class LogSettings(LogFormat):
         idle_timeout_s: idle seconds that end a session.
         keep_open_sessions: keep sessions that the log's end cuts off.
         time_unit: unit of times that are numbers.
+        time_zone: zone of times without an offset; None: UTC.
         earliest: earliest plausible time.
         days_ahead: days by which times may be later than now.
         keep_placeholder_ids: take `undefined` and its like for session ids.
@@ -117,6 +118,9 @@ class LogSettings(LogFormat):
     idle_timeout_s: float = option(IDLE_TIMEOUT_S, "Idle seconds that end a session.", panel=DATA)
     keep_open_sessions: bool = option(default=False, help="Keep sessions that the log's end cuts off.", panel=DATA)
     time_unit: str | None = option(None, "Unit of times that are numbers: s, ms, us or ns.", panel=DATA)
+    time_zone: str | None = option(
+        None, "Zone of times without an offset, such as Europe/Berlin; by default they are UTC.", panel=DATA
+    )
     earliest: str = option(EARLIEST, "Earliest plausible time; rows before it are rejected.", panel=DATA)
     days_ahead: float = option(DAYS_AHEAD, "Days by which times may be later than now.", panel=DATA)
     keep_placeholder_ids: bool = option(

@@ -3,6 +3,7 @@
 import json
 import shlex
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -477,6 +478,75 @@ def test_decimal_commas_are_read_where_they_are_said(tmp_path: Path) -> None:
     events = read_prepared(tmp_path / "out").scan().collect().sort("timestamp_ms")
     assert events["price"].to_list() == [1299.0, 59.9, 1299.0, None, None, 7.0, None]
     assert events["property.size"].to_list() == [1299.0, 59.9, 1299.0, -1.5, None, 7.0, None]
+
+
+LOCAL_TIMES = [
+    ("2019-10-27 01:30:00", "2019-10-26T23:30:00"),
+    ("2019-10-27 02:30:00", "2019-10-27T00:30:00"),  # occurs twice; the first is taken
+    ("2019-10-27T03:30:00.5", "2019-10-27T02:30:00.5"),
+    ("2019-10-27 03:30:00Z", "2019-10-27T03:30:00"),
+    ("2019-10-27 06:30:00+02:00", "2019-10-27T04:30:00"),
+    ("2019-10-28", "2019-10-27T23:00:00"),
+]
+
+
+def _log_of_times(path: Path, times: Sequence[str]) -> Path:
+    rows = [f"s1,{time},view_item" for time in times]
+    path.write_text("\n".join(["sid,ts,what", *rows, f"s1,{times[-1]},purchase"]) + "\n")
+    return path
+
+
+def test_times_of_a_zone_are_read_in_it(tmp_path: Path) -> None:
+    log = _log_of_times(tmp_path / "log.csv", [given for given, _ in LOCAL_TIMES])
+    zone = ("--time-zone", "Europe/Berlin", "--idle-timeout-s", "86400")
+    code, output = prepared(log, tmp_path / "out", *COLUMNS, *zone, "--keep-open-sessions")
+    assert (code, "are read as UTC" in output) == (0, False), output
+    events = read_prepared(tmp_path / "out").scan().collect().sort("timestamp_ms")
+    expected = [datetime.fromisoformat(utc).replace(tzinfo=UTC).timestamp() * 1000 for _, utc in LOCAL_TIMES]
+    assert events["timestamp_ms"].to_list() == expected
+
+
+def test_typed_times_and_patterns_are_read_in_a_zone(tmp_path: Path) -> None:
+    times = [datetime(2019, 7, 1, 10, 0), datetime(2019, 7, 1, 10, 5)]  # noqa: DTZ001 - local ones
+    frame = pl.DataFrame({"sid": ["s1", "s1"], "ts": times, "what": ["view_item", "purchase"]})
+    frame.write_parquet(tmp_path / "log.parquet")
+    frame.with_columns(pl.col("ts").dt.strftime("%d.%m.%Y %H:%M")).write_csv(tmp_path / "log.csv")
+    options = (*COLUMNS, "--keep-open-sessions", "--time-zone", "Asia/Tokyo")
+    for name, others in (("log.parquet", ()), ("log.csv", ("--time-format", "%d.%m.%Y %H:%M"))):
+        code, output = prepared(tmp_path / name, tmp_path / "out", *options, *others)
+        assert code == 0, output
+        (first,) = read_prepared(tmp_path / "out").scan().collect()["timestamp_ms"]
+        assert first == datetime(2019, 7, 1, 1, 0, tzinfo=UTC).timestamp() * 1000
+
+
+def test_a_time_that_clocks_skip_is_rejected(tmp_path: Path) -> None:
+    log = _log_of_times(tmp_path / "log.csv", ["2019-03-31 01:50:00", "2019-03-31 02:30:00", "2019-03-31 03:10:00"])
+    options = (*COLUMNS, "--time-zone", "Europe/Berlin", "--keep-open-sessions")
+    code, output = prepared(log, tmp_path / "out", *options)
+    assert (code, "a time that clocks skip in its zone 1 log.csv:3" in output) == (0, True), output
+    assert read_prepared(tmp_path / "out").scan().collect().height == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--time-zone", "Mars/Base"), "unknown time zone 'Mars/Base'; expected a name such as Europe/Berlin"),
+        (("--time-zone", "Europe/Berlin", "--time-format", "epoch_s"), "a time zone does not go with times in the"),
+    ],
+)
+def test_a_zone_that_means_nothing_is_refused(tmp_path: Path, options: tuple[str, ...], message: str) -> None:
+    log = _log_of_times(tmp_path / "log.csv", ["2019-10-01 10:00:00"])
+    code, output = prepared(log, tmp_path / "out", *COLUMNS, *options)
+    assert (code, message in output) == (1, True), output
+
+
+def test_a_log_in_local_time_is_asked_for_its_zone(tmp_path: Path) -> None:
+    log = _log_of_times(tmp_path / "log.csv", ["2019-10-01 10:00:00", "2019-10-01 10:01:00"])
+    _, output = prepared(log, tmp_path / "out", *COLUMNS, "--keep-open-sessions")
+    assert "column 'ts': times without an offset are read as UTC" in output
+    log = _log_of_times(tmp_path / "log.csv", ["2019-10-01 10:00:00Z", "2019-10-01 10:01:00 UTC"])
+    _, output = prepared(log, tmp_path / "out", *COLUMNS, "--keep-open-sessions")
+    assert "are read as UTC" not in output
 
 
 def test_words_for_nothing_are_no_values(tmp_path: Path) -> None:

@@ -126,6 +126,7 @@ def run_prepare(
             keep_open_sessions=log.keep_open_sessions,
             changes=column_changes(columns),
             time_unit=log.time_unit,
+            time_zone=log.time_zone,
             earliest=log.earliest,
             days_ahead=log.days_ahead,
             keep_placeholder_ids=log.keep_placeholder_ids,

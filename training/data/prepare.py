@@ -69,6 +69,7 @@ def prepare(
     keep_open_sessions: bool = False,
     changes: Changes | None = None,
     time_unit: str | None = None,
+    time_zone: str | None = None,
     earliest: str = EARLIEST,
     days_ahead: float = DAYS_AHEAD,
     keep_placeholder_ids: bool = False,
@@ -91,6 +92,7 @@ def prepare(
         keep_open_sessions: keep open sessions, although a purchase may follow after the log's end.
         changes: what is read otherwise than the format or the mapping says.
         time_unit: s, ms, us or ns, of times that are numbers; None: as the format or the mapping says.
+        time_zone: zone of times without an offset, such as `Europe/Berlin`; None: as the mapping says, else UTC.
         earliest: the earliest plausible time, ISO 8601; rows before it are rejected.
         days_ahead: days by which times may be later than now.
         keep_placeholder_ids: take `undefined` and its like for session ids.
@@ -113,7 +115,8 @@ def prepare(
         raise ValueError(f"equal_rows must be keep or drop, not {equal_rows!r}")
     show = progress or _no_progress
     reading = _reading(earliest, days_ahead, placeholders_count=keep_placeholder_ids)
-    source = open_source(source_path, format, mapping, replace(changes or Changes(), time_unit=time_unit))
+    changes = replace(changes or Changes(), time_unit=time_unit, time_zone=time_zone)
+    source = open_source(source_path, format, mapping, changes)
     names = [_name(path, source_path) for path in source.paths]
     settings = {
         "source": str(source_path),
@@ -121,6 +124,7 @@ def prepare(
         "idle_timeout_s": idle_timeout_s,
         "keep_open_sessions": keep_open_sessions,
         "time_unit": time_unit,
+        "time_zone": time_zone,
         "earliest": earliest,
         "days_ahead": days_ahead,
         "keep_placeholder_ids": keep_placeholder_ids,

@@ -11,6 +11,7 @@ from model.manifest import Manifest
 from training.config import DAYS_AHEAD, DEFAULT_FRACTIONS, EARLIEST, IDLE_TIMEOUT_S, AfterPurchase
 from training.data.prepared import PreparedDataset
 from training.data.sessions import split
+from training.data.sources import MAPPING
 
 # Control characters that no log contains: separator of values, and null.
 _END_OF_TEXT: Final = "\x00"
@@ -40,6 +41,7 @@ class Cuts(TypedDict):
     idle_timeout_s: float
     keep_open_sessions: bool
     time_unit: str | None
+    time_zone: str | None
     earliest: str
     days_ahead: float
     keep_placeholder_ids: bool
@@ -54,6 +56,7 @@ def cuts_of(manifest: Manifest) -> Cuts:
         "idle_timeout_s": before.get("idle_timeout_s", IDLE_TIMEOUT_S),
         "keep_open_sessions": before.get("keep_open_sessions", False),
         "time_unit": before.get("time_unit"),
+        "time_zone": before.get("time_zone"),
         "earliest": before.get("earliest", EARLIEST),
         "days_ahead": before.get("days_ahead", DAYS_AHEAD),
         "keep_placeholder_ids": before.get("keep_placeholder_ids", False),
@@ -66,7 +69,7 @@ def _equal_rows_before(manifest: Manifest, settings: Mapping[str, Any]) -> str |
     """Return what earlier releases did with equal rows: mapped logs lost them."""
     if settings.get("keep_equal_rows"):
         return "keep"
-    return "drop" if manifest.data.get("source_format") == "mapping" else None
+    return "drop" if manifest.data.get("source_format") == MAPPING else None
 
 
 def data_fingerprint(dataset: PreparedDataset) -> str:

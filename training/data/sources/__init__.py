@@ -22,7 +22,7 @@ from training.data.sources import (
     snowplow,
     yoochoose,
 )
-from training.data.sources.base import Adapter, Batch, Source, open_mapped
+from training.data.sources.base import MAPPING, Adapter, Batch, Source, open_mapped
 from training.data.sources.errors import SourceError
 from training.data.sources.files import head, table_files
 from training.data.sources.mapping import Changes, Clock, ColumnMapping, PropertyColumn
@@ -30,7 +30,6 @@ from training.data.sources.session_tables import REFUSAL, is_session_table
 from training.data.sources.tables import column_names
 
 AUTO: Final = "auto"
-MAPPING: Final = "mapping"
 FORMATS: Final[dict[str, Adapter]] = {
     "rees46": rees46.ADAPTER,
     "diginetica": diginetica.ADAPTER,

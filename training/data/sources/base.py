@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Final
 
 import polars as pl
 
@@ -20,6 +21,9 @@ from training.data.sources.mapping import Changes, Clock, ColumnMapping, Propert
 from training.data.sources.tables import BLOCK_BYTES, column_names, is_parquet, parquet_schema, read_table
 from training.data.sources.text import LINE, Block, no_rejections
 from training.data.sources.values import NO_TIME
+
+MAPPING: Final = "mapping"
+"""The format of a log that a `ColumnMapping` describes."""
 
 
 def unchanged(rows: pl.DataFrame) -> pl.DataFrame:
@@ -194,7 +198,7 @@ class Source:
                 absent &= block.absent
                 read += block.rows_read
                 try:
-                    yield _batch(file, index, block, enrich, reading)
+                    yield _batch(file, index, block, enrich, reading, is_known=self.format != MAPPING)
                 except pl.exceptions.PolarsError as exc:
                     raise SourceError(f"{file.path}: values that cannot be read: {exc}") from exc
                 if read >= enough:
@@ -203,7 +207,9 @@ class Source:
             raise SourceError(f"{file.path}: no row has what is called {', '.join(sorted(absent))}")
 
 
-def _batch(file: EventFile, index: int, block: Block, enrich: Enrichment, reading: Reading | None) -> Batch:
+def _batch(
+    file: EventFile, index: int, block: Block, enrich: Enrichment, reading: Reading | None, *, is_known: bool
+) -> Batch:
     rows = file.completed(block.rows)
     read = convert(rows, file.mapping, reading)
     _refuse_other_headers(file, rows, read.rejected)
@@ -222,7 +228,8 @@ def _batch(file: EventFile, index: int, block: Block, enrich: Enrichment, readin
         rows_dropped=read.rows_dropped,
         names=read.names,
         placeholders=read.placeholders,
-        notes=block.notes,
+        # What the times of a known format mean is known as well.
+        notes=block.notes if is_known else (*block.notes, *read.notes),
         warnings=read.warnings,
     )
 
@@ -296,7 +303,7 @@ def open_mapped(path: Path, mapping: ColumnMapping) -> Source:
     if all(file.is_file() and is_parquet(file) for file in files):
         mapping = replace(mapping, properties=parquet_property_kinds(files, mapping.properties))
     return Source(
-        format="mapping",
+        format=MAPPING,
         clock=mapping.clock,
         event_files=tuple(EventFile(file, mapping, given=_given(file, path, mapping)) for file in files),
     )

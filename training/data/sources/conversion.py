@@ -15,6 +15,7 @@ from model.text_rules import canonical_text
 from training.data.sources import values
 from training.data.sources.mapping import ColumnMapping, PropertyColumn
 from training.data.sources.text import DAMAGED, LINE, BrokenRows, no_rejections, rejections
+from training.data.sources.time_patterns import in_utc
 
 SOURCE_LINE: Final = "source_line"
 # What an adapter may add to raw rows: their order at equal times, where that is not the order of lines.
@@ -26,6 +27,8 @@ OUTSIDE: Final = "time outside the plausible range"
 NOT_UTF_8: Final = "not valid UTF-8"
 # The character that stands for bytes which are not valid.
 _LOST: Final = "\ufffd"
+# Rows of a block that show whether times have offsets.
+_LOOKED_AT: Final = 100
 _MIDNIGHT: Final = r"[T ]00:00(?::00(?:\.0+)?)?$"
 NAME_SCHEMA: Final = {"name": pl.String, "read_as": pl.String, "rows": pl.Int64}
 
@@ -76,6 +79,7 @@ class Converted:
         names: `name`, `read_as`, `rows` of the log's event names.
         placeholders: rows by id that stands for nothing.
         warnings: what else looks wrong, in plain words.
+        notes: how the log was read, where it might mean something else.
     """
 
     events: pl.DataFrame
@@ -87,6 +91,7 @@ class Converted:
     names: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=NAME_SCHEMA))
     placeholders: dict[str, int] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 class _Rows:
@@ -100,6 +105,7 @@ class _Rows:
         self.nulling: list[tuple[str, pl.Series, str]] = []
         self.placeholders: dict[str, int] = {}
         self.warnings: list[str] = []
+        self.notes: list[str] = []
 
     def _none(self, dtype: type[pl.DataType]) -> pl.Series:
         return pl.repeat(None, self.raw.height, dtype=dtype, eager=True)
@@ -132,8 +138,9 @@ class _Rows:
         columns = mapping.time_columns
         column = self.raw[columns[0]] if len(columns) == 1 else _joined_time([self.raw[name] for name in columns])
         times, problems = values.time_ms(column, mapping.time_format, mapping.missing_values)
+        times = self._in_utc(mapping.timestamp, column, times)
         self.rejecting += [(mapping.timestamp, mask, reason) for mask, reason in problems]
-        if mapping.time_format == "iso" and values.mixes_offsets(column):
+        if mapping.time_format == "iso" and mapping.time_zone is None and values.mixes_offsets(column):
             self.warnings.append(
                 f"column {mapping.timestamp!r}: some times have an offset and others have none, which are read as UTC"
             )
@@ -143,9 +150,26 @@ class _Rows:
 
     def day_ms(self, column: str) -> pl.Series:
         days, problems = values.time_ms(self.raw[column], "%Y-%m-%d", self.mapping.missing_values)
+        days = self._in_utc(column, self.raw[column], days)
         self.rejecting += [(column, mask, reason) for mask, reason in problems]
         self._check_range(column, days)
         return days
+
+    def _in_utc(self, name: str, column: pl.Series, times: pl.Series) -> pl.Series:
+        """Return times, those without an offset from the mapping's time zone."""
+        mapping = self.mapping
+        time_format = "iso" if name == mapping.date else mapping.time_format
+        if mapping.time_zone is None:
+            if values.are_local(column.head(_LOOKED_AT), time_format).any():
+                self.notes.append(
+                    f"column {name!r}: times without an offset are read as UTC, in which the service counts hours; "
+                    "--time-zone names another zone"
+                )
+            return times
+        local = in_utc(times, mapping.time_zone)
+        is_local = values.are_local(column, time_format)
+        self.rejecting.append((name, is_local & local.is_null() & times.is_not_null(), values.SKIPPED))
+        return local.zip_with(is_local, times)
 
     def _check_range(self, column: str, times: pl.Series) -> None:
         earliest_ms, latest_ms = self.reading.earliest_ms, self.reading.latest_ms
@@ -300,6 +324,7 @@ def convert(raw: pl.DataFrame, mapping: ColumnMapping, reading: Reading | None =
         names=counted,
         placeholders=rows.placeholders,
         warnings=tuple(rows.warnings),
+        notes=tuple(rows.notes),
     )
 
 

@@ -12,7 +12,7 @@ from typing import Any, Final, Literal, Self, cast
 from model.events import FIELD_NAMES
 from training.data.sources.errors import SourceError
 from training.data.sources.text import UTF_8, TextLayout
-from training.data.sources.time_patterns import check_pattern
+from training.data.sources.time_patterns import check_pattern, check_time_zone
 
 Clock = Literal["calendar", "date", "session"]
 """Meaning of times: calendar times; a day and the time since the session's start; or only the latter."""
@@ -38,6 +38,7 @@ _TABLES: Final = ("columns", "events", "properties", "constants")
 _SETTINGS: Final = (
     "constant_event_name",
     "time_format",
+    "time_zone",
     "separator",
     "encoding",
     "has_header",
@@ -77,7 +78,8 @@ class ColumnMapping:
         events: the log's event names to those of `model.events`; other names are kept. A name given to itself is kept
             although it is, or looks like, a purchase.
         properties: further columns to keep.
-        time_format: one of `TIME_FORMATS`, or a strptime pattern; times without an offset are UTC.
+        time_format: one of `TIME_FORMATS`, or a strptime pattern.
+        time_zone: zone of times without an offset, such as `Europe/Berlin`; None: UTC.
         separator: one character between fields; None: found out.
         encoding: codec of text; None: UTF-8, or windows-1252 where no line is UTF-8.
         has_header: without a header, columns are called `column_1`, `column_2`, and so on.
@@ -107,6 +109,7 @@ class ColumnMapping:
     events: Mapping[str, str] = field(default_factory=dict)
     properties: tuple[PropertyColumn, ...] = ()
     time_format: str = "iso"
+    time_zone: str | None = None
     separator: str | None = None
     encoding: str | None = UTF_8
     has_header: bool = True
@@ -149,6 +152,10 @@ class ColumnMapping:
             raise SourceError(f"unknown time_format {self.time_format!r}; known: {known}, or a strptime pattern")
         if self.time_format not in TIME_FORMATS:
             check_pattern(self.time_format)
+        if self.time_zone is not None:
+            check_time_zone(self.time_zone)
+            if self.time_format in EPOCH_FORMATS or self.clock == "session":
+                raise SourceError(f"a time zone does not go with times in the format {self.time_format}")
         if self.date is not None and self.time_format not in ELAPSED_FORMATS:
             raise SourceError("a date column goes with time_format elapsed_s or elapsed_ms")
         if self.by_visitor and self.time_format in ELAPSED_FORMATS:
@@ -295,10 +302,12 @@ class Changes:
 
     Attributes:
         time_unit: one of `TIME_UNITS`, of times that are numbers.
+        time_zone: zone of times without an offset.
         events, drop, session_key: as in `ColumnMapping`.
     """
 
     time_unit: str | None = None
+    time_zone: str | None = None
     events: Mapping[str, str] = field(default_factory=dict)
     drop: tuple[str, ...] = ()
     session_key: tuple[str, ...] = ()
@@ -306,7 +315,7 @@ class Changes:
     @classmethod
     def from_options(cls, events: Iterable[str], drop: Iterable[str], session_key: Iterable[str]) -> Self:
         """Make changes from options, events as `name=value` pairs; raise `SourceError` for a malformed one."""
-        return cls(None, _pairs(events, "event", _event_pair), tuple(drop), tuple(session_key))
+        return cls(None, None, _pairs(events, "event", _event_pair), tuple(drop), tuple(session_key))
 
     def of(self, mapping: ColumnMapping) -> ColumnMapping:
         """Return the mapping with these changes.
@@ -324,6 +333,7 @@ class Changes:
         return replace(
             mapping,
             time_format=time_format,
+            time_zone=self.time_zone or mapping.time_zone,
             events={**mapping.events, **self.events},
             drop=(*mapping.drop, *self.drop),
             session_key=self.session_key or mapping.session_key,

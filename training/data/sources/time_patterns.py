@@ -45,6 +45,23 @@ def check_pattern(pattern: str) -> None:
         raise SourceError(f"time_format {pattern!r}: %I counts to 12 and needs %p; %H counts to 23")
 
 
+def check_time_zone(name: str) -> None:
+    """Raise `SourceError` unless the name is that of a time zone."""
+    try:
+        in_utc(pl.Series([0]), name)
+    except pl.exceptions.ComputeError as exc:
+        raise SourceError(f"unknown time zone {name!r}; expected a name such as Europe/Berlin") from exc
+
+
+def in_utc(local_ms: pl.Series, zone: str) -> pl.Series:
+    """Return times in a zone, which were read as UTC, as milliseconds since 1970.
+
+    Of a time that occurs twice, when clocks are put back, the first is taken; one that they skip is null.
+    """
+    local = local_ms.cast(pl.Int64).cast(pl.Datetime("ms"))
+    return local.dt.replace_time_zone(zone, ambiguous="earliest", non_existent="null").dt.timestamp("ms")
+
+
 def swapped_day_and_month(pattern: str) -> str | None:
     """Return the pattern with `%d` and `%m` in each other's place; None where it does not have both."""
     if "%" not in pattern or not {"d", "m"} <= set(_DIRECTIVE.findall(pattern)):

@@ -35,6 +35,7 @@ MISSING: Final = "missing"
 PLACEHOLDER: Final = "an id that stands for nothing"
 NO_TIME: Final = "not a time"
 NO_DATE: Final = "time before 1970, negative or past 9999"
+SKIPPED: Final = "a time that clocks skip in its zone"
 INEXACT: Final = "a number too large to be exact"
 IN_EXPONENT_FORM: Final = "a number in exponent form, which has lost digits"
 # The first millisecond of the year 10000, beyond the range of most tools.
@@ -50,6 +51,7 @@ _LARGEST_EXACT_32: Final = 2.0**24
 # As spreadsheets and data frames write: 1.43322E+12. Without a sign or a point, the text may be a hexadecimal id.
 _EXPONENT_FORM: Final = r"^[+-]?\d(?:\.\d+)?[eE][+-]\d+$|^[+-]?\d\.\d+[eE]\d+$"
 _OFFSET: Final = r":\d\d(?:[.,]\d+)?\s*[+-]\d\d(?::?\d\d)?\s*$"
+_SAYS_UTC: Final = r"(?:UTC|GMT|Z)\s*$"
 _IN_UTC: Final = r"(?:UTC|GMT|Z|^)\s*$"
 _DECIMAL_COMMA: Final = r"^-?[0-9.]*,[0-9]{1,2}$"
 # Points between thousands or none, and at most one comma.
@@ -221,6 +223,17 @@ def time_ms(
         (unreadable, NO_TIME),
         (outside, NO_DATE),
     ]
+
+
+def are_local(column: pl.Series, time_format: str) -> pl.Series:
+    """Return which times have neither an offset nor a word for UTC; false for numbers."""
+    if column.dtype.is_temporal():
+        is_local = not (isinstance(column.dtype, pl.Datetime) and column.dtype.time_zone)
+    elif time_format in MS_PER_UNIT or "%z" in time_format or column.dtype != pl.String:
+        is_local = False
+    else:
+        return ~(column.str.contains(_OFFSET) | column.str.contains(_SAYS_UTC)).fill_null(value=False)
+    return pl.repeat(is_local, len(column), dtype=pl.Boolean, eager=True)
 
 
 def mixes_offsets(column: pl.Series) -> bool:
