@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo quick test faults mutants fuzz check lint audit sbom docs reference bench image-test format lock clean
+.PHONY: help setup demo quick test faults mutants fuzz check lint audit sbom clients docs reference bench image-test format lock clean
 
 help:  ## List the targets.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -42,7 +42,15 @@ mutants: setup  ## Plant bugs in a copy, one by one, and show which the tests ca
 docs: setup  ## Build the documentation into site/.
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
-reference: setup  ## Write the reference pages in docs/reference from the code.
+# In place of npm, which is not needed for a package without dependencies.
+VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
+clients: setup  ## Build the clients into dist/: a tarball for npm and a wheel.
+	mkdir -p dist
+	cd clients/js && $(CURDIR)/$(BIN)/deno pack --no-source-maps --allow-dirty --set-version $(VERSION) \
+		--output $(CURDIR)/dist/willbuy-client-$(VERSION).tgz
+	$(BIN)/python -m build --wheel --no-isolation --outdir dist clients/python
+
+reference: setup  ## Write docs/reference and the JavaScript client's types from the code.
 	$(BIN)/python -m docs.generate
 
 bench: .bench/.installed  ## Measure the hot path against other servers; needs wrk, takes an hour.

@@ -19,13 +19,16 @@ By the part of the service that raises them:
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Final
 
 from starlette.responses import Response
 
 PROBLEM_JSON: Final = "application/problem+json"
 MAX_FIELD_ERRORS: Final = 20
+# Codes of errors that the framework raises, by status.
+FRAMEWORK_CODES: Final[Mapping[int, str]] = {404: "not_found", 405: "method_not_allowed"}
+OTHER_FRAMEWORK_CODE: Final = "http_error"
 _MAX_ECHO_CHARS: Final = 64
 _OWN_FACTS: Final = "unknown field; the shop's own facts belong into `properties`"
 
@@ -398,6 +401,20 @@ class HistoryGoneError(CorruptRecordError):
     status = 410
     code = "history_gone"
     title = "The session's events are gone"
+
+
+def error_types(kind: type[WillbuyError] = WillbuyError) -> Iterator[type[WillbuyError]]:
+    """Yield the subclasses of `kind` that have a title of their own; the others only group."""
+    for below in kind.__subclasses__():
+        if "title" in vars(below):
+            yield below
+        yield from error_types(below)
+
+
+def problem_codes() -> list[str]:
+    """Return all codes of problems, sorted."""
+    raised = {error.code for error in error_types()}
+    return sorted({*raised, WillbuyError.code, *FRAMEWORK_CODES.values(), OTHER_FRAMEWORK_CODE})
 
 
 def problem(status: int, code: str, title: str, detail: str, **members: Any) -> dict[str, Any]:  # noqa: ANN401 - JSON

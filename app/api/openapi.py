@@ -18,6 +18,7 @@ from app.errors import (
     UnauthorizedError,
     UnknownPathError,
     WillbuyError,
+    problem_codes,
 )
 from app.schemas.events import EventIn, OutcomeIn, Problem
 from app.schemas.tokens import TokenIn
@@ -44,6 +45,8 @@ def _document(app: FastAPI, rules: Rules, build: Any) -> dict[str, Any]:  # noqa
     )
     components = document.setdefault("components", {})
     components.setdefault("schemas", {}).update(definitions["$defs"])
+    # Not `enum`: a client of today must take a code of tomorrow.
+    components["schemas"]["Problem"]["properties"]["code"]["x-extensible-enum"] = problem_codes()
     components["securitySchemes"] = _SCHEMES
     for path, operations in document["paths"].items():
         for method, operation in operations.items():

@@ -16,6 +16,7 @@ from app.errors import (
     problem_response,
 )
 from app.monitoring.health import failing
+from app.schemas.model import ModelOut
 
 router = APIRouter(tags=["operations"])
 
@@ -57,28 +58,24 @@ async def readyz(request: Request) -> Response | dict[str, Any]:
 
 
 @router.get("/v1/model", summary="Which model is loaded?")
-async def get_model(request: Request) -> dict[str, Any]:
-    """Answer with the artifact's manifest, when it was loaded, where it runs, and how its states are stored.
-
-    `base_rate` is the share of buyers that the probabilities are shifted to; null: as trained. `access` is `open`, or
-    `keys` where requests need an API key.
-    """
+async def get_model(request: Request) -> ModelOut:
+    """Answer with the artifact's manifest, when it was loaded, where it runs, and how its states are stored."""
     services = services_of(request)
     model = services.model
     manifest = model.manifest.to_dict()
     sizes = {f"{name}_count": len(manifest.pop(name)) for name in _LONG_VOCABULARIES if name in manifest}
-    return {
-        "fingerprint": model.fingerprint,
-        "loaded_at": services.models.loaded_at.isoformat(timespec="milliseconds"),
-        "device": model.device,
-        "engine": model.engine,
-        "engine_reason": model.engine_reason,
-        "state_dtype": services.settings.state_dtype,
-        "state_bytes": model.state_size,
-        "base_rate": services.settings.base_rate,
-        "access": "open" if services.settings.open_access else "keys",
-        "manifest": manifest | sizes,
-    }
+    return ModelOut(
+        fingerprint=model.fingerprint,
+        loaded_at=services.models.loaded_at,
+        device=model.device,
+        engine=model.engine,
+        engine_reason=model.engine_reason,
+        state_dtype=services.settings.state_dtype,
+        state_bytes=model.state_size,
+        base_rate=services.settings.base_rate,
+        access="open" if services.settings.open_access else "keys",
+        manifest=manifest | sizes,
+    )
 
 
 @router.post(

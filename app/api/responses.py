@@ -10,11 +10,19 @@ from structlog.typing import FilteringBoundLogger
 
 from app.auth.middleware import route_path
 from app.auth.scopes import Rules
-from app.errors import InvalidRequestError, WillbuyError, error_response, field_errors, problem, problem_response
+from app.errors import (
+    FRAMEWORK_CODES,
+    OTHER_FRAMEWORK_CODE,
+    InvalidRequestError,
+    WillbuyError,
+    error_response,
+    field_errors,
+    problem,
+    problem_response,
+)
 from app.monitoring.metrics import Metrics
 
 _METHOD_NOT_ALLOWED: Final = 405
-_FRAMEWORK_CODES: Final = {404: "not_found", 405: "method_not_allowed"}
 
 
 def json_response(content: bytes) -> Response:
@@ -46,7 +54,7 @@ def handle_errors(app: FastAPI, rules: Rules, metrics: Metrics, logger: Filterin
     async def on_http_error(request: Request, exc: Exception) -> Response:
         if not isinstance(exc, HTTPException):  # pragma: no cover - registered for this class alone
             raise exc
-        code = _FRAMEWORK_CODES.get(exc.status_code, "http_error")
+        code = FRAMEWORK_CODES.get(exc.status_code, OTHER_FRAMEWORK_CODE)
         metrics.errors.labels(code).inc()
         title = str(exc.detail)
         body = problem(exc.status_code, code, title, f"{title}; /openapi.json lists what there is.")

@@ -1,6 +1,5 @@
 """The service's client for Python: `Client`, and `AsyncClient` with the same methods to await (docs/client.md)."""
 
-from app.client.calls import ModelOut
 from app.client.client import AsyncClient, Client
 from app.client.errors import (
     ClientError,
@@ -11,6 +10,7 @@ from app.client.errors import (
     UnavailableError,
     UnexpectedAnswerError,
 )
+from app.schemas.model import ModelOut
 
 __all__ = [
     "AsyncClient",

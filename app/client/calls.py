@@ -14,7 +14,7 @@ from typing import Any, Final, Literal, TypedDict, TypeVar
 from urllib.parse import quote
 from uuid import uuid4
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ValidationError
 
 from app.client.errors import (
     ClientError,
@@ -37,6 +37,7 @@ from app.client.retries import (
 )
 from app.schemas.board import BoardOut, StatsOut
 from app.schemas.events import BatchOut, EventIn, ItemOut, Problem, ScoreOut, SessionOut, TracedSessionOut
+from app.schemas.model import ModelOut
 from model.text_rules import session_id_text
 
 Event = Mapping[str, Any] | EventIn
@@ -49,19 +50,6 @@ _JSON: Final = "application/json"
 _NDJSON: Final = "application/x-ndjson"
 _EXCERPT: Final = 200
 _Body = TypeVar("_Body", bound=BaseModel)
-
-
-class ModelOut(BaseModel):
-    """The model in use, and its manifest."""
-
-    model_config = ConfigDict(protected_namespaces=())
-
-    fingerprint: str
-    loaded_at: datetime
-    device: str
-    state_dtype: str
-    state_bytes: int
-    manifest: dict[str, Any]
 
 
 class Limits(TypedDict, total=False):

@@ -24,7 +24,6 @@ from app.client.calls import (
     Calls,
     Event,
     Limits,
-    ModelOut,
     Timestamp,
 )
 from app.client.errors import (
@@ -41,6 +40,7 @@ from app.client.retries import (
 )
 from app.schemas.board import BoardOut, StatsOut
 from app.schemas.events import ScoreOut, SessionOut, TracedSessionOut
+from app.schemas.model import ModelOut
 
 _Result = TypeVar("_Result")
 

@@ -1,12 +1,13 @@
-"""Writes docs/reference/*.md from the code. `make reference` runs this module; the pages are committed."""
+"""Writes docs/reference/*.md and the JavaScript client's types from the code: `make reference`. Both are committed."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 
-from docs.generate import api, commands, event_names, problems, settings, stored_formats
+from docs.generate import api, commands, event_names, problems, settings, stored_formats, typescript
 
 REFERENCE: Final = Path(__file__).parents[1] / "reference"
+TYPES: Final = Path(__file__).parents[2] / "clients/js/src/types.ts"
 # File in docs/reference, and the function that returns its Markdown.
 PAGES: Final[Mapping[str, Callable[[], str]]] = {
     "api.md": lambda: api.page(api.document()),
@@ -26,9 +27,10 @@ def render(name: str) -> str:
 
 
 def main() -> None:
-    """Write all pages."""
+    """Write all pages and the types."""
     for name in PAGES:
         (REFERENCE / name).write_text(render(name), "utf-8")
+    TYPES.write_text(typescript.module(api.document()), "utf-8")
 
 
 if __name__ == "__main__":

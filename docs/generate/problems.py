@@ -1,11 +1,10 @@
 """The text of `reference/problems.md`: every problem `code` of the service, from the tree of errors."""
 
-from collections.abc import Iterator
 from typing import Final
 
 # Imports every module of the service, so that all subclasses of WillbuyError exist.
 from app import main as _service  # noqa: F401 - see above
-from app.errors import WillbuyError
+from app.errors import WillbuyError, error_types
 
 _INTRODUCTION: Final = """# Problems
 
@@ -25,16 +24,8 @@ Four more codes have no row. `not_found` (404) and `method_not_allowed` (405): t
 
 def page() -> str:
     """Return the Markdown of all errors, by status and code."""
-    found = sorted({one.code: one for one in _below(WillbuyError)}.values(), key=lambda one: (one.status, one.code))
+    found = sorted({one.code: one for one in error_types()}.values(), key=lambda one: (one.status, one.code))
     return _INTRODUCTION + "\n".join(map(_row, found)) + "\n" + _FOOTER
-
-
-def _below(kind: type[WillbuyError]) -> Iterator[type[WillbuyError]]:
-    """Yield the subclasses of `kind` that have a title of their own; the others only group."""
-    for below in kind.__subclasses__():
-        if "title" in vars(below):
-            yield below
-        yield from _below(below)
 
 
 def _row(error: type[WillbuyError]) -> str:

@@ -18,6 +18,7 @@ import pytest
 from conftest import missing
 from support.doc_blocks import PageError, read_page
 from support.doc_runner import SMALLER, Reader, environment, find_node, tools
+from support.javascript_client import install
 from support.keys import make_key, write_keys
 from support.log_exports import export_ga4, export_pages, export_segment
 from support.paths import ROOT
@@ -158,6 +159,8 @@ class Shelf:
             self._find_service()
         elif need == "visitors":
             post_visitors(self.port)
+        elif need == "javascript-client":
+            install(self._folder, self._folder.parent)
         elif need == "keys":
             self.variables["WILLBUY_API_KEYS_FILE"] = str(write_keys(self._folder / "keys.toml", KEY))
         else:

@@ -1,4 +1,4 @@
-"""The generated pages in docs/reference are committed as `make reference` writes them."""
+"""What `make reference` writes is committed: pages in docs/reference, and the JavaScript client's types."""
 
 import json
 import os
@@ -10,12 +10,14 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 REFERENCE = ROOT / "docs" / "reference"
+TYPES = ROOT / "clients/js/src/types.ts"
 # Written by people and by a benchmark.
 OTHERS = {"files.md", "hot-path.md", "levers.md", "metrics.md"}
 WRITE = """
 import json
-from docs.generate.__main__ import PAGES, render
-print(json.dumps({name: render(name) for name in PAGES}))
+from docs.generate import api, typescript
+from docs.generate.__main__ import PAGES, TYPES, render
+print(json.dumps({name: render(name) for name in PAGES} | {TYPES.name: typescript.module(api.document())}))
 """
 
 
@@ -44,4 +46,9 @@ def test_a_reference_page_is_what_the_code_says(name: str, pages: dict[str, str]
 
 @pytest.mark.slow
 def test_every_generated_page_is_committed(pages: dict[str, str]) -> None:
-    assert {path.name for path in REFERENCE.glob("*.md")} == pages.keys() | OTHERS
+    assert {path.name for path in REFERENCE.glob("*.md")} == pages.keys() - {TYPES.name} | OTHERS
+
+
+@pytest.mark.slow
+def test_the_javascript_clients_types_are_those_of_the_openapi_document(pages: dict[str, str]) -> None:
+    assert pages[TYPES.name] == TYPES.read_text("utf-8"), "run `make reference` and commit"

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from conftest import missing
 from support.doc_runner import find_node
+from support.javascript_client import install
 from support.service import Service
 
 from app.client import Client
@@ -33,12 +34,20 @@ def node():
     return found
 
 
-def run(*command):
+def run(*command, cwd=None):
     # The service lets everybody in; some examples name a key all the same
     environment = os.environ | {"WILLBUY_API_KEY": "none"}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, env=environment)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, env=environment, cwd=cwd)
     assert (done.returncode, done.stderr) == (0, "")
     return done.stdout
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory):
+    """A folder with the JavaScript client."""
+    folder = tmp_path_factory.mktemp("shop")
+    install(folder, folder)
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -81,10 +90,10 @@ def test_the_example_with_python(running):
     assert float(output) == probability_of(running, "s-82")
 
 
-def test_the_example_with_javascript(running):
+def test_the_example_with_javascript(running, shop):
     (text,) = examples("javascript", "connect-your-shop.md")
-    text = text.replace("DEADLINE_MS = 200", "DEADLINE_MS = 60_000")
-    output = run(node(), "--input-type=module", "-e", text.replace(ADDRESS, running.base_url))
+    text = text.replace("{ apiKey", "{ deadlineMs: 60_000, apiKey")
+    output = run(node(), "--input-type=module", "-e", text.replace(ADDRESS, running.base_url), cwd=shop)
     assert float(output) == probability_of(running, "s-84")
 
 
@@ -97,7 +106,7 @@ def test_the_longer_example(running):
 
 
 @pytest.mark.parametrize("language", ["python", "javascript", "php"])
-def test_no_example_waits_long_for_a_service_that_has_stopped(service, valkey, language):
+def test_no_example_waits_long_for_a_service_that_has_stopped(service, valkey, shop, language):
     stopped = service(redis_url=valkey.url)
     os.kill(stopped.pid, signal.SIGSTOP)
     try:
@@ -109,7 +118,8 @@ def test_no_example_waits_long_for_a_service_that_has_stopped(service, valkey, l
         elif language == "javascript":
             text, _, _ = text.rpartition("console.log")
             text += f"const began = Date.now(); const got = await probabilityAfter({{{call}}});"
-            output = run(node(), "--input-type=module", "-e", f"{text} console.log(got, (Date.now() - began) / 1000);")
+            text += "console.log(got, (Date.now() - began) / 1000);"
+            output = run(node(), "--input-type=module", "-e", text, cwd=shop)
         else:
             php = shutil.which("php")
             if php is None:

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 import httpx
 import pytest
 from conftest import missing
+from support.javascript_client import install
 from support.paths import ROOT
 from support.redis_servers import free_port
 
@@ -83,9 +84,10 @@ def express_shop(url, folder):
     node, port = node_binary(), free_port()
     (folder / "node_modules/express").mkdir(parents=True)
     (folder / "node_modules/express/index.js").write_text(EXPRESS)
-    (folder / "shop.js").write_text(example("shop.js"))
+    install(folder, folder)
+    (folder / "shop.mjs").write_text(example("shop.mjs"))
     environment = os.environ | {"WILLBUY_URL": url, "WILLBUY_API_KEY": "unused", "PORT": str(port)}
-    with subprocess.Popen([node, "shop.js"], cwd=folder, env=environment, stdout=subprocess.PIPE) as shop:
+    with subprocess.Popen([node, "shop.mjs"], cwd=folder, env=environment, stdout=subprocess.PIPE) as shop:
         assert shop.stdout is not None
         assert shop.stdout.readline()
         try:

@@ -37,7 +37,7 @@ SMALLER: Final = {
 # Time-outs of programs: nothing here is about speed, and the machine may be busy.
 _PATIENT: Final = {
     r"DEADLINE_S = [\d.]+": "DEADLINE_S = 60.0",
-    r"DEADLINE_MS = \d+": "DEADLINE_MS = 60_000",
+    r"\{ apiKey: process": "{ deadlineMs: 60_000, apiKey: process",
     r'Client\("http://127\.0\.0\.1:8000"\)': 'Client("http://127.0.0.1:8000", deadline_s=60)',
 }
 # Ports of what pages start beside the service and Redis.
@@ -205,9 +205,15 @@ def environment(path: Sequence[Path], **variables: str) -> dict[str, str]:
 def find_node() -> Path | None:
     """Return the path of Node: the system's, or Playwright's."""
     found = shutil.which("node")
+    return Path(found) if found else playwright_node()
+
+
+def playwright_node() -> Path | None:
+    """Return the path of the Node in Playwright's wheel."""
     playwright = find_spec("playwright")
-    if found is None and playwright is not None and playwright.origin is not None:
-        found = shutil.which("node", path=Path(playwright.origin).parent / "driver")
+    if playwright is None or playwright.origin is None:
+        return None
+    found = shutil.which("node", path=Path(playwright.origin).parent / "driver")
     return Path(found) if found else None
 
 
