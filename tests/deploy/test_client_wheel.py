@@ -32,6 +32,7 @@ ANSWERS: dict[tuple[str, str], set[type[BaseModel]]] = {
     ("get", "/v1/model"): {ModelOut},
     ("post", "/v1/sessions/{session_id}/outcome"): {SessionOut},
 }
+VALIDATION: Literal["validation"] = "validation"
 # Sends one event with the installed package; prints what came, and which of the service's packages can be imported.
 ONE_EVENT = """
 import json, sys
@@ -122,9 +123,9 @@ def test_the_clients_bodies_are_those_of_the_openapi_document():
     for (method, path), expected in ANSWERS.items():
         schema = openapi["paths"][path][method]["responses"]["200"]["content"]["application/json"]["schema"]
         assert set(re.findall(r"schemas/(\w+)", json.dumps(schema))) == {body.__name__ for body in expected}
-    answers: set[type[BaseModel]] = {body for bodies in ANSWERS.values() for body in bodies}
-    bodies: list[tuple[type[BaseModel], Literal["validation"]]]
-    bodies = [(body, "validation") for body in (*answers, EventIn, OutcomeIn, Problem)]
+    sent: list[type[BaseModel]] = [EventIn, OutcomeIn, Problem]
+    answers = [body for expected in ANSWERS.values() for body in expected]
+    bodies = [(body, VALIDATION) for body in dict.fromkeys([*answers, *sent])]
     _, own = models_json_schema(bodies, ref_template="#/components/schemas/{model}")
     schemas = openapi["components"]["schemas"]
     assert {name: shared(schemas[name]) for name in own["$defs"]} == {
