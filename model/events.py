@@ -157,6 +157,8 @@ FIELDS: Final = (
     EventField("item_category", "text"),
     EventField("price", "amount"),
     EventField("quantity", "amount"),
+    EventField("value", "amount", is_input=False),
+    EventField("currency", "text", is_input=False),
 )
 FIELD_NAMES: Final = tuple(field.name for field in FIELDS)
 
@@ -174,6 +176,8 @@ class Event(msgspec.Struct, frozen=True):
         price: price of one unit in the shop's currency, finite and not negative.
         quantity: number of units, finite and not negative; None counts as one.
         properties: further facts of the event or the session; the artifact's manifest lists those that the model uses.
+        value: what the event is worth, finite and not negative: of a purchase, the session's revenue.
+        currency: of price and value: an ISO 4217 code in upper case.
     """
 
     event_name: str
@@ -183,6 +187,15 @@ class Event(msgspec.Struct, frozen=True):
     price: float | None = None
     quantity: float | None = None
     properties: Mapping[str, PropertyValue] = {}
+    value: float | None = None
+    currency: str | None = None
+
+    @property
+    def worth(self) -> float | None:
+        """Its value: as it was sent, else price times quantity; None: not known."""
+        if self.value is not None or self.price is None:
+            return self.value
+        return self.price * (1.0 if self.quantity is None else self.quantity)
 
 
 def folded(name: str) -> str:

@@ -47,6 +47,18 @@ _FORBIDDEN: Final = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 _TRUTHS: Final = frozenset({"true", "false"})
 _LONGEST_TRUTH: Final = 5
 
+# ISO 4217, currencies in use.
+_CURRENCIES: Final = frozenset(
+    """
+    AED AFN ALL AMD ANG AOA ARS AUD AWG AZN BAM BBD BDT BGN BHD BIF BMD BND BOB BOV BRL BSD BTN BWP BYN BZD CAD CDF CHE
+    CHF CHW CLF CLP CNY COP COU CRC CUP CVE CZK DJF DKK DOP DZD EGP ERN ETB EUR FJD FKP GBP GEL GHS GIP GMD GNF GTQ GYD
+    HKD HNL HTG HUF IDR ILS INR IQD IRR ISK JMD JOD JPY KES KGS KHR KMF KPW KRW KWD KYD KZT LAK LBP LKR LRD LSL LYD MAD
+    MDL MGA MKD MMK MNT MOP MRU MUR MVR MWK MXN MXV MYR MZN NAD NGN NIO NOK NPR NZD OMR PAB PEN PGK PHP PKR PLN PYG QAR
+    RON RSD RUB RWF SAR SBD SCR SDG SEK SGD SHP SLE SOS SRD SSP STN SVC SYP SZL THB TJS TMT TND TOP TRY TTD TWD TZS UAH
+    UGX USD UYI UYU UYW UZS VED VES VND VUV WST XAF XCD XCG XOF XPF YER ZAR ZMW ZWG
+    """.split()  # noqa: SIM905  # a list would take a page
+)
+
 # Texts that programs write where there is no id, in lower case. `0` is missing: many logs count their ids from 0.
 PLACEHOLDER_IDS: Final = frozenset(
     {
@@ -95,6 +107,12 @@ def canonical_text(value: str | float | bool | None) -> str | None:
 def session_id_text(text: str) -> str:
     """Return the one text of a session's id: its canonical text, or blanks as they are, which stand for no id."""
     return canonical_text(text) or text
+
+
+def currency_code(text: str) -> str | None:
+    """Return the ISO 4217 code that a text is, in upper case; None: it is none."""
+    code = (canonical_text(text) or "").upper()
+    return code if code in _CURRENCIES else None
 
 
 def category_text(value: str | float | bool | None) -> str | None:

@@ -201,6 +201,7 @@ def _group_out(result: RuleResult, group: str) -> GroupOut:
         conversion_interval=IntervalOut(low=low, high=high),
         revenue=counts.revenue,
         revenue_per_session=counts.revenue_a_session,
+        currency=result.currency or None,
     )
 
 

@@ -28,6 +28,7 @@ from app.runtime.deadlines import RequestTimeout
 from app.schemas.events import OutcomeIn, SessionId, SessionOut
 from app.scoring.parsing import parse_object
 from app.store.record_codec import Outcome
+from model.text_rules import currency_code
 
 router = APIRouter(tags=["sessions"])
 
@@ -82,6 +83,7 @@ async def post_outcome(
                 _OUTCOMES[said.outcome],
                 outcome_ms=outcome_ms,
                 value=said.value if said.outcome == "purchase" else None,
+                currency=currency_code(said.currency or ""),
                 metrics=services.metrics,
             )
     except TimeoutError as exc:

@@ -4,7 +4,8 @@ A replica reads the switches once a second in the background and builds what dec
 switch costs an event nothing and holds everywhere within two seconds.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -15,7 +16,7 @@ from app.interventions.statistics import Comparison, GroupCounts, compare
 from app.monitoring.metrics import Metrics
 from app.runtime.periodic import PeriodicTask
 from app.runtime.single_flight import SingleFlightCache
-from app.store.experiments import DAY_MS, ExperimentStore, Totals
+from app.store.experiments import DAY_MS, ExperimentStore, Revenue, Totals
 from model.interventions.rules import Rule, RuleSet
 
 SWITCHES_READ_EVERY_S: Final = 1.0
@@ -34,7 +35,8 @@ class RuleResult:
         rule: as the file has it; None: the file does not have it any more.
         switched_off_ms: when it was switched off, Redis' clock; None: it is on.
         fired_today: decisions since midnight, UTC, by group.
-        groups: sums over ended sessions by group.
+        groups: sums over ended sessions by group; their revenue is in `currency`.
+        currency: the one of most purchases; other purchases count without revenue. Empty: not known.
         pending: sessions that ended too soon to count, by group.
         comparison: the difference between them.
     """
@@ -44,6 +46,7 @@ class RuleResult:
     switched_off_ms: int | None
     fired_today: Mapping[str, int]
     groups: Mapping[str, GroupCounts]
+    currency: str
     pending: Mapping[str, int]
     comparison: Comparison
 
@@ -71,11 +74,8 @@ def results_of(
     found = []
     for name, rule in named.items():
         of_group = {group: totals.get((name, group), Totals()) for group in GROUPS}
-        groups = {
-            # A difference of sums may be a rounding error below zero.
-            group: GroupCounts(one.sessions, one.buyers, max(0.0, one.revenue), max(0.0, one.revenue_squares))
-            for group, one in of_group.items()
-        }
+        currency = _commonest_currency(of_group.values())
+        groups = {group: _counts(one, currency) for group, one in of_group.items()}
         treatment, control = groups["treatment"], groups["control"]
         sessions = treatment.sessions + control.sessions
         # Of a rule that the file does not have any more, the share is not known: the one that was.
@@ -89,6 +89,7 @@ def results_of(
                 switched_off_ms=switched_off.get(name),
                 fired_today=today,
                 groups=groups,
+                currency=currency,
                 pending={group: one.pending for group, one in of_group.items()},
                 comparison=compare(
                     treatment,
@@ -99,6 +100,20 @@ def results_of(
             )
         )
     return found
+
+
+def _counts(totals: Totals, currency: str) -> GroupCounts:
+    revenue = totals.revenue.get(currency, Revenue())
+    # A difference of sums may be a rounding error below zero.
+    return GroupCounts(totals.sessions, totals.buyers, max(0.0, revenue.sum), max(0.0, revenue.squares))
+
+
+def _commonest_currency(groups: Iterable[Totals]) -> str:
+    """Return the currency of most purchases that have a value; empty where none has a currency."""
+    purchases: Counter[str] = Counter()
+    for totals in groups:
+        purchases.update({name: revenue.purchases for name, revenue in totals.revenue.items() if revenue.sum > 0})
+    return max(sorted(purchases), key=purchases.__getitem__, default="")
 
 
 def daily_rate(today: int, yesterday: int, elapsed: float) -> float:

@@ -39,6 +39,7 @@ class _Session(msgspec.Struct, frozen=True, omit_defaults=True):
     last_seen_ms: int
     events: list[_ScoredEvent]
     value: float | None = None
+    currency: str | None = None
     interventions: list[_Intervention] = []
 
 
@@ -64,6 +65,7 @@ def session_json(session: ClosedSession) -> bytes:
             last_seen_ms=session.last_seen_ms,
             events=events,
             value=session.value,
+            currency=None if session.value is None else session.currency,
             interventions=[
                 _Intervention(one.rule, one.group.word, one.probability, one.event, one.decided_ms, one.idle)
                 for one in session.decisions

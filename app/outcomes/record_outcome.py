@@ -1,6 +1,7 @@
 """Outcomes that the shop records with a call instead of a `purchase` event."""
 
 import os
+from typing import Literal
 
 from msgspec.structs import replace
 
@@ -17,6 +18,7 @@ async def record_outcome(
     *,
     outcome_ms: int,
     value: float | None = None,
+    currency: str | None = None,
     metrics: Metrics,
     attempts: int = COMMIT_ATTEMPTS,
 ) -> Record:
@@ -28,6 +30,7 @@ async def record_outcome(
         outcome: its outcome; not `OPEN`.
         outcome_ms: time of the outcome.
         value: of a purchase; None: not known.
+        currency: of the value; None: that of the session's events.
         attempts: how often to commit while events are committed at the same time.
         metrics: where purchases are counted.
 
@@ -50,7 +53,8 @@ async def record_outcome(
             return record
         # A stored outcome is written again where Redis replicas have to confirm it.
         closed = with_outcome(record, outcome, outcome_ms=outcome_ms) if is_new else record
-        commit = Commit(session_id, record.version, closed, closed_by="api" if is_new else None, value=value)
+        closed_by: Literal["api"] | None = "api" if is_new else None
+        commit = Commit(session_id, record.version, closed, closed_by=closed_by, value=value, currency=currency)
         (stored,) = await store.commit([commit])
         if isinstance(stored, Exception):
             raise stored

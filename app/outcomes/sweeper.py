@@ -189,4 +189,5 @@ def _written(session: ClosedSession | Unreadable) -> Written:
         groups.setdefault(decision.rule, decision.group.word)
     value = (session.value or 0.0) if session.bought else None
     decided_ms = decisions[0].decided_ms if decisions else 0
-    return Written(session.entry, session.session_id, session_json(session), groups, value, decided_ms)
+    currency = session.currency if groups and session.value is not None else None
+    return Written(session.entry, session.session_id, session_json(session), groups, value, decided_ms, currency)

@@ -8,6 +8,11 @@ Fields of the answers' counts, of one model in one time bucket (group is a numbe
     n<group>:<bin>:<o>   answers in a score bin with outcome o, 1 for a purchase
     p<group>:<bin>       sum of those answers' probabilities, in billionths
 
+Of all models together there are only `s` and `b`, and the revenue by currency, which is empty where it is not known:
+
+    v:<currency>         purchases with a value
+    r:<currency>         sum of their values, in hundredths
+
 Fields of the inputs' counts: `sessions`, `events`, `unseen` (names that the vocabulary lacks), and `<feature>:<bin>`,
 both numbered as in the artifact's data summary.
 
@@ -21,6 +26,7 @@ from collections.abc import Mapping, Sequence
 from math import log
 from typing import Final, NamedTuple
 
+from app.schemas.board import RevenueOut
 from app.store.outcomes import ClosedSession
 from model.summary import InputCounts
 
@@ -28,6 +34,7 @@ from model.summary import InputCounts
 GROUPS: Final = ((1, 1), (2, 2), (3, 4), (5, 7), (8, 12), (13, 20), (21, None))
 BINS: Final = 200
 BILLION: Final = 10**9
+HUNDRED: Final = 100
 _LOGIT_BOUND: Final = 10.0
 # The model computes in float32, where nothing lies between 1 - 6e-8 and 1.
 _SMALLEST: Final = 1e-7
@@ -88,6 +95,26 @@ def count_answers(answers: Sequence[tuple[int, float]], *, bought: bool) -> Coun
         counts[f"n{group}:{score}:{int(bought)}"] += 1
         counts[f"p{group}:{score}"] += round(probability * BILLION)
     return counts
+
+
+def count_outcome(session: ClosedSession) -> Counter[str]:
+    """Return the counts of one session's outcome."""
+    counts = Counter({"s": 1, "b": int(session.bought)})
+    if session.bought and session.value is not None:
+        currency = session.currency or ""
+        counts[f"v:{currency}"] = 1
+        counts[f"r:{currency}"] = round(session.value * HUNDRED)
+    return counts
+
+
+def revenue_of(counts: Mapping[str, int]) -> list[RevenueOut]:
+    """Return the revenue of counted outcomes by currency, that of most purchases first."""
+    found = [
+        RevenueOut(currency=name[2:] or None, value=counts.get(f"r:{name[2:]}", 0) / HUNDRED, purchases=purchases)
+        for name, purchases in counts.items()
+        if name.startswith("v:")
+    ]
+    return sorted(found, key=lambda one: (-one.purchases, one.currency or ""))
 
 
 def count_inputs(inputs: InputCounts, *, sessions: int) -> Counter[str]:

@@ -15,7 +15,7 @@ from structlog.typing import FilteringBoundLogger
 
 from app.errors import StoreError
 from app.monitoring.metrics import Metrics
-from app.quality.counts import answers_of, count_answers, count_inputs, first_model
+from app.quality.counts import answers_of, count_answers, count_inputs, count_outcome, first_model, revenue_of
 from app.quality.figures import drift_of, quality_of
 from app.quality.window import Window, WindowCounts
 from app.runtime.periodic import PeriodicTask
@@ -90,8 +90,7 @@ class ModelQuality:
         answers: dict[CountsOf, Counter[str]] = {}
         for session in sessions:
             bucket = self._bucket_of(session)
-            ended = Counter({"s": 1, "b": int(session.bought)})
-            answers.setdefault((_ALL_MODELS, bucket), Counter()).update(ended)
+            answers.setdefault((_ALL_MODELS, bucket), Counter()).update(count_outcome(session))
             model = first_model(session)
             if model is not None and (of_model := answers_of(session, model)):
                 counts = count_answers(of_model, bought=session.bought)
@@ -132,6 +131,7 @@ class ModelQuality:
         return OutcomesOut(
             purchase=buyers,
             none=counts.get("s", 0) - buyers,
+            revenue=revenue_of(counts),
             window_s=self._window.window_s,
             pending=pending,
             pending_s=self._window.pending_s,

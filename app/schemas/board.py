@@ -97,6 +97,19 @@ class TotalsOut(BaseModel):
     errors: int = 0
 
 
+class RevenueOut(BaseModel):
+    """Values of purchases in one currency; those of different currencies are never added."""
+
+    model_config = _DOCUMENTED
+
+    currency: str | None
+    """ISO 4217 code; null: the shop sends none."""
+    value: float
+    """Sum of the values, to hundredths."""
+    purchases: int
+    """Purchases with a value."""
+
+
 class OutcomesOut(BaseModel):
     """Outcomes of the sessions that began within the window, `pending_s` or longer ago.
 
@@ -110,6 +123,8 @@ class OutcomesOut(BaseModel):
     """Sessions that bought."""
     none: int
     """Sessions that did not."""
+    revenue: list[RevenueOut] = []
+    """Revenue of the purchases by currency, that of most purchases first."""
     window_s: float
     """Length of the window in seconds."""
     pending: int

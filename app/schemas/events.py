@@ -232,8 +232,12 @@ class EventIn(BaseModel):
     """The shop's id of the visitor. Rules keep a visitor in one group over all sessions; the model never sees it."""
 
     value: _OptionalAmount = None
-    """Value of a purchase, in the shop's currency: the session's revenue in experiments. The model never sees it.
-    Without it: price times quantity, where there is a price."""
+    """What the event is worth in all; of a purchase, the session's revenue. The model never sees it. Without it: price
+    times quantity, where there is a price."""
+
+    currency: _Identifier | None = None
+    """Currency of price and value, an ISO 4217 code; without it, the one that the session sent last. The model never
+    sees it. Values of different currencies are never added. Any other text is warned of and counts as absent."""
 
     properties: Annotated[
         dict[_PropertyKey, Annotated[PropertyValue, BeforeValidator(_property_value)]],
@@ -267,6 +271,7 @@ class EventBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     quantity: _Amount | UnsetType | None = UNSET
     visitor_id: _Identifier | UnsetType | None = UNSET
     value: _Amount | UnsetType | None = UNSET
+    currency: _Identifier | UnsetType | None = UNSET
     properties: (
         Annotated[dict[_PropertyKey, _PropertyBody], Meta(max_length=LARGEST_PROPERTY_COUNT)] | UnsetType | None
     ) = UNSET
@@ -389,7 +394,10 @@ class OutcomeIn(BaseModel):
     """When: RFC 3339 with an offset, or milliseconds since the epoch. Without it: now."""
 
     value: _OptionalAmount = None
-    """Value of the purchase, in the shop's currency: the session's revenue in experiments."""
+    """Value of the purchase: the session's revenue."""
+
+    currency: _Identifier | None = None
+    """Its currency, as of an event."""
 
     @model_validator(mode="before")
     @classmethod

@@ -37,7 +37,9 @@ class GroupOut(BaseModel):
     conversion_interval: IntervalOut
     """Wilson's score interval of the conversion, for one look."""
     revenue: float
-    """Sum of the values of their purchases."""
+    """Sum of the values of their purchases in `currency`; a purchase in another one counts without revenue."""
+    currency: str | None
+    """The currency of most purchases of both groups; null: the shop sends none."""
     revenue_per_session: float | None
     """Revenue by session, buyers or not."""
 

@@ -23,7 +23,7 @@ from app.settings import Settings
 from app.store.record_codec import ID_BYTES
 from model.events import PURCHASE, Event, PropertyValue, identifier_code
 from model.purchase_names import looks_like_purchase
-from model.text_rules import is_placeholder_id
+from model.text_rules import currency_code, is_placeholder_id
 
 _encode: Final = msgspec.msgpack.Encoder().encode
 _LOG_EVERY_MS: Final = 60_000
@@ -46,7 +46,6 @@ class QueuedEvent(msgspec.Struct, frozen=True):
         span: span of the request; None when the request is not sampled.
         give_up_at: the request's deadline, by the event loop's clock; later, the event is not stored any more.
         visitor_id: the shop's id of the visitor, for rules; None: not sent.
-        value: of a purchase, as it was sent; None: not sent.
     """
 
     session_id: str
@@ -59,14 +58,6 @@ class QueuedEvent(msgspec.Struct, frozen=True):
     span: Span | None = None
     give_up_at: float = inf
     visitor_id: str | None = None
-    value: float | None = None
-
-    @property
-    def revenue(self) -> float | None:
-        """The value of a purchase: as it was sent, else price times quantity; None: not known."""
-        if self.value is not None or self.event.price is None:
-            return self.value
-        return self.event.price * (1.0 if self.event.quantity is None else self.event.quantity)
 
     @property
     def is_purchase(self) -> bool:
@@ -145,6 +136,10 @@ class EventValidator:
         price = None if body.price is UNSET else body.price
         if properties or price:
             warnings += self._suspicions(properties, price, model, now_ms)
+        currency = None
+        if body.currency and (currency := currency_code(body.currency)) is None:
+            text = f"{shortened(body.currency)!r} is no ISO 4217 code; it counts as absent"
+            warnings.append(self._suspicious("unknown_currency", "currency", text, now_ms))
         event = Event(
             event_name=event_name,
             timestamp_ms=timestamp_ms,
@@ -153,13 +148,14 @@ class EventValidator:
             price=price,
             quantity=None if body.quantity is UNSET else body.quantity,
             properties=properties,
+            value=None if body.value is UNSET else body.value,
+            currency=currency,
         )
-        value = None if body.value is UNSET else body.value
         id_code = identifier_code(event_id) if event_id else 0
         return QueuedEvent(
             session_id=body.session_id,
             event=event,
-            code=_with_digest(id_code, event, value) if event_id else _random_code(),
+            code=_with_digest(id_code, event) if event_id else _random_code(),
             has_event_id=bool(event_id),
             received_ms=now_ms,
             id_code=id_code,
@@ -167,7 +163,6 @@ class EventValidator:
             span=tracing.current_span(),
             give_up_at=give_up_at,
             visitor_id=self._visitor_id(body.visitor_id),
-            value=value,
         )
 
     def check_session_id(self, session_id: str) -> None:
@@ -247,12 +242,16 @@ def _check_id(field: str, value: str, kind: type[InvalidEventError | InvalidRequ
         raise kind(f"{field}: {message}", [error])
 
 
-def _with_digest(id_code: int, event: Event, value: float | None) -> int:
+def _with_digest(id_code: int, event: Event) -> int:
     """Return a code of six bytes of the id's code and two of a digest of the body.
 
     The time is no part of it, as many senders write the time of sending, nor is the order of the properties.
     """
-    fields = (event.event_name, event.item_id, event.item_category, event.price, event.quantity, value)
+    fields: tuple[str | float | None, ...]
+    fields = (event.event_name, event.item_id, event.item_category, event.price, event.quantity, event.value)
+    if event.currency is not None:
+        # Without it, the digest is that of releases which did not know the field.
+        fields += (event.currency,)
     digest = crc32(_encode((*fields, sorted(event.properties.items()))))
     return int.from_bytes(
         id_code.to_bytes(8, "little", signed=True)[:ID_BYTES] + digest.to_bytes(4, "little")[: 8 - ID_BYTES],

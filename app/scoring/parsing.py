@@ -181,12 +181,14 @@ def _checked(event: EventBody) -> EventBody | None:
     name = event.event_name
     # Printable texts have no forbidden characters (`model.text_rules`); others may have some.
     event_id, item_id, category, properties = event.event_id, event.item_id, event.item_category, event.properties
-    visitor_id = event.visitor_id
-    texts = "".join((name, event.session_id, event_id or "", item_id or "", category or "", visitor_id or ""))
+    visitor_id, currency = event.visitor_id, event.currency
+    texts = "".join(
+        (name, event.session_id, event_id or "", item_id or "", category or "", visitor_id or "", currency or "")
+    )
     if (
         not texts.isprintable()
         or name.isspace()
-        or "" in (event_id, item_id, category, visitor_id)
+        or "" in (event_id, item_id, category, visitor_id, currency)
         or properties is None
     ):
         return None
@@ -224,6 +226,7 @@ def _has_each_key_once(body: bytes, events: Sequence[EventBody]) -> bool:
             + (event.quantity is not UNSET)
             + (event.visitor_id is not UNSET)
             + (event.value is not UNSET)
+            + (event.currency is not UNSET)
         )
         if properties is not UNSET:
             fields += 1 + len(properties or ())

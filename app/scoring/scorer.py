@@ -279,7 +279,7 @@ class Scorer:
                 record, queued, version=next(batch.versions), model=batch.fingerprint, window=self._dedupe_window
             )
             if is_open:
-                update.value = queued.revenue
+                update.value, update.currency = queued.event.worth, queued.event.currency
             update.apply(pending, Disposition.PURCHASE if is_open else Disposition.AFTER_PURCHASE, following, answer)
         elif record is not None and record.events >= self._max_session_events:
             pending.proposed = SessionFullError(

@@ -96,6 +96,7 @@ class SessionUpdate(msgspec.Struct):
         decided: the decisions of rules at those.
         tokens: how many tokens of each rule with a cap this session holds; those of a failed attempt are used again.
         value: of the purchase that closes the session; None: not known.
+        currency: of that value; None: not sent with it.
         conflicts: number of attempts that failed because another replica committed to the session.
         rebuild_error: why the state cannot be rebuilt; no event can be folded in this attempt.
         is_stopped: whether the current attempt has ended for this session, decided or not.
@@ -113,6 +114,7 @@ class SessionUpdate(msgspec.Struct):
     decided: tuple[Decision, ...] = ()
     tokens: Mapping[str, int] = _NO_TOKENS
     value: float | None = None
+    currency: str | None = None
     conflicts: int = 0
     rebuild_error: Exception | None = None
     is_stopped: bool = False
@@ -122,7 +124,7 @@ class SessionUpdate(msgspec.Struct):
         """Discard the results of an attempt; the next attempt loads the record again."""
         self.loaded = self.current = None
         self.is_changed = self.restarts = False
-        self.value = None
+        self.value = self.currency = None
         self.appended, self.probabilities = [], []
         self.decided = ()
         self.rebuild_error = None
@@ -249,6 +251,7 @@ class SessionUpdate(msgspec.Struct):
             model=None if loaded is not None and loaded.answers.last_model == current.model else current.model,
             closed_by="event" if is_closed and (loaded is None or loaded.outcome is _OPEN) else None,
             value=self.value,
+            currency=self.currency,
             previous=loaded,
             restarts=self.restarts,
             decided=decided,

@@ -64,22 +64,29 @@ class Pending:
 
 
 @dataclass(slots=True)
+class Revenue:
+    """Values of purchases in one currency: their number, their sum, and the sum of the squares of each session's."""
+
+    purchases: int = 0
+    sum: float = 0.0
+    squares: float = 0.0
+
+
+@dataclass(slots=True)
 class Totals:
     """Sums over the ended sessions of one group of a rule.
 
     Attributes:
         sessions: that ended with a known outcome, and have had time for either.
         buyers: of these.
-        revenue: sum of the values of their purchases.
-        revenue_squares: sum of the squares of each session's value.
+        revenue: of their purchases, by currency; empty: not known.
         pending: sessions that ended and do not count yet.
         fired: decisions by day, in days since the epoch, UTC; of today and yesterday.
     """
 
     sessions: int = 0
     buyers: int = 0
-    revenue: float = 0.0
-    revenue_squares: float = 0.0
+    revenue: dict[str, Revenue] = field(default_factory=dict)
     pending: int = 0
     fired: dict[int, int] = field(default_factory=dict)
 
@@ -173,10 +180,15 @@ def _add(found: dict[tuple[str, str], Totals], reply: Sequence[Any], *, sign: in
             totals.pending += int(number) if sign < 0 else 0
         elif quantity == "b":
             totals.buyers += sign * int(number)
-        elif quantity == "r":
-            totals.revenue += sign * float(number)
-        elif quantity == "q":
-            totals.revenue_squares += sign * float(number)
+        else:
+            # A letter, and the currency where it is known: `rEUR`.
+            revenue = totals.revenue.setdefault(quantity[1:], Revenue())
+            if quantity[0] == "v":
+                revenue.purchases += sign * int(number)
+            elif quantity[0] == "r":
+                revenue.sum += sign * float(number)
+            else:
+                revenue.squares += sign * float(number)
 
 
 def _add_fired(found: dict[tuple[str, str], Totals], reply: Sequence[Any], day: int) -> None:
@@ -186,14 +198,22 @@ def _add_fired(found: dict[tuple[str, str], Totals], reply: Sequence[Any], day: 
         fired[day] = fired.get(day, 0) + int(number)
 
 
-def counted(groups: Mapping[str, str], value: float | None, part: int) -> list[RespArg]:
-    """Return what `publish.lua` counts of a session: value, square, part, the number of its rules, and their labels.
+def counted(groups: Mapping[str, str], value: float | None, currency: str | None, part: int) -> list[RespArg]:
+    """Return what `publish.lua` counts of a session: value, square, currency, part, number of its rules, their labels.
 
     Args:
         groups: the session's group in each rule that decided.
         value: of its purchase; None: it has not bought.
+        currency: of the value; None: not known.
         part: number of the key of the sums of the time bucket; 0: none.
     """
     value_text = "" if value is None else repr(float(value))
     square = "" if value is None else repr(float(value) ** 2)
-    return [value_text, square, part, len(groups), *(label_of(rule, group) for rule, group in groups.items())]
+    return [
+        value_text,
+        square,
+        currency or "",
+        part,
+        len(groups),
+        *(label_of(rule, group) for rule, group in groups.items()),
+    ]

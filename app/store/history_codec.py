@@ -2,7 +2,7 @@
 
 An entry depends on the entries before it, so a history is read from its first entry on. Version 3 of an entry is
 
-    kind, time, name, score, item id, category, price, quantity, properties, model
+    kind, time, name, score, item id, category, price, quantity, properties, model, value, currency
 
 kind        3: independent of other entries, as the first of every history; 4: continues the entries before it;
             5 and above: continues them and has no name field; its name is the well-known one of number kind - 5
@@ -13,6 +13,7 @@ price       an integer is a number of hundredths, which divided by 100 gives exa
 quantity    an integer is a whole number; else a float64
 properties  numbers like quantities; left out of kind 3: none; left out of other kinds: those of the entry before
 model       fingerprint of the model that served the score, eight bytes, only where the entry before has another
+value       a number like a price; what the event is worth in all
 
 Trailing fields without a value are left out, as most page views have few. A field that is added to `Event` follows the
 model. Prices and quantities are read as the floats that were written, properties as texts, truth values and floats.
@@ -119,6 +120,8 @@ class _Named(msgspec.Struct, array_like=True, forbid_unknown_fields=True, frozen
     quantity: int | float | None = None
     properties: dict[str, bool | int | float | str] | None = None
     model: bytes | None = None
+    value: int | float | None = None
+    currency: str | None = None
 
 
 class _Numbered(msgspec.Struct, array_like=True, forbid_unknown_fields=True, frozen=True):
@@ -133,6 +136,8 @@ class _Numbered(msgspec.Struct, array_like=True, forbid_unknown_fields=True, fro
     quantity: int | float | None = None
     properties: dict[str, bool | int | float | str] | None = None
     model: bytes | None = None
+    value: int | float | None = None
+    currency: str | None = None
 
     @property
     def name(self) -> int:
@@ -152,6 +157,14 @@ class _Version2(msgspec.Struct, array_like=True, forbid_unknown_fields=True, fro
     properties: dict[str, bool | int | float | str] | None = None
     model: bytes | None = None
 
+    @property
+    def value(self) -> None:
+        """Not stored before version 3."""
+
+    @property
+    def currency(self) -> None:
+        """Not stored before version 3."""
+
 
 class _Version1(msgspec.Struct, array_like=True, forbid_unknown_fields=True, frozen=True):
     kind: int
@@ -170,6 +183,14 @@ class _Version1(msgspec.Struct, array_like=True, forbid_unknown_fields=True, fro
     @property
     def model(self) -> None:
         """Not stored in version 1."""
+
+    @property
+    def value(self) -> None:
+        """Not stored before version 3."""
+
+    @property
+    def currency(self) -> None:
+        """Not stored before version 3."""
 
 
 class _StoredDecision(msgspec.Struct, array_like=True, forbid_unknown_fields=True, frozen=True):
@@ -228,6 +249,8 @@ def encode_event(
         None if quantity is None else whole(quantity),
         None if properties is None else {key: _short(value) for key, value in properties.items()},
         None if model is None else bytes.fromhex(model),
+        None if event.value is None else hundredths(event.value),
+        event.currency,
     ]
     if kind < _NAMED:
         fields.insert(2, name if number is None else number)
@@ -282,7 +305,7 @@ def decode_history(entries: Iterable[bytes]) -> list[Entry]:
             properties = {}
         if stored.model:
             model = stored.model.hex()
-        price, quantity = stored.price, stored.quantity
+        price, quantity, value = stored.price, stored.quantity, stored.value
         event = Event(
             event_name=_name(stored),
             timestamp_ms=time_ms,
@@ -291,6 +314,8 @@ def decode_history(entries: Iterable[bytes]) -> list[Entry]:
             price=price / 100 if isinstance(price, int) else price,
             quantity=None if quantity is None else float(quantity),
             properties=properties,
+            value=value / 100 if isinstance(value, int) else value,
+            currency=stored.currency,
         )
         history.append(Entry(event, _probability(stored.score), model))
     return history

@@ -37,6 +37,7 @@ class Commit(msgspec.Struct, frozen=True):
         closed_by: what closes the session with this commit: a purchase event or a call of the shop. None: the session
             stays open, or was closed before.
         value: of the purchase that closes the session; None: not known, or no purchase.
+        currency: of that value; None: not sent with it.
         previous: the record that was read, whose history the entries continue. None: there was none, or it is not
             known; then the first entry is encoded without reference to the history.
         restarts: whether the session begins anew: its history is replaced, which an earlier commit has closed.
@@ -53,6 +54,7 @@ class Commit(msgspec.Struct, frozen=True):
     model: str | None = None
     closed_by: Literal["event", "api"] | None = None
     value: float | None = None
+    currency: str | None = None
     previous: Record | None = None
     restarts: bool = False
     encoded: list[bytes] | None = None

@@ -72,6 +72,7 @@ class ClosedSession:
         last_seen_ms: time of the last commit, Redis' clock.
         entries: the folded events, oldest first, each with its probability and its model.
         value: of its purchase; None: not known, or no purchase.
+        sent_currency: the currency that came with that value, if one did.
         is_known: whether the outcome is known and the events are complete; False where the server has evicted keys.
     """
 
@@ -83,6 +84,7 @@ class ClosedSession:
     last_seen_ms: int
     entries: Sequence[Entry]
     value: float | None = None
+    sent_currency: str | None = None
     is_known: bool = True
 
     @property
@@ -91,6 +93,12 @@ class ClosedSession:
         if not self.is_known:
             return "unknown"
         return "purchase" if self.bought else "none"
+
+    @property
+    def currency(self) -> str | None:
+        """Currency of the value: as it came with it, else the one that an event of the session had last."""
+        of_events = (entry.event.currency for entry in reversed(self.entries) if entry.event.currency)
+        return self.sent_currency or next(of_events, None)
 
     @property
     def began_ms(self) -> int:
@@ -121,6 +129,7 @@ class Written(NamedTuple):
         groups: the session's group in each rule that decided; it is counted there.
         value: of its purchase; None: it has not bought.
         decided_ms: time of the first decision.
+        currency: of the value; None: not known.
     """
 
     entry: str
@@ -129,6 +138,7 @@ class Written(NamedTuple):
     groups: Mapping[str, str] = MappingProxyType({})
     value: float | None = None
     decided_ms: int = 0
+    currency: str | None = None
 
 
 class Unreadable(NamedTuple):
@@ -302,7 +312,7 @@ class RedisOutcomes:
                     written.entry,
                     written.session_id,
                     written.json,
-                    *counted(written.groups, written.value, part),
+                    *counted(written.groups, written.value, written.currency, part),
                 )
             limits = (self._limits.most_a_shard, self._limits.kept_ms, EXPERIMENTS_KEPT_MS, self._pending.kept_ms)
             calls.append((shard, [len(keys), *keys, *limits, *words]))
@@ -368,6 +378,7 @@ class _Facts(msgspec.Struct, frozen=True):
     # Number of the record's events, where there was a record.
     events: int = 0
     value: float | None = None
+    currency: str | None = None
 
 
 _facts: Final = msgspec.json.Decoder(_Facts)
@@ -386,6 +397,7 @@ def _closed(entry: str, fields: Sequence[bytes]) -> ClosedSession | Unreadable:
             is_known=facts.outcome != "unknown" and len(entries) >= facts.events,
             closed_by=facts.closed_by,
             value=facts.value,
+            sent_currency=facts.currency,
             outcome_ms=facts.outcome_ms,
             last_seen_ms=int(float(values[b"seen"])),
             entries=entries,

@@ -317,6 +317,7 @@ def _closing(commit: Commit) -> bytes:
             "outcome_ms": record.outcome_ms,
             "events": record.events,
             **({} if commit.value is None else {"value": commit.value}),
+            **({} if commit.currency is None else {"currency": commit.currency}),
         }
     )
 

@@ -5,7 +5,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from app.store.experiments import DAY_MS, RedisExperiments, Totals
+from app.store.experiments import DAY_MS, RedisExperiments, Revenue, Totals
 from app.store.keys import Keys, shard_of
 from app.store.outcomes import OutcomeLimits, RedisOutcomes, Written
 from app.store.redis.connection import Command, ConnectionOptions, open_client
@@ -58,17 +58,20 @@ async def test_a_session_counts_once_in_each_of_its_rules_however_many_replicas_
             group = "control" if number % 4 == 0 else "treatment"
             groups = {"voucher": group} | ({"chat": "treatment"} if number < 3 else {})
             value = None if number % 2 else 10.5 + number
+            currency = "JPY" if number == 38 else "EUR"
             entry = await closed(client, f"s-{number}")
-            sessions.append((f"s-{number}", Written(entry, f"s-{number}", b"{}", groups, value, DECIDED_MS)))
+            sessions.append((f"s-{number}", Written(entry, f"s-{number}", b"{}", groups, value, DECIDED_MS, currency)))
         # When three replicas publish all of them at once, and one of them again
         await asyncio.gather(*(publish(replica(client), *sessions) for _ in range(3)))
         await publish(replica(client), *sessions)
         # Then
         found = await experiments(client).totals(LATER_MS)
         control = [10.5 + number for number in range(0, 40, 4)]
-        treated = [10.5 + number for number in range(2, 40, 4)]
-        assert found["voucher", "control"] == Totals(10, 10, sum(control), sum(value**2 for value in control))
-        assert found["voucher", "treatment"] == Totals(30, 10, sum(treated), sum(value**2 for value in treated))
+        treated = [10.5 + number for number in range(2, 38, 4)]
+        euros = Revenue(10, sum(control), sum(value**2 for value in control))
+        assert found["voucher", "control"] == Totals(10, 10, {"EUR": euros})
+        euros = Revenue(9, sum(treated), sum(value**2 for value in treated))
+        assert found["voucher", "treatment"] == Totals(30, 10, {"EUR": euros, "JPY": Revenue(1, 48.5, 48.5**2)})
         assert found["chat", "treatment"].sessions == 3
         assert found["chat", "treatment"].buyers == 2
         assert len(found) == 3
@@ -111,5 +114,4 @@ async def test_a_session_counts_when_it_has_had_time_to_end_with_either_outcome(
         for wait_ms, sessions in ((0, 1), (89_000, 1), (121_000, 2)):
             found = (await store.totals(DECIDED_MS + wait_ms))["a", "control"]
             assert (found.sessions, found.buyers, found.pending) == (sessions, sessions, 2 - sessions)
-            assert found.revenue == 4.0 * sessions
-            assert found.revenue_squares == 16.0 * sessions
+            assert found.revenue == {"": Revenue(sessions, 4.0 * sessions, 16.0 * sessions)}

@@ -90,12 +90,15 @@ async def test_outcomes_are_counted_once_by_rule_and_group_and_stand_in_the_coll
         groups: dict[str, str] = {}
         for number in range(24):
             session_id, client = f"s-{number}", clients[number % 2]
-            await post(client, session_id, "view_item")
+            await post(client, session_id, "view_item", currency="EUR")
             found = (await post(client, session_id, "view_cart"))["interventions"]
             groups[session_id] = "treatment" if any(one["name"] == "voucher" for one in found) else "control"
             if number % 3 == 0:
                 await post(
-                    client, session_id, "purchase", **({"value": 12.5} if number % 2 else {"price": 5, "quantity": 2})
+                    client,
+                    session_id,
+                    "purchase",
+                    **({"value": 12.5, "currency": "eur"} if number % 2 else {"price": 5, "quantity": 2}),
                 )
             else:
                 outcome = await client.post(f"/v1/sessions/{session_id}/outcome", json={"outcome": "none"})
@@ -112,6 +115,7 @@ async def test_outcomes_are_counted_once_by_rule_and_group_and_stand_in_the_coll
             bought = [number for number in mine if number % 3 == 0]
             shown = voucher[name]
             assert (shown["sessions"], shown["buyers"], shown["fired_today"]) == (len(mine), len(bought), len(mine))
+            assert shown["currency"] == "EUR"
             assert shown["revenue"] == pytest.approx(sum(12.5 if number % 2 else 10.0 for number in bought))
         assert voucher["experiment"]["finding"] == "too_few"
         assert voucher["rule"] == {"events": ["view_cart"], "control": 0.5}
@@ -134,7 +138,9 @@ async def test_outcomes_are_counted_once_by_rule_and_group_and_stand_in_the_coll
     ended = ended_session(EntryId(0, "1-0"), json.dumps(sessions["s-3"]).encode())
     assert ended is not None
     assert ended.rows[0]["property.willbuy.interventions"] == f"chat=treatment voucher={groups['s-3']}"
-    assert ended.rows[-1]["price"] == 12.5
+    assert (ended.rows[-1]["value"], ended.rows[-1]["currency"]) == (12.5, "EUR")
+    # The purchase without a currency has that of the session's events.
+    assert (sessions["s-0"]["value"], sessions["s-0"]["currency"]) == (10.0, "EUR")
 
 
 async def test_a_switched_off_rule_fires_in_no_replica_until_it_is_on_again(valkey, tmp_path) -> None:

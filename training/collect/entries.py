@@ -82,7 +82,8 @@ def ended_session(entry: EntryId, text: bytes) -> Ended | None:
         _add_interventions(rows, session.get("interventions", ()))
         if bought:
             bought_ms = max(latest_ms + 1, session["outcome_ms"] or 0)
-            rows.append(_row(session_id, bought_ms, PURCHASE, bought) | {"price": session.get("value")})
+            worth = {"value": session.get("value"), "currency": session.get("currency")}
+            rows.append(_row(session_id, bought_ms, PURCHASE, bought) | worth)
         return Ended(entry, session_id, bought, session["closed_ms"], rows)
     except (KeyError, TypeError, AttributeError, UnicodeDecodeError, json.JSONDecodeError) as exc:
         raise CollectError(f"entry {entry.text}: not a session as docs/outcomes.md describes it ({exc!r})") from exc

@@ -53,7 +53,7 @@ function ruleCard(rule) {
     element("p", { class: "mark", "data-level": LEVELS[experiment.finding] ?? null }, sentence(experiment.verdict)),
     element("p", { class: "note" }, firedText(rule), stateText(rule)),
     element("div", { class: "wide", tabindex: 0, role: "region", "aria-label": `Groups of ${rule.name}` }, table(
-      [{ title: "Group" }, ...["Conversion", "95% interval", "Buyers", "Ended sessions", "Revenue per session", "Fired today"]
+      [{ title: "Group" }, ...["Conversion", "95% interval", "Buyers", "Ended sessions", `Revenue per session${inCurrency(treatment)}`, "Fired today"]
         .map((title) => ({ title, number: true }))],
       [groupRow("Treatment", treatment), groupRow("Control", control)], `Groups of ${rule.name}`)),
     element("p", { class: "note" }, differenceText(experiment)));
@@ -112,6 +112,8 @@ function groupRow(name, group) {
     count(group.buyers), count(group.sessions), measure(group.revenue_per_session), count(group.fired_today),
   ];
 }
+
+const inCurrency = ({ currency }) => (currency ? `, ${currency}` : "");
 
 /** A difference of conversions in percentage points, with its sign. */
 const points = (value) => `${value < 0 ? "−" : "+"}${Math.abs(100 * value).toFixed(2)}`;

@@ -239,10 +239,17 @@ class _Rows:
         if column is None:
             given = pl.Series(name, [constant])
             value = values.category(given) if kind == "text" else values.amount(given)[0]
+            if name == "currency":
+                value = values.currency(value)[0]
             return pl.repeat(value.item(), self.raw.height, dtype=value.dtype, eager=True)
         if kind == "amount":
             return self.amount(column)
+        if name == "currency":
+            return self.currency(column)
         return self.item_id(column) if name == "item_id" else self.category(column)
+
+    def currency(self, column: str) -> pl.Series:
+        return self._nulled(column, *values.currency(values.category(self.raw[column], self.mapping.missing_values)))
 
     def property(self, declared: PropertyColumn) -> pl.Series:
         if declared.kind == "number":

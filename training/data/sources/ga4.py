@@ -35,6 +35,8 @@ MAPPING: Final = ColumnMapping(
     item_category="items[0].item_category",
     price="items[0].price",
     quantity="items[0].quantity",
+    value="event_params[value]",
+    currency="event_params[currency]",
     properties=(
         PropertyColumn("device", "device.category", "category"),
         PropertyColumn("country", "geo.country", "category"),

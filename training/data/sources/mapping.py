@@ -74,7 +74,7 @@ class ColumnMapping:
         date: column with the day (`YYYY-MM-DD`) of an event whose `timestamp` counts from the session's start.
         event_name: column with the event's name; needed without `constant_event_name`.
         constant_event_name: the name of every event, or, beside `event_name`, of those whose name is blank.
-        item_id, item_category, price, quantity, outcome: optional columns.
+        item_id, item_category, price, quantity, value, currency, outcome: optional columns.
         events: the log's event names to those of `model.events`; other names are kept. A name given to itself is kept
             although it is, or looks like, a purchase.
         properties: further columns to keep.
@@ -123,6 +123,8 @@ class ColumnMapping:
     must_occur: tuple[str, ...] = ()
     has_quotes: bool = True
     decimal_comma: bool = False
+    value: str | None = None
+    currency: str | None = None
 
     def __post_init__(self) -> None:
         if not self.timestamp:

@@ -92,6 +92,7 @@ _ORDER_MAPPING: Final = ColumnMapping(
     session_id="idvisit",
     timestamp="server_time",
     constant_event_name="purchase",
+    value="revenue",
     missing_values=_MISSING,
     also_needed=("idgoal",),
 )
@@ -122,12 +123,13 @@ def _open(path: Path) -> Source:
     if len(conversions) != 1:
         raise SourceError(f"{folder}: one file must be log_conversion; found {len(conversions)}")
     lacking = dict.fromkeys(column for column in _OPTIONAL if column not in found)
+    has_revenue = "revenue" in column_names(conversions[0])
     return Source(
         format="matomo",
         clock="calendar",
         event_files=(
             EventFile(actions[0], _ACTION_MAPPING, refine=names.refine, given=lacking),
-            EventFile(conversions[0], _ORDER_MAPPING, refine=_orders),
+            EventFile(conversions[0], _ORDER_MAPPING, refine=_orders, given={} if has_revenue else {"revenue": None}),
         ),
         lookup=names.read,
         lookup_paths=(one_file(folder, NAMES),),

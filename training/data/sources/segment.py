@@ -54,6 +54,8 @@ _CALL: Final = {
     "received_at": "receivedAt",
     **_CONTEXT,
 }
+# What an order is worth: the first that is given.
+_VALUES: Final = ("revenue", "total", "value")
 _Case = Callable[[str], str]
 
 
@@ -67,12 +69,17 @@ def _mapping(case: _Case) -> ColumnMapping:
         item_category=case("category"),
         price=case("price"),
         quantity=case("quantity"),
+        value=case("value"),
+        currency=case("currency"),
         properties=(
             *(PropertyColumn(name, case(column), "category") for name, column in zip(names, _CONTEXT, strict=True)),
             PropertyColumn(_COUNT, _COUNT, "number"),
         ),
         also_needed=tuple(
-            map(case, ("user_id", "event", "sku", _PRODUCTS, *_TIMES[1:], *_NESTED.values(), _NESTED_COUNT))
+            map(
+                case,
+                ("user_id", "event", "sku", _PRODUCTS, *_VALUES[:2], *_TIMES[1:], *_NESTED.values(), _NESTED_COUNT),
+            )
         ),
     )
 
@@ -95,6 +102,7 @@ def _refine(case: _Case, taken: frozenset[str]) -> Callable[[pl.DataFrame], pl.D
             pl.coalesce(given("anonymous_id"), given("user_id")).alias(case("anonymous_id")),
             pl.coalesce(given("event_text"), given("event")).alias(case("event_text")),
             item.alias(case("product_id")),
+            pl.coalesce(*map(given, _VALUES)).alias(case("value")),
             *items,
             pl.coalesce(
                 counts, given(_NESTED_COUNT).cast(pl.Int64, strict=False), item.is_not_null().cast(pl.Int64)
@@ -151,7 +159,7 @@ def _records(call: dict[str, Any]) -> Iterator[dict[str, Any]]:
         row = {column: value_at(one, path) for column, path in _CALL.items()}
         held = one.get("properties")
         facts = held if isinstance(held, dict) else {}
-        row |= {name: facts.get(name) for name in (*_ITEM, _PRODUCTS)}
+        row |= {name: facts.get(name) for name in (*_ITEM, _PRODUCTS, *_VALUES, "currency")}
         yield row if kind == "track" else row | {"event_text": PAGES[kind]}
 
 

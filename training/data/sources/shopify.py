@@ -26,7 +26,9 @@ _ITEMS: Final = (
     ("collection.productVariants", "", ""),
     ("searchResult.productVariants", "", ""),
 )
-_VARIANT: Final = {"category": "product.type", "price": "price.amount"}
+_VARIANT: Final = {"category": "product.type", "price": "price.amount", "currency": "price.currencyCode"}
+# What an event is worth.
+_TOTALS: Final = ("checkout.totalPrice", "cartLine.cost.totalAmount")
 MAPPING: Final = ColumnMapping(
     visitor_id="clientId",
     timestamp="timestamp",
@@ -35,6 +37,8 @@ MAPPING: Final = ColumnMapping(
     item_category="category",
     price="price",
     quantity="quantity",
+    value="value",
+    currency="currency",
     properties=(PropertyColumn("items", "items", "number"),),
 )
 
@@ -42,12 +46,15 @@ MAPPING: Final = ColumnMapping(
 def _records(event: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """Yield the event with the values of its first item."""
     data = event.get("data")
-    items, variant_at, quantity_at = _items(data if isinstance(data, dict) else {})
+    facts = data if isinstance(data, dict) else {}
+    items, variant_at, quantity_at = _items(facts)
     first = next((item for item in items if isinstance(item, dict)), {})
     variant = (value_at(first, variant_at) if variant_at else first) or {}
     row = {name: event.get(name) for name in ("clientId", "timestamp", "name")}
     row |= {name: value_at(variant, path) for name, path in _VARIANT.items()}
     row["quantity"] = value_at(first, quantity_at) if quantity_at else None
+    total = next((found for path in _TOTALS if isinstance(found := value_at(facts, path), dict)), {})
+    row |= {"value": total.get("amount"), "currency": total.get("currencyCode") or row["currency"]}
     yield row | {"item": variant.get("sku") or variant.get("id"), "items": len(items)}
 
 

@@ -61,10 +61,12 @@ _SESSION_ID: Final = f"{_SESSION}[0].sessionId"
 _CARTS: Final = tuple(
     f"unstruct_event_com_snowplowanalytics_snowplow_{name}_1" for name in ("add_to_cart", "remove_from_cart")
 )
+_TRANSACTION: Final = "contexts_com_snowplowanalytics_snowplow_ecommerce_transaction_1"
 # Schemas of entities, and the columns that tables have for them.
 _ENTITIES: Final = {
     "com.snowplowanalytics.snowplow.ecommerce/product/": _PRODUCT,
     "com.snowplowanalytics.snowplow/client_session/": _SESSION,
+    "com.snowplowanalytics.snowplow.ecommerce/transaction/": _TRANSACTION,
 }
 _TYPE: Final = f"{_ACTION}.type"
 # Our field, the classic field, and the names in the product entity and in the older events.
@@ -74,9 +76,16 @@ _ITEM: Final = (
     ("ti_price", "price", "unitPrice"),
     ("ti_quantity", "quantity", "quantity"),
 )
+# Where an event's value and its currency are; the first that is given counts.
+_VALUES: Final = (f"{_TRANSACTION}[0].revenue",)
+_CURRENCIES: Final = (
+    f"{_TRANSACTION}[0].currency", f"{_PRODUCT}[0].currency", *(f"{cart}.currency" for cart in _CARTS)
+)  # fmt: skip
 _PATHS: Final = (
     _TYPE,
     _SESSION_ID,
+    *_VALUES,
+    *_CURRENCIES,
     *(f"{_PRODUCT}[0].{name}" for _, name, _ in _ITEM),
     *(f"{cart}.{name}" for cart in _CARTS for _, _, name in _ITEM),
 )
@@ -103,6 +112,8 @@ def _mapping(also_needed: Iterable[str], *, is_text: bool) -> ColumnMapping:
         item_category="ti_category",
         price="ti_price",
         quantity="ti_quantity",
+        value="tr_total",
+        currency="tr_currency",
         events=NAMES,
         properties=(
             PropertyColumn("device", "dvce_type", "category"),
@@ -113,7 +124,7 @@ def _mapping(also_needed: Iterable[str], *, is_text: bool) -> ColumnMapping:
         separator="\t" if is_text else None,
         has_header=not is_text,
         has_quotes=not is_text,
-        also_needed=(*_PLAIN, *also_needed),
+        also_needed=(*_PLAIN, "ti_currency", *also_needed),
     )
 
 
@@ -146,6 +157,8 @@ def _refined(rows: pl.DataFrame) -> pl.DataFrame:
         (pl.coalesce(*_TIMES) if typed else times).alias("derived_tstamp"),
         name.alias("event_name"),
         *items,
+        pl.coalesce(*map(_given, ("tr_total", *_VALUES))).alias("tr_total"),
+        pl.coalesce(*map(_given, ("tr_currency", "ti_currency", *_CURRENCIES))).alias("tr_currency"),
     )
 
 

@@ -16,6 +16,7 @@ from model.text_rules import (
     PLACEHOLDER_IDS,
     canonical_text,
     category_text,
+    currency_code,
     is_placeholder_id,
 )
 from training.data.sources.errors import SourceError
@@ -177,6 +178,13 @@ def amount(column: pl.Series, missing_values: Collection[str] = ()) -> tuple[pl.
     """Return finite numbers that are not negative: prices and quantities."""
     values, problems = number(column, missing_values)
     return values, [*problems, ((values < 0).fill_null(value=False), "negative")]
+
+
+def currency(texts: pl.Series) -> tuple[pl.Series, list[Problem]]:
+    """Return ISO 4217 codes."""
+    codes = {text: currency_code(text) for text in texts.unique().drop_nulls()}
+    found = texts.replace_strict(codes, default=None, return_dtype=pl.String)
+    return found, [(texts.is_not_null() & found.is_null(), "no ISO 4217 code")]
 
 
 def boolean(column: pl.Series, missing_values: Collection[str] = ()) -> tuple[pl.Series, list[Problem]]:

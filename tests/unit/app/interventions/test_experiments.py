@@ -7,7 +7,7 @@ from app.errors import RuleNotFoundError, StoreUnavailableError
 from app.interventions.experiments import Experiments, daily_rate, results_of
 from app.interventions.statistics import Finding
 from app.monitoring.metrics import Metrics
-from app.store.experiments import DAY_MS, Totals
+from app.store.experiments import DAY_MS, Revenue, Totals
 from model.interventions.rules import Rule, RuleSet
 
 DAY = 20_000
@@ -50,11 +50,25 @@ def experiments(store, seen, metrics=None):
     )
 
 
+def revenue(purchases, total, squares, currency=""):
+    return {currency: Revenue(purchases, total, squares)}
+
+
+def test_revenue_is_in_the_currency_of_most_purchases_and_others_are_never_added() -> None:
+    treated = revenue(7, 70.0, 700.0, "EUR") | revenue(2, 90_000.0, 5e9, "JPY") | revenue(9, 0.0, 0.0)
+    held = revenue(1, 12.0, 144.0, "EUR") | revenue(5, 500.0, 5e4, "JPY")
+    totals = {("voucher", "treatment"): Totals(20, 18, treated), ("voucher", "control"): Totals(20, 6, held)}
+    voucher = results_of(RULES.rules, totals, {}, now_ms=NOON_MS)[0]
+    assert voucher.currency == "EUR"
+    assert [voucher.groups[group].revenue for group in ("treatment", "control")] == [70.0, 12.0]
+    assert [voucher.groups[group].buyers for group in ("treatment", "control")] == [18, 6]
+
+
 def test_each_rule_of_the_file_has_a_result_and_so_have_removed_ones_with_counts() -> None:
     totals = {
-        ("voucher", "treatment"): Totals(2_000, 270, 8_100.0, 300_000.0, fired={DAY: 300, DAY - 1: 400}),
-        ("voucher", "control"): Totals(2_000, 240, 7_200.0, 270_000.0, fired={DAY: 200, DAY - 1: 600}),
-        ("old", "treatment"): Totals(5, 1, 1.0, 1.0),
+        ("voucher", "treatment"): Totals(2_000, 270, revenue(270, 8_100.0, 300_000.0), fired={DAY: 300, DAY - 1: 400}),
+        ("voucher", "control"): Totals(2_000, 240, revenue(240, 7_200.0, 270_000.0), fired={DAY: 200, DAY - 1: 600}),
+        ("old", "treatment"): Totals(5, 1, revenue(1, 1.0, 1.0)),
     }
     voucher, chat, old = results_of(RULES.rules, totals, {"chat": 7}, now_ms=NOON_MS)
     assert (voucher.name, chat.name, old.name) == ("voucher", "chat", "old")
@@ -108,7 +122,7 @@ async def test_an_unknown_rule_has_no_switch_and_a_lost_redis_changes_none() -> 
 @pytest.mark.anyio
 async def test_the_counts_are_in_the_metrics() -> None:
     store, metrics = Store(), Metrics()
-    store.found = {("voucher", "control"): Totals(9, 2, 30.0, 500.0, pending=3)}
+    store.found = {("voucher", "control"): Totals(9, 2, revenue(2, 30.0, 500.0, "EUR"), pending=3)}
     store.off = {"chat": 1}
     experiment = experiments(store, [], metrics)
     await experiment.follow_once()

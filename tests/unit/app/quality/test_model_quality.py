@@ -9,7 +9,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import log_loss, roc_auc_score
 
-from app.quality.counts import BINS, GROUPS, answers_of, bin_of, count_answers, count_inputs, first_model, group_of
+from app.quality.counts import (
+    BINS,
+    GROUPS,
+    answers_of,
+    bin_of,
+    count_answers,
+    count_inputs,
+    count_outcome,
+    first_model,
+    group_of,
+    revenue_of,
+)
 from app.quality.figures import drift_of, population_stability_index, quality_of
 from app.store.history_codec import Entry
 from app.store.outcomes import ClosedSession
@@ -73,6 +84,23 @@ def test_figures_are_those_of_scikit_learn():
     assert sum(point.purchase_rate * point.predictions for point in reliability) == pytest.approx(
         sum(bought for *_, bought in rows)
     )
+
+
+def test_revenue_is_summed_by_currency_and_never_over_two():
+    def bought(value, currency=None, of_event=None):
+        entries = [Entry(Event("page_view", 1, currency=of_event), 0.5, ONE)]
+        return ClosedSession("1-0", "s", True, "event", 0, 1, entries, value, currency)
+
+    counts: Counter[str] = Counter()
+    sessions = [bought(0.1, "EUR"), bought(0.2, of_event="EUR"), bought(900.0, "JPY", "EUR"), bought(5.0), bought(None)]
+    for session in [*sessions, a_session([0.5])]:
+        counts.update(count_outcome(session))
+    assert (counts["s"], counts["b"]) == (6, 5)
+    assert [(one.currency, one.value, one.purchases) for one in revenue_of(counts)] == [
+        ("EUR", 0.3, 2),
+        (None, 5.0, 1),
+        ("JPY", 900.0, 1),
+    ]
 
 
 def test_figures_of_few_sessions_are_not_given():

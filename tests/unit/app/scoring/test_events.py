@@ -218,13 +218,13 @@ def test_a_purchase_is_never_an_unknown_name():
 
 
 def test_both_parsers_know_exactly_the_fields_of_the_table():
-    names = {"session_id", "event_name", "event_id", "timestamp", "visitor_id", "value", "properties", *FIELD_NAMES}
+    names = {"session_id", "event_name", "event_id", "timestamp", "visitor_id", "properties", *FIELD_NAMES}
     assert set(EventIn.model_fields) == names
     assert EventBody.__struct_fields__ == tuple(EventIn.model_fields)
 
 
 def test_every_field_of_the_table_reaches_the_event():
-    given = {field.name: "x" if field.kind == "text" else 2.5 for field in FIELDS}
+    given = {field.name: "x" if field.kind == "text" else 2.5 for field in FIELDS} | {"currency": "EUR"}
     event = submitted(an_event(**given)).event
     assert {name: getattr(event, name) for name in FIELD_NAMES} == given
 
@@ -237,6 +237,15 @@ def test_every_field_of_the_table_is_read_by_the_fast_parser_and_texts_are_check
         if field.kind == "text":
             assert read_event(body(**given | {field.name: "a\x07b"})) is None
             assert list(faults(body(**given | {field.name: "a\x07b"}))) == [field.name]
+
+
+@pytest.mark.parametrize(
+    ("sent", "read"), [("EUR", "EUR"), (" eur ", "EUR"), ("euro", None), ("EUE", None), ("", None), (None, None)]
+)
+def test_a_currency_is_an_iso_code_or_absent_with_a_warning(sent, read):
+    queued = submitted(an_event(event_name="purchase", value=3, currency=sent))
+    assert (queued.event.currency, queued.event.value) == (read, 3.0)
+    assert [warning.partition(":")[0] for warning in queued.warnings] == ["currency"] * bool(sent and not read)
 
 
 def test_what_looks_wrong_is_accepted_warned_of_counted_and_logged_once_a_minute():

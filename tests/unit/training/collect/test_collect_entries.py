@@ -50,6 +50,8 @@ def test_a_session_without_a_purchase_is_its_events():
             "item_category": None,
             "price": price,
             "quantity": quantity,
+            "value": None,
+            "currency": None,
             "outcome": False,
         }
         for timestamp_ms, name, item_id, price, quantity in [
@@ -63,6 +65,17 @@ def test_a_late_event_has_the_time_that_it_was_scored_with():
     rows = read(session(event(5), event(3), event(7), event(6)))
     assert rows["timestamp_ms"].to_list() == [5, 5, 7, 7]
     assert rows["session_id"].unique().to_list() == ["s@5"]
+
+
+def test_value_and_currency_of_events_and_purchase_are_kept():
+    events = [event(1, value=3.0, currency="EUR"), event(5)]
+    said = json.loads(session(*events, outcome="purchase", outcome_ms=9)) | {"value": 59.9, "currency": "CHF"}
+    rows = read(json.dumps(said))
+    assert rows.select("event_name", "price", "value", "currency").rows() == [
+        ("page_view", None, 3.0, "EUR"),
+        ("page_view", None, None, None),
+        ("purchase", None, 59.9, "CHF"),
+    ]
 
 
 @pytest.mark.parametrize(("outcome_ms", "expected_ms"), [(20, 20), (7, 8), (3, 8)])

@@ -1,5 +1,6 @@
 """Every known format on rows made by hand after its published description, and telling formats apart."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -313,3 +314,54 @@ def test_a_file_that_is_there_twice_is_an_error(write: Callable[..., Path]) -> N
 def test_a_log_of_another_format_names_the_missing_column(write: Callable[..., Path], read: Callable[..., Any]) -> None:
     with pytest.raises(SourceError, match="no column is called 'user_session'"):
         read(write("log.csv", CLICKSTREAM), "rees46")
+
+
+ORDERS: dict[str, dict[str, Any]] = {
+    "ga4": {
+        "event_timestamp": "1778400000000000",
+        "event_name": "purchase",
+        "user_pseudo_id": "1.2",
+        "event_params": [
+            {"key": "ga_session_id", "value": {"int_value": "1778400000"}},
+            {"key": "value", "value": {"double_value": 59.9}},
+            {"key": "currency", "value": {"string_value": "EUR"}},
+        ],
+    },
+    "segment": {
+        "type": "track",
+        "anonymousId": "a",
+        "event": "Order Completed",
+        "timestamp": "2026-05-10T08:00:00Z",
+        "originalTimestamp": "2026-05-10T08:00:00Z",
+        "properties": {"revenue": 59.9, "total": 65.0, "currency": "eur"},
+    },
+    "shopify": {
+        "clientId": "c",
+        "timestamp": "2026-05-10T08:00:00Z",
+        "name": "checkout_completed",
+        "data": {"checkout": {"totalPrice": {"amount": 59.9, "currencyCode": "EUR"}, "lineItems": []}},
+    },
+    "snowplow": {
+        "collector_tstamp": "2026-05-10 08:00:00.000",
+        "domain_sessionid": "d",
+        "event_name": "transaction",
+        "tr_total": 59.9,
+        "tr_currency": "EUR",
+    },
+}
+
+
+@pytest.mark.parametrize("name", ORDERS)
+def test_value_and_currency_of_an_order_are_kept(
+    name: str, write: Callable[..., Path], read: Callable[..., Any]
+) -> None:
+    reading = read(write("log.jsonl", json.dumps(ORDERS[name]) + "\n"))
+    assert reading.source.format == name
+    assert reading.rows("event_name", "value", "currency") == [("purchase", 59.9, "EUR")]
+
+
+def test_a_currency_that_is_no_code_is_absent_and_counted(write: Callable[..., Path], read: Callable[..., Any]) -> None:
+    order = ORDERS["snowplow"] | {"tr_currency": "euro"}
+    reading = read(write("log.jsonl", json.dumps(order) + "\n"))
+    assert reading.rows("value", "currency") == [(59.9, None)]
+    assert [one[2:] for one in reading.nulled] == [("tr_currency", "no ISO 4217 code")]

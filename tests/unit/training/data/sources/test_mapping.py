@@ -188,10 +188,11 @@ def test_every_field_of_the_table_may_have_a_column() -> None:
     raw = pl.DataFrame(
         {"t": ["2026-11-22"], "s": ["s-1"], "e": ["page_view"], LINE: [1]}
         | {column: ["2.5"] for column in columns.values()}
+        | {columns["currency"]: ["eur"]}
     )
     converted = convert(raw, mapping)
     events = converted.events
     assert converted.rejected.is_empty()
     assert {name: events[name].item() for name in columns} == {
         field.name: "2.5" if field.kind == "text" else 2.5 for field in FIELDS
-    }
+    } | {"currency": "EUR"}
