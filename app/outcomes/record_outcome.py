@@ -1,7 +1,6 @@
 """Outcomes that the shop records with a call instead of a `purchase` event."""
 
 import os
-from typing import Literal
 
 from msgspec.structs import replace
 
@@ -53,8 +52,14 @@ async def record_outcome(
             return record
         # A stored outcome is written again where Redis replicas have to confirm it.
         closed = with_outcome(record, outcome, outcome_ms=outcome_ms) if is_new else record
-        closed_by: Literal["api"] | None = "api" if is_new else None
-        commit = Commit(session_id, record.version, closed, closed_by=closed_by, value=value, currency=currency)
+        commit = Commit(
+            session_id,
+            record.version,
+            closed,
+            closed_by="api" if is_new else None,
+            value=value,
+            currency=currency,
+        )
         (stored,) = await store.commit([commit])
         if isinstance(stored, Exception):
             raise stored
