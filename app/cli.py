@@ -20,6 +20,7 @@ from model.own_redis import announced
 
 if TYPE_CHECKING:
     import uvicorn
+    from fastapi import FastAPI
 
     from app.settings import Settings
 
@@ -55,24 +56,28 @@ def _main(
     pass
 
 
+_ARTIFACT = Annotated[Path | None, typer.Option(help="The model; otherwise WILLBUY_ARTIFACT.", show_default=False)]
+_HOST = Annotated[str, typer.Option(help="Address to listen on; `::` is IPv6 and IPv4.")]
+_PORT = Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")]
+_REDIS_URL = Annotated[
+    str | None,
+    typer.Option(
+        help="Redis or Valkey; otherwise WILLBUY_REDIS_URL, otherwise an embedded server whose data ends with it.",
+        show_default=False,
+    ),
+]
+_OPEN = Annotated[
+    bool, typer.Option("--open", help="Accept requests without an API key, for trials: WILLBUY_OPEN_ACCESS.")
+]
+
+
 @cli.command(rich_help_panel="Serving")
 def serve(
-    artifact: Annotated[
-        Path | None, typer.Option(help="The model; otherwise WILLBUY_ARTIFACT.", show_default=False)
-    ] = None,
-    host: Annotated[str, typer.Option(help="Address to listen on; `::` is IPv6 and IPv4.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")] = 8000,
-    redis_url: Annotated[
-        str | None,
-        typer.Option(
-            help="Redis or Valkey; otherwise WILLBUY_REDIS_URL, otherwise an embedded server whose data ends with it.",
-            show_default=False,
-        ),
-    ] = None,
-    open_access: Annotated[
-        bool,
-        typer.Option("--open", help="Accept requests without an API key, for trials: WILLBUY_OPEN_ACCESS."),
-    ] = False,
+    artifact: _ARTIFACT = None,
+    host: _HOST = "127.0.0.1",
+    port: _PORT = 8000,
+    redis_url: _REDIS_URL = None,
+    open_access: _OPEN = False,
     workers: Annotated[int, typer.Option(min=1, max=64, help="Worker processes.")] = 1,
     uds: Annotated[
         Path | None, typer.Option(help="Unix socket to listen on instead of host and port.", show_default=False)
@@ -85,6 +90,81 @@ def serve(
 
     Every other setting is an environment variable; docs/reference/settings.md lists them.
     """
+    _set_environment(artifact=artifact, redis_url=redis_url, open_access=open_access)
+    # By name: worker processes import it.
+    _run("app.main:create_app", host=host, port=port, uds=uds, root_path=root_path, workers=workers)
+
+
+@cli.command(rich_help_panel="Serving")
+def consume(
+    topic: Annotated[str, typer.Option(help="Topic of the events, keyed by session.")],
+    brokers: Annotated[
+        str | None,
+        typer.Option(help="HOST:PORT,...; otherwise `bootstrap.servers` of the properties.", show_default=False),
+    ] = None,
+    scores: Annotated[
+        str | None, typer.Option(help="Topic of the answers, keyed by session; without it, none.", show_default=False)
+    ] = None,
+    dead_letters: Annotated[
+        str | None,
+        typer.Option(
+            help="Topic of what is no event or cannot be folded; otherwise TOPIC-dead-letters.", show_default=False
+        ),
+    ] = None,
+    group: Annotated[str, typer.Option(help="Consumer group, unless the properties name one.")] = "willbuy",
+    properties: Annotated[
+        Path | None,
+        typer.Option(help="File of name=value lines for librdkafka: TLS, SASL, limits.", show_default=False),
+    ] = None,
+    artifact: _ARTIFACT = None,
+    host: _HOST = "127.0.0.1",
+    port: _PORT = 8000,
+    redis_url: _REDIS_URL = None,
+    open_access: _OPEN = False,
+) -> None:
+    """Score the events of a Kafka topic; needs the extra `kafka`.
+
+    The process is a replica of the service besides: it answers the same requests, metrics and checks of health on its
+    port. Every other setting is an environment variable, as for `serve`.
+    """
+    from functools import partial  # noqa: PLC0415  # `willbuy --help` starts faster without these
+
+    from app.main import create_app  # noqa: PLC0415  # same
+
+    try:
+        from app.kafka.consumer import KafkaFeed  # noqa: PLC0415  # same, and an extra
+        from app.kafka.options import kafka_options  # noqa: PLC0415  # same
+    except ModuleNotFoundError as exc:
+        if exc.name != "confluent_kafka":
+            raise
+        _fail("needs confluent-kafka: install the extra `kafka`")
+        raise typer.Exit(1) from None
+    _set_environment(artifact=artifact, redis_url=redis_url, open_access=open_access)
+    try:
+        feed = KafkaFeed(
+            kafka_options(
+                topic=topic, brokers=brokers, group=group, scores=scores, dead_letters=dead_letters, file=properties
+            )
+        )
+    except ValueError as exc:
+        _fail(str(exc))
+        raise typer.Exit(1) from None
+    _run(partial(create_app, feed=feed), host=host, port=port)
+    if feed.failure is not None:
+        _fail(f"Kafka: {feed.failure}")
+        raise typer.Exit(1)
+
+
+def _run(
+    app: "str | Callable[[], FastAPI]",
+    *,
+    host: str,
+    port: int,
+    uds: Path | None = None,
+    root_path: str = "",
+    workers: int = 1,
+) -> None:
+    """Check the settings, start an embedded Redis if there is none, and serve an application until a signal."""
     import uvicorn  # noqa: PLC0415  # `willbuy --help` starts faster without these
     from pydantic import ValidationError  # noqa: PLC0415  # same
 
@@ -96,7 +176,6 @@ def serve(
     from app.settings import Settings, faults_of  # noqa: PLC0415  # same
     from app.wiring import check_redis_options, read_artifact_manifest  # noqa: PLC0415  # same: torch
 
-    _set_environment(artifact=artifact, redis_url=redis_url, open_access=open_access)
     try:
         settings = Settings()
         manifest = read_artifact_manifest(settings)
@@ -113,7 +192,7 @@ def serve(
             announce("starting", f"willbuy {version('willbuy')}: model {manifest.fingerprint} of {manifest.created}")
             _serve(
                 uvicorn.Config(
-                    "app.main:create_app",
+                    app,
                     factory=True,
                     host=host,
                     port=port,

@@ -8,7 +8,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 from fastapi import FastAPI
 from pydantic import ValidationError
@@ -20,6 +20,7 @@ from app.api.ingest import Ingest
 from app.api.middleware import BodyLimit, FrontedFastAPI, RequestContext, RequestObserver
 from app.api.openapi import complete_openapi
 from app.api.responses import handle_errors
+from app.api.services import Services
 from app.auth.scopes import Rules
 from app.auth.setup import cors_options, following_keys, install_auth, log_open_access, read_access
 from app.auth.tokens import TokenStore
@@ -42,6 +43,18 @@ _DESCRIPTION: Final = """Post what visitors do; each answer has the probability 
 Errors are `application/problem+json` (RFC 9457) with a stable `code`."""
 
 
+class Feed(Protocol):
+    """Brings events into the service by another way than requests."""
+
+    async def start(self, services: Services) -> None:
+        """Begin; call once, when the services run."""
+        ...
+
+    async def close(self) -> None:
+        """Take no more events, and finish those that were taken; may be called again."""
+        ...
+
+
 class StartupError(SystemExit):
     """The service cannot start; the message is one line that says why.
 
@@ -60,6 +73,7 @@ def create_app(
     store: StateStore | None = None,
     tracer_provider: "TracerProvider | None" = None,
     now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+    feed: Feed | None = None,
 ) -> FastAPI:
     """Return the service, ready for a server.
 
@@ -69,6 +83,7 @@ def create_app(
         store: None uses the settings' Redis; it need not be there yet.
         tracer_provider: makes and sends the spans; None traces as OpenTelemetry's own variables say.
         now_ms: the server's clock.
+        feed: brings events beside those of requests; None: there is none.
 
     Raises:
         StartupError: a setting is invalid, a file of it cannot be used, or there are neither keys nor open access.
@@ -102,14 +117,15 @@ def create_app(
             def refuse() -> None:
                 # The server waits for open answers, and streams would never end by themselves.
                 services.streams.close()
-                closing.append(asyncio.create_task(services.batcher.close()))
+                closing.append(asyncio.create_task(_end_events(services, feed)))
 
             drain.install(refuse)
             # Not inlined: a local variable here would keep the first model alive after a reload.
             log_started(models.current, settings, logger)
             try:
-                with settled_garbage_collector():
-                    yield
+                async with _fed(services, feed):
+                    with settled_garbage_collector():
+                        yield
             finally:
                 drain.uninstall()
         await tracing.close()
@@ -158,6 +174,25 @@ def create_app(
         app.add_middleware(tracing.RequestSpans)
     app.move_middleware_to_front()
     return app
+
+
+@asynccontextmanager
+async def _fed(services: Services, feed: Feed | None) -> AsyncIterator[None]:
+    if feed is None:
+        yield
+        return
+    await feed.start(services)
+    try:
+        yield
+    finally:
+        await feed.close()
+
+
+async def _end_events(services: Services, feed: Feed | None) -> None:
+    """Take no more events, and finish those that were taken."""
+    if feed is not None:
+        await feed.close()
+    await services.batcher.close()
 
 
 def _include_routes(app: FastAPI) -> None:

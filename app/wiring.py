@@ -21,9 +21,9 @@ from app.interventions.experiments import Experiments
 from app.interventions.idle import IdleRules
 from app.interventions.rule_file import RuleFile
 from app.interventions.sender import WebhookSender
+from app.monitoring.failures import Failures
 from app.monitoring.health import HealthMonitor, Readiness
 from app.monitoring.metrics import Metrics
-from app.monitoring.store_failures import StoreFailures
 from app.outcomes.sweeper import SessionSweeper
 from app.quality.model_quality import ModelQuality
 from app.runtime.deadlines import Deadlines
@@ -292,7 +292,9 @@ def open_store(settings: Settings, metrics: Metrics, logger: FilteringBoundLogge
         keys=Keys(settings.redis_key_prefix),
         outcomes=OutcomeLimits(most=settings.outcomes_kept, kept_s=settings.outcomes_kept_s),
         options=replace(
-            _connection_options(settings), on_breaker=on_breaker, on_failure=StoreFailures(metrics, logger).note
+            _connection_options(settings),
+            on_breaker=on_breaker,
+            on_failure=Failures(metrics.store_failures, logger, event="redis_failed").note,
         ),
         wait_replicas=settings.redis_wait_replicas,
         observe=lambda operation, seconds: timer(operation).observe(seconds),

@@ -39,6 +39,9 @@ class Readiness:
         store: where sessions are.
         takes_events: returns whether submitted events are handled.
         is_draining: returns whether the replica is shutting down.
+
+    Attributes:
+        others: further checks by name; each returns `ok` or the reason why it fails.
     """
 
     def __init__(
@@ -47,6 +50,7 @@ class Readiness:
         self._store = store
         self._takes_events = takes_events
         self._is_draining = is_draining
+        self.others: dict[str, Callable[[], Awaitable[str]]] = {}
         self.causes: dict[str, str] = {}
         """The server's error word for each check that failed in the last call of `checks`."""
 
@@ -60,6 +64,8 @@ class Readiness:
             checks["redis"] = exc.code
             if isinstance(exc, StoreUnavailableError) and exc.cause:
                 self.causes["redis"] = exc.cause
+        for name, check in self.others.items():
+            checks[name] = await check()
         if self._is_draining():
             checks["replica"] = ShuttingDownError.code
         return checks

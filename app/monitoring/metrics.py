@@ -109,6 +109,16 @@ class Metrics:
         self.webhook_dead = counter("webhook_dead", "Messages that are not sent any more", "webhook", "cause")
         self.webhook_dropped = counter("webhook_dropped", "Dead messages dropped for newer ones", "webhook")
 
+        self.kafka_messages = counter("kafka_messages", "Messages whose offset is committed")
+        self.kafka_dead_letters = counter("kafka_dead_letters", "Messages sent to the dead-letter topic", "code")
+        self.kafka_retries = counter("kafka_retries", "Batches of messages tried again after a temporary failure")
+        self.kafka_errors = counter("kafka_errors", "Errors of Kafka, by code", "code")
+        self.kafka_lag = gauge(
+            "kafka_lag", "Messages of a partition that are not committed", "partition", of_workers="livemax"
+        )
+        self.kafka_partitions = gauge("kafka_partitions", "Partitions that this replica reads", of_workers="livesum")
+        self.kafka_paused = gauge("kafka_paused", "Whether reading is paused", of_workers="livemax")
+
         self.model_compiled = gauge("model_compiled", "Whether the step runs compiled", of_workers="livemin")
         self.model_info = gauge("model_info", "The model in use; always 1", "fingerprint", of_workers="livemax")
         self.model_reloads = counter("model_reloads", "Attempts to load another artifact", "result")

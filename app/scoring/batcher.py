@@ -54,6 +54,7 @@ class _Call(Generic[Result]):
     results: list[Result | Exception | None]
     missing: int
     finished: "asyncio.Future[None]"
+    stops_at: Callable[[Exception], bool] | None = None
 
     @property
     def is_abandoned(self) -> bool:
@@ -63,7 +64,8 @@ class _Call(Generic[Result]):
     def resolve(self, index: int, result: Result | Exception) -> None:
         self.results[index] = result
         self.missing -= 1
-        if not self.missing and not self.finished.done():
+        stops = self.stops_at is not None and isinstance(result, Exception) and self.stops_at(result)
+        if (stops or not self.missing) and not self.finished.done():
             self.finished.set_result(None)
 
 
@@ -234,7 +236,9 @@ class Batcher(Generic[Item, Result]):
             raise result
         return result
 
-    async def submit_many(self, items: Sequence[Item], *, give_up_at: float) -> list[Result | Exception | None]:
+    async def submit_many(
+        self, items: Sequence[Item], *, give_up_at: float, stops_at: Callable[[Exception], bool] | None = None
+    ) -> list[Result | Exception | None]:
         """Return the items' results and exceptions, in order; None for those without a result at `give_up_at`.
 
         Costs one future for any number of items. Items without a result by then are withdrawn as in `submit`.
@@ -242,6 +246,8 @@ class Batcher(Generic[Item, Result]):
         Args:
             items: each handled independently, those of one key in this order.
             give_up_at: the deadline, by the event loop's clock.
+            stops_at: whether to give up at this exception of an item. No later item of its key is handled then, so
+                that the caller can submit them again in the same order. None: never.
 
         Raises:
             OverloadedError: the queue has no room for all of them; none is handled.
@@ -251,7 +257,7 @@ class Batcher(Generic[Item, Result]):
             return []
         self._check_room(len(items))
         results: list[Result | Exception | None] = [None] * len(items)
-        call = _Call[Result](results, len(items), asyncio.get_running_loop().create_future())
+        call = _Call[Result](results, len(items), asyncio.get_running_loop().create_future(), stops_at)
         keys = [self._key(item) for item in items]
         for index, (key, item) in enumerate(zip(keys, items, strict=True)):
             self._queue.append(key, _QueuedItem(item, call, index))

@@ -14,6 +14,7 @@ from msgspec.structs import replace
 
 from app import cli
 from app.errors import StoreError
+from app.kafka.consumer import KafkaFeed
 from app.scoring import scorer
 from app.store.interface import Commit
 from app.store.record_codec import Answers, Record
@@ -52,7 +53,24 @@ def break_marks() -> None:
     vars(scorer)["with_decisions"] = lambda record, _decisions, _window: record
 
 
-BREAKS = {"compare_and_set": break_compare_and_set, "dedupe": break_dedupe, "drain": break_drain, "marks": break_marks}
+def break_offsets() -> None:
+    """Offsets are committed before the events are scored."""
+    score = KafkaFeed._score  # noqa: SLF001  # private: what is broken
+
+    async def commit_first(feed: Any, batch: Any) -> None:
+        await feed._source.commit({row.partition: row.message.offset() + 1 for row in batch.rows})  # noqa: SLF001  # private: same
+        await score(feed, batch)
+
+    KafkaFeed._score = commit_first  # type: ignore[assignment,method-assign]  # noqa: SLF001  # private: same
+
+
+BREAKS = {
+    "compare_and_set": break_compare_and_set,
+    "dedupe": break_dedupe,
+    "drain": break_drain,
+    "marks": break_marks,
+    "offsets": break_offsets,
+}
 
 if __name__ == "__main__":
     BREAKS[sys.argv.pop(1)]()

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from redis.asyncio import Redis, RedisCluster
 from support.artifacts import write_artifact
+from support.kafka import Tansu
 from support.redis_keys import board_key
 from support.redis_servers import RedisServer
 from support.redis_topologies import RedisCluster as ClusterServers
@@ -25,6 +26,7 @@ from faults.decisions import IDLE_S, are_settled, judge_decisions, write_rules
 from faults.driver import Driver
 from faults.faults import Fault
 from faults.fleet import Fleet
+from faults.kafka import KafkaDriver, consume_command
 from faults.ledger import Ledger
 from faults.oracle import Oracle
 from faults.report import Report, counts_of
@@ -59,6 +61,7 @@ class Campaign:
         has_standby: whether Redis has a replica, which `faults.fail_over` makes the primary.
         may_lose: whether Redis itself may lose acknowledged writes, so that losses are counted and are no failure.
         breakage: the guarantee that the service lacks, for a negative control.
+        kafka: binary of the broker, whose topic has the events of `willbuy consume`; None: requests have them.
     """
 
     title: str
@@ -77,12 +80,13 @@ class Campaign:
     has_standby: bool = False
     may_lose: bool = False
     breakage: str | None = None
+    kafka: Path | None = None
 
 
 @dataclass(slots=True)
 class _Run:
     plans: Iterator[SessionPlan]
-    driver: Driver
+    driver: Driver | KafkaDriver
     started: int = 0
     faults_over: bool = False
     faults: list[tuple[str, float]] = field(default_factory=list)
@@ -94,6 +98,7 @@ async def run(campaign: Campaign, directory: Path) -> Report:
         write_artifact(directory / "first.pt", seed=0),
         write_artifact(directory / "second.pt", seed=1, hidden_size=16),
     )
+    kafka = None if campaign.kafka is None else Tansu(campaign.kafka, directory / "tansu.log")
     fleet = Fleet(
         RedisServer(campaign.binary, directory / "redis", appendonly=campaign.appendonly),
         directory,
@@ -111,6 +116,8 @@ async def run(campaign: Campaign, directory: Path) -> Report:
         standby=RedisServer(campaign.binary, directory / "standby") if campaign.has_standby else None,
         cluster=ClusterServers(campaign.binary, directory, replicas=3) if campaign.has_cluster else None,
         breakage=campaign.breakage,
+        kafka=kafka,
+        command=("serve",) if kafka is None else consume_command(kafka, directory),
     )
     ledger = Ledger()
     patience_s = REQUEST_TIMEOUT_S + SLACK_S
@@ -138,13 +145,17 @@ async def run(campaign: Campaign, directory: Path) -> Report:
 
 
 async def _load(campaign: Campaign, fleet: Fleet, ledger: Ledger, patience_s: float) -> list[tuple[str, float]]:
-    driver = Driver(
-        fleet.clients,
-        ledger,
-        seed=campaign.seed,
-        patience_s=patience_s,
-        think_s=campaign.think_s,
-        most_in_flight=2 * campaign.shoppers,
+    driver = (
+        Driver(
+            fleet.clients,
+            ledger,
+            seed=campaign.seed,
+            patience_s=patience_s,
+            think_s=campaign.think_s,
+            most_in_flight=2 * campaign.shoppers,
+        )
+        if fleet.kafka is None
+        else KafkaDriver(fleet.kafka, ledger, seed=campaign.seed, think_s=campaign.think_s)
     )
     # One second ago, because no event may be ahead of the service's clock.
     going = _Run(session_plans(campaign.seed, int(time.time() * 1000) - 1000), driver)
@@ -152,6 +163,8 @@ async def _load(campaign: Campaign, fleet: Fleet, ledger: Ledger, patience_s: fl
         for _ in range(campaign.shoppers):
             tasks.create_task(_shop(going, campaign.sessions))
         tasks.create_task(_break_and_mend(going, campaign, fleet))
+    if isinstance(driver, KafkaDriver):
+        await asyncio.to_thread(driver.collect)
     return going.faults
 
 

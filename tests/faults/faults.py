@@ -1,6 +1,8 @@
 """The faults: each is a coroutine that breaks a part of the fleet and repairs it."""
 
 import asyncio
+import os
+import signal
 from collections.abc import Awaitable, Callable
 from random import Random
 from typing import Final
@@ -21,6 +23,8 @@ _LAG_S: Final = 0.05
 # Longer than any client waits.
 _STALLED_S: Final = 30.0
 _MOVED_SLOTS: Final = 60
+# After so long without a heartbeat, the group gives a consumer's partitions to others.
+SESSION_S: Final = 6.0
 # A loop that takes most of a second: not every server has DEBUG SLEEP or a clock in scripts.
 _BUSY_SCRIPT: Final = "local n = 0 for i = 1, 120000000 do n = n + i end return 1"
 
@@ -36,6 +40,30 @@ async def kill_replica(fleet: Fleet, random: Random) -> None:
 async def pause_replica(fleet: Fleet, random: Random) -> None:
     """SIGSTOP and SIGCONT a replica: it continues with records that others have changed meanwhile."""
     await fleet.pause(random.randrange(len(fleet.replicas)), 1.0)
+
+
+async def kill_waiting_replica(fleet: Fleet, random: Random) -> None:
+    """kill -9 a replica while its commits wait for Redis, and restart it."""
+    fleet.proxy.delay_s = _SLOW_S
+    await asyncio.sleep(0.8)
+    number = random.randrange(len(fleet.replicas))
+    fleet.replicas[number].crash()
+    fleet.proxy.delay_s = 0.0
+    await fleet.restart(number)
+
+
+async def stall_consumer(fleet: Fleet, random: Random) -> None:
+    """SIGSTOP a consumer for longer than its session: it wakes up with events that others have by now."""
+    await fleet.pause(random.randrange(len(fleet.replicas)), SESSION_S + 3.0)
+
+
+async def pause_broker(fleet: Fleet, _random: Random) -> None:
+    """SIGSTOP and SIGCONT the broker: commits and answers wait."""
+    if fleet.kafka is None:
+        raise ValueError("there is no broker")
+    os.kill(fleet.kafka.pid, signal.SIGSTOP)
+    await asyncio.sleep(1.0)
+    os.kill(fleet.kafka.pid, signal.SIGCONT)
 
 
 async def kill_redis(fleet: Fleet, _random: Random) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from support.kafka import Tansu
 from support.keys import make_key, write_keys
 from support.redis_servers import RedisServer
 from support.redis_topologies import RedisCluster
@@ -48,16 +49,32 @@ class Termination:
 
 
 class Replica(Service):
-    """One `willbuy serve`, optionally without one of its guarantees (`broken`)."""
+    """One `willbuy` process of a command, optionally without one of its guarantees (`broken`)."""
 
-    def __init__(self, log: Path, settings: Mapping[str, object], breakage: str | None = None) -> None:
+    def __init__(
+        self,
+        log: Path,
+        settings: Mapping[str, object],
+        breakage: str | None = None,
+        command: Sequence[str] = ("serve",),
+    ) -> None:
         super().__init__(log, dict(settings))
+        self._command = command
         self._program = ["app"] if breakage is None else ["faults.broken", breakage]
         self._environment["PYTHONPATH"] = str(ROOT / "tests")
 
     def launch(self) -> None:
         """Start the process without waiting."""
-        command = [sys.executable, "-m", *self._program, "serve", "--host", "127.0.0.1", "--port", str(self.port)]
+        command = [
+            sys.executable,
+            "-m",
+            *self._program,
+            *self._command,
+            "--host",
+            "127.0.0.1",
+            "--port",
+            str(self.port),
+        ]
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
                 command, cwd=ROOT, env=self._environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log
@@ -89,6 +106,7 @@ class Fleet:
         clients: one for each replica, in order.
         standby: a Redis that replicates the primary over `link`, or None.
         cluster: a cluster that replicas use in place of `redis`, without a proxy, or None.
+        kafka: the broker of the replicas' events, or None.
         pauses, terminations: what the oracle must know to judge requests that were not answered.
     """
 
@@ -103,8 +121,12 @@ class Fleet:
         standby: RedisServer | None = None,
         cluster: RedisCluster | None = None,
         breakage: str | None = None,
+        kafka: Tansu | None = None,
+        command: Sequence[str] = ("serve",),
     ) -> None:
         self.redis = redis
+        self.kafka = kafka
+        self._command = command
         self.standby = standby
         self.cluster = cluster
         self.proxy = Proxy(redis.port)
@@ -137,7 +159,7 @@ class Fleet:
                 "api_keys_file": keys,
                 **self._settings,
             }
-            replica = Replica(self._directory / f"replica-{number}.log", settings, self._breakage)
+            replica = Replica(self._directory / f"replica-{number}.log", settings, self._breakage, self._command)
             self.replicas.append(replica)
             self.clients.append(HttpClient(replica.port, key.key))
             self.put_model(number, self.artifacts[0])
@@ -156,6 +178,8 @@ class Fleet:
                 await asyncio.to_thread(server.stop)
         if self.cluster is not None:
             await asyncio.to_thread(self.cluster.stop)
+        if self.kafka is not None:
+            await asyncio.to_thread(self.kafka.stop)
 
     @property
     def store_url(self) -> str:

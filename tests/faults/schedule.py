@@ -19,6 +19,19 @@ SHORT: Final[Sequence[Fault]] = (
 
 LONG: Final[Sequence[Fault]] = (*SHORT, faults.block_redis, faults.canary, faults.roll_fleet, faults.release)
 
+# Of `willbuy consume`: each fault of a replica is a rebalance too.
+CONSUMERS: Final[Sequence[Fault]] = (
+    faults.slow_redis,
+    faults.kill_waiting_replica,
+    faults.pause_broker,
+    faults.stall_consumer,
+    faults.kill_redis,
+    faults.roll_replica,
+    faults.pause_redis,
+    faults.cut_connections,
+    faults.reload_models,
+)
+
 # The faults that reveal a missing guarantee. For two guarantees, concurrent events and duplicates suffice.
 CONTROLS: Final[dict[str, Sequence[Fault]]] = {
     "compare_and_set": (),

@@ -2,8 +2,10 @@
 
 import pytest
 from conftest import missing
+from support.kafka import find_tansu
 from support.redis_servers import find_binary
 
+from faults import faults
 from faults.campaign import Campaign, run
 from faults.schedule import CONTROLS, SHORT
 
@@ -34,6 +36,32 @@ async def test_under_faults_every_session_is_the_offline_fold_of_its_acknowledge
     assert report.counts["acknowledgements_of_duplicates"] > 50
     assert report.counts["decisions"] > 500
     assert {"200", "503", "no answer"} <= report.counts["statuses"].keys()
+
+
+@pytest.fixture
+def kafka():
+    found = find_tansu()
+    if found is None:
+        raise missing("tansu")
+    return found
+
+
+async def test_under_faults_consumers_of_a_topic_lose_nothing_and_count_nothing_twice(binary, kafka, tmp_path):
+    schedule = (faults.kill_replica, faults.pause_redis, faults.roll_replica)
+    campaign = Campaign("consumers", binary, schedule, sessions=150, shoppers=30, replicas=2, kafka=kafka)
+    report = await run(campaign, tmp_path)
+    assert report.passed, report.summary()
+    assert report.counts["acknowledgements_of_duplicates"] > 50
+    assert report.counts["acknowledged_events"] == report.counts["events"]
+
+
+async def test_consumers_that_commit_before_redis_has_the_events_are_caught(binary, kafka, tmp_path):
+    schedule = (faults.kill_waiting_replica,)
+    campaign = Campaign(
+        "offsets", binary, schedule, sessions=60, shoppers=30, replicas=1, think_s=0.05, kafka=kafka, breakage="offsets"
+    )
+    report = await run(campaign, tmp_path)
+    assert report.verdict.counts["undelivered"] > 0, report.summary()
 
 
 @pytest.mark.parametrize("guarantee", CONTROLS)

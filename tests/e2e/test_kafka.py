@@ -1,0 +1,253 @@
+"""`willbuy consume` as a real process: against a real broker, and against a cluster whose brokers fail on demand."""
+
+import json
+import time
+
+import httpx
+import pytest
+from conftest import PATIENT, missing
+from support.kafka import HEARTBEAT, OFFSET_COMMIT, ConsumingService, MockCluster, Tansu, find_tansu
+
+# Codes of errors: a coordinator that moves, a group that rebalances, a member that another one replaces
+NOT_COORDINATOR, REBALANCE_IN_PROGRESS, FENCED_INSTANCE_ID = 16, 27, 82
+
+
+@pytest.fixture(scope="module")
+def tansu(tmp_path_factory):
+    binary = find_tansu()
+    if binary is None:
+        raise missing("tansu")
+    broker = Tansu(binary, tmp_path_factory.mktemp("tansu") / "log")
+    yield broker
+    broker.stop()
+
+
+@pytest.fixture
+def mock_cluster():
+    cluster = MockCluster()
+    cluster.create("events", "scores", "events-dead-letters")
+    yield cluster
+    cluster.stop()
+
+
+@pytest.fixture
+def consume(artifact, tmp_path, valkey):
+    """Start `willbuy consume` with a short session time-out: `consume(broker, properties="", setting=...)`."""
+    started: list[ConsumingService] = []
+
+    def start(broker, *, topic="events", properties="", **settings):
+        number = len(started)
+        file = tmp_path / f"{number}.properties"
+        file.write_text(f"session.timeout.ms=6000\nheartbeat.interval.ms=300\n{properties}")
+        options = {"brokers": broker.brokers, "topic": topic, "properties": file}
+        options["scores"] = topic.replace("events", "scores")
+        service = ConsumingService(
+            tmp_path / f"consumer-{number}.log",
+            {"artifact": artifact, "log_format": "console", "redis_url": valkey.url} | PATIENT | settings,
+            options,
+        )
+        started.append(service)
+        service.start()
+        return service
+
+    yield start
+    for service in started:
+        service.stop()
+
+
+def event(session_id, number, **fields):
+    body = {"session_id": session_id, "event_name": "view_item", "event_id": f"{session_id}-{number}"} | fields
+    return session_id, json.dumps(body).encode()
+
+
+def until(state, timeout_s=30):
+    deadline_s = time.monotonic() + timeout_s
+    while not (found := state()):
+        assert time.monotonic() < deadline_s
+        time.sleep(0.05)
+    return found
+
+
+def events_of(service, session_id):
+    return httpx.get(f"{service.base_url}/v1/sessions/{session_id}").json().get("events", 0)
+
+
+def metric(service, name):
+    lines = httpx.get(f"{service.base_url}/metrics").text.splitlines()
+    return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(f"willbuy_{name}"))
+
+
+def test_events_are_scored_and_answered_by_session_in_their_order(mock_cluster, consume):
+    sessions = [f"s-{number}" for number in range(20)]
+    mock_cluster.topics.send("events", [event(name, number) for number in range(5) for name in sessions])
+    service = consume(mock_cluster)
+    answers = mock_cluster.topics.read("scores", 100)
+    by_session: dict[str, list[int]] = {name: [] for name in sessions}
+    for answer in answers:
+        body = json.loads(answer.value())
+        assert answer.key().decode() == body["session_id"]
+        assert 0 < body["probability"] < 1
+        by_session[body["session_id"]].append(body["events"])
+    assert by_session == {name: [1, 2, 3, 4, 5] for name in sessions}
+    until(lambda: mock_cluster.topics.committed("events") == 100)
+    assert events_of(service, "s-7") == 5
+
+
+def test_what_cannot_be_scored_goes_to_the_dead_letters_with_the_reason_and_stops_nothing(mock_cluster, consume):
+    topics = mock_cluster.topics
+    topics.send(
+        "events",
+        [
+            ("a", b'{"session_id": "a"'),
+            ("a", None),
+            ("a", json.dumps({"session_id": "a", "event_name": "view_item", "price": "12"}).encode()),
+            ("a", json.dumps({"session_id": "a", "event_name": "home", "timestamp": 1_000_000_000_000}).encode()),
+            ("a", b"{" + b" " * 70_000 + b"}"),
+            event("a", 1),
+            event("a", 1, item_id="another"),
+        ],
+        headers={"origin": "shop"},
+    )
+    service = consume(mock_cluster)
+    dead = topics.read("events-dead-letters", 6)
+    headers = [dict(message.headers()) for message in dead]
+    codes = [found["willbuy-code"].decode() for found in headers]
+    assert codes == [
+        "invalid_json",
+        "invalid_json",
+        "invalid_event",
+        "invalid_event",
+        "body_too_large",
+        "event_id_reused",
+    ]
+    assert [bool(message.value()) for message in dead] == [True, False, True, True, True, True]
+    assert all(message.key() == b"a" for message in dead)
+    assert all(found["origin"] == b"shop" for found in headers)
+    assert headers[2]["willbuy-reason"].startswith(b"price: ")
+    topic, _, offset = headers[2]["willbuy-source"].decode().split("/")
+    assert (topic, int(offset)) == ("events", 2)
+    (answer,) = topics.read("scores", 1)
+    assert json.loads(answer.value())["events"] == 1
+    assert metric(service, "kafka_dead_letters_total") == 6
+    until(lambda: topics.committed("events") == 7)
+
+
+def test_messages_that_come_again_count_once_also_without_an_event_id(mock_cluster, consume):
+    topics = mock_cluster.topics
+    without = [(name, json.dumps({"session_id": name, "event_name": "home"}).encode()) for name in ("b", "b", "c")]
+    topics.send("events", [*without, event("c", 1), event("c", 1)])
+    first = consume(mock_cluster)
+    until(lambda: topics.committed("events") == 5)
+    assert (events_of(first, "b"), events_of(first, "c")) == (2, 2)
+    # Another group begins at the beginning, as this one would after a crash.
+    consume(mock_cluster, properties="group.id=again")
+    answers = [json.loads(message.value()) for message in topics.read("scores", 10)]
+    assert sorted(answer["duplicate"] for answer in answers) == [False] * 4 + [True] * 6
+    assert (events_of(first, "b"), events_of(first, "c")) == (2, 2)
+
+
+def test_an_event_without_a_time_has_the_time_of_its_message(mock_cluster, consume):
+    two_days_ago_ms = time.time_ns() // 1_000_000 - 2 * 86_400_000
+    mock_cluster.topics.send("events", [event("t", 1)], timestamp=two_days_ago_ms)
+    consume(mock_cluster)
+    (dead,) = mock_cluster.topics.read("events-dead-letters", 1)
+    assert b"at most 86400 s in the past" in dict(dead.headers())["willbuy-reason"]
+
+
+def test_without_brokers_sigterm_ends_the_process(artifact, tmp_path, consume):
+    binary = find_tansu()
+    if binary is None:
+        raise missing("tansu")
+    tansu = Tansu(binary, tmp_path / "tansu.log")
+    tansu.topics.create("events", "scores")
+    service = consume(tansu)
+    tansu.topics.send("events", [event("n", 1)])
+    until(lambda: tansu.topics.committed("events") == 1)
+    tansu.stop()
+    until(lambda: httpx.get(f"{service.base_url}/readyz", timeout=30).status_code == 503)
+    service.terminate()
+    assert service.wait(30) == 0
+
+
+def test_without_redis_reading_pauses_and_nothing_is_lost_or_out_of_order(tansu, consume, start_redis):
+    redis = start_redis("valkey-8.1")
+    topics = tansu.topics
+    topics.create("events-pause", "scores-pause", "events-pause-dead-letters")
+    settings = {"redis_url": redis.url, "redis_timeout_s": 0.3, "request_timeout_s": 0.5, "max_batch_events": 50}
+    service = consume(tansu, topic="events-pause", **settings)
+    sessions = [f"p-{number}" for number in range(40)]
+    topics.send("events-pause", [event(name, 0) for name in sessions])
+    topics.read("scores-pause", 40)
+    redis.pause()
+    topics.send("events-pause", [event(name, number) for number in range(1, 6) for name in sessions])
+    until(lambda: metric(service, "kafka_paused") == 1)
+    until(lambda: metric(service, "kafka_lag") == 200)
+    assert httpx.get(f"{service.base_url}/readyz", timeout=30).json()["checks"]["kafka"] == "ok"
+    redis.resume()
+    by_session: dict[str, list[int]] = {name: [] for name in sessions}
+    for answer in topics.read("scores-pause", 240):
+        body = json.loads(answer.value())
+        by_session[body["session_id"]].append(body["events"])
+    assert by_session == {name: [1, 2, 3, 4, 5, 6] for name in sessions}
+    until(lambda: topics.committed("events-pause") == 240)
+    until(lambda: metric(service, "kafka_lag") == 0)
+    assert metric(service, "kafka_paused") == 0
+    assert metric(service, "kafka_dead_letters_total") == 0
+
+
+def test_brokers_that_go_and_errors_of_commits_lose_nothing(mock_cluster, consume):
+    topics = mock_cluster.topics
+    mock_cluster.lead("events", 1)
+    mock_cluster.lead("scores", 3)
+    mock_cluster.coordinate("willbuy", 2)
+    service = consume(mock_cluster, properties="reconnect.backoff.max.ms=200\n")
+    topics.send("events", [event("k", number) for number in range(10)])
+    until(lambda: topics.committed("events") == 10)
+    mock_cluster.fail(OFFSET_COMMIT, NOT_COORDINATOR, REBALANCE_IN_PROGRESS)
+    topics.send("events", [event("k", number) for number in range(10, 20)])
+    until(lambda: topics.committed("events") == 20)
+    mock_cluster.down(1)
+    mock_cluster.lead("events", 3)
+    topics.send("events", [event("k", number) for number in range(20, 30)])
+    until(lambda: topics.committed("events") == 30)
+    mock_cluster.up(1)
+    mock_cluster.down(2)
+    mock_cluster.coordinate("willbuy", 1)
+    topics.send("events", [event("k", number) for number in range(30, 40)])
+    until(lambda: topics.committed("events") == 40)
+    assert events_of(service, "k") == 40
+    answers = [json.loads(message.value()) for message in topics.read("scores", 40)]
+    assert [answer["events"] for answer in answers] == list(range(1, 41))
+    assert metric(service, "kafka_errors_total") >= 2
+
+
+def test_sigterm_commits_what_was_answered_and_the_next_one_goes_on_there(tansu, consume):
+    topics = tansu.topics
+    topics.create("events-stop", "scores-stop", "events-stop-dead-letters")
+    sent = 4000
+    topics.send("events-stop", [event(f"d-{number % 40}", number) for number in range(sent)])
+    first = consume(tansu, topic="events-stop", max_batch_events=20)
+    answered = len(topics.read("scores-stop", 100))
+    first.terminate()
+    assert first.wait(60) == 0
+    assert answered <= topics.committed("events-stop") < sent
+    consume(tansu, topic="events-stop")
+    answers = [json.loads(message.value()) for message in topics.read("scores-stop", sent)]
+    # A drain leaves nothing to replay.
+    assert not any(answer["duplicate"] for answer in answers)
+    assert topics.committed("events-stop-dead-letters", "reader") == 0
+
+
+def test_a_member_that_another_one_replaces_ends_with_status_one(mock_cluster, consume):
+    service = consume(mock_cluster, properties="group.instance.id=one\n")
+    mock_cluster.topics.send("events", [event("f", 1)])
+    until(lambda: mock_cluster.topics.committed("events") == 1)
+    mock_cluster.fail(HEARTBEAT, *[FENCED_INSTANCE_ID] * 3)
+    assert service.wait(30) == 1
+    assert "fenced by other consumer" in service.output()
+
+
+def test_readiness_names_a_topic_that_is_missing(mock_cluster, consume):
+    service = consume(mock_cluster, topic="nothing")
+    checks = httpx.get(f"{service.base_url}/readyz").json()["checks"]
+    assert checks["kafka"] == "unknown_topic_or_part"

