@@ -1,4 +1,4 @@
-"""From messages to answers: the way of a batch route's request, with offsets in place of a status.
+"""From messages to answers: what the batch route does, with offsets in place of a status.
 
     take -> parse and validate -> batcher (Redis has the commit) -> answers and dead letters -> commit of the offsets
 
@@ -64,7 +64,7 @@ _TOPIC_IN_ID: Final = 90
 
 @dataclass(slots=True)
 class _Row:
-    """One message on its way."""
+    """One message, from its topic to its result."""
 
     message: Message
     partition: int
