@@ -42,7 +42,8 @@ from model.cells import pack_for_cpu
 from model.columns import columns_from_events
 from model.events import Event
 from model.predictor import Predictor, load_predictor
-from training.commands.console import errors_for_people, progress_bars
+from training.commands.console import errors_for_people
+from training.commands.stages import stage
 from training.synthetic import PRESETS, sessions
 
 BATCHES: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192)
@@ -217,10 +218,10 @@ def main(
     document: Annotated[Path, typer.Option(help="Where the table goes.")] = DOCUMENT,
 ) -> None:
     """Measure a step on CPU and GPU for batches of 1 to 8,192 sessions."""
-    with tempfile.TemporaryDirectory(prefix="willbuy-") as folder, progress_bars() as bars:
-        task = bars.add_task("step", total=None, note="training a model")
+    with tempfile.TemporaryDirectory(prefix="willbuy-") as folder, stage("step", 1) as show:
+        show(0, "training a model")
         path = artifact or train_artifact(Path(folder), _HIDDEN_SIZE)
-        steps = measure(path, largest, lambda note: bars.update(task, note=note))
+        steps = measure(path, largest, lambda note: show(0, note))
     where = machine()
     if torch.cuda.is_available():
         where["gpu"] = torch.cuda.get_device_name()

@@ -27,7 +27,8 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from training.commands.console import errors_for_people, print_line, stage
+from training.commands.console import errors_for_people, print_line
+from training.commands.stages import stage
 from training.config import FitSettings, TrainSettings, fractions_for
 from training.data.prepare import prepare
 from training.evaluation.metrics import (

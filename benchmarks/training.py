@@ -22,7 +22,7 @@ from rich.table import Table
 from torch.nn import functional
 
 from model.network import SessionModel
-from training.commands.console import progress_bars
+from training.commands.stages import stage
 from training.config import FitSettings, PretrainingSettings, TeacherSettings, TrainSettings
 from training.data.dataset import batches, padded
 from training.data.encoded import Encoded, scaling_of
@@ -142,12 +142,11 @@ def against_bare(sessions: int, rounds: int, device: str) -> Table:
     rates: dict[str, list[float]] = {name: [] for name in runs}
     for run in runs.values():
         run()
-    with progress_bars() as bars:
-        task = bars.add_task("against a bare LSTM", total=rounds * len(runs), note="")
+    with stage("against a bare LSTM", rounds * len(runs)) as show:
         for _ in range(rounds):
             for name, run in runs.items():
                 rates[name].append(given.events / seconds(run, device))
-                bars.advance(task)
+                show(sum(map(len, rates.values())))
     table = Table(
         title=f"{len(lengths):,} sessions, {given.events:,} events; {padding:.0%} of the padded batches is padding",
         title_justify="left",
@@ -166,9 +165,8 @@ def growth(counts: list[int], device: str) -> Table:
     for heading in ("shop", "sessions", "events", "events a session", "seconds", "µs an event"):
         table.add_column(heading, justify="left" if heading == "shop" else "right")
     shops = [("default", count) for count in counts] + [("long-sessions", counts[0])]
-    with progress_bars() as bars:
-        task = bars.add_task("by sessions and length", total=len(shops), note="")
-        for shape, count in shops:
+    with stage("by sessions and length", len(shops)) as show:
+        for done, (shape, count) in enumerate(shops, 1):
             given = shop(count, shape)
             run = ours(given, device)
             taken = min(seconds(run, device) for _ in range(2))
@@ -176,7 +174,7 @@ def growth(counts: list[int], device: str) -> Table:
             sessions = len(given.data.columns.outcome)
             row = (f"{sessions:,}", f"{events:,}", f"{events / sessions:.1f}", f"{taken:.2f}")
             table.add_row(shape, *row, f"{taken / events * 1e6:.1f}")
-            bars.advance(task)
+            show(done)
     return table
 
 

@@ -28,7 +28,8 @@ from benchmarks.hotpath.redis_server import running_redis
 from benchmarks.hotpath.results import DOCUMENT, JSON_FILE, machine_line, write_markdown, write_section
 from benchmarks.hotpath.servers import Contestant, front, peers, willbuy
 from benchmarks.hotpath.traffic import Traffic
-from training.commands.console import errors_for_people, progress_bars
+from training.commands.console import errors_for_people
+from training.commands.stages import stage
 
 _HIDDEN_SIZE: Final = 128
 _EVENTS_A_REQUEST: Final = 200
@@ -263,9 +264,8 @@ def _finish(name: str, figures: Mapping[str, Any], lines: Sequence[str], *, writ
 @contextmanager
 def _stage(name: str) -> Iterator[Callable[[str], None]]:
     """Show what a part is at; yields what takes a note of it."""
-    with progress_bars() as bars:
-        task = bars.add_task(name, total=None, note="")
-        yield lambda note: bars.update(task, note=note)
+    with stage(name, 1) as show:
+        yield lambda note: show(0, note)
 
 
 @contextmanager

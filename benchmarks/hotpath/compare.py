@@ -10,7 +10,7 @@ from benchmarks.hotpath.redis_server import RedisServer, running_redis
 from benchmarks.hotpath.results import markdown_table, spread
 from benchmarks.hotpath.servers import Contestant, Server, running
 from benchmarks.hotpath.traffic import Traffic
-from training.commands.console import progress_bars
+from training.commands.stages import stage
 
 REFERENCE: Final = "willbuy"
 CONNECTIONS: Final = 64
@@ -50,17 +50,16 @@ def compare(
 ) -> dict[str, list[Sample]]:
     """Return each server's samples, one a round; who begins a round changes from round to round."""
     samples: dict[str, list[Sample]] = {contestant.name: [] for contestant in contestants}
-    with progress_bars() as bars:
-        task = bars.add_task("hot path", total=rounds * len(contestants), note="")
+    with stage("hot path", rounds * len(contestants)) as show:
         for number in range(rounds):
             turn = number % len(contestants)
             for contestant in [*contestants[turn:], *contestants[:turn]]:
-                bars.update(task, note=f"round {number + 1} of {rounds}: {contestant.title}")
+                done = sum(map(len, samples.values()))
+                show(done, f"round {number + 1} of {rounds}: {contestant.title}")
                 with running_redis(as_cluster=contestant.on_cluster) as redis, running(contestant, redis) as server:
                     # Connections, executors and allocators settle; the measured run has other sessions.
                     _load(server, contestant, warm_up_s, connections)
                     samples[contestant.name].append(measure(server, redis, contestant, seconds, connections))
-                bars.advance(task)
     return samples
 
 

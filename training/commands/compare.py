@@ -9,8 +9,9 @@ from typing import Any, Final
 from rich.table import Table
 
 from model.artifact import ArtifactError, Manifest
-from training.commands.console import ERR, OUT, prepare_progress, print_line, stage
+from training.commands.console import ERR, OUT, print_line
 from training.commands.prepare import PREPARE_ERRORS, column_mapping
+from training.commands.stages import prepare_progress, stage
 from training.config import CompareSettings
 from training.data.prepare import prepare
 from training.data.prepared import PreparedDataset, is_prepared, read_prepared

@@ -5,7 +5,8 @@ from typing import Final
 
 from model.artifact import ArtifactError
 from model.compiled import CompiledStepError
-from training.commands.console import print_line, progress_bars
+from training.commands.console import print_line
+from training.commands.stages import stage
 from training.fit.compilation import STAGES, CompilerMissingError, compile_artifact
 
 COMPILE_ERRORS: Final = (ArtifactError, CompiledStepError, CompilerMissingError, OSError)
@@ -17,10 +18,7 @@ def run_compile(artifact: Path, out: Path) -> None:
     Raises:
         COMPILE_ERRORS: an error that the user can fix; the message says how.
     """
-    with progress_bars() as bars:
-        task = bars.add_task("compiling the step", total=len(STAGES), note="")
-        manifest = compile_artifact(
-            artifact, out, lambda stage: bars.update(task, completed=STAGES.index(stage), note=stage)
-        )
-        bars.update(task, completed=len(STAGES), note="")
+    with stage("compiling the step", len(STAGES)) as show:
+        manifest = compile_artifact(artifact, out, lambda part: show(STAGES.index(part), part))
+        show(len(STAGES))
     print_line(f"compiled  {out} ({out.stat().st_size / 1024:.0f} KiB, model {manifest.fingerprint})")

@@ -23,12 +23,13 @@ import httpx
 from rich.live import Live
 
 from model.events import PURCHASE, Event
-from model.sizes import NetworkSizes
-from training.commands.console import OUT, prepare_progress, print_line
+from training.commands.console import OUT, print_line
 from training.commands.demo_screen import Shop, Shopper, screen
 from training.commands.replay import ReplayError, UnreachableError, client_of, ending_now, event_body, post_event
-from training.commands.train import run_training
-from training.config import DemoSettings, FitSettings, TrainSettings
+from training.commands.stages import prepare_progress
+from training.commands.train import QUICK, run_training
+from training.config import QUICK_SETTINGS, DemoSettings
+from training.config_file import read_config
 from training.data.prepare import prepare
 from training.synthetic import PRESETS, generate, sessions, write
 
@@ -36,6 +37,12 @@ _START_TIMEOUT_S: Final = 60.0
 _STOP_TIMEOUT_S: Final = 15.0
 _LONGEST_PAUSE_S: Final = 4.0
 _UNREACHABLE_PAUSE_S: Final = 1.0
+# The quick recipe with a small network: half a minute of one core instead of a minute and a half. The AUC is 0.767, and
+# 0.774 with pre-training and distillation.
+_SETTINGS: Final = (
+    *QUICK_SETTINGS,
+    *("fit.epochs=6", "sizes.hidden_size=32", "sizes.head_size=32", "sizes.dropout=0.1", "sizes.input_dropout=0.0"),
+)
 # Shoppers pause for seconds instead of minutes. So a visit is over after half a minute, and its outcome counts a minute
 # later: the figures of model quality appear while people watch.
 _FAST_SHOP: Final = {"WILLBUY_SESSION_IDLE_S": "30", "WILLBUY_TRUST_WINDOW_S": "1440"}
@@ -92,13 +99,10 @@ def _train(folder: Path, sessions: int) -> Path:
     posterior = write(generate(PRESETS["default"], sessions, seed=1), log)
     with prepare_progress() as progress:
         dataset = prepare(log, folder / "prepared", progress=progress)
-    # A small network for a few epochs: a minute on two cores, and close to the optimum that the report shows.
-    settings = TrainSettings(
-        fit=FitSettings(epochs=8, patience=3, batch_sessions=128, learning_rate=3e-3),
-        sizes=NetworkSizes(hidden_size=32, head_size=32, dropout=0.1, input_dropout=0.0),
-    )
     artifact = folder / "model.pt"
-    run_training(dataset, settings, artifact, posterior=posterior)
+    run_training(
+        dataset, read_config(None, assignments=_SETTINGS).train, artifact, posterior=posterior, warnings=[QUICK]
+    )
     return artifact
 
 

@@ -15,9 +15,10 @@ from model.artifact import ArtifactError, BaseRateUnknownError
 from model.base_rate import logit_shift
 from model.columns import fingerprint
 from training.baselines import fit_baselines
-from training.commands.console import print_line, stage
+from training.commands.console import print_line
 from training.commands.prepare import PREPARE_ERRORS, prepared_or_read
 from training.commands.scores import print_scores
+from training.commands.stages import stage
 from training.config import EvaluateSettings, LogSettings
 from training.data.dataset import read_sessions
 from training.data.encoded import Encoded, encode

@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 
 from model.artifact import ArtifactError, BaseRateUnknownError
 from model.base_rate import logit_shift
-from training.commands.console import prepare_progress, print_line, stage
+from training.commands.console import print_line
 from training.commands.prepare import PREPARE_ERRORS
+from training.commands.stages import prepare_progress, stage
 from training.config import PredictSettings
 from training.data.dataset import Columns, read_columns
 from training.data.encoded import encode

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from training.commands.console import ERR, OUT, prepare_progress, print_line
+from training.commands.console import ERR, OUT, print_line
+from training.commands.stages import prepare_progress
 from training.config import ColumnOptions, LogFormat, LogSettings
 from training.data.prepare import prepare
 from training.data.prepared import (

@@ -24,7 +24,8 @@ from rich.table import Table
 from model.artifact import ArtifactError, Manifest
 from model.events import FIELD_NAMES, Event
 from model.predictor import Predictor, load_predictor
-from training.commands.console import ERR, OUT, progress_bars
+from training.commands.console import ERR, OUT
+from training.commands.stages import stage
 from training.config import ReplaySettings
 from training.data.prepare import prepare
 from training.data.prepared import PreparedDataset, is_prepared, read_prepared
@@ -104,15 +105,8 @@ async def run_replay(data: Path, artifact: Path, settings: ReplaySettings) -> bo
             chosen = _sample(chosen, settings.sessions)
             events = read_events(dataset, chosen)
             outcomes = dict(dataset.sessions().select("session_id", "outcome").iter_rows())
-        with progress_bars() as bars:
-            task = bars.add_task("replaying", total=sum(map(len, events.values())), note="")
-            result = await replay(
-                client,
-                predictor,
-                events,
-                concurrency=settings.concurrency,
-                progress=lambda count: bars.advance(task, count),
-            )
+        with stage("replaying", sum(map(len, events.values()))) as show:
+            result = await replay(client, predictor, events, concurrency=settings.concurrency, progress=show)
     agreed = result.largest_difference <= limit
     _print_replay(result, limit, state_dtype, [outcomes[session_id] for session_id in events])
     return agreed
@@ -229,7 +223,7 @@ async def replay(
         predictor: of the same artifact.
         sessions: events by session id; ids get a fresh prefix, so that a second replay starts new sessions.
         concurrency: sessions replayed at the same time.
-        progress: called with the number of events answered since the last call.
+        progress: called with the number of events answered.
     """
     now_ms = time.time_ns() // 1_000_000
     prefix = f"replay-{secrets.token_hex(4)}-"
@@ -257,7 +251,7 @@ async def replay(
                     difference = math.inf
                 if difference > result.largest_difference:
                     result.largest_difference, result.worst = difference, (session_id, index + 1)
-                progress(1)
+                progress(result.events)
 
     started = time.perf_counter()
     async with asyncio.TaskGroup() as group:

@@ -11,9 +11,10 @@ import torch
 
 from model.artifact import Manifest
 from training.commands.compile import COMPILE_ERRORS, run_compile
-from training.commands.console import ERR, OUT, print_line, stage
+from training.commands.console import ERR, OUT, print_line
 from training.commands.prepare import PREPARE_ERRORS, prepared_or_read
 from training.commands.scores import print_scores
+from training.commands.stages import Stages
 from training.config import (
     EVALUATE_RESAMPLES,
     ComputeSettings,
@@ -32,6 +33,7 @@ from training.data.training_set import TrainingError
 from training.evaluation.posterior import posterior_of
 from training.fit.checkpoint import CheckpointError
 from training.fit.compilation import require_compiler
+from training.fit.forecast import expected_seconds
 from training.fit.recipe import pretraining_checkpoint
 from training.fit.result import TrainResult, export
 from training.fit.run_record import Timings, config_path, record_path, write_record
@@ -193,41 +195,43 @@ def run_training(
     config = RunConfig(settings, log or LogSettings(), ComputeSettings(_device(device), threads))
     doubts = [*warnings, *([] if start is None else check_fits(start, dataset))]
     timings = Timings()
-    stages = timings.watch(stage)
-    search = _search(config, trials, out, stages)
-    try:
-        result = train(
-            dataset,
-            settings,
-            device=device,
-            threads=threads,
-            checkpoint=checkpoint,
-            resume=resume,
-            stages=stages,
-            start=None if start is None else start.model,
-            tune=search,
-            budget=budget,
-            workers=workers,
-        )
-    except KeyboardInterrupt:
-        if search is not None and not search.finished:
-            _report_interrupted_search(search, out)
-        elif checkpoint.is_file() or pretraining_checkpoint(checkpoint).is_file():
-            ERR.print(
-                f"\nprogress is in {checkpoint}; the same command with --resume continues from it",
-                markup=False,
-                soft_wrap=True,
+    expected_s = expected_seconds(settings, dataset.counts.sessions.events, trials=trials, warm_start=start is not None)
+    with Stages(expected_s) as shown:
+        stages = timings.watch(shown)
+        search = _search(config, trials, out, stages)
+        try:
+            result = train(
+                dataset,
+                settings,
+                device=device,
+                threads=threads,
+                checkpoint=checkpoint,
+                resume=resume,
+                stages=stages,
+                start=None if start is None else start.model,
+                tune=search,
+                budget=budget,
+                workers=workers,
             )
-        raise
+        except KeyboardInterrupt:
+            if search is not None and not search.finished:
+                _report_interrupted_search(search, out)
+            elif checkpoint.is_file() or pretraining_checkpoint(checkpoint).is_file():
+                ERR.print(
+                    f"\nprogress is in {checkpoint}; the same command with --resume continues from it",
+                    markup=False,
+                    soft_wrap=True,
+                )
+            raise
+        if start is not None:
+            doubts += words_left_out(start, dataset, settings)
+            if not result.fit.best_epoch:
+                doubts.append(NOT_BETTER)
+        result.warnings.extend(doubts)
+        report = _report(result, dataset, out, posterior, stages)
     if search is not None:
         config = replace(config, train=search.settings)
         best_path(out).unlink(missing_ok=True)
-    if start is not None:
-        doubts += words_left_out(start, dataset, settings)
-        if not result.fit.best_epoch:
-            doubts.append(NOT_BETTER)
-    result.warnings.extend(doubts)
-    report = _report(result, dataset, out, posterior, stages)
     manifest = export(
         result,
         dataset,

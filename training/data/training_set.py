@@ -85,15 +85,17 @@ def load(
         training.data.leaks.LeakError: an input contains information from the future.
         OSError: the disk is full.
     """
-    index = index_sessions(dataset, settings.fractions, settings.split_seed)
-    treated = leave_out(index, dataset, settings.interventions)
-    training_ids = index.ids("train")
-    if encoder is None:
-        properties = with_training_scopes(dataset.shards, _chosen(dataset, settings), training_ids)
-    else:
-        properties = encoder.properties
-    _check(index)
-    leaks = check_leaks(dataset.shards, properties, training_ids, settings.leaks)
+    with stages("checking inputs", 1) as stage:
+        index = index_sessions(dataset, settings.fractions, settings.split_seed)
+        treated = leave_out(index, dataset, settings.interventions)
+        training_ids = index.ids("train")
+        if encoder is None:
+            properties = with_training_scopes(dataset.shards, _chosen(dataset, settings), training_ids)
+        else:
+            properties = encoder.properties
+        _check(index)
+        leaks = check_leaks(dataset.shards, properties, training_ids, settings.leaks)
+        stage(1)
     encoder = encoder or _encoder(dataset, properties, training_ids, settings.vocabulary)
     in_files, storage = _storage(index, encoder, budget or StorageBudget(), workers)
     with storage as place:

@@ -115,7 +115,7 @@ def add_soft_targets(
         )
     soft_targets: list[Tensor] | None = None
     if workers.first:
-        with stages("distillation: the teacher", 1) as stage:
+        with stages("distillation", 1) as stage:
             soft_targets = fit_teacher(
                 [train, validation],
                 asked,

@@ -24,6 +24,7 @@ from training.data.training_set import TrainingError
 from training.evaluation.metrics import PREFIX_LENGTHS, score
 from training.evaluation.posterior import PosteriorError
 from training.fit.checkpoint import CheckpointError
+from training.fit.forecast import expected_seconds
 from training.fit.train import BASE_RATE, LIGHTGBM, WILLBUY, parts_of, train
 
 HOUR_MS = 3_600_000
@@ -328,6 +329,25 @@ def test_the_manifest_tells_what_it_was_trained_on(shop, trained, exported) -> N
     assert [spec.name for spec in manifest.properties] == ["device", "campaign", "visits"]
     assert manifest.training["fit"]["epochs"] == manifest.training["epochs_run"] == 3
     assert manifest.calibration["temperature"] == pytest.approx(trained.calibration.temperature)
+
+
+def test_the_forecast_knows_the_stages_of_a_run(shop, settings, exported) -> None:
+    record = json.loads(exported.artifact.with_name("model.run.json").read_text())
+    expected = expected_seconds(replace(settings, lightgbm=False), shop.dataset.counts.sessions.events)
+    assert list(record["seconds"]) == ["all", *expected]
+    assert all(seconds > 0 for seconds in expected.values())
+
+
+def test_a_forecast_has_only_the_stages_that_a_run_will_have() -> None:
+    def stages(config: TrainSettings, **more: Any) -> set[str]:
+        return set(expected_seconds(config, 1000, **more))
+
+    settings = TrainSettings()
+    every = stages(settings, trials=3)
+    assert every - stages(settings) == {"searching settings"}
+    assert every - stages(settings, trials=3, warm_start=True) == {"pre-training", "distillation"}
+    untaught = replace(settings, teacher=replace(settings.teacher, folds=0), lightgbm=False)
+    assert every - stages(untaught, trials=3) == {"distillation", "fitting LightGBM for comparison"}
 
 
 def test_the_manifest_tells_quality_by_prefix_length(trained, exported) -> None:
