@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from model.events import Event, PropertyValue
+from model.explain import Explanation
 from model.summary import DataSummary, InputCounts
 
 
@@ -38,6 +39,10 @@ class SessionScorer(Protocol):
 
     def traces(self, histories: Sequence[Sequence[Event]]) -> list[tuple[list[float], bytes]]:
         """Like `refold`, with the probability after each event; thread-safe."""
+        ...
+
+    def explain(self, history: Sequence[Event]) -> Explanation:
+        """Return what moved the probability at the last event of a whole history; thread-safe."""
         ...
 
 

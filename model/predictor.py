@@ -18,10 +18,11 @@ from torch import Tensor
 from model.artifact import BaseRateUnknownError, Manifest, load
 from model.base_rate import logit_shift
 from model.cells import pack_for_cpu
-from model.columns import ColumnReader, fingerprint, number_value
+from model.columns import CODE_FIELDS, ColumnReader, fingerprint, number_value
 from model.compiled import FEWEST_SESSIONS, CompiledStep, CompiledStepError, load_compiled
 from model.device_step import DeviceStep
 from model.events import Event, EventNames, PropertyValue
+from model.explain import Explanation, explain
 from model.states import StateCodec, StateDtype
 from model.summary import DataSummary, InputCounts, count_inputs
 
@@ -83,7 +84,8 @@ class Predictor:
             # Relative to the manifest's bias, so that a module that was shifted before is not shifted twice.
             module.bias.fill_(manifest.calibration["bias"] + _shift(manifest, base_rate))
         # A fold is a long chain of small operations, and a GPU takes several times as long for each.
-        self._fold_module = _fold_of(module if device == "cpu" else copy.deepcopy(module))
+        self._host_module = module if device == "cpu" else copy.deepcopy(module)
+        self._fold_module = _fold_of(self._host_module)
         self._module = module.to(device)
         self._device = torch.device(device)
         self.manifest = manifest
@@ -213,6 +215,15 @@ class Predictor:
     def traces(self, histories: Sequence[Sequence[Event]]) -> list[tuple[list[float], bytes]]:
         """Like `refold`, with the probability after each event."""
         return self.fold(histories, [None] * len(histories))
+
+    def explain(self, history: Sequence[Event]) -> Explanation:
+        """Return what moved the probability at the last event of a whole session of at least one event; thread-safe.
+
+        Runs in float32 without stored states, as `traces` up to rounding.
+        """
+        manifest = self.manifest
+        indices = [*CODE_FIELDS, *(f"property.{name}" for name in self._columns.categories)]
+        return explain(self._host_module, self._columns.read(history), features=manifest.features, indices=indices)
 
     def count_inputs(self, histories: Sequence[Sequence[Event]]) -> InputCounts | None:
         """Return counts of the sessions' features in the bins of the training data; None without a summary.

@@ -4,8 +4,10 @@ The id is the rest of the path, so that ids with slashes work, plain or as `%2F`
 back by clients that resolve such paths.
 """
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Annotated
+from math import log, log1p
+from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Path, Query, Request, Response
 
@@ -24,12 +26,26 @@ from app.errors import (
     StoreUnavailableError,
     UnknownPathError,
 )
-from app.schemas.events import SessionId, SessionOut, TracedIntervention, TracedSessionOut, TracePoint
+from app.schemas.events import (
+    ChangeOut,
+    ReasonOut,
+    SessionId,
+    SessionOut,
+    TracedIntervention,
+    TracedSessionOut,
+    TracePoint,
+    WhyOut,
+)
+from app.scoring.reasons import reason
+from app.store.history_codec import Entry
 from app.store.record_codec import Record
+from model.events import Event
+from model.explain import Explanation, probability_of
 from model.interventions.decide import Decision
 
 router = APIRouter(tags=["sessions"])
 
+_SMALLEST: Final = 1e-12
 _SessionId = Annotated[SessionId, Path(description="The shop's id; slashes are allowed.")]
 
 
@@ -53,12 +69,17 @@ async def get_session(
     trace: Annotated[
         bool, Query(description="Add the probability after each event, as the current model sees it.")
     ] = False,
+    why: Annotated[bool, Query(description="Add which inputs moved the probability at the last event.")] = False,
 ) -> Response:
-    """Answer with the session's probability, and its trace on request. Reading changes nothing, lifetime included."""
+    """Answer with the session's probability, on request with its trace and why the last event moved it.
+
+    Reading changes nothing, lifetime included.
+    """
     services = services_of(request)
     services.intake.check_session_id(session_id)
-    if trace:
-        return json_response((await _traced(request, session_id)).model_dump_json().encode())
+    if trace or why:
+        traced = await _traced(request, session_id, with_trace=trace, with_why=why)
+        return json_response(traced.model_dump_json(exclude_unset=True).encode())
     with in_time(request):
         (record,) = await services.store.load([session_id])
     if isinstance(record, Exception):
@@ -100,27 +121,67 @@ async def delete_session(request: Request, session_id: _SessionId) -> Response:
     return Response(status_code=204)
 
 
-async def _traced(request: Request, session_id: str) -> TracedSessionOut:
+async def _traced(request: Request, session_id: str, *, with_trace: bool, with_why: bool) -> TracedSessionOut:
     services = services_of(request)
     with in_time(request):
         found = await services.store.load_entries(session_id)
     if found is None:
         raise not_found()
     record, entries = found
-    model = services.model
-    probabilities = await services.tracer.trace(model, [entry.event for entry in entries])
-    trace = [
+    model, history = services.model, [entry.event for entry in entries]
+    more: dict[str, Any] = {"trace_model": model.fingerprint}
+    if with_trace:
+        more["trace"] = _trace(entries, await services.tracer.trace(model, history))
+    if with_why:
+        explanation = await services.tracer.explain(model, history)
+        more["why"] = None if explanation is None else _why(explanation, history)
+    return TracedSessionOut(**session_out(session_id, record).model_dump(), **more)
+
+
+def _trace(entries: Sequence[Entry], probabilities: Sequence[float]) -> list[TracePoint]:
+    before = [None, *map(_log_odds, probabilities)]
+    return [
         TracePoint(
             event_name=entry.event.event_name,
             timestamp=_time(entry.event.timestamp_ms),
             item_id=entry.event.item_id,
             probability=probability,
+            delta=None if last is None else _change(_log_odds(probability) - last, probability - probability_of(last)),
             interventions=[_intervention(decision) for decision in entry.decisions],
         )
-        for entry, probability in zip(entries, probabilities, strict=True)
+        for entry, probability, last in zip(entries, probabilities, before, strict=False)
     ]
-    session = session_out(session_id, record)
-    return TracedSessionOut(**session.model_dump(), trace=trace, trace_model=model.fingerprint)
+
+
+def _why(found: Explanation, history: Sequence[Event]) -> WhyOut:
+    before, after = probability_of(found.before), probability_of(found.after)
+    parts = sorted([found.repeat, *found.contributions], key=lambda part: -abs(part.probability))
+    return WhyOut(
+        event=len(history),
+        event_name=history[-1].event_name,
+        before=before,
+        after=after,
+        change=_change(found.after - found.before, after - before),
+        reasons=[
+            ReasonOut(
+                input=part.group,
+                text=f"{reason(part.group, history)}: {100 * part.probability:+.1f} points",
+                log_odds=part.log_odds,
+                points=100 * part.probability,
+            )
+            for part in parts
+        ],
+    )
+
+
+def _change(log_odds: float, probability: float) -> ChangeOut:
+    return ChangeOut(log_odds=log_odds, points=100 * probability)
+
+
+def _log_odds(probability: float) -> float:
+    # float32 has nothing between 1 - 6e-8 and 1.
+    clipped = min(max(probability, _SMALLEST), 1.0 - _SMALLEST)
+    return log(clipped) - log1p(-clipped)
 
 
 def session_out(session_id: str, record: Record) -> SessionOut:

@@ -416,6 +416,48 @@ class TracedIntervention(InterventionOut):
     """Whether it fired after idle time, and not at the event."""
 
 
+class ChangeOut(BaseModel):
+    """A change of a probability."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True, json_schema_extra={"title": "Change"})
+
+    log_odds: float
+    """Difference of ln(p / (1 - p))."""
+    points: float
+    """Difference of the probability in percentage points."""
+
+
+class ReasonOut(ChangeOut):
+    """A group of inputs, and the change that it brought."""
+
+    model_config = ConfigDict(json_schema_extra={"title": "Reason"})
+
+    input: str
+    """`event`, `time`, `events`, `item`, `category`, `price`, `cart`, `calendar`, `property.` and a name; or `repeat`:
+    what one more event like the one before would have changed."""
+    text: str
+    """The input in words, with its points: `cart filled 20 s ago, worth 59.90: +14.0 points`."""
+
+
+class WhyOut(BaseModel):
+    """Why the probability is what it is after the last folded event: the change that the event brought, by inputs."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True, json_schema_extra={"title": "Why"})
+
+    event: int
+    """Number of the event, from 1."""
+    event_name: str
+    """Its canonical name."""
+    before: float
+    """Probability before it; before the first event, that after an event of which nothing is known."""
+    after: float
+    """Probability after it."""
+    change: ChangeOut
+    """After less before."""
+    reasons: list[ReasonOut]
+    """The inputs that moved it, the largest change first. They sum exactly to `change`."""
+
+
 class TracePoint(BaseModel):
     """A folded event, and the probability after it."""
 
@@ -429,6 +471,8 @@ class TracePoint(BaseModel):
     """Its item."""
     probability: float
     """Probability of a purchase after it."""
+    delta: ChangeOut | None
+    """What it changed since the event before; null for the first event."""
     interventions: list[TracedIntervention] = []
     """The rules that fired at it, or in the idle time after it, control groups included."""
 
@@ -438,10 +482,12 @@ class TracedSessionOut(SessionOut):
 
     model_config = ConfigDict(json_schema_extra={"title": "TracedSession"})
 
-    trace: list[TracePoint]
-    """The folded events in the order they were folded."""
+    trace: list[TracePoint] = []
+    """The folded events in the order they were folded; only with `trace`."""
+    why: WhyOut | None = None
+    """What moved the probability at the last folded event; only with `why`, and null before the first event."""
     trace_model: str
-    """Fingerprint of the model that gave the trace: the current one, whichever gave the answers at the time."""
+    """Fingerprint of the model that gave trace and why: the current one, whichever gave the answers at the time."""
 
 
 class FieldError(BaseModel):

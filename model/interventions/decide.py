@@ -285,6 +285,11 @@ def cart_value(facts: bytes) -> float:
     return float(_CART_VALUE.unpack_from(facts, _CART_VALUE_AT)[0])
 
 
+def cart_units(facts: bytes) -> float:
+    """Return the number of units in the cart."""
+    return float(_CART.unpack_from(facts)[0])
+
+
 def visitor_of(facts: bytes) -> str | None:
     """Return the visitor's id that the session's last event with one had, or None."""
     return facts[_NAMES_AT : _names_start(facts)].decode() or None

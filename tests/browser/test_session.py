@@ -5,6 +5,7 @@ import re
 import pytest
 from playwright.sync_api import expect
 
+CHANGE = re.compile(r"[+\N{MINUS SIGN}]\d+\.\d")
 PAINTED = """() => {
     const canvas = document.querySelector("#session-chart canvas");
     const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
@@ -26,7 +27,8 @@ def test_a_session_opens_from_the_board_and_the_back_button_returns_to_its_row(s
     rows = page.locator("#session-events tr")
     expect(rows).to_have_count(3)
     expect(rows.locator("td:nth-child(3)")).to_have_text(["view_item", "add_to_cart", "search"])
-    expect(rows.locator("td:nth-child(5)")).to_have_text(["SKU-1", "SKU-2", "—"])
+    expect(rows.locator("td:nth-child(6)")).to_have_text(["SKU-1", "SKU-2", "—"])
+    expect(rows.locator(".delta")).to_have_text(["—", CHANGE, CHANGE])
     expect(rows.locator("td:nth-child(4)").last).to_have_text(f"{100 * last['probability']:.1f}%")
     expect(page.locator("#session-chart")).to_have_attribute("aria-label", re.compile("after each of 3 events"))
     page.wait_for_function(PAINTED)
@@ -35,6 +37,25 @@ def test_a_session_opens_from_the_board_and_the_back_button_returns_to_its_row(s
     # Then
     expect(page.get_by_role("link", name="s-1")).to_be_focused()
     expect(page).to_have_title("Live board · willbuy")
+
+
+def test_why_is_asked_for_and_sums_to_the_change(shop, page) -> None:
+    # Given
+    shop.post("s-1", "view_item", item_id="<b>SKU</b>")
+    shop.post("s-1", "add_to_cart", item_id="<b>SKU</b>", price=59.9)
+    page.get_by_role("link", name="s-1").click()
+    why = page.locator("#why")
+    expect(page.locator("#session-events tr")).to_have_count(2)
+    expect(why).to_be_hidden()
+    # When
+    page.get_by_role("button", name="Why this probability?").click()
+    # Then
+    expect(why.locator("#why-summary")).to_contain_text("Event 2, add_to_cart: from ")
+    expect(why.locator("li", has_text="put into the cart, worth 59.90: ")).to_have_text(re.compile(r"points$"))
+    # When another event comes, the explanation of the last one goes
+    shop.post("s-1", "search")
+    expect(page.locator("#session-events tr")).to_have_count(3)
+    expect(why).to_be_hidden()
 
 
 def test_items_are_in_sight_on_a_phone(shop, opened) -> None:

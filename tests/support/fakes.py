@@ -2,9 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 from hashlib import sha256
+from math import log, log1p
 from typing import Any
 
 from model.events import Event, PropertyValue, canonical_event_name
+from model.explain import Contribution, Explanation
 
 
 class FakeManifest:
@@ -77,6 +79,12 @@ class FakeModel:
     def traces(self, histories: Sequence[Sequence[Event]]) -> list[tuple[list[float], bytes]]:
         prefixes = [[history[: length + 1] for length in range(len(history))] for history in histories]
         return [([self.expected(prefix) for prefix in each], self._fold(each[-1])) for each in prefixes]
+
+    def explain(self, history: Sequence[Event]) -> Explanation:
+        before = self.expected(history[:-1]) if len(history) > 1 else 0.5
+        start, end = (log(p) - log1p(-p) for p in (before, self.expected(history)))
+        event = Contribution("event", end - start, self.expected(history) - before)
+        return Explanation(start, end, Contribution("repeat", 0.0, 0.0), (event,))
 
     def expected(self, events: Sequence[Event]) -> float:
         """Return the probability after these events."""

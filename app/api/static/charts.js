@@ -150,8 +150,11 @@ function diagonal(plot) {
   ctx.restore();
 }
 
-/** A session's probabilities: `show([eventNumbers, probabilities])`. `onPoint` gets the index under the pointer, or null. */
-export function probabilityTrend(host, onPoint) {
+/**
+ * A session's probabilities: `show([eventNumbers, probabilities])`. `onPoint` gets the index under the pointer, or null;
+ * `label` returns the text above a point, drawn where there is room.
+ */
+export function probabilityTrend(host, onPoint, label) {
   return new Chart(host, 260, () => ({
     legend: { show: false },
     cursor: { drag: { x: false, y: false }, y: false },
@@ -169,6 +172,24 @@ export function probabilityTrend(host, onPoint) {
       width: 2,
       points: { show: (plot) => plot.data[0].length <= 60, size: 7, fill: colour("accent"), stroke: colour("surface") },
     }],
-    hooks: { setCursor: [(plot) => onPoint(plot.cursor.idx ?? null)] },
+    hooks: { setCursor: [(plot) => onPoint(plot.cursor.idx ?? null)], draw: [(plot) => drawLabels(plot, label)] },
   }));
+}
+
+const LABEL_WIDTH = 44;
+
+function drawLabels(plot, label) {
+  const [numbers, values] = plot.data;
+  if (numbers.length < 2 || plot.width / numbers.length < LABEL_WIDTH) return;
+  const { ctx } = plot;
+  ctx.save();
+  ctx.fillStyle = colour("muted");
+  ctx.font = FONT.replace("12px", `${12 * devicePixelRatio}px`);
+  ctx.textAlign = "center";
+  for (let at = 1; at < numbers.length; at += 1) {
+    const rises = values[at] >= values[at - 1];
+    const y = plot.valToPos(values[at], "y", true) + (rises ? -10 : 18) * devicePixelRatio;
+    ctx.fillText(label(at), plot.valToPos(numbers[at], "x", true), y);
+  }
+  ctx.restore();
 }

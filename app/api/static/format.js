@@ -17,6 +17,12 @@ export function percent(value) {
   return value > 0 && value < 0.001 ? "<0.1%" : share.format(value);
 }
 
+/** A difference in percentage points with its sign, "+14.0"; none as a dash. */
+export function points(value) {
+  if (!isNumber(value)) return NO_VALUE;
+  return `${value < 0 ? "−" : "+"}${Math.abs(value).toFixed(1)}`;
+}
+
 /** 12345 as "12,345"; null as a dash. */
 export const count = (value) => (isNumber(value) ? integer.format(value) : NO_VALUE);
 

@@ -4,7 +4,7 @@ import { get } from "./api.js";
 import { probabilityTrend } from "./charts.js";
 import { secondsSince } from "./clock.js";
 import { byId, element, fact, isolated, setText } from "./dom.js";
-import { NO_VALUE, count, dateAndTime, duration, outcomeLabel, percent, timeOfDay } from "./format.js";
+import { NO_VALUE, count, dateAndTime, duration, outcomeLabel, percent, points, timeOfDay } from "./format.js";
 
 let chart = null;
 let sessionId = null;
@@ -13,7 +13,8 @@ let tracedSummary = null;
 
 /** Create the chart. Call once. */
 export function startSession() {
-  chart = probabilityTrend(byId("session-chart"), markEvent);
+  chart = probabilityTrend(byId("session-chart"), markEvent, (at) => points(traced.trace[at].delta?.points));
+  byId("ask-why").addEventListener("click", askWhy);
 }
 
 /** Open the view of a session. The view stays empty until `refreshSession` gets a response. */
@@ -25,6 +26,7 @@ export function openSession(id) {
   byId("session-title").replaceChildren("Session ", isolated(id));
   byId("session-parts").hidden = true;
   byId("session-outcome").hidden = true;
+  clearWhy();
   setText(byId("session-summary"), "Loading the session …");
 }
 
@@ -42,6 +44,7 @@ export async function refreshSession() {
     if (hasChanged(summary)) {
       const response = await get(`${path}?trace=true`);
       if (id !== sessionId) return;
+      if (traced?.trace.length !== response.trace.length) clearWhy();
       traced = response;
       tracedSummary = summary;
       showTrace();
@@ -53,6 +56,40 @@ export async function refreshSession() {
     if (error.kind !== "missing" && error.status !== 422) throw error;
     showMissing();
   }
+}
+
+/** Ask which inputs moved the last event's probability; the service computes this on request only. */
+async function askWhy() {
+  const id = sessionId;
+  setText(byId("why-note"), "Asking the model …");
+  try {
+    const { why } = await get(`sessions/${encodeURIComponent(id)}?why=true`);
+    if (id !== sessionId) return;
+    setText(byId("why-note"), "");
+    showWhy(why);
+  } catch (error) {
+    if (id === sessionId) setText(byId("why-note"), error.message);
+  }
+}
+
+const SMALLEST_POINTS = 0.05;
+
+function showWhy(why) {
+  byId("why").hidden = false;
+  setText(byId("why-summary"), why
+    ? `Event ${count(why.event)}, ${why.event_name}: from ${percent(why.before)} to ${percent(why.after)}, ${points(why.change.points)} points.`
+    : "No event was folded yet.");
+  const reasons = why?.reasons ?? [];
+  const shown = reasons.filter((reason) => Math.abs(reason.points) >= SMALLEST_POINTS);
+  const rest = reasons.length - shown.length;
+  byId("why-reasons").replaceChildren(
+    ...shown.map((reason) => element("li", { "data-sign": reason.points < 0 ? "down" : "up" }, isolated(reason.text))),
+    ...(rest ? [element("li", { class: "note" }, `${count(rest)} more inputs with less than 0.05 points each`)] : []));
+}
+
+function clearWhy() {
+  byId("why").hidden = true;
+  setText(byId("why-note"), "");
 }
 
 function hasChanged(summary) {
@@ -101,8 +138,11 @@ function showTrace() {
     cell("time", element("time", { datetime: point.timestamp, title: dateAndTime(point.timestamp) }, timeOfDay(point.timestamp))),
     cell("event", isolated(point.event_name), ...(point.interventions ?? []).map(decision)),
     cell("number probability", percent(point.probability)),
+    cell("number delta", element("span", { title: oddsText(point.delta) }, points(point.delta?.points))),
     cell("item", isolated(point.item_id ?? NO_VALUE)))));
 }
+
+const oddsText = (delta) => (delta ? `${delta.log_odds < 0 ? "−" : "+"}${Math.abs(delta.log_odds).toFixed(2)} log-odds` : "the first event");
 
 const cell = (kind, ...children) => element("td", { role: "cell", class: kind }, ...children);
 

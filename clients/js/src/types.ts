@@ -101,6 +101,14 @@ export interface BoardSessionOut {
   recent_probabilities?: number[] | null;
 }
 
+/** A change of a probability. */
+export interface ChangeOut {
+  /** Difference of ln(p / (1 - p)). */
+  log_odds: number;
+  /** Difference of the probability in percentage points. */
+  points: number;
+}
+
 /** A message that is not sent any more. */
 export interface DeadMessageOut {
   /** The id that its receiver knows it by (`webhook-id`). */
@@ -163,10 +171,15 @@ export interface EventIn {
   /** The shop's id of the visitor. Rules keep a visitor in one group over all sessions; the model never sees it. */
   visitor_id?: string | null;
   /**
-   * Value of a purchase, in the shop's currency: the session's revenue in experiments. The model never sees it.
-   * Without it: price times quantity, where there is a price.
+   * What the event is worth in all; of a purchase, the session's revenue. The model never sees it. Without it: price
+   * times quantity, where there is a price.
    */
   value?: number | "" | null;
+  /**
+   * Currency of price and value, an ISO 4217 code; without it, the one that the session sent last. The model never
+   * sees it. Values of different currencies are never added. Any other text is warned of and counts as absent.
+   */
+  currency?: string | null;
   /** Further facts of the event or the session; the model uses those it was trained with. */
   properties?: Record<string, string | number | boolean | null> | "" | null;
 }
@@ -224,8 +237,10 @@ export interface GroupOut {
   conversion: number | null;
   /** Wilson's score interval of the conversion, for one look. */
   conversion_interval: IntervalOut;
-  /** Sum of the values of their purchases. */
+  /** Sum of the values of their purchases in `currency`; a purchase in another one counts without revenue. */
   revenue: number;
+  /** The currency of most purchases of both groups; null: the shop sends none. */
+  currency: string | null;
   /** Revenue by session, buyers or not. */
   revenue_per_session: number | null;
 }
@@ -329,8 +344,10 @@ export interface OutcomeIn {
   outcome: "purchase" | "none";
   /** When: RFC 3339 with an offset, or milliseconds since the epoch. Without it: now. */
   timestamp?: string | Date | number | "" | null;
-  /** Value of the purchase, in the shop's currency: the session's revenue in experiments. */
+  /** Value of the purchase: the session's revenue. */
   value?: number | "" | null;
+  /** Its currency, as of an event. */
+  currency?: string | null;
 }
 
 /**
@@ -344,6 +361,8 @@ export interface OutcomesOut {
   purchase: number;
   /** Sessions that did not. */
   none: number;
+  /** Revenue of the purchases by currency, that of most purchases first. */
+  revenue?: RevenueOut[];
   /** Length of the window in seconds. */
   window_s: number;
   /** Ended sessions that do not count yet. */
@@ -409,6 +428,21 @@ export interface RatesOut {
   requests_per_s: number;
 }
 
+/** A group of inputs, and the change that it brought. */
+export interface ReasonOut {
+  /** Difference of ln(p / (1 - p)). */
+  log_odds: number;
+  /** Difference of the probability in percentage points. */
+  points: number;
+  /**
+   * `event`, `time`, `events`, `item`, `category`, `price`, `cart`, `calendar`, `property.` and a name; or `repeat`:
+   * what one more event like the one before would have changed.
+   */
+  input: string;
+  /** The input in words, with its points: `cart filled 20 s ago, worth 59.90: +14.0 points`. */
+  text: string;
+}
+
 /** One bin of answers with similar probabilities. */
 export interface ReliabilityOut {
   /** Mean probability of the answers. */
@@ -425,6 +459,16 @@ export interface ResendOut {
   webhook: string;
   /** How many messages wait for their first attempt again. */
   resent: number;
+}
+
+/** Values of purchases in one currency; those of different currencies are never added. */
+export interface RevenueOut {
+  /** ISO 4217 code; null: the shop sends none. */
+  currency: string | null;
+  /** Sum of the values, to hundredths. */
+  value: number;
+  /** Purchases with a value. */
+  purchases: number;
 }
 
 /** A rule, its switch, and its experiment. */
@@ -572,6 +616,8 @@ export interface TracePoint {
   item_id: string | null;
   /** Probability of a purchase after it. */
   probability: number;
+  /** What it changed since the event before; null for the first event. */
+  delta: ChangeOut | null;
   /** The rules that fired at it, or in the idle time after it, control groups included. */
   interventions?: TracedIntervention[];
 }
@@ -606,9 +652,11 @@ export interface TracedSessionOut {
   model: string;
   /** Whether it has bought; `none`: the shop said that it will not. */
   outcome: "open" | "purchase" | "none";
-  /** The folded events in the order they were folded. */
-  trace: TracePoint[];
-  /** Fingerprint of the model that gave the trace: the current one, whichever gave the answers at the time. */
+  /** The folded events in the order they were folded; only with `trace`. */
+  trace?: TracePoint[];
+  /** What moved the probability at the last folded event; only with `why`, and null before the first event. */
+  why?: WhyOut | null;
+  /** Fingerprint of the model that gave trace and why: the current one, whichever gave the answers at the time. */
   trace_model: string;
 }
 
@@ -624,6 +672,22 @@ export interface WebhookOut {
   next_attempt: string | null;
   /** Messages that are not sent any more. */
   dead: number;
+}
+
+/** Why the probability is what it is after the last folded event: the change that the event brought, by inputs. */
+export interface WhyOut {
+  /** Number of the event, from 1. */
+  event: number;
+  /** Its canonical name. */
+  event_name: string;
+  /** Probability before it; before the first event, that after an event of which nothing is known. */
+  before: number;
+  /** Probability after it. */
+  after: number;
+  /** After less before. */
+  change: ChangeOut;
+  /** The inputs that moved it, the largest change first. They sum exactly to `change`. */
+  reasons: ReasonOut[];
 }
 
 /** Parameters of: The live board. */

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import math
 from contextlib import asynccontextmanager
 
 import httpx
@@ -312,8 +313,34 @@ async def test_a_trace_is_the_probability_after_each_event(client):
         "timestamp": "2026-11-22T10:16:39.001000Z",
         "item_id": "1",
         "probability": scores[1]["probability"],
+        "delta": trace[1]["delta"],
         "interventions": [],
     }
+    assert trace[0]["delta"] is None
+    before, after = (scores[place]["probability"] for place in range(2))
+    assert trace[1]["delta"]["points"] == pytest.approx(100 * (after - before), abs=1e-4)
+    odds = [math.log(p / (1 - p)) for p in (before, after)]
+    assert trace[1]["delta"]["log_odds"] == pytest.approx(odds[1] - odds[0], abs=1e-4)
+
+
+async def test_why_sums_to_the_change_of_the_last_event_and_has_words(client, store):
+    added = event(event_name="add_to_cart", price=59.9, timestamp=NOW_MS - 21_000)
+    scores = [result["score"] for result in await results_of(client, [added, event(timestamp=NOW_MS - 1000)])]
+    session = (await client.get("/v1/sessions/s?why=true")).json()
+    assert "trace" not in session
+    why = session["why"]
+    assert (why["event"], why["event_name"]) == (2, "page_view")
+    assert [why["before"], why["after"]] == pytest.approx([score["probability"] for score in scores])
+    for name in ("points", "log_odds"):
+        assert sum(reason[name] for reason in why["reasons"]) == pytest.approx(why["change"][name])
+    assert why["reasons"][0]["text"] == f"event page_view: {why['change']['points']:+.1f} points"
+    both = (await client.get("/v1/sessions/s?why=true&trace=true")).json()
+    assert (both["why"], len(both["trace"])) == (why, 2)
+    assert_problem(await client.get("/v1/sessions/other?why=true"), 404, "session_not_found")
+    await results_of(client, [event("bought", event_name="purchase")])
+    assert (await client.get("/v1/sessions/bought?why=true")).json()["why"] is None
+    store.sessions["s"].history.clear()
+    assert_problem(await client.get("/v1/sessions/s?why=true"), 410, "history_gone")
 
 
 async def test_a_trace_of_another_models_session_is_the_current_models(store):
