@@ -20,7 +20,7 @@ from app.runtime.periodic import PeriodicTask
 from app.store.interface import StateStore
 from app.store.interventions import IdleDecisions
 from app.store.record_codec import Outcome, Record
-from model.interventions.decide import Decider, Decision, facts_of
+from model.interventions.decide import NO_FACTS, Decider, Decision, facts_of
 from model.interventions.rules import Rule
 from model.redis_keys import SHARDS
 
@@ -126,7 +126,8 @@ class IdleRules:
             for session_id, record in zip(session_ids, await self._store.load(session_ids), strict=True)
             if isinstance(record, Record) and record.outcome is Outcome.OPEN and record.events
         }
-        await self._add_facts(records)
+        if decider.asks_facts:
+            await self._add_facts(records)
         now_ms = self._now_ms()
         commits: list[IdleDecisions] = []
         for session_id, record in records.items():
@@ -137,7 +138,7 @@ class IdleRules:
                     session_id,
                     number=record.events,
                     probability=record.probability or 0.0,
-                    facts=record.facts,
+                    facts=record.facts or NO_FACTS,
                     decided=(*record.decisions, *decisions),
                     now_ms=now_ms,
                 )

@@ -238,17 +238,22 @@ class Scorer:
             else:
                 update.loaded = update.current = record
         if self._decider is not None:
-            await self._find_facts(updates)
+            await self._find_facts(self._decider, updates)
 
-    async def _find_facts(self, updates: Sequence[SessionUpdate]) -> None:
-        """Compute the facts of sessions that began without rules, once each, from their histories.
+    async def _find_facts(self, decider: Decider, updates: Sequence[SessionUpdate]) -> None:
+        """Compute the facts of sessions that began before something asked for them, once each, from their histories.
 
-        A session whose history cannot be read is scored as ever, and no rule fires in it.
+        A session whose history cannot be read is scored as ever, and no rule that asks for facts fires in it.
         """
+        asks = decider.asks_facts
         missing = [
             update
             for update in updates
-            if (record := update.current) is not None and not record.facts and record.events and not record.outcome
+            if (record := update.current) is not None
+            and not record.facts
+            and record.events
+            and not record.outcome
+            and (asks or any(pending.queued.visitor_id is not None for pending in update.pending))
         ]
         if not missing:
             return
@@ -320,10 +325,12 @@ class Scorer:
     ) -> None:
         record, queued = update.current, pending.queued
         event, decider = queued.event, self._decider
-        facts = b""
+        facts = record.facts if record is not None else b""
         decisions: tuple[Decision, ...] = ()
-        if decider is not None and (record is None or record.facts or not record.events):
-            facts = advanced_facts((record.facts if record is not None else b"") or NO_FACTS, event, queued.visitor_id)
+        if decider is None:
+            facts = b""
+        elif facts or ((record is None or not record.events) and (decider.asks_facts or queued.visitor_id is not None)):
+            facts = advanced_facts(facts or NO_FACTS, event, queued.visitor_id)
         following, answer = with_fold(
             record,
             queued,
@@ -334,14 +341,14 @@ class Scorer:
             window=self._dedupe_window,
             facts=facts,
         )
-        if decider is not None and facts:
+        if decider is not None and (facts or not decider.asks_facts):
             decisions = decider.at_event(
                 queued.session_id,
                 event,
                 number=following.events,
                 before=None if record is None else record.probability,
                 probability=probability,
-                facts=facts,
+                facts=facts or NO_FACTS,
                 decided=following.decisions,
                 now_ms=queued.received_ms,
             )
@@ -356,7 +363,8 @@ class Scorer:
                 return
         is_late = record is not None and event.timestamp_ms < record.last_event_ms
         update.apply(pending, _LATE_FOLD if is_late else _FOLD, following, answer, decisions)
-        update.decided += decisions
+        if decisions:
+            update.decided += decisions
         update.appended.append(event)
         update.probabilities.append(probability)
 

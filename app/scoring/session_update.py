@@ -18,7 +18,7 @@ from app.store.history_codec import properties_code
 from app.store.interface import Commit
 from app.store.record_codec import VERSION_BYTES, Answer, Answers, Outcome, Record
 from model.events import Event
-from model.interventions.decide import Decision
+from model.interventions.decide import Decision, Decisions
 
 # More than any valid event: 32 properties of 64 and 256 characters, and three more texts, of four bytes a character.
 LARGEST_ENTRY_BYTES: Final = 2**16
@@ -55,7 +55,7 @@ class Disposition(Enum):
 # Module constants: a member lookup through its class takes 57 ns, a global 6, and every event needs some.
 _NO_TOKENS: Final[Mapping[str, int]] = MappingProxyType({})
 _NONE: Final = Disposition.NONE
-_LATE_FOLD: Final = Disposition.LATE_FOLD
+_FOLD: Final = Disposition.FOLD
 _OPEN: Final = Outcome.OPEN
 _WITHOUT_CHANGE: Final = frozenset({Disposition.NONE, Disposition.DUPLICATE})
 
@@ -143,7 +143,8 @@ class SessionUpdate(msgspec.Struct):
         """Set the record after an event, and the event's disposition and proposed answer."""
         queued = pending.queued
         warnings = queued.warnings
-        if (more := _WARNINGS.get(disposition)) is not None:
+        # Compared first, because an enumeration's hash is a call of Python.
+        if disposition is not _FOLD and (more := _WARNINGS.get(disposition)) is not None:
             warnings = (*warnings, more)
         self.current = record
         self.is_changed = True
@@ -167,7 +168,7 @@ class SessionUpdate(msgspec.Struct):
         """Remove a decision that has no token of its rule's cap, as if the rule had not fired."""
         self.decided = tuple(one for one in self.decided if one is not decision)
         if self.current is not None:
-            kept = tuple(one for one in self.current.decisions if one is not decision)
+            kept = Decisions(one for one in self.current.decisions if one is not decision)
             self.current = replace(self.current, decisions=kept)
         for pending in self.pending:
             score = pending.proposed
@@ -297,7 +298,7 @@ def with_fold(
         probability: the model's probability after the event.
         state: the model's state after the event.
         window: number of answers that the record keeps.
-        facts: what rules ask of the session, this event included; empty without rules, as older ones no longer hold.
+        facts: what rules ask of the session, this event included; empty if none does, as older ones no longer hold.
     """
     previous = record or _blank(queued, model)
     answer = Answer(probability, previous.events + 1, model, Outcome.OPEN, folded=True)
@@ -322,11 +323,11 @@ def with_decisions(record: Record, decisions: tuple[Decision, ...], window: int)
 
     Of a rule that repeats, an older decision goes once the answer to its event is not kept any more.
     """
-    kept = record.decisions + decisions
+    kept = Decisions(record.decisions + decisions)
     latest = {one.rule: one for one in kept}
     if len(latest) < len(kept):
         oldest = record.events - window
-        kept = tuple(one for one in kept if one.event > oldest or latest[one.rule] is one)
+        kept = Decisions(one for one in kept if one.event > oldest or latest[one.rule] is one)
     return replace(record, decisions=kept)
 
 

@@ -18,7 +18,7 @@ from app.store.keys import Keys, shard_of
 from app.store.record_codec import VERSION_BYTES, Record, encode_record
 from app.store.redis.scripts import ScriptRunner, load_script, unavailable
 from app.store.redis.server import RespArg
-from model.interventions.decide import Decision, visitor_of
+from model.interventions.decide import Decision, Decisions, visitor_of
 
 # Most decisions of one shard that are kept for readers, approximate, and for how long.
 DECISIONS_KEPT: Final = 4096
@@ -231,7 +231,7 @@ class RedisDecisions:
             following = replace(
                 record,
                 version=os.urandom(VERSION_BYTES),
-                decisions=(*kept, *decisions),
+                decisions=Decisions((*kept, *decisions)),
                 history_bytes=record.history_bytes + sum(map(len, entries)),
             )
             keys: list[RespArg] = [

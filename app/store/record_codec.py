@@ -71,13 +71,12 @@ properties. Both are still read; the bytes of their histories count as 0.
 import math
 import struct
 from enum import IntEnum
-from functools import lru_cache
 from typing import Final, Literal, Self
 
 import msgspec
 
 from app.errors import CorruptRecordError
-from model.interventions.decide import Decision
+from model.interventions.decide import NO_DECISIONS, Decision, Decisions, decoded_decisions
 
 CODEC_VERSION: Final = 4
 _WITHOUT_RULES: Final = 3
@@ -93,10 +92,7 @@ _VERSION_1: Final = struct.Struct("<B8s8sdIqqqBqBBI")
 _FLAGS_AT: Final = 17
 _FINGERPRINT_BYTES: Final = 8
 _FACTS_SIZE: Final = struct.Struct("<H")
-# An empty array of MessagePack.
-_NO_DECISIONS: Final = b"\x90"
-_encode_decisions: Final = msgspec.msgpack.Encoder().encode
-_decode_decisions: Final = msgspec.msgpack.Decoder(tuple[Decision, ...]).decode
+_NO_RULES: Final = (b"", NO_DECISIONS)
 _OUTCOME_BITS: Final = 0b0011
 _IS_WIDE: Final = 0b0100
 _HAS_WIDE_ANSWERS: Final = 0b1000
@@ -285,7 +281,7 @@ class Record(msgspec.Struct, frozen=True):
         state: the model's state, opaque; empty when nothing was folded.
         properties_code: code of the last folded event's properties (`history_codec.properties_code`); 0: not known.
         history_bytes: size of the history's entries; less for sessions of older releases, which did not count it.
-        facts: what rules ask of the session (`model.interventions.decide`); empty: not known, as without rules.
+        facts: what rules ask of the session (`model.interventions.decide`); empty: not known, as no rule asks for them.
         decisions: the decisions of rules so far; of a rule that repeats, all that stored answers or a group need.
     """
 
@@ -303,7 +299,7 @@ class Record(msgspec.Struct, frozen=True):
     properties_code: int = 0
     history_bytes: int = 0
     facts: bytes = b""
-    decisions: tuple[Decision, ...] = ()
+    decisions: Decisions = NO_DECISIONS
 
     def decisions_at(self, event: int) -> tuple[Decision, ...]:
         """Return the decisions that fired at the event of this number."""
@@ -322,11 +318,7 @@ def encode_record(record: Record) -> bytes:
         models = b"".join(map(bytes.fromhex, answers.models))
         parts = (header, bytes((len(answers.models),)), models, answers.packed, record.state)
     if has_rules:
-        parts += (
-            _FACTS_SIZE.pack(len(facts)),
-            facts,
-            _encode_decisions(decisions) if decisions else _NO_DECISIONS,
-        )
+        parts += (_FACTS_SIZE.pack(len(facts)), facts, decisions.packed)
     return b"".join(parts)
 
 
@@ -396,7 +388,11 @@ def _compact(data: bytes, header: struct.Struct) -> Record:
     )
     state_start = header.size + answer_count * _answer_size(is_wide=False)
     state_end = state_start + state_size
-    facts, decisions = _rules_after(data, state_end)
+    facts, decisions = _NO_RULES
+    if data[0] == CODEC_VERSION:
+        facts, decisions = _rules_after(data, state_end)
+    elif len(data) != state_end:
+        raise _wrong_size(data, state_end)
     fingerprint = model.hex()
     answers = _answers_of((fingerprint,), data[header.size : state_start], events, is_wide=False)
     return Record(
@@ -432,7 +428,11 @@ def _wide(data: bytes, header: struct.Struct) -> Record:
         models, start = _models(data, start + 1, data[start])
     state_start = start + answer_count * _answer_size(is_wide=has_wide_answers)
     state_end = state_start + state_size
-    facts, decisions = _rules_after(data, state_end)
+    facts, decisions = _NO_RULES
+    if data[0] == CODEC_VERSION:
+        facts, decisions = _rules_after(data, state_end)
+    elif len(data) != state_end:
+        raise _wrong_size(data, state_end)
     return Record(
         version=version,
         model=fingerprint,
@@ -459,7 +459,8 @@ def _version_1(data: bytes) -> Record:
     model_count, answer_count, state_size = rest
     models, start = _models(data, _VERSION_1.size, model_count)
     state_start = start + answer_count * _answer_size(is_wide=True)
-    _check(data, state_start + state_size)
+    if len(data) != state_start + state_size:
+        raise _wrong_size(data, state_start + state_size)
     return Record(
         version=version,
         model=model.hex(),
@@ -482,36 +483,26 @@ def _models(data: bytes, start: int, count: int) -> tuple[tuple[str, ...], int]:
     return tuple(data[place : place + _FINGERPRINT_BYTES].hex() for place in places), end
 
 
-def _rules_after(data: bytes, state_end: int) -> tuple[bytes, tuple[Decision, ...]]:
-    """Return the facts and decisions after the state; neither before version 4.
+def _rules_after(data: bytes, state_end: int) -> tuple[bytes, Decisions]:
+    """Return the facts and decisions after the state of a record of version 4.
 
     Raises:
-        CorruptRecordError: there are more or fewer bytes than the record's version and header say.
+        CorruptRecordError: they cannot be read.
     """
-    if data[0] != CODEC_VERSION:
-        _check(data, state_end)
-        return b"", ()
     start = state_end + _FACTS_SIZE.size
     # Two bytes by hand: half the time of unpacking them.
     end = start + data[state_end] + 256 * data[state_end + 1]
-    decisions = data[end:]
-    if decisions == _NO_DECISIONS:
-        return data[start:end], ()
+    packed = data[end:]
+    if packed == NO_DECISIONS.packed:
+        return data[start:end], NO_DECISIONS
     try:
-        return data[start:end], _decoded_decisions(decisions)
+        return data[start:end], decoded_decisions(packed)
     except (msgspec.DecodeError, UnicodeDecodeError) as exc:
         raise CorruptRecordError("The record's decisions of rules are not ones that this release can read.") from exc
 
 
-@lru_cache(maxsize=1024)
-def _decoded_decisions(data: bytes) -> tuple[Decision, ...]:
-    # A session's decisions are the same at most of its events.
-    return _decode_decisions(data)
-
-
-def _check(data: bytes, size: int) -> None:
-    if len(data) != size:
-        raise CorruptRecordError(f"The record has {len(data)} bytes where its header says {size}.")
+def _wrong_size(data: bytes, size: int) -> CorruptRecordError:
+    return CorruptRecordError(f"The record has {len(data)} bytes where its header says {size}.")
 
 
 def _outcome(number: int) -> Outcome:

@@ -15,7 +15,7 @@ import struct
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from enum import IntEnum
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from hashlib import blake2b
 from math import inf, nextafter
 from typing import Final, Literal
@@ -23,7 +23,7 @@ from typing import Final, Literal
 import msgspec
 
 from model.events import ADD_TO_CART, REMOVE_FROM_CART, Event, identifier_code
-from model.interventions.rules import Rule, RuleSet
+from model.interventions.rules import MOST_RULES, Rule, RuleSet
 from model.text_rules import canonical_text
 
 _CART: Final = struct.Struct("<dd")
@@ -72,6 +72,35 @@ class Decision(msgspec.Struct, frozen=True, array_like=True, gc=False):
     decided_ms: int
     idle: bool = False
     told: bool = True
+
+
+class Decisions(tuple[Decision, ...]):
+    """The decisions of a session, in their order; what every event needs of them is computed once."""
+
+    @cached_property
+    def rules(self) -> frozenset[str]:
+        """Names of the rules that have fired."""
+        return frozenset(one.rule for one in self)
+
+    @cached_property
+    def packed(self) -> bytes:
+        """A MessagePack array of arrays, of which `decoded_decisions` is the inverse."""
+        return _encode(self)
+
+
+NO_DECISIONS: Final = Decisions()
+_encode: Final = msgspec.msgpack.Encoder().encode
+_decode: Final = msgspec.msgpack.Decoder(tuple[Decision, ...]).decode
+
+
+@lru_cache(maxsize=4096)
+def decoded_decisions(packed: bytes) -> Decisions:
+    """Return packed decisions; cached, since a session's are the same at most of its events.
+
+    Raises:
+        msgspec.DecodeError, UnicodeDecodeError: the bytes are not ones that this release can read.
+    """
+    return Decisions(_decode(packed))
 
 
 class _Check:
@@ -176,10 +205,13 @@ class Decider:
     Attributes:
         caps: the cap an hour of each rule that has one, by name.
         idle: the rules that fire after idle time.
+        asks_facts: whether a rule asks for the cart, for names of former events, or for the visitor, who chooses its
+            group. Where none does, and no visitor's id is sent, records need no facts.
     """
 
     def __init__(self, rules: RuleSet) -> None:
         self.rules = rules
+        self.asks_facts = any(map(_asks_facts, rules.rules))
         self.caps = {rule.name: rule.cap_per_hour for rule in rules.rules if rule.cap_per_hour is not None}
         self.idle = tuple(rule for rule in rules.rules if rule.idle_seconds is not None)
         checks = [_Check(rule) for rule in rules.rules if rule.idle_seconds is None]
@@ -199,7 +231,7 @@ class Decider:
         before: float | None,
         probability: float,
         facts: bytes,
-        decided: Sequence[Decision],
+        decided: Decisions,
         now_ms: int,
     ) -> tuple[Decision, ...]:
         """Return the decisions at a folded event, in the order of the file.
@@ -210,16 +242,15 @@ class Decider:
             number: of the session's events, this one included.
             before: the probability before the event; None: it is the first.
             probability: the one after it.
-            facts: the session's, this event included.
+            facts: the session's, this event included; `NO_FACTS` where no rule asks for them.
             decided: decisions of the session so far.
             now_ms: the server's clock.
         """
         bands = self._of_event.get(event.event_name, self._of_any)
         found: tuple[Decision, ...] = ()
-        fired = {one.rule for one in decided} if decided else ()
         for check in bands.checks[bisect_right(bands.bounds, probability)]:
             # Here and not in `fits`, since most rules end here and a call takes longer than the comparisons.
-            if number < check.fewest or number > check.most or (check.once and check.name in fired):
+            if number < check.fewest or number > check.most or (check.once and check.name in decided.rules):
                 continue
             if check.fits(facts, now_ms, event, before):
                 found += (_decision(check.rule, session_id, number, probability, facts, decided, now_ms),)
@@ -253,8 +284,8 @@ def advanced_facts(facts: bytes, event: Event, visitor_id: str | None = None) ->
     """Return a session's facts after one more event, which came with this visitor's id or without one."""
     name = event.event_name
     code = _code_of(name)
-    if name in _CART_SIGNS:
-        facts = _moved_cart(facts, event)
+    if (sign := _CART_SIGNS.get(name)) is not None:
+        facts = _moved_cart(facts, event, sign)
     if code not in facts:
         facts += code
     if visitor_id is not None and visitor_id != visitor_of(facts):
@@ -263,10 +294,10 @@ def advanced_facts(facts: bytes, event: Event, visitor_id: str | None = None) ->
     return facts
 
 
-def _moved_cart(facts: bytes, event: Event) -> bytes:
+def _moved_cart(facts: bytes, event: Event, sign: float) -> bytes:
     """Return the facts with what the event added to the cart, or removed from it."""
     units, value = _CART.unpack_from(facts)
-    moved = _CART_SIGNS[event.event_name] * (1.0 if event.quantity is None else event.quantity)
+    moved = sign * (1.0 if event.quantity is None else event.quantity)
     units, value = max(0.0, units + moved), max(0.0, value + moved * (event.price or 0.0))
     # As in the model: an empty cart is worth nothing, even if what left it came without a price.
     return _CART.pack(units, value if units else 0.0) + facts[_VISITOR_SIZE_AT:]
@@ -302,10 +333,21 @@ def group_of(rule: Rule, unit: str) -> Group:
     """
     if not rule.control:
         return Group.TREATMENT
-    salt = (rule.salt or rule.name).encode()
-    digest = blake2b(unit.encode("utf-8", "surrogatepass"), digest_size=8, key=blake2b(salt, digest_size=32).digest())
+    digest = _salted(rule.salt or rule.name).copy()
+    digest.update(unit.encode("utf-8", "surrogatepass"))
     is_held_out = int.from_bytes(digest.digest(), "little") < rule.control * _SHARES
     return Group.CONTROL if is_held_out else Group.TREATMENT
+
+
+@lru_cache(maxsize=MOST_RULES)
+def _salted(salt: str) -> blake2b:
+    """Return a hash with a salt, to be copied."""
+    return blake2b(digest_size=8, key=blake2b(salt.encode(), digest_size=32).digest())
+
+
+def _asks_facts(rule: Rule) -> bool:
+    has_cart = rule.cart_value_at_least is not None or rule.cart_value_at_most is not None
+    return has_cart or bool(rule.with_events or rule.without_events) or 0.0 < rule.control < 1.0
 
 
 def _decision(

@@ -16,7 +16,7 @@ from app.store.record_codec import Outcome, Record
 from faults.ledger import Ledger, Sent
 from faults.verdict import Verdict
 from model.events import canonical_event_name
-from model.interventions.decide import Decider, Decision, Group, facts_of
+from model.interventions.decide import Decider, Decision, Decisions, Group, facts_of
 from model.interventions.rules import read_rules
 
 CAP: Final = 20
@@ -123,7 +123,7 @@ def _judge_session(
             before=None,
             probability=entry.probability or 0.0,
             facts=facts_of(events[:number]),
-            decided=decided,
+            decided=Decisions(decided),
             now_ms=now_ms,
         )
         expected = {one.rule: one for one in wanted if one.rule not in _OF_OTHERS}

@@ -13,7 +13,7 @@ from app.store.record_codec import Answers, Outcome, Record
 from app.store.redis.connection import ConnectionOptions
 from app.store.sessions import RedisStore
 from model.events import Event
-from model.interventions.decide import NO_FACTS, Decision, Group, advanced_facts
+from model.interventions.decide import NO_FACTS, Decision, Decisions, Group, advanced_facts
 
 pytestmark = pytest.mark.anyio
 KEYS = Keys()
@@ -34,7 +34,7 @@ async def store(server):
 
 
 def commit_of(session_id, number, *rules, expected=None, facts=b""):
-    decided = tuple(Decision(rule, Group.CONTROL, 0.5, number, 1000 + number, told=False) for rule in rules)
+    decided = Decisions(Decision(rule, Group.CONTROL, 0.5, number, 1000 + number, told=False) for rule in rules)
     record = Record(
         version=number.to_bytes(8, "big"),
         model="00" * 8,

@@ -13,7 +13,15 @@ from rich.table import Table
 
 from model.artifact import ArtifactError
 from model.events import Event
-from model.interventions.decide import NO_FACTS, Decider, Decision, Group, advanced_facts
+from model.interventions.decide import (
+    NO_DECISIONS,
+    NO_FACTS,
+    Decider,
+    Decision,
+    Decisions,
+    Group,
+    advanced_facts,
+)
 from model.interventions.rules import Rule, RulesError, RuleSet, read_rules
 from model.predictor import load_predictor
 from training.commands.console import OUT, print_line
@@ -138,7 +146,7 @@ def _decisions(
 ) -> Iterable[Decision]:
     """Yield the decisions in one session, as the service would have made them."""
     facts, before = NO_FACTS, None
-    decided: tuple[Decision, ...] = ()
+    decided = NO_DECISIONS
     latest_ms = events[0].timestamp_ms if events else 0
     for number, (event, probability) in enumerate(zip(events, scores, strict=True), start=1):
         facts = advanced_facts(facts, event)
@@ -153,7 +161,7 @@ def _decisions(
             decided=decided,
             now_ms=latest_ms,
         )
-        decided += made
+        decided = Decisions(decided + made)
         before = probability
         # A buyer's last event is followed by the purchase, whose time is not kept. Without one, idle time follows.
         next_ms = events[number].timestamp_ms if number < len(events) else (latest_ms if bought else None)
@@ -170,7 +178,8 @@ def _decisions(
                 decided=decided,
                 now_ms=due_ms,
             )
-            decided += () if idle is None else (idle,)
+            if idle is not None:
+                decided = Decisions((*decided, idle))
     yield from decided
 
 

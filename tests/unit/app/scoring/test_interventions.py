@@ -171,9 +171,26 @@ async def test_a_session_that_began_without_rules_gets_its_facts_from_its_histor
     assert (await record_of(store)).facts == facts_of([entry.event for entry in entries])
 
 
+async def test_facts_are_kept_only_where_a_rule_asks_for_them_or_a_visitor_is_named():
+    store = Store()
+    asks_nothing = {"name": "voucher", "min_events": 2, "properties": {"a": "b"}, "crosses_up": 0.1, "control": 1.0}
+    replica = Replica(store, decider(asks_nothing))
+    await replica.score(event(1, "add_to_cart", price=5.0))
+    assert store.sessions["s"].record[0] == 3
+    # A visitor who logs in: readers of decisions get the id, and what came before counts
+    await replica.score(event(2, visitor_id="v-1"))
+    record = await record_of(store)
+    assert (visitor_of(record.facts), cart_value(record.facts)) == ("v-1", 5.0)
+    await replica.score(event(3))
+    assert (visitor_of((await record_of(store)).facts), store.loads) == ("v-1", 1)
+    for field in ({"cart_value_at_least": 1}, {"without_events": ["search"]}, {"with_events": ["search"]}):
+        assert decider({"name": "r"} | field).asks_facts
+    assert [decider({"name": "r", "control": share}).asks_facts for share in (0.0, 0.5, 1.0)] == [False, True, False]
+
+
 async def test_facts_do_not_outlive_the_rules_and_decisions_do():
     store = Store()
-    rules = decider({"name": "voucher"})
+    rules = decider({"name": "voucher"}, {"name": "cart", "cart_value_at_least": 100})
     (first,) = await Replica(store, rules).score(event(1, "add_to_cart", price=5.0))
     without = Replica(store, None)
     (again,) = await without.score(event(1))

@@ -7,7 +7,7 @@ from msgspec.structs import replace
 
 from app.errors import CorruptRecordError
 from app.store.record_codec import Answer, Answers, Outcome, Record, decode_record, encode_record
-from model.interventions.decide import Decision, Group
+from model.interventions.decide import Decision, Decisions, Group
 
 MODEL, OTHER_MODEL = "0011223344556677", "8899aabbccddeeff"
 ANSWER = Answer(0.25, 2, MODEL, Outcome.OPEN, folded=True)
@@ -123,9 +123,11 @@ VERSION_3 = {
         """,
     ),
 }
-DECISIONS = (
-    Decision("voucher", Group.TREATMENT, 0.25, 2, 1_000_000_000_002),
-    Decision("chat", Group.CONTROL, 0.5, 1, 1_000_000_000_000, idle=True, told=False),
+DECISIONS = Decisions(
+    [
+        Decision("voucher", Group.TREATMENT, 0.25, 2, 1_000_000_000_002),
+        Decision("chat", Group.CONTROL, 0.5, 1, 1_000_000_000_000, idle=True, told=False),
+    ]
 )
 # As version 3, and then what rules know: 2 bytes of size, the facts, and the decisions as MessagePack.
 VERSION_4 = {

@@ -4,9 +4,11 @@ import pytest
 
 from model.events import Event, canonical_event_name
 from model.interventions.decide import (
+    NO_DECISIONS,
     NO_FACTS,
     Decider,
     Decision,
+    Decisions,
     Group,
     advanced_facts,
     cart_value,
@@ -33,7 +35,7 @@ def decider(**fields):
 def fires(which, event_name="page_view", *, history=(), now_ms=NOW_MS, **given):
     event = Event(event_name, NOW_MS, properties=given.pop("properties", {}))
     facts = facts_of([*history, event])
-    values = {"number": len(history) + 1, "before": None, "probability": 0.5, "decided": ()} | given
+    values = {"number": len(history) + 1, "before": None, "probability": 0.5, "decided": NO_DECISIONS} | given
     return which.at_event("s", event, facts=facts, now_ms=now_ms, **values)
 
 
@@ -92,7 +94,7 @@ def test_conditions(fields, given, expected):
 
 
 def test_a_decision_is_made_once_a_session_unless_the_rule_repeats():
-    before = (Decision("r", Group.CONTROL, 0.4, 1, NOW_MS),)
+    before = Decisions([Decision("r", Group.CONTROL, 0.4, 1, NOW_MS)])
     assert fires(decider(), decided=before) == ()
     (again,) = fires(decider(repeat=True), decided=before, number=7)
     # It keeps the group that it had
