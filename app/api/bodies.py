@@ -2,18 +2,23 @@
 
 import asyncio
 import zlib
+from collections.abc import Collection
 from typing import Final, NamedTuple, TypeVar
+from urllib.parse import parse_qsl
 
 import msgspec
 from pydantic import BaseModel
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import Message, Receive
 
+from app.auth.scopes import Scope
 from app.errors import (
     BodyTimeoutError,
     BodyTooLargeError,
     DeadlineExceededError,
+    ForbiddenError,
     InvalidJsonError,
+    InvalidRequestError,
     UnsupportedEncodingError,
     UnsupportedMediaTypeError,
     WillbuyError,
@@ -43,6 +48,15 @@ _MOST_GZIP_MEMBERS: Final = 16
 _WITH_GZIP_HEADER: Final = 31
 # Bytes that are there reach the reader of a body within a few turns of the event loop.
 _QUIET_TURNS: Final = 16
+_CONTROL: Final = "control"
+_NOT_BOOLEAN: Final = "Expected true or false."
+CONTROL_PARAMETER: Final = {
+    "name": _CONTROL,
+    "in": "query",
+    "required": False,
+    "description": "Whether the answer has decisions of control groups too; needs `sessions:read` as well.",
+    "schema": {"type": "boolean", "default": False},
+}
 _encode = msgspec.json.Encoder().encode
 
 
@@ -193,8 +207,29 @@ class ScoreBody(msgspec.Struct):
     interventions: tuple[InterventionBody, ...]
 
 
-def score_body(score: Score) -> ScoreBody:
-    """Return what is answered with a score."""
+def asks_control(query: bytes, scopes: Collection[Scope] | None) -> bool:
+    """Return whether a caller asks for decisions of control groups too: `?control=true`.
+
+    Args:
+        query: the query string; other parameters are ignored.
+        scopes: of the caller's key; None: open access.
+
+    Raises:
+        InvalidRequestError: the value is neither true nor false.
+        ForbiddenError: the key may not read sessions, which have these decisions as well.
+    """
+    asked = [value for name, value in parse_qsl(query.decode("latin-1"), keep_blank_values=True) if name == _CONTROL]
+    if set(asked) - {"true", "false"}:
+        raise InvalidRequestError(_NOT_BOOLEAN, [{"field": _CONTROL, "message": _NOT_BOOLEAN, "code": "bool_parsing"}])
+    if "true" not in asked:
+        return False
+    if scopes is not None and Scope.SESSIONS_READ not in scopes:
+        raise ForbiddenError(f"`control=true` needs a key with the scope `{Scope.SESSIONS_READ}`.", Scope.SESSIONS_READ)
+    return True
+
+
+def score_body(score: Score, *, with_control: bool = False) -> ScoreBody:
+    """Return what is answered with a score; decisions of control groups only where they are asked for."""
     answer = score.answer
     return ScoreBody(
         session_id=score.session_id,
@@ -205,14 +240,16 @@ def score_body(score: Score) -> ScoreBody:
         folded=answer.folded,
         duplicate=score.duplicate,
         warnings=score.warnings,
-        interventions=_told(score.decisions) if score.decisions else (),
+        interventions=_told(score.decisions, with_control=with_control) if score.decisions else (),
     )
 
 
-def _told(decisions: tuple[Decision, ...]) -> tuple[InterventionBody, ...]:
-    return tuple(InterventionBody(one.rule, one.group.word, one.probability) for one in decisions if one.told)
+def _told(decisions: tuple[Decision, ...], *, with_control: bool) -> tuple[InterventionBody, ...]:
+    return tuple(
+        InterventionBody(one.rule, one.group.word, one.probability) for one in decisions if one.told or with_control
+    )
 
 
-def score_json(score: Score) -> bytes:
-    """Return the answer to one event as JSON."""
-    return _encode(score_body(score))
+def score_json(score: Score, *, with_control: bool = False) -> bytes:
+    """Return the answer to one event as JSON; see `score_body`."""
+    return _encode(score_body(score, with_control=with_control))

@@ -12,12 +12,23 @@ from typing import Final
 import msgspec
 from fastapi import APIRouter, Request, Response
 
-from app.api.bodies import NDJSON, ScoreBody, check_headers, gunzip, out_of_time, read_body, score_body, too_late
+from app.api.bodies import (
+    CONTROL_PARAMETER,
+    NDJSON,
+    ScoreBody,
+    asks_control,
+    check_headers,
+    gunzip,
+    out_of_time,
+    read_body,
+    score_body,
+    too_late,
+)
 from app.api.ingest import EVENTS_PATH
 from app.api.openapi import documented
 from app.api.responses import json_response
 from app.api.services import Services, services_of
-from app.auth.middleware import COUNT_EVENTS
+from app.auth.middleware import COUNT_EVENTS, KEY_SCOPES
 from app.errors import (
     BodyTimeoutError,
     BodyTooLargeError,
@@ -93,13 +104,14 @@ _EVENT_SCHEMA = {"$ref": "#/components/schemas/EventIn"}
     ),
     openapi_extra={
         "parameters": [
+            CONTROL_PARAMETER,
             {
                 "name": "Idempotency-Key",
                 "in": "header",
                 "required": False,
                 "description": "The event's id where the body has none.",
                 "schema": {"type": "string", "maxLength": LONGEST_EVENT_ID},
-            }
+            },
         ],
         "requestBody": {
             "required": True,
@@ -135,6 +147,7 @@ async def post_event() -> Response:
         ShuttingDownError,
     ),
     openapi_extra={
+        "parameters": [CONTROL_PARAMETER],
         "requestBody": {
             "required": True,
             "content": {
@@ -144,7 +157,7 @@ async def post_event() -> Response:
                 },
                 NDJSON: {"schema": _EVENT_SCHEMA, "example": json.dumps(EVENT_EXAMPLE)},
             },
-        }
+        },
     },
 )
 async def post_events(request: Request) -> Response:
@@ -159,6 +172,7 @@ async def post_events(request: Request) -> Response:
     services = services_of(request)
     settings = services.settings
     form = check_headers(request.headers.get("content-type"), request.headers.get("content-encoding"), or_lines=True)
+    with_control = asks_control(request.scope["query_string"], request.scope.get(KEY_SCOPES))
     timeout_s, is_read = settings.request_timeout_s, False
     try:
         with RequestTimeout(request.scope, services.deadlines, timeout_s) as timeout:
@@ -181,7 +195,7 @@ async def post_events(request: Request) -> Response:
         answers = iter(await services.batcher.submit_many(wanted, give_up_at=timeout.at))
     results = [next(answers) if isinstance(one, QueuedEvent) else one for one in checked]
     _log_failures(services, results)
-    return json_response(await _encoded(services, results))
+    return json_response(await _encoded(services, results, with_control=with_control))
 
 
 class _Result(msgspec.Struct, omit_defaults=True):
@@ -228,13 +242,13 @@ def _log_failures(services: Services, answers: Sequence[object]) -> None:
             )
 
 
-async def _encoded(services: Services, results: Sequence[Score | Exception | None]) -> bytes:
+async def _encoded(services: Services, results: Sequence[Score | Exception | None], *, with_control: bool) -> bytes:
     """Return the answer to a batch as JSON; a result that cannot be encoded is a problem of its event."""
     slices = Slices()
     items: list[_Result] = []
     for result in results:
         try:
-            items.append(_result(services, result))
+            items.append(_result(services, result, with_control=with_control))
         except Exception:
             services.logger.exception("answer_failed")
             items.append(_problem(services, _FAILED))
@@ -254,8 +268,10 @@ def _is_encodable(item: _Result) -> bool:
     return True
 
 
-def _result(services: Services, result: Score | Exception | None) -> _Result:
-    return _Result(_OK, score_body(result)) if isinstance(result, Score) else _problem(services, result)
+def _result(services: Services, result: Score | Exception | None, *, with_control: bool) -> _Result:
+    if isinstance(result, Score):
+        return _Result(_OK, score_body(result, with_control=with_control))
+    return _problem(services, result)
 
 
 def _problem(services: Services, error: Exception | None) -> _Result:

@@ -10,7 +10,7 @@ Every request takes the same way, whatever its head. `app.api.events` has the ca
 """
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from typing import Any, Final
 
@@ -20,7 +20,16 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from app.api.bodies import BodyForm, check_headers, gunzip, out_of_time, read_body, score_json, too_late
+from app.api.bodies import (
+    BodyForm,
+    asks_control,
+    check_headers,
+    gunzip,
+    out_of_time,
+    read_body,
+    score_json,
+    too_late,
+)
 from app.api.middleware import KnownRoute, RequestObserver, bounded_body, check_head, first_headers
 from app.api.responses import client_gone
 from app.api.services import Services
@@ -103,13 +112,17 @@ class Ingest:
         """Return the answer to one event as JSON."""
         check_head(scope)
         services = self._services()
-        is_read = False
+        is_read = with_control = False
+        scopes: Collection[KeyScope] | None = None
         try:
             with RequestTimeout(scope, services.deadlines, self._timeout_s) as timeout:
                 if not self._access.is_open:
                     key = self._access.check(scope["headers"], KeyScope.EVENTS_WRITE)
+                    scopes = key.scopes
                     if self._rate.is_limited(key):
                         await self._rate.take(key)
+                if query := scope["query_string"]:
+                    with_control = asks_control(query, scopes)
                 receive = bounded_body(head, receive, self._max_body_bytes)
                 content_type, content_encoding = head.get(b"content-type"), head.get(b"content-encoding")
                 form = _PLAIN
@@ -124,7 +137,7 @@ class Ingest:
                 queued = services.intake.submission(
                     event, now_ms=services.now_ms(), model=services.model, give_up_at=timeout.at
                 )
-                return score_json(await services.batcher.submit(queued))
+                return score_json(await services.batcher.submit(queued), with_control=with_control)
         except TimeoutError as exc:
             error = DeadlineExceededError(too_late(self._timeout_s))
             raise (error if is_read else await out_of_time(receive, self._timeout_s)) from exc

@@ -26,6 +26,9 @@ from app.monitoring.metrics import Metrics
 KEY_NAME: Final = "willbuy.key"
 """Entry of the ASGI scope with the name of the request's key."""
 
+KEY_SCOPES: Final = "willbuy.key_scopes"
+"""Entry of the ASGI scope with the scopes of the request's key; absent with open access."""
+
 _KEY_SHA256: Final = "willbuy.key_sha256"
 
 COUNT_EVENTS: Final = "willbuy.count_events"
@@ -97,6 +100,7 @@ class AccessControl:
                 async with asyncio.timeout(self._timeout_s):
                     key, left_s = await self._by_token(sent, method, path)
             scope[KEY_NAME] = key.name
+            scope[KEY_SCOPES] = key.scopes
             scope[_KEY_SHA256] = key.sha256
             if self._rate.is_limited(key):
                 async with asyncio.timeout(self._timeout_s):

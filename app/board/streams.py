@@ -3,14 +3,16 @@
 A *channel* reads one answer at an interval while it has listeners; a *listener* is an open stream and joins several
 channels. A newer event replaces an older one that the listener has not taken: a slow listener skips outdated events and
 needs no more memory. Decisions of rules are no state but happenings, so each is sent; a slow listener loses the oldest.
+Their `id` is a time of Redis, from which a stream that was cut off continues.
 
 The format is that of https://html.spec.whatwg.org/multipage/server-sent-events.html.
 """
 
 import asyncio
 import json
+import time
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import partial
@@ -23,7 +25,7 @@ from app.board.content import Content
 from app.board.query import BoardQuery
 from app.errors import ShuttingDownError, TooManyStreamsError, WillbuyError, to_problem
 from app.runtime.periodic import PeriodicTask
-from app.store.interventions import NOW, DecisionStore, HandedOver
+from app.store.interventions import NOW, DecisionPage, DecisionStore, HandedOver
 from model.redis_keys import SHARDS
 
 HEARTBEAT_S: Final = 15.0
@@ -36,6 +38,12 @@ STREAM_INTERVAL_S: Final = 1.0
 DECISIONS_INTERVAL_S: Final = 0.5
 """Interval at which decisions of rules are read while a stream is open, in seconds."""
 _MOST_DECISIONS: Final = 1000
+# A stream that continues reads so much of each shard at once, and at most so far back.
+_RESUMED_AT_ONCE: Final = 16
+_LONGEST_GAP_MS: Final = 600_000
+# A shard may be read just before it gets a decision that is older than another shard's newest. So a stream that continues
+# begins so much earlier, and what it had already may come twice.
+_OVERLAP_MS: Final = 2_000
 _DECISIONS: Final = b"interventions"
 
 
@@ -45,6 +53,7 @@ class Listener:
     def __init__(self) -> None:
         self._pending: dict[str, bytes] = {}
         self._decisions: deque[bytes] = deque(maxlen=_MOST_DECISIONS)
+        self._position: int | None = None
         self._arrived = asyncio.Event()
         self._is_closed = False
 
@@ -53,9 +62,15 @@ class Listener:
         self._pending[event] = data
         self._arrived.set()
 
-    def add_decisions(self, decisions: Sequence[bytes]) -> None:
-        """Keep decisions of rules for sending, each as JSON; of those not yet taken the last thousand."""
+    def add_decisions(self, decisions: Sequence[bytes], position: int | None = None) -> None:
+        """Keep decisions of rules for sending, each as JSON; of those not yet taken the last thousand.
+
+        Args:
+            decisions: the decisions.
+            position: time of the newest decision that was read, Redis' clock in ms; None: older ones are added.
+        """
         self._decisions.extend(decisions)
+        self._position = position if position is not None else self._position
         self._arrived.set()
 
     def close(self) -> None:
@@ -78,8 +93,13 @@ class Listener:
             if self._decisions:
                 pending[_DECISIONS] = b"[%b]" % b",".join(self._decisions)
                 self._decisions.clear()
-            if pending:
-                yield b"".join(b"event: %b\ndata: %b\n\n" % one for one in pending.items())
+            frame = b"".join(b"event: %b\ndata: %b\n\n" % one for one in pending.items())
+            if self._position is not None:
+                # Behind the decisions, since who has not got them has to get them again.
+                frame += b"id: %d\n\n" % self._position
+                self._position = None
+            if frame:
+                yield frame
 
 
 class _Channel:
@@ -146,13 +166,41 @@ class _DecisionChannel:
         self._store = store
         self._has_rules = has_rules
         self._places = dict.fromkeys(range(SHARDS), NOW)
+        self._position: int | None = None
         self._task = PeriodicTask(
             self._update, name="stream-decisions", every_s=interval_s, logger=logger, failed="stream_failed"
         )
         self._task.start()
 
+    def join(self, listener: Listener) -> None:
+        self.listeners.add(listener)
+        listener.add_decisions((), self._position)
+
     def stop(self) -> None:
         self._task.stop()
+
+    async def resume(self, listener: Listener, after_ms: int) -> None:
+        """Give a listener the decisions since it was cut off; end its stream if they cannot be read."""
+        begin_ms = max(after_ms - _OVERLAP_MS, time.time_ns() // 1_000_000 - _LONGEST_GAP_MS)
+        places = dict.fromkeys(range(SHARDS), f"{begin_ms}-0")
+        try:
+            if self._has_rules():
+                await self._catch_up(listener, places)
+            # Not before, since its id would tell that the listener has what was read above.
+            self.join(listener)
+            if self._has_rules():
+                await self._catch_up(listener, places)
+        except WillbuyError:
+            listener.close()
+
+    async def _catch_up(self, listener: Listener, places: dict[int, str]) -> None:
+        """Give a listener what stands after the places, which move on."""
+        behind: Sequence[int] = list(places)
+        while behind:
+            pages = await self._store.read({shard: places[shard] for shard in behind}, most=_RESUMED_AT_ONCE)
+            listener.add_decisions(_all_told(pages))
+            places.update((shard, page.after) for shard, page in pages.items())
+            behind = [shard for shard, page in pages.items() if page.is_more]
 
     async def _update(self) -> bool:
         if not self._has_rules():
@@ -162,13 +210,12 @@ class _DecisionChannel:
         except WillbuyError:
             # The board's channel tells the listeners, and the places stay.
             return False
-        told: list[bytes] = []
-        for shard, page in pages.items():
-            self._places[shard] = page.after
-            told += [_told(entry.decision) for entry in page.entries if entry.decision.told]
-        if told:
+        self._places = {shard: page.after for shard, page in pages.items()}
+        told, before = _all_told(pages), self._position
+        self._position = max(int(place.partition("-")[0]) for place in self._places.values())
+        if told or before is None:
             for listener in self.listeners:
-                listener.add_decisions(told)
+                listener.add_decisions(told, self._position)
         return any(page.is_more for page in pages.values())
 
 
@@ -185,6 +232,10 @@ class _Told(msgspec.Struct, frozen=True):
 
 
 _encode: Final = msgspec.json.Encoder().encode
+
+
+def _all_told(pages: Mapping[int, DecisionPage]) -> list[bytes]:
+    return [_told(entry.decision) for page in pages.values() for entry in page.entries if entry.decision.told]
 
 
 def _told(decision: HandedOver) -> bytes:
@@ -248,8 +299,12 @@ class Streams:
         return len(self._listeners)
 
     @contextmanager
-    def listening(self, query: BoardQuery) -> Iterator[Listener]:
+    def listening(self, query: BoardQuery, after_ms: int | None = None) -> Iterator[Listener]:
         """Open a stream of a query's answers and of the statistics, for as long as the context lasts.
+
+        Args:
+            query: the board's.
+            after_ms: the last `id` of a stream that was cut off; decisions since then come first. None: a new stream.
 
         Raises:
             ShuttingDownError: the replica is about to stop.
@@ -268,16 +323,22 @@ class Streams:
             self._channel(key).join(listener)
         if self._decisions is None:
             self._decisions = self._open_decisions()
-        self._decisions.listeners.add(listener)
+        resuming = None
+        if after_ms is None:
+            self._decisions.join(listener)
+        else:
+            resuming = asyncio.create_task(self._decisions.resume(listener, after_ms))
         try:
             yield listener
         finally:
+            if resuming is not None:
+                resuming.cancel()
             self._listeners.discard(listener)
             for key in keys:
                 self._leave(key, listener)
             if self._decisions is not None:
                 self._decisions.listeners.discard(listener)
-                if not self._decisions.listeners:
+                if not self._listeners:
                     self._decisions.stop()
                     self._decisions = None
 

@@ -38,6 +38,7 @@ _CART_SIGNS: Final = {ADD_TO_CART: 1.0, REMOVE_FROM_CART: -1.0}
 _SHARES: Final = 2**64
 _FOREVER_MS: Final = 2**62
 _MOST_EVENTS: Final = 2**62
+_NO_PROBABILITY: Final = -1.0
 
 
 class Group(IntEnum):
@@ -110,13 +111,12 @@ class _Check:
     """
 
     __slots__ = (
-        "crosses_down",
-        "crosses_up",
+        "before_from",
+        "before_to",
         "ends_ms",
         "fewest",
         "has_cart",
         "high",
-        "is_of_event",
         "least_cart",
         "low",
         "most",
@@ -137,8 +137,10 @@ class _Check:
         self.low, self.high = rule.band
         self.fewest = rule.min_events or 1
         self.most = rule.max_events or _MOST_EVENTS
-        self.crosses_up = rule.crosses_up
-        self.crosses_down = rule.crosses_down
+        # Where the probability before the event lies; `_NO_PROBABILITY` of a first event crosses nothing.
+        crosses = rule.crosses_up is not None or rule.crosses_down is not None
+        self.before_from = (rule.crosses_down or 0.0) if crosses else _NO_PROBABILITY
+        self.before_to = inf if rule.crosses_up is None else rule.crosses_up
         self.texts = tuple(rule.texts.items())
         self.starts_ms = 0 if rule.starts is None else round(rule.starts.timestamp() * 1000)
         self.ends_ms = _FOREVER_MS if rule.ends is None else round(rule.ends.timestamp() * 1000)
@@ -147,15 +149,16 @@ class _Check:
         self.most_cart = inf if rule.cart_value_at_most is None else rule.cart_value_at_most
         self.wanted = tuple(map(_code_of, rule.with_events))
         self.unwanted = tuple(map(_code_of, rule.without_events))
-        self.is_of_event = bool(self.texts) or self.crosses_up is not None or self.crosses_down is not None
 
-    def fits(self, facts: bytes, now_ms: int, event: Event | None, before: float | None) -> bool:
+    def fits(self, facts: bytes, now_ms: int, event: Event | None) -> bool:
         """Return whether the conditions hold, after an event or, with None, idle time.
 
-        Not those on probability and number of events, nor whether the rule has fired before.
+        Not those on probabilities and number of events, nor whether the rule has fired before.
         """
-        if self.is_of_event and event is not None and not self._fits_event(event, before):
-            return False
+        if event is not None:
+            for name, texts in self.texts:
+                if canonical_text(event.properties.get(name)) not in texts:
+                    return False
         if self.has_cart:
             (value,) = _CART_VALUE.unpack_from(facts, _CART_VALUE_AT)
             if not self.least_cart <= value <= self.most_cart:
@@ -167,18 +170,6 @@ class _Check:
             if code not in facts:
                 return False
         return self.starts_ms <= now_ms < self.ends_ms
-
-    def _fits_event(self, event: Event, before: float | None) -> bool:
-        up, down = self.crosses_up, self.crosses_down
-        if up is not None and (before is None or before >= up):
-            return False
-        if down is not None and (before is None or before < down):
-            return False
-        given = event.properties
-        for name, texts in self.texts:  # noqa: SIM110 - a generator takes longer than the comparison
-            if canonical_text(given.get(name)) not in texts:
-                return False
-        return True
 
 
 class _Bands:
@@ -248,11 +239,12 @@ class Decider:
         """
         bands = self._of_event.get(event.event_name, self._of_any)
         found: tuple[Decision, ...] = ()
+        former = _NO_PROBABILITY if before is None else before
         for check in bands.checks[bisect_right(bands.bounds, probability)]:
             # Here and not in `fits`, since most rules end here and a call takes longer than the comparisons.
             if number < check.fewest or number > check.most or (check.once and check.name in decided.rules):
                 continue
-            if check.fits(facts, now_ms, event, before):
+            if check.before_from <= former < check.before_to and check.fits(facts, now_ms, event):
                 found += (_decision(check.rule, session_id, number, probability, facts, decided, now_ms),)
         return found
 
@@ -271,7 +263,7 @@ class Decider:
         check = self._of_idle[rule.name]
         if not (check.low <= probability <= check.high and check.fewest <= number <= check.most):
             return None
-        if not check.fits(facts, now_ms, None, None):
+        if not check.fits(facts, now_ms, None):
             return None
         # Of a repeated rule: whether this idle time has its decision.
         if any(one.rule == rule.name and (check.once or (one.idle and one.event == number)) for one in decided):

@@ -189,6 +189,7 @@ class Stream:
     def __init__(self):
         self.events = defaultdict(list)
         self.ended = asyncio.Event()
+        self.id = ""
 
     async def read(self, response):
         event = ""
@@ -196,6 +197,8 @@ class Stream:
             name, _, value = line.partition(": ")
             if name == "event":
                 event = value
+            elif name == "id":
+                self.id = value
             elif name == "data":
                 self.events[event].append(json.loads(value))
         self.ended.set()
@@ -248,6 +251,52 @@ async def test_a_stream_says_that_redis_is_gone_and_goes_on_when_it_is_back(serv
             await until(lambda: has("board", 2))
             assert stream.events["board"][-1]["sessions"] == []
             reading.cancel()
+
+
+async def test_a_stream_that_was_cut_off_goes_on_with_the_decisions_since(service, valkey, tmp_path):
+    rules = tmp_path / "rules.toml"
+    rules.write_text('[[rules]]\nname = "each"\nrepeat = true\n')
+    replica = service(redis_url=valkey.url, interventions_file=str(rules))
+
+    async def read_until(headers, condition):
+        stream = Stream()
+        async with client.stream("GET", "/v1/stream", headers=headers) as response:
+            reading = asyncio.create_task(stream.read(response))
+
+            async def holds():
+                return await condition(stream)
+
+            await until(holds)
+            reading.cancel()
+        return stream
+
+    def decided(stream):
+        return {one["event"] for some in stream.events["interventions"] for one in some if one["session_id"] == "cut"}
+
+    async with client_of(replica) as client:
+
+        async def has_first(stream):
+            # The id of a stream's begin is there before any decision
+            if stream.id and not stream.events["interventions"]:
+                await post(client, "cut", "page_view")
+            return decided(stream) and stream.id
+
+        first = await read_until({}, has_first)
+        seen = max(decided(first))
+        for _ in range(40):
+            await post(client, "cut", "page_view")
+
+        async def has_all(stream):
+            return decided(stream) >= set(range(seen + 1, seen + 41)) and stream.id
+
+        again = await read_until({"Last-Event-ID": first.id}, has_all)
+        assert int(again.id) >= int(first.id) > 0
+
+        async def has_id(stream):
+            return stream.id
+
+        for junk in ("x", "-1", "9" * 40):
+            assert not (await read_until({"Last-Event-ID": junk}, has_id)).events["interventions"]
 
 
 async def test_streams_are_bounded_and_free_their_place_when_their_callers_leave(service, valkey):

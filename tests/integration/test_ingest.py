@@ -301,10 +301,10 @@ async def test_an_answer_that_fails_takes_no_other_with_it(monkeypatch):
     async with served(store) as server, connected(server) as one, connected(server) as other:
         encode = bodies.score_json
 
-        def fail_for_one(score):
+        def fail_for_one(score, **options):
             if score.session_id == "s-1":
                 raise RuntimeError("planted")
-            return encode(score)
+            return encode(score, **options)
 
         monkeypatch.setattr(ingest, "score_json", fail_for_one)
         async with connected(server) as first:

@@ -364,3 +364,28 @@ async def test_json_however_deep_is_refused_as_such(depth) -> None:
         assert lines.json()["results"][0]["status"] in {400, 422}
         # And nobody after it is the worse for it
         assert (await client.post("/v1/events", json=EVENT)).status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/v1/events", "/v1/events/batch"])
+async def test_who_may_read_sessions_may_ask_for_control_groups_in_an_answer(path, tmp_path) -> None:
+    both = make_key("events:write", "sessions:read", name="backend")
+    rules = tmp_path / "rules.toml"
+    rules.write_text('[[rules]]\nname = "voucher"\ncontrol = 1.0\n')
+    body = EVENT | {"event_id": "e-1"}
+
+    async def interventions(client, query, key):
+        response = await client.post(path + query, json=[body] if path.endswith("batch") else body, headers=key.headers)
+        if response.status_code != 200:
+            return response.status_code, response.json()["code"]
+        answer = response.json()["results"][0]["score"] if path.endswith("batch") else response.json()
+        return [(one["name"], one["group"]) for one in answer["interventions"]]
+
+    async with running(WRITER, both, interventions_file=rules) as client:
+        for query in ("", "?control=false", "?other=1"):
+            assert await interventions(client, query, WRITER) == []
+        for _ in range(2):  # and so for a repeated event
+            assert await interventions(client, "?control=true", both) == [("voucher", "control")]
+        assert await interventions(client, "", both) == []
+        assert await interventions(client, "?control=true", WRITER) == (403, "forbidden")
+        for value in ("1", "", "%ff", "true&control=no"):
+            assert await interventions(client, f"?control={value}", both) == (422, "invalid_request")
