@@ -41,8 +41,8 @@ _MOST_DECISIONS: Final = 1000
 # A stream that continues reads so much of each shard at once, and at most so far back.
 _RESUMED_AT_ONCE: Final = 16
 _LONGEST_GAP_MS: Final = 600_000
-# A shard may be read just before it gets a decision that is older than another shard's newest. So a stream that continues
-# begins so much earlier, and what it had already may come twice.
+# A shard may be read just before it gets a decision that is older than another shard's newest. So a stream that
+# continues begins so much earlier, and what it had already may come twice.
 _OVERLAP_MS: Final = 2_000
 _DECISIONS: Final = b"interventions"
 
