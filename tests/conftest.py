@@ -40,7 +40,11 @@ def pytest_collection_modifyitems(items):
             slow.add(item.path)
         if item.get_closest_marker("timeout") is not None:
             continue
-        if is_slow or not SLOW_FIXTURES.isdisjoint(item.fixturenames):
+        if item.path.suffix == ".ipynb":
+            # The documentation's notebook, which nbmake runs.
+            slow.add(item.path)
+            item.add_marker(pytest.mark.timeout(SLOW_S))
+        elif is_slow or not SLOW_FIXTURES.isdisjoint(item.fixturenames):
             item.add_marker(pytest.mark.timeout(SLOW_S))
         elif item.path.relative_to(TESTS).parts[0] in OF_PROCESSES:
             item.add_marker(pytest.mark.timeout(PROCESSES_S))

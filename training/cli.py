@@ -14,7 +14,7 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from training.commands.console import ERR, OUT, errors_for_people
+from training.commands.console import ERR, OUT, errors_for_people, print_line
 from training.commands.options import ConfigFlags, with_options
 from training.config import (
     QUICK_SETTINGS,
@@ -197,7 +197,8 @@ def predict(
     from training.commands.predict import PREDICT_ERRORS, run_predict  # noqa: PLC0415  # heavy, see above
 
     with errors_for_people(*PREDICT_ERRORS):
-        run_predict(artifact, data, out, settings)
+        written = run_predict(artifact, data, out, settings)
+    print_line(f"{written} in {out}")
 
 
 @_command("Training")

@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 
 from model.artifact import ArtifactError, BaseRateUnknownError
 from model.base_rate import logit_shift
-from training.commands.console import print_line
 from training.commands.prepare import PREPARE_ERRORS
 from training.commands.stages import prepare_progress, stage
 from training.config import PredictSettings
@@ -42,7 +41,7 @@ class PredictError(ValueError):
 PREDICT_ERRORS: Final = (*PREPARE_ERRORS, ArtifactError, PredictError, WarmStartError, OSError)
 
 
-def run_predict(artifact: Path, data: Path, out: Path, settings: PredictSettings) -> None:
+def run_predict(artifact: Path, data: Path, out: Path, settings: PredictSettings) -> str:
     """Write one row an event: `session_id`, `event` (from 1), `timestamp_ms`, `event_name`, `probability`.
 
     Sessions are whole and in order; none has an event at or after its first purchase. Sessions of a log that are still
@@ -53,6 +52,9 @@ def run_predict(artifact: Path, data: Path, out: Path, settings: PredictSettings
         data: prepared sessions, or a log.
         out: the file, Parquet or CSV by its suffix; it appears complete or not at all.
         settings: of the run.
+
+    Returns:
+        What was written, for people.
 
     Raises:
         PREDICT_ERRORS: an error that the user can fix; the message says how.
@@ -75,7 +77,7 @@ def run_predict(artifact: Path, data: Path, out: Path, settings: PredictSettings
                     table.add(rows)
                     done += rows.height
                     show(done)
-    print_line(f"{done:,} predictions of {dataset.counts.sessions.sessions:,} sessions in {out}")
+    return f"{done:,} predictions of {dataset.counts.sessions.sessions:,} sessions"
 
 
 def predicted_rows(start: Start, shard: Path) -> Iterator[pl.DataFrame]:
