@@ -4,6 +4,7 @@
 serving image, which has no training package, has the same command.
 """
 
+import json
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -16,6 +17,7 @@ from rich.console import Console
 
 from app.auth.cli import cli as key_cli
 from app.interventions.cli import cli as webhooks_cli
+from app.runtime.service_call import Key, Url, call
 from model.own_redis import announced
 
 if TYPE_CHECKING:
@@ -218,6 +220,17 @@ def _run(
     except (ValueError, AddressError, EmbeddedServerError) as exc:  # ArtifactError and AccessError among them
         _fail(str(exc))
         raise typer.Exit(1) from None
+
+
+@cli.command(rich_help_panel="Serving")
+def rejects(
+    limit: Annotated[int, typer.Option(min=1, max=100, help="Most records, latest first.")] = 20,
+    url: Url = "http://127.0.0.1:8000",
+    api_key: Key = None,
+) -> None:
+    """Print the last records of vendors that could not become events, one JSON object a line (docs/vendors.md)."""
+    for record in call(url, api_key, "GET", "/v1/ingest/rejects", params={"limit": limit})["rejects"]:
+        typer.echo(json.dumps(record))
 
 
 def _serve(config: "uvicorn.Config", on_listening: Callable[[str], None]) -> None:

@@ -14,7 +14,7 @@ from fastapi import FastAPI
 from pydantic import ValidationError
 from structlog.typing import FilteringBoundLogger
 
-from app.api import board, dashboard, events, interventions, operations, outcomes, sessions, stream, tokens
+from app.api import board, dashboard, events, interventions, operations, outcomes, sessions, stream, tokens, vendors
 from app.api.events import BATCH_PATH
 from app.api.ingest import Ingest
 from app.api.middleware import BodyLimit, FrontedFastAPI, RequestContext, RequestObserver
@@ -154,7 +154,7 @@ def create_app(
     app.add_middleware(
         BodyLimit,
         max_body_bytes=settings.max_body_bytes,
-        exceptions={BATCH_PATH: settings.max_batch_body_bytes},
+        exceptions=dict.fromkeys((BATCH_PATH, *vendors.INGEST_PATHS), settings.max_batch_body_bytes),
         observer=observer,
     )
     app.add_middleware(board.CachedAnswers, services=lambda: app.state.services)
@@ -196,7 +196,7 @@ async def _end_events(services: Services, feed: Feed | None) -> None:
 
 
 def _include_routes(app: FastAPI) -> None:
-    for module in (events, board, outcomes, sessions, stream, interventions, tokens, operations):
+    for module in (events, vendors, board, outcomes, sessions, stream, interventions, tokens, operations):
         app.include_router(module.router)
     app.include_router(dashboard.build_router())
 

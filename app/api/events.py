@@ -194,7 +194,7 @@ async def post_events(request: Request) -> Response:
     with WhileConnected(request.scope):
         answers = iter(await services.batcher.submit_many(wanted, give_up_at=timeout.at))
     results = [next(answers) if isinstance(one, QueuedEvent) else one for one in checked]
-    _log_failures(services, results)
+    log_failures(services, results)
     return json_response(await _encoded(services, results, with_control=with_control))
 
 
@@ -230,7 +230,7 @@ async def _submissions(
     return checked
 
 
-def _log_failures(services: Services, answers: Sequence[object]) -> None:
+def log_failures(services: Services, answers: Sequence[object]) -> None:
     """Log what no caller is to blame for, once however many events it befell."""
     failures = {(type(one), str(one)): one for one in answers if isinstance(one, Exception)}
     for failure in failures.values():

@@ -20,6 +20,7 @@ class Access:
 
     Attributes:
         is_open: whether access is open.
+        signers: the keys whose shared secret signs requests of events.
         changed: an event that the next `replace` sets; each `replace` puts a new event here.
     """
 
@@ -27,12 +28,14 @@ class Access:
         self.is_open = keys is None
         self.changed = asyncio.Event()
         self._keys: tuple[tuple[bytes, ApiKey], ...] = ()
+        self.signers: tuple[ApiKey, ...] = ()
         self.replace(keys or ())
 
     def replace(self, keys: Sequence[ApiKey]) -> bool:
         """Accept these keys from now on, and no others; return whether they differ from the keys before."""
         before = self._keys
         self._keys = tuple((key.digest, key) for key in keys)
+        self.signers = tuple(key for key in keys if key.segment_secret and Scope.EVENTS_WRITE in key.scopes)
         self.changed.set()
         self.changed = asyncio.Event()
         return self._keys != before

@@ -1,5 +1,6 @@
 """`willbuy key`: makes, lists and revokes API keys."""
 
+import json
 import os
 import tempfile
 from collections.abc import Iterator
@@ -133,6 +134,9 @@ def _toml(entry: ApiKey) -> str:
     lines = ["[[keys]]", f'name = "{entry.name}"', f"scopes = [{scopes}]", f'sha256 = "{entry.sha256}"']
     if entry.events_per_s is not None:
         lines.append(f"events_per_s = {entry.events_per_s!r}")
+    if entry.segment_secret is not None:
+        # JSON's texts are TOML's basic strings.
+        lines.append(f"segment_secret = {json.dumps(entry.segment_secret)}")
     return "\n".join(lines) + "\n"
 
 

@@ -8,6 +8,7 @@ guessed. A random key cannot be guessed, and the check runs for every event. The
     scopes = ["events:write"]
     sha256 = "64 hexadecimal digits"
     events_per_s = 500                # optional
+    segment_secret = "..."            # optional: what Segment signs its requests with, see docs/vendors.md
 """
 
 import hashlib
@@ -28,6 +29,7 @@ _RANDOM_BYTES: Final = 32
 
 KeyName = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9._-]{1,64}$")]
 _Digest = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-fA-F]{64}$")]
+_Secret = Annotated[str, msgspec.Meta(pattern=r"^[ -~]{8,256}$")]
 _Rate = Annotated[float, msgspec.Meta(gt=0, le=1_000_000)]
 
 
@@ -43,12 +45,18 @@ class ApiKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         scopes: its permissions.
         sha256: SHA-256 of the key, in hexadecimal.
         events_per_s: its rate limit, in events and other requests a second; None: the limit of the settings.
+        segment_secret: shared secret with which Segment signs its requests; the signature needs the text itself.
     """
 
     name: KeyName
     scopes: Annotated[list[Scope], msgspec.Meta(min_length=1)]
     sha256: _Digest
     events_per_s: _Rate | None = None
+    segment_secret: _Secret | None = None
+
+    def __repr__(self) -> str:
+        """Return a text without the secret."""
+        return f"ApiKey({self.name!r})"
 
     @property
     def digest(self) -> bytes:

@@ -1,6 +1,7 @@
 """Checks the key of every request before its body is read, its route is found, or a cached answer is given."""
 
 import asyncio
+from collections.abc import Sequence
 from functools import partial
 from typing import Final
 
@@ -9,9 +10,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from app.auth.access import Access
 from app.auth.keys import ApiKey
 from app.auth.rate_limit import RateLimit
-from app.auth.scopes import Methods, Rules
+from app.auth.scopes import INGEST_PATH, Methods, Rules
 from app.auth.scopes import Scope as KeyScope
 from app.auth.tokens import TokenStore, token_of
+from app.auth.vendors import CHECK_SIGNATURE, key_headers, signature_of, signer_of
 from app.errors import (
     DeadlineExceededError,
     ForbiddenError,
@@ -76,13 +78,14 @@ class AccessControl:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        path = route_path(scope)
         sent, query = token_of(scope["headers"], scope["query_string"])
-        # Routes know no such parameter, and it belongs in no log.
+        headers, query = key_headers(path, scope["headers"], query)
+        # Routes know no such parameters, and they belong in no log.
         scope["query_string"] = query
         if self._access.is_open:
             await self._app(scope, receive, send)
             return
-        path = route_path(scope)
         methods = self._rules.methods(path)
         method = scope["method"]
         if methods is None or method not in methods:
@@ -92,21 +95,20 @@ class AccessControl:
         if needed is None:
             await self._app(scope, receive, send)
             return
+        if (signature := signature_of(path, headers)) is not None and self._access.signers:
+            scope[CHECK_SIGNATURE] = partial(self._check_signature, scope, signature)
+            await self._app(scope, receive, send)
+            return
         left_s: float | None = None
         try:
             if sent is None:
-                key = self._access.check(scope["headers"], needed)
+                key = self._access.check(headers, needed)
             else:
                 async with asyncio.timeout(self._timeout_s):
                     key, left_s = await self._by_token(sent, method, path)
-            scope[KEY_NAME] = key.name
-            scope[KEY_SCOPES] = key.scopes
-            scope[_KEY_SHA256] = key.sha256
+            _name_key(scope, key)
             if self._rate.is_limited(key):
-                async with asyncio.timeout(self._timeout_s):
-                    await self._rate.take(key)
-                if path == _BATCH_PATH:
-                    scope[COUNT_EVENTS] = partial(self._count_more, key)
+                await self._limit(key, scope, path)
         except (WillbuyError, TimeoutError) as exc:
             error = (
                 exc
@@ -119,6 +121,13 @@ class AccessControl:
         if path == _STREAM_PATH:
             receive = _until_revoked(self._access, key, receive, left_s)
         await self._app(scope, receive, send)
+
+    def _check_signature(self, scope: Scope, signature: bytes, texts: Sequence[bytes]) -> None:
+        """Take a request for one of the key whose secret signed it; raise `UnauthorizedError` where none did."""
+        key = signer_of(signature, texts, self._access.signers)
+        _name_key(scope, key)
+        if self._rate.is_limited(key):
+            scope[COUNT_EVENTS] = partial(self._rate.take, key)
 
     async def _by_token(self, sent: str, method: str, path: str) -> tuple[ApiKey, float]:
         """Return the key that a token was made with, and the seconds until the token's end.
@@ -136,6 +145,18 @@ class AccessControl:
             what = "the board" if found.session_id is None else "one session"
             raise ForbiddenError(f"This token allows to read {what}, and nothing else.", KeyScope.SESSIONS_READ)
         return key, found.left_s
+
+    async def _limit(self, key: ApiKey, scope: Scope, path: str) -> None:
+        """Count the request of a key with a limit; the events of a batch are counted when they are known.
+
+        Raises:
+            RateLimitedError: the limit is exceeded.
+            TimeoutError: Redis does not answer.
+        """
+        async with asyncio.timeout(self._timeout_s):
+            await self._rate.take(key)
+        if path == _BATCH_PATH or path.startswith(INGEST_PATH):
+            scope[COUNT_EVENTS] = partial(self._count_more, key)
 
     async def _count_more(self, key: ApiKey, events: int) -> None:
         """Count the events of a batch; the request itself was counted as the first of them."""
@@ -176,6 +197,13 @@ def route_path(scope: Scope) -> str:
     path: str = scope["path"]
     prefix: str = scope.get("root_path", "")
     return path[len(prefix) :] if prefix and path.startswith(f"{prefix}/") else path
+
+
+def _name_key(scope: Scope, key: ApiKey) -> None:
+    """Put the key of a request where routes find it."""
+    scope[KEY_NAME] = key.name
+    scope[KEY_SCOPES] = key.scopes
+    scope[_KEY_SHA256] = key.sha256
 
 
 def _until_revoked(access: Access, key: ApiKey, receive: Receive, left_s: float | None) -> Receive:

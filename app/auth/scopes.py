@@ -27,6 +27,9 @@ Needed = Scope | None
 """The scope that a call needs; None: the call is public."""
 Methods = Mapping[str, Needed]
 
+INGEST_PATH: Final = "/v1/ingest/"
+"""Beginning of the calls that take events in the shapes of vendors."""
+
 _PUBLIC_PAGE: Final[Methods] = MappingProxyType({"GET": None, "HEAD": None})
 _READ: Final[Methods] = MappingProxyType({"GET": Scope.SESSIONS_READ})
 _WRITE: Final[Methods] = MappingProxyType({"POST": Scope.EVENTS_WRITE})
@@ -34,6 +37,8 @@ _WRITE: Final[Methods] = MappingProxyType({"POST": Scope.EVENTS_WRITE})
 _PATHS: Final[dict[str, Methods]] = {
     "/v1/events": _WRITE,
     "/v1/events/batch": _WRITE,
+    **{f"{INGEST_PATH}{vendor}": _WRITE for vendor in ("segment", "rudderstack", "snowplow", "ga4")},
+    f"{INGEST_PATH}rejects": _READ,
     "/v1/sessions": _READ,
     "/v1/stats": _READ,
     "/v1/stream": _READ,

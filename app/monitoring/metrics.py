@@ -86,6 +86,8 @@ class Metrics:
         self.suspicious_fields = counter("suspicious_fields", "Values accepted though they look wrong", "kind")
         self.closed_session_events = counter("closed_session_events", "Events after their session's purchase")
 
+        self.vendor_events = counter("vendor_events", "Records of vendors, by what became of them", "vendor", "result")
+
         self.outcomes = counter("outcomes", "Ended sessions published", "outcome", "closed_by")
         self.outcomes_lost = counter("outcomes_lost", "Ended sessions whose outcome was lost")
         self.closer_failures = counter("closer_failures", "Failed sweeps for ended sessions")

@@ -46,12 +46,15 @@ _LONGEST_TOKEN: Final = 16
 _COMMON_EVENT: Final = 2048
 # An event of all fields and the most properties has fewer. A body of more for each event may have millions of elements.
 _MOST_COMMAS: Final = 64
+# The largest body of real events has fewer, and a list of numbers has more.
+_MOST_COMMAS_OF_PARTS: Final = 400_000
 _Read = TypeVar("_Read")
 _Body = TypeVar("_Body", bound=BaseModel)
 
 _event_decoder: Final = msgspec.json.Decoder(EventBody)
 _events_decoder: Final = msgspec.json.Decoder(list[EventBody])
 _parts_decoder: Final = msgspec.json.Decoder(list[msgspec.Raw])
+_document_decoder: Final = msgspec.json.Decoder()
 
 
 def parse_event(body: bytes) -> EventBody:
@@ -109,6 +112,43 @@ async def parse_events(
             parsed.append(exc)
         await slices.pause()
     return parsed
+
+
+def checked_event(value: dict[str, Any]) -> EventBody:
+    """Return the event of its members; raise `InvalidEventError`, which names every field at fault."""
+    return _careful_event(value)
+
+
+def document_parts(body: bytes) -> list[bytes]:
+    """Return the elements of the list that a body has; none for other values, and for a list that is not JSON."""
+    body = body.removeprefix(_BOM).lstrip()
+    if not body.startswith(b"[") or body.count(b",") > _MOST_COMMAS_OF_PARTS:
+        return []
+    try:
+        return [bytes(part) for part in _parts_decoder.decode(body)]
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return []
+
+
+def read_document(text: bytes) -> Any:  # noqa: ANN401 - JSON
+    """Return the value of a JSON text as `willbuy prepare` reads it: of equal keys, the last one counts.
+
+    Raises:
+        InvalidJsonError: the text is not UTF-8, not JSON, or too deeply nested.
+    """
+    try:
+        return _document_decoder.decode(text)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        pass  # half a surrogate pair or NaN, which Python reads, or no JSON
+    try:
+        return json.loads(_text(text.removeprefix(_BOM)))
+    except json.JSONDecodeError as exc:
+        raise _not_json(exc) from exc
+    except RecursionError as exc:
+        raise InvalidJsonError("The body is nested too deeply.") from exc
+    except ValueError as exc:
+        # Python refuses to convert an integer of thousands of digits.
+        raise InvalidJsonError("The body has a number with too many digits.") from exc
 
 
 def parse_object(body: bytes, kind: type[_Body]) -> _Body:

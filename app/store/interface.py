@@ -10,6 +10,7 @@ from app.errors import HistoryGoneError, StoreError
 from app.store.board import BoardStore
 from app.store.experiments import ExperimentStore
 from app.store.history_codec import Entry, encode_decision, encode_event, properties_code
+from app.store.ingest import IngestStore
 from app.store.interventions import DecisionStore
 from app.store.outcomes import OutcomeStore
 from app.store.record_codec import Record
@@ -137,6 +138,11 @@ class StateStore(Protocol):
     @property
     def decisions(self) -> DecisionStore:
         """The decisions of rules, for their readers."""
+        ...
+
+    @property
+    def ingest(self) -> IngestStore:
+        """What events of vendors need."""
         ...
 
     @property

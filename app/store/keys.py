@@ -23,6 +23,8 @@
     wb:{00}:replicas              sorted set   names of the replicas by time of last report, Redis' clock, in ms
     wb:{00}:reports               hash         the last report of each
     wb:{<shard>}:token:<sha256>   string       what a token of a browser allows; the shard is the hash's
+    wb:{<shard>}:visitor:<id>     string       last sessions of a vendor's visitor, see `app.store.ingest`
+    wb:{00}:rejects               stream       records of vendors that could not become events, for a day
     wb:rate:{<shard>}:<limit>:<name>  hash     requests of API keys in a sliding window, see `rate_limit.lua`
 
 The braces make the shard a Redis Cluster hash tag: all keys of a shard are in one slot, so one script may use them
@@ -168,6 +170,14 @@ class Keys:
     def token(self, digest: str) -> str:
         """Return the key of a browser's token, given its SHA-256 in hexadecimal; a string."""
         return f"{self._of_shard[shard_of(digest)]}token:{digest}"
+
+    def visitor(self, visitor_id: str) -> str:
+        """Return the key of the last sessions of a vendor's visitor, a string."""
+        return f"{self._of_shard[shard_of(visitor_id)]}visitor:{visitor_id}"
+
+    def rejects(self) -> str:
+        """Return the key of the records of vendors that could not become events, a stream."""
+        return f"{self._of_shard[COUNTS_SHARD]}rejects"
 
     def rate(self, name: str, limit: int) -> str:
         """Return the key of the requests of API keys of a name, given their limit per window; a hash."""

@@ -24,6 +24,7 @@ from app.monitoring import tracing
 from app.store.board import RedisBoard
 from app.store.experiments import DAY_MS, FIRED_KEPT_MS, RedisExperiments, label_of
 from app.store.history_codec import Entry, decode_events, decode_history
+from app.store.ingest import RedisIngest
 from app.store.interface import Commit, whole_history
 from app.store.interventions import DECISIONS_KEPT, DECISIONS_KEPT_MS, RedisDecisions, handed_over
 from app.store.keys import Keys, shard_of
@@ -106,6 +107,9 @@ class RedisStore:
         self.decisions = RedisDecisions(self._scripts, keys=keys, wait_replicas=wait_replicas)
         self.experiments = RedisExperiments(self._client, self._scripts, keys=keys, session_idle_s=session_idle_s)
         self.webhooks = RedisWebhooks(self._scripts, keys)
+        self.ingest = RedisIngest(
+            self._client, self._scripts, keys=keys, idle_ms=self._idle_ms, kept_ms=self._idle_ms + self._grace_ms
+        )
         self.replicas = RedisReplicas(self._scripts, keys=keys, ttl_s=_REPORT_TTL_S)
 
     @property

@@ -48,6 +48,9 @@ def run_traffic(base_url, headers=None, *, with_rules=False):
         assert bought.json()["outcome"] == "purchase"
         assert client.post("/v1/sessions/a/outcome", json={"outcome": "none"}).status_code == 200
         assert client.delete("/v1/sessions/b").status_code == 204
+        for call in ({"type": "page", "anonymousId": "a"}, {"type": "page"}):
+            assert client.post("/v1/ingest/segment", json=call).status_code == 200
+        assert client.get("/v1/ingest/rejects").json()["rejects"]
         with client.stream("GET", "/v1/stream") as stream:
             next(stream.iter_lines())
         # The sweeper closes what idles out

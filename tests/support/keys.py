@@ -22,11 +22,13 @@ class Made:
         return {"authorization": f"Bearer {self.key}"}
 
 
-def make_key(*scopes: str, name: str = "shop", events_per_s: float | None = None) -> Made:
+def make_key(
+    *scopes: str, name: str = "shop", events_per_s: float | None = None, segment_secret: str | None = None
+) -> Made:
     """Return a new key with these scopes."""
     key = new_key()
     kinds = [Scope(scope) for scope in scopes]
-    return Made(key, ApiKey(name, kinds, digest_of(key.encode()).hex(), events_per_s))
+    return Made(key, ApiKey(name, kinds, digest_of(key.encode()).hex(), events_per_s, segment_secret))
 
 
 def toml(value: object) -> str:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from app.errors import CorruptRecordError, StoreError
 from app.store.history_codec import Entry, decode_events, decode_history
+from app.store.ingest import Reject, session_of
 from app.store.interface import Commit, whole_history
 from app.store.interventions import DecisionPage, IdleDecisions, IdlePage
 from app.store.outcomes import ClosedCount, Counts, CountsOf, Due, Written
@@ -70,6 +71,25 @@ class MemoryDecisions:
         return given
 
 
+class MemoryIngest:
+    """An `IngestStore` in which every visitor has one session."""
+
+    def __init__(self) -> None:
+        self.starts: dict[str, int] = {}
+        self.rejected: list[Reject] = []
+
+    async def assign(self, times: Mapping[str, Sequence[int]]) -> dict[str, list[str]]:
+        return {
+            one: [session_of(one, self.starts.setdefault(one, some[0])) for _ in some] for one, some in times.items()
+        }
+
+    async def add_rejects(self, rejects: Sequence[Reject]) -> None:
+        self.rejected += rejects
+
+    async def rejects(self, limit: int) -> list[Reject]:
+        return self.rejected[-limit:][::-1]
+
+
 class MemoryStore:
     """A store inside one process.
 
@@ -88,6 +108,7 @@ class MemoryStore:
         self.decisions = MemoryDecisions()
         self.experiments = MemoryExperiments()
         self.webhooks = NoWebhooks()
+        self.ingest = MemoryIngest()
 
     @property
     def confirms_by_writing(self) -> bool:

@@ -245,6 +245,24 @@ export interface GroupOut {
   revenue_per_session: number | null;
 }
 
+export interface HTTPValidationError {
+  detail?: ValidationError[];
+}
+
+/** What became of the records of a request. */
+export interface IngestOut {
+  /** Events that are stored. */
+  accepted: number;
+  /** Events that were stored before. */
+  duplicates: number;
+  /** Records that are no events, such as `identify`. */
+  ignored: number;
+  /** Records that could not become events. Sending them again cannot help. */
+  rejected: number;
+  /** The first of those; `GET /v1/ingest/rejects` has their records. */
+  rejects: RejectedOut[];
+}
+
 /** An interval of 95 %. */
 export interface IntervalOut {
   /** Lower end. */
@@ -441,6 +459,36 @@ export interface ReasonOut {
   input: string;
   /** The input in words, with its points: `cart filled 20 s ago, worth 59.90: +14.0 points`. */
   text: string;
+}
+
+/** A record that could not become an event. */
+export interface RejectOut {
+  /** Whose it is. */
+  vendor: string;
+  /** Server's clock. */
+  rejected: string;
+  /** Stable name of the problem. */
+  code: string;
+  /** What is wrong. */
+  detail: string;
+  /** The beginning of the record, as JSON. */
+  record: string;
+}
+
+/** A record of a request that could not become an event. */
+export interface RejectedOut {
+  /** Its place among the records of the request, from 0. */
+  index: number;
+  /** Stable name of the problem. */
+  code: string;
+  /** What is wrong. */
+  detail: string;
+}
+
+/** The last records that could not become events. */
+export interface RejectsOut {
+  /** Latest first; of one request at most five, of all the last hundred of a day. */
+  rejects: RejectOut[];
 }
 
 /** One bin of answers with similar probabilities. */
@@ -658,6 +706,14 @@ export interface TracedSessionOut {
   why?: WhyOut | null;
   /** Fingerprint of the model that gave trace and why: the current one, whichever gave the answers at the time. */
   trace_model: string;
+}
+
+export interface ValidationError {
+  loc: (string | number)[];
+  msg: string;
+  type: string;
+  input?: unknown;
+  ctx?: Record<string, unknown>;
 }
 
 /** A receiver of decisions. */

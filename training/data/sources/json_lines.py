@@ -16,9 +16,9 @@ from typing import IO, Any, Final
 import msgspec
 import polars as pl
 
+from model.vendors.paths import scalar_text, steps, value_at
 from training.data.sources.errors import SourceError
 from training.data.sources.files import HEAD_BYTES, head, opened
-from training.data.sources.nested import steps, value_at
 from training.data.sources.text import (
     LINE,
     MAX_LINE_BYTES,
@@ -134,22 +134,6 @@ def read_json(path: Path, needed: Mapping[str, str], records: Records | None, bl
         if not seen:
             raise SourceError(f"{path}: the file is empty")
         yield rows.block(file.tell())
-
-
-def scalar_text(value: Any) -> str | None:  # noqa: ANN401  # any JSON
-    """Return a value as a text table would hold it."""
-    if isinstance(value, str):
-        # A half of a surrogate pair is valid in JSON and in no text.
-        return value if value.isascii() else value.encode("utf-8", "replace").decode("utf-8")
-    if value is None:
-        return None
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, float):
-        return None if value != value else repr(value)  # noqa: PLR0124  # NaN
-    if isinstance(value, int):
-        return str(value)
-    return msgspec.json.encode(value).decode("utf-8")
 
 
 def _objects(path: Path, content: IO[bytes], block_bytes: int) -> Iterator[tuple[int, Any, bytes | str]]:

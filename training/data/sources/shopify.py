@@ -9,12 +9,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
+from model.vendors.paths import value_at
 from training.data.sources.base import Adapter, EventFile, Source
 from training.data.sources.errors import SourceError
 from training.data.sources.files import table_files
 from training.data.sources.json_lines import is_json, sample
 from training.data.sources.mapping import ColumnMapping, PropertyColumn
-from training.data.sources.nested import value_at
 
 REQUIRED: Final = frozenset({"clientId", "timestamp", "name", "data"})
 # Where an event's items are, and the variant and the quantity of one; the first that is there counts.

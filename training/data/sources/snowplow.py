@@ -1,9 +1,7 @@
 """Snowplow's enriched events: TSV without a header, the JSON of its analytics SDKs, or its table of atomic events.
 
-Fields: https://docs.snowplow.io/docs/fundamentals/canonical-event/ and
-https://docs.snowplow.io/docs/pipeline/enriched-tsv-format/. Items come from the classic `ti_` fields, from the product
-entity of the e-commerce tracking, and from the older `add_to_cart` and `remove_from_cart` events. Apps have no
-`domain_sessionid`: their session is in the entity `client_session`.
+What the columns mean is in `model.vendors.snowplow`; the TSV's order of fields:
+https://docs.snowplow.io/docs/pipeline/enriched-tsv-format/.
 """
 
 from collections.abc import Iterable, Mapping
@@ -13,14 +11,16 @@ from typing import Any, Final
 import msgspec
 import polars as pl
 
+from model.vendors.snowplow import PRODUCT, SESSION, SESSION_INDEX, SESSION_PARTS, SNOWPLOW, TABLE, TRANSACTION
 from training.data.sources.base import Adapter, EventFile, Source
 from training.data.sources.errors import SourceError
 from training.data.sources.files import opened, table_files
 from training.data.sources.json_lines import is_json
-from training.data.sources.mapping import ColumnMapping, PropertyColumn
+from training.data.sources.mapping import ColumnMapping
 from training.data.sources.nested import expression
 from training.data.sources.tables import column_names, is_parquet, parquet_schema
 from training.data.sources.text import MAX_LINE_BYTES
+from training.data.sources.vendors import filled, mapping_of
 
 FIELDS: Final = (
     "app_id", "platform", "etl_tstamp", "collector_tstamp", "dvce_created_tstamp", "event", "event_id", "txn_id",
@@ -49,117 +49,30 @@ _EVENT: Final = FIELDS.index("event")
 _EVENTS: Final = frozenset(
     {"page_view", "page_ping", "struct", "unstruct", "transaction", "transaction_item", "ad_impression", "event"}
 )
-_TIMES: Final = ("derived_tstamp", "collector_tstamp")
-_PLAIN: Final = ("event", "se_action", "domain_userid", "domain_sessionidx", "collector_tstamp")
 _UNSTRUCT: Final = "unstruct_event"
 _CONTEXTS: Final = "contexts"
-# Where the JSON and the tables have the parts of entities and of self-describing events.
-_ACTION: Final = "unstruct_event_com_snowplowanalytics_snowplow_ecommerce_snowplow_ecommerce_action_1"
-_PRODUCT: Final = "contexts_com_snowplowanalytics_snowplow_ecommerce_product_1"
-_SESSION: Final = "contexts_com_snowplowanalytics_snowplow_client_session_1"
-_SESSION_ID: Final = f"{_SESSION}[0].sessionId"
-_CARTS: Final = tuple(
-    f"unstruct_event_com_snowplowanalytics_snowplow_{name}_1" for name in ("add_to_cart", "remove_from_cart")
-)
-_TRANSACTION: Final = "contexts_com_snowplowanalytics_snowplow_ecommerce_transaction_1"
 # Schemas of entities, and the columns that tables have for them.
 _ENTITIES: Final = {
-    "com.snowplowanalytics.snowplow.ecommerce/product/": _PRODUCT,
-    "com.snowplowanalytics.snowplow/client_session/": _SESSION,
-    "com.snowplowanalytics.snowplow.ecommerce/transaction/": _TRANSACTION,
-}
-_TYPE: Final = f"{_ACTION}.type"
-# Our field, the classic field, and the names in the product entity and in the older events.
-_ITEM: Final = (
-    ("ti_sku", "id", "sku"),
-    ("ti_category", "category", "category"),
-    ("ti_price", "price", "unitPrice"),
-    ("ti_quantity", "quantity", "quantity"),
-)
-# Where an event's value and its currency are; the first that is given counts.
-_VALUES: Final = (f"{_TRANSACTION}[0].revenue",)
-_CURRENCIES: Final = (
-    f"{_TRANSACTION}[0].currency", f"{_PRODUCT}[0].currency", *(f"{cart}.currency" for cart in _CARTS)
-)  # fmt: skip
-_PATHS: Final = (
-    _TYPE,
-    _SESSION_ID,
-    *_VALUES,
-    *_CURRENCIES,
-    *(f"{_PRODUCT}[0].{name}" for _, name, _ in _ITEM),
-    *(f"{cart}.{name}" for cart in _CARTS for _, _, name in _ITEM),
-)
-# The types of e-commerce actions that are no names of Google Analytics.
-NAMES: Final = {
-    "product_view": "view_item",
-    "list_view": "view_item_list",
-    "list_click": "select_item",
-    "checkout_step": "begin_checkout",
-    "promo_view": "view_promotion",
-    "promo_click": "select_promotion",
-    "transaction": "purchase",
-    # It tells of the purchase, and is none.
-    "transaction_item": "transaction_item",
+    "com.snowplowanalytics.snowplow.ecommerce/product/": PRODUCT,
+    "com.snowplowanalytics.snowplow/client_session/": SESSION,
+    "com.snowplowanalytics.snowplow.ecommerce/transaction/": TRANSACTION,
 }
 
 
 def _mapping(also_needed: Iterable[str], *, is_text: bool) -> ColumnMapping:
-    return ColumnMapping(
-        session_id="domain_sessionid",
-        timestamp="derived_tstamp",
-        event_name="event_name",
-        item_id="ti_sku",
-        item_category="ti_category",
-        price="ti_price",
-        quantity="ti_quantity",
-        value="tr_total",
-        currency="tr_currency",
-        events=NAMES,
-        properties=(
-            PropertyColumn("device", "dvce_type", "category"),
-            PropertyColumn("country", "geo_country", "category"),
-            PropertyColumn("source", "mkt_source", "category"),
-            PropertyColumn("medium", "refr_medium", "category"),
-        ),
+    return mapping_of(
+        TABLE,
         separator="\t" if is_text else None,
         has_header=not is_text,
         has_quotes=not is_text,
-        also_needed=(*_PLAIN, "ti_currency", *also_needed),
+        also_needed=(*SESSION_PARTS, *also_needed),
     )
-
-
-def _given(column: str) -> pl.Expr:
-    text = pl.col(column).cast(pl.String)
-    return pl.when(text.str.strip_chars() != "").then(text)
 
 
 def _refined(rows: pl.DataFrame) -> pl.DataFrame:
     """Return rows with the name, session, time and item that the event's kind keeps in fields of its own."""
-    key = pl.concat_str(_given("domain_userid"), _given("domain_sessionidx"), separator="-")
-    kind = _given("event_name").fill_null(pl.col("event"))
-    name = (
-        pl.when(kind == "snowplow_ecommerce_action")
-        .then(pl.coalesce(_given(_TYPE), kind))
-        .when(pl.col("event") == "struct")
-        .then(pl.coalesce(_given("se_action"), kind))
-        .otherwise(kind)
-    )
-    items = [
-        pl.coalesce(
-            _given(field), _given(f"{_PRODUCT}[0].{entity}"), *(_given(f"{cart}.{older}") for cart in _CARTS)
-        ).alias(field)
-        for field, entity, older in _ITEM
-    ]
-    times = pl.coalesce(*(_given(column) for column in _TIMES))
-    typed = all(rows[column].dtype.is_temporal() for column in _TIMES)
-    return rows.with_columns(
-        pl.coalesce(_given("domain_sessionid"), _given(_SESSION_ID), key).alias("domain_sessionid"),
-        (pl.coalesce(*_TIMES) if typed else times).alias("derived_tstamp"),
-        name.alias("event_name"),
-        *items,
-        pl.coalesce(*map(_given, ("tr_total", *_VALUES))).alias("tr_total"),
-        pl.coalesce(*map(_given, ("tr_currency", "ti_currency", *_CURRENCIES))).alias("tr_currency"),
-    )
+    parts = [pl.when(pl.col(name).cast(pl.String).str.strip_chars() != "").then(name) for name in SESSION_PARTS]
+    return filled(rows.with_columns(pl.concat_str(parts, separator="-").alias(SESSION_INDEX)), TABLE)
 
 
 def _refined_text(rows: pl.DataFrame) -> pl.DataFrame:
@@ -172,8 +85,10 @@ def _refined_text(rows: pl.DataFrame) -> pl.DataFrame:
             strict=True,
         )
     ]
-    parts = [pl.Series(path, [part.get(path) for part in found], dtype=pl.String) for path in _PATHS]
-    return _refined(rows.with_columns(parts))
+    nested = [path for path in rows.columns if path.startswith((f"{_UNSTRUCT}_", f"{_CONTEXTS}_"))]
+    return _refined(
+        rows.with_columns(pl.Series(path, [part.get(path) for part in found], dtype=pl.String) for path in nested)
+    )
 
 
 def _relevant(texts: pl.Series, *parts: str) -> list[str | None]:
@@ -182,7 +97,7 @@ def _relevant(texts: pl.Series, *parts: str) -> list[str | None]:
 
 
 def _parts(event: str | None, contexts: str | None) -> dict[str, str | None]:
-    """Return the values at `_PATHS` of one row."""
+    """Return the values of nested columns of one row."""
     found: dict[str, str | None] = {}
     for schema, data in _described(event):
         # A schema is called `iglu:VENDOR/NAME/jsonschema/VERSION`.
@@ -233,7 +148,7 @@ def _event_file(path: Path) -> EventFile:
         mapping = _mapping((_UNSTRUCT, _CONTEXTS), is_text=True)
         lacking = [name for name in mapping.needed_columns() if name not in names]
         return EventFile(path, mapping, names, _refined_text, dict.fromkeys(lacking))
-    mapping = _mapping(_PATHS, is_text=False)
+    mapping = _mapping((), is_text=False)
     given: dict[str, str | None] = {}
     if is_parquet(path):
         schema = parquet_schema(path)
@@ -241,7 +156,9 @@ def _event_file(path: Path) -> EventFile:
     elif not is_json(path):
         found = column_names(path)
         given = dict.fromkeys(name for name in mapping.needed_columns() if name not in found)
-    return EventFile(path, mapping, refine=_refined, given=given, may_lack=True)
+    return EventFile(
+        path, mapping, refine=_refined, given=given, records=SNOWPLOW.rows if is_json(path) else None, may_lack=True
+    )
 
 
 def _is_ours(path: Path) -> bool:

@@ -19,6 +19,7 @@ from model.text_rules import (
     currency_code,
     is_placeholder_id,
 )
+from model.vendors.table import EXPONENT_FORM
 from training.data.sources.errors import SourceError
 from training.data.sources.time_patterns import parsed_ms
 
@@ -38,7 +39,7 @@ NO_TIME: Final = "not a time"
 NO_DATE: Final = "time before 1970, negative or past 9999"
 SKIPPED: Final = "a time that clocks skip in its zone"
 INEXACT: Final = "a number too large to be exact"
-IN_EXPONENT_FORM: Final = "a number in exponent form, which has lost digits"
+INEXPONENT_FORM: Final = "a number in exponent form, which has lost digits"
 # The first millisecond of the year 10000, beyond the range of most tools.
 END_OF_TIME_MS: Final = 253_402_300_800_000
 _LONGEST_SPECIAL: Final = 26
@@ -49,8 +50,6 @@ _LONG_PLACEHOLDERS: Final = [
 # Floats count whole numbers one by one up to here.
 _LARGEST_EXACT: Final = 2.0**53
 _LARGEST_EXACT_32: Final = 2.0**24
-# As spreadsheets and data frames write: 1.43322E+12. Without a sign or a point, the text may be a hexadecimal id.
-_EXPONENT_FORM: Final = r"^[+-]?\d(?:\.\d+)?[eE][+-]\d+$|^[+-]?\d\.\d+[eE]\d+$"
 _OFFSET: Final = r":\d\d(?:[.,]\d+)?\s*[+-]\d\d(?::?\d\d)?\s*$"
 _SAYS_UTC: Final = r"(?:UTC|GMT|Z)\s*$"
 _IN_UTC: Final = r"(?:UTC|GMT|Z|^)\s*$"
@@ -112,7 +111,7 @@ def identifier(
     # Most ids are too long for either; a look at the length costs a tenth of the others.
     is_short = (texts.str.len_bytes() <= _LONGEST_SPECIAL).fill_null(value=False)
     short = texts.filter(is_short)
-    problems = [(_spread(short.str.contains(_EXPONENT_FORM), is_short), IN_EXPONENT_FORM)]
+    problems = [(_spread(short.str.contains(EXPONENT_FORM), is_short), INEXPONENT_FORM)]
     if column.dtype.is_float():
         problems.append((_inexact(column), INEXACT))
     if not placeholders_count:
@@ -214,8 +213,8 @@ def time_ms(
         values = _null_where(in_ms, ~in_ms.is_between(0, END_OF_TIME_MS - 1)).round().cast(pl.Int64)
         unreadable = problems[0][0]
         if column.dtype == pl.String:
-            in_exponent_form = column.str.strip_chars().str.contains(_EXPONENT_FORM).fill_null(value=False)
-            shortened = [(in_exponent_form, IN_EXPONENT_FORM)]
+            in_exponent_form = column.str.strip_chars().str.contains(EXPONENT_FORM).fill_null(value=False)
+            shortened = [(in_exponent_form, INEXPONENT_FORM)]
         elif column.dtype == pl.Float32:
             # Seconds since 1970 as 32-bit floats are multiples of 128.
             shortened = [(_inexact(column), INEXACT)]

@@ -149,3 +149,16 @@ def test_the_last_key_cannot_be_revoked_as_a_service_needs_one(tmp_path) -> None
     assert (done.exit_code, len(read_keys(path))) == (1, 1)
     assert "make another" in done.output
     assert "error: " in other("list", "--file", tmp_path / "missing.toml").output
+
+
+def test_a_shared_secret_stays_when_another_key_is_added_and_is_not_listed(tmp_path) -> None:
+    path = tmp_path / "keys.toml"
+    run("--name", "segment", "--scope", "events:write", "--file", path)
+    secret = 'a "quoted" \\ secret'
+    path.write_text(f"{path.read_text()}segment_secret = '{secret}'\n")
+    run("--name", "desk", "--scope", "sessions:read", "--file", path)
+    run("--name", "third", "--scope", "sessions:read", "--file", path)
+    assert CliRunner().invoke(cli, ["revoke", "--name", "desk", "--file", str(path)]).exit_code == 0
+    assert [entry.segment_secret for entry in read_keys(path)] == [secret, None]
+    assert secret not in CliRunner().invoke(cli, ["list", "--file", str(path)]).output
+    assert secret not in repr(read_keys(path))

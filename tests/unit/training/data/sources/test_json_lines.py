@@ -8,8 +8,9 @@ from typing import Any
 import polars as pl
 import pytest
 
+from model.vendors.paths import value_at
 from training.data.sources import ColumnMapping, SourceError, open_source
-from training.data.sources.nested import expression, value_at
+from training.data.sources.nested import expression
 
 MAPPING = ColumnMapping.from_options(
     ["session_id=user.session", "timestamp=at", "event_name=type", "item_id=items[0].sku", "price=price"],
