@@ -30,7 +30,7 @@ _ISO: Final = re.compile(
     r"(\d{4}-\d\d-\d\d)(?:[T ](\d\d:\d\d)(:\d\d)?(?:[.,](\d+))?)?\s*(?:Z|UTC|GMT|([+-]\d\d):?(\d\d))?", re.ASCII
 )
 _END_OF_TIME_MS: Final = 253_402_300_800_000
-_US_PER_MS: Final = 1000
+_MS_PER_US: Final = 1e-3
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _TRUTHS: Final = {"true": 1.0, "false": 0.0}
 _encode: Final = msgspec.msgpack.Encoder().encode
@@ -294,13 +294,13 @@ def _name_paths(table: VendorTable, row: Record) -> Paths:
 
 def _time_ms(text: str, time_format: str) -> int:
     if time_format == "iso":
-        found = iso_ms(text)
+        found: float | None = iso_ms(text)
     else:
         number = _finite(text)
-        found = None if number is None else round(number / _US_PER_MS)
-    if found is None or not 0 <= found < _END_OF_TIME_MS:
+        found = None if number is None else number * _MS_PER_US
+    if found is None or not 0 <= found <= _END_OF_TIME_MS - 1:
         raise UnreadableError("timestamp", f"{text[:64]!r} is no time from 1970 to 9999")
-    return found
+    return round(found)
 
 
 def _amount(text: str | None) -> float | None:

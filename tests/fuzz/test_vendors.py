@@ -104,6 +104,7 @@ async def client():
 
 @settings(
     max_examples=CASES or 150,
+    derandomize=not CASES,
     deadline=None,
     phases=[Phase.explicit, Phase.reuse, Phase.generate],
     suppress_health_check=list(HealthCheck),

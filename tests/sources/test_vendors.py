@@ -241,7 +241,7 @@ REQUESTS = st.fixed_dictionaries(
     ("vendor", "records"), [(SEGMENT, CALLS), (SNOWPLOW, ENRICHED), (GA4, REQUESTS)], ids=["segment", "snowplow", "ga4"]
 )
 # Without shrinking, which would take minutes: a failure shows its records.
-@settings(max_examples=25, deadline=None, phases=[Phase.generate])
+@settings(max_examples=25, deadline=None, derandomize=True, phases=[Phase.generate])
 @given(data=st.data())
 def test_any_record_is_read_alike(
     tmp_path_factory: pytest.TempPathFactory, vendor: Vendor, records: st.SearchStrategy[Any], data: st.DataObject
