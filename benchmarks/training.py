@@ -1,7 +1,10 @@
-"""Speed of training: compared with a bare LSTM of the same size, and by number and length of sessions.
+"""Cost of training, on the CPU and on a GPU where torch sees one: whole runs, and `fit` beside a bare LSTM.
 
-    python -m benchmarks.training                  # CPU, one thread; a GPU where torch sees one
-    python -m benchmarks.training --rounds 3 --sessions 2000 --growth 1000 2000
+    python -m benchmarks.training                                       # everything, an hour
+    python -m benchmarks.training --rounds 0 --whole 20000 100000       # whole runs alone, of two sizes of log
+    python -m benchmarks.training --rounds 3 --sessions 2000 --whole    # the comparison alone
+
+Whole runs are `willbuy prepare` and `willbuy train` with default settings on a synthetic log, each in its own process.
 
 The bare loop is `torch.nn.LSTM` and a linear head on padded batches of the same sessions, with the network's numbers of
 inputs and units, log loss, backward and AdamW. It has no encodings, no head on the inputs and no dropout. Rounds of
@@ -9,24 +12,32 @@ both alternate, so that other work on the machine affects both. On a CPU the pro
 """
 
 import argparse
+import json
+import os
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Final
 
+import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
 from torch.nn import functional
 
+from benchmarks.hotpath.results import markdown_table
 from model.network import SessionModel
 from training.commands.stages import stage
 from training.config import FitSettings, PretrainingSettings, TeacherSettings, TrainSettings
 from training.data.dataset import batches, padded
 from training.data.encoded import Encoded, scaling_of
 from training.data.prepare import prepare
+from training.data.prepared import read_prepared
 from training.data.training_set import load
 from training.fit.loop import fit
 from training.synthetic import PRESETS, generate, write
@@ -36,6 +47,8 @@ SETTINGS = TrainSettings(
     pretraining=PretrainingSettings(epochs=0),
     teacher=TeacherSettings(folds=0),
 )
+_MONTH_EVENTS: Final = 118_000_000
+"""Events of ten million sessions, a month of a large shop."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,23 +172,59 @@ def against_bare(sessions: int, rounds: int, device: str) -> Table:
     return table
 
 
-def growth(counts: list[int], device: str) -> Table:
-    """Measure the time of a pass by number and by length of sessions."""
-    table = Table(title="what a pass costs", title_justify="left")
-    for heading in ("shop", "sessions", "events", "events a session", "seconds", "µs an event"):
-        table.add_column(heading, justify="left" if heading == "shop" else "right")
-    shops = [("default", count) for count in counts] + [("long-sessions", counts[0])]
-    with stage("by sessions and length", len(shops)) as show:
-        for done, (shape, count) in enumerate(shops, 1):
-            given = shop(count, shape)
-            run = ours(given, device)
-            taken = min(seconds(run, device) for _ in range(2))
-            events = given.events
-            sessions = len(given.data.columns.outcome)
-            row = (f"{sessions:,}", f"{events:,}", f"{events / sessions:.1f}", f"{taken:.2f}")
-            table.add_row(shape, *row, f"{taken / events * 1e6:.1f}")
-            show(done)
-    return table
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What a command took: seconds of the processors and of the clock, and its peak of resident memory in GB."""
+
+    cpu_s: float
+    wall_s: float
+    peak_gb: float
+
+
+def cost_of(*arguments: object) -> Cost:
+    """Run a command of willbuy in a process of its own."""
+    began = time.perf_counter()
+    process = subprocess.Popen(  # noqa: S603  # our own interpreter and module
+        [sys.executable, "-m", "training", *map(str, arguments)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+    )
+    assert process.stderr is not None  # noqa: S101  # a pipe
+    said = process.stderr.read()
+    _, status, used = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise SystemExit(said.decode())
+    return Cost(used.ru_utime + used.ru_stime, time.perf_counter() - began, used.ru_maxrss * 1024 / 1e9)
+
+
+def whole_runs(counts: list[int], devices: list[str], folder: Path) -> list[str]:
+    """Measure `prepare` and `train` with default settings by size of the log, a line each."""
+    heads = ("sessions", "events", "command", "CPU s", "clock s", "peak GB", "held-out log loss")
+    points: dict[str, list[tuple[int, float]]] = {}
+    rows = []
+    for count in counts:
+        log, sessions, out = (folder / f"{count}{end}" for end in (".parquet", ".sessions", ".pt"))
+        write(generate(PRESETS["default"], count, seed=1), log)
+        taken = {"prepare": cost_of("prepare", log, "--out", sessions)}
+        events = read_prepared(sessions).counts.sessions.events
+        losses = {"prepare": ""}
+        for device in devices:
+            name = f"train --device {device}"
+            taken[name] = cost_of("train", sessions, "--out", out, "--device", device)
+            scores = json.loads(out.with_suffix(".report.json").read_text())["models"]["willbuy"]
+            losses[name] = f"{scores[-1]['log_loss']:.4f}"
+        for name, cost in taken.items():
+            points.setdefault(name, []).append((events, cost.wall_s if "cuda" in name else cost.cpu_s))
+            figures = (f"{cost.cpu_s:.0f}", f"{cost.wall_s:.0f}", f"{cost.peak_gb:.2f}")
+            rows.append([f"{count:,}", f"{events:,}", name, *figures, losses[name]])
+    lines = markdown_table(heads, rows)
+    for name, measured in points.items():
+        if len(measured) > 1:
+            slope, fixed = np.polyfit([at for at, _ in measured], [cost for _, cost in measured], 1)
+            hours = (fixed + slope * _MONTH_EVENTS) / 3600
+            lines.append(
+                f"{name}: {fixed:.0f} s + {slope * 1e6:.1f} µs an event; {_MONTH_EVENTS:,} events {hours:.1f} h"
+            )
+    return lines
 
 
 def _spread(values: list[float]) -> str:
@@ -191,15 +240,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sessions", type=int, default=5000, help="for the comparison")
     parser.add_argument("--rounds", type=int, default=7, help="of the comparison")
-    parser.add_argument("--growth", type=int, nargs="*", default=[5000, 10_000, 20_000, 40_000], help="sessions")
+    parser.add_argument("--whole", type=int, nargs="*", default=[20_000, 100_000, 300_000], help="sizes of logs")
+    parser.add_argument("--folder", type=Path, help="for the logs; a temporary one by default")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    has_gpu = torch.cuda.is_available()
+    devices = ["cpu", "cuda"] if has_gpu else ["cpu"]
     out = Console(width=140)
-    out.print(f"torch {torch.__version__}, {torch.cuda.get_device_name() if device == 'cuda' else 'CPU, one thread'}")
-    out.print(against_bare(arguments.sessions, arguments.rounds, device))
-    if arguments.growth:
-        out.print(growth(arguments.growth, device))
+    out.print(f"torch {torch.__version__}, {torch.cuda.get_device_name() if has_gpu else 'no GPU'}; CPU: one thread")
+    for device in devices if arguments.rounds else []:
+        out.print(against_bare(arguments.sessions, arguments.rounds, device))
+    with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
+        for line in whole_runs(arguments.whole, devices, Path(folder)):
+            out.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

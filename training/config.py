@@ -31,6 +31,9 @@ EVALUATE_RESAMPLES: Final = 500
 COMPARE_RESAMPLES: Final = 2_000
 # Sessions that suffice to choose an epoch, and to fit a calibration: a tenth of a large log would be more than needed.
 _ENOUGH_HELD_OUT: Final = 2_500
+# Passes over the training sessions, whatever the steps.
+_LEAST_PASSES: Final = 3
+_MOST_PASSES: Final = 60
 _LEAST_SHARE: Final = 0.02
 
 DATA: Final = "Data"
@@ -78,6 +81,10 @@ def _require(settings: object, expected: str, holds: Callable[[Any], bool], *nam
 
 def _require_positive(settings: object, *names: str) -> None:
     _require(settings, "a whole number from 1 up", lambda value: value >= 1, *names)
+
+
+def _passes(asked: int | None, by_steps: float) -> int:
+    return min(_MOST_PASSES, max(_LEAST_PASSES, round(by_steps))) if asked is None else asked
 
 
 # --- the data
@@ -222,8 +229,10 @@ class FitSettings:
     """How a network is fitted.
 
     Attributes:
-        epochs: most passes over the training sessions.
-        patience: epochs without a lower validation loss before the fit stops.
+        steps: optimiser steps that suffice; a small log is passed over more often, a large one less.
+        epochs: most passes over the training sessions; None for as many as have `steps`, from 3 to 60.
+        patience: epochs without a lower validation loss before the fit stops; None for a third of the passes, at
+            least 3.
         batch_sessions: sessions a step.
         learning_rate: highest rate of AdamW; it warms up over the first epoch, then follows a cosine down.
         weight_decay: decoupled weight decay of AdamW.
@@ -234,10 +243,15 @@ class FitSettings:
         seed: of weights, order and dropout. Same seed, same result on the same CPU build.
     """
 
-    epochs: int = option(15, "Passes over the data at most.", low=1, panel=MODEL)
-    patience: int = option(5, "Epochs without a better validation loss.", low=1, panel=MODEL)
+    steps: int = option(500, "Steps that suffice; they decide on the passes over the data.", low=1, panel=MODEL)
+    epochs: int | None = option(
+        None, "Passes over the data at most.", kind=int, low=1, panel=MODEL, shown="by the steps, 3 to 60"
+    )
+    patience: int | None = option(
+        None, "Epochs without a better validation loss.", kind=int, low=1, panel=MODEL, shown="a third of the passes"
+    )
     batch_sessions: int = option(128, "Sessions a step.", low=1, panel=MODEL)
-    learning_rate: float = option(1e-3, "Highest learning rate.", panel=MODEL)
+    learning_rate: float = option(2e-3, "Highest learning rate.", panel=MODEL)
     weight_decay: float = option(1e-2, "AdamW's weight decay.", panel=MODEL)
     gradient_norm: float = 1.0
     bucket_batches: int = 4
@@ -246,10 +260,19 @@ class FitSettings:
     seed: int = option(0, "Of weights, order, dropout, split and search.", low=0)
 
     def __post_init__(self) -> None:
-        _require_positive(self, "epochs", "patience", "batch_sessions", "bucket_batches")
+        _require_positive(self, "steps", "batch_sessions", "bucket_batches")
+        _require_positive(self, *(name for name in ("epochs", "patience") if getattr(self, name) is not None))
         _require(self, "a number above 0", lambda value: value > 0, "learning_rate", "gradient_norm")
         _require(self, "a number from 0 up", lambda value: value >= 0, "weight_decay")
         _require(self, "a share from 0 to 1", lambda value: 0 <= value <= 1, "teacher_weight")
+
+    def passes(self, sessions: int) -> int:
+        """Return the most passes over so many training sessions."""
+        return _passes(self.epochs, self.steps * self.batch_sessions / sessions)
+
+    def patience_of(self, passes: int) -> int:
+        """Return the passes without a lower validation loss after which a fit of so many passes stops."""
+        return max(_LEAST_PASSES, passes // 3) if self.patience is None else self.patience
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,19 +280,26 @@ class PretrainingSettings:
     """Pre-training on next-event prediction.
 
     Attributes:
-        epochs: passes over the training sessions; 0 for no pre-training.
+        steps: optimiser steps, as in `FitSettings`.
+        epochs: passes over the training sessions; 0 for no pre-training, None for as many as have `steps`.
         learning_rate: highest rate of AdamW.
         weight_decay: decoupled weight decay of AdamW.
     """
 
-    epochs: int = 10
+    steps: int = 600
+    epochs: int | None = None
     learning_rate: float = 3e-3
     weight_decay: float = 0.5
 
     def __post_init__(self) -> None:
-        _require(self, "a whole number from 0 up", lambda value: value >= 0, "epochs")
+        _require(self, "a whole number from 0 up", lambda value: value is None or value >= 0, "epochs")
         _require(self, "a number above 0", lambda value: value > 0, "learning_rate")
         _require(self, "a number from 0 up", lambda value: value >= 0, "weight_decay")
+        _require_positive(self, "steps")
+
+    def passes(self, sessions: int, batch_sessions: int) -> int:
+        """Return the passes over so many training sessions."""
+        return _passes(self.epochs, self.steps * batch_sessions / sessions)
 
 
 @dataclass(frozen=True, slots=True)
@@ -282,9 +312,9 @@ class TeacherSettings:
         sample_events: most events that the teacher is fitted on, drawn from all sessions. It predicts all events.
     """
 
-    folds: int = 10
+    folds: int = 4
     least_buyers: int = 200
-    sample_events: int = 500_000
+    sample_events: int = 250_000
 
     def __post_init__(self) -> None:
         _require(self, "0 or a whole number from 2 up", lambda value: value == 0 or value > 1, "folds")
@@ -395,7 +425,7 @@ class TrainSettings:
     split_seed: int = 0
     quantile_bins: int = option(12, "Quantile bins of each feature; 1 turns them off.", low=1, high=256, panel=MODEL)
     lightgbm: bool = option(default=True, help="Fit LightGBM for comparison.")
-    sample_events: int = 2_000_000
+    sample_events: int = 500_000
     leaks: LeakSettings = field(default_factory=LeakSettings)
 
     def __post_init__(self) -> None:

@@ -31,7 +31,7 @@ NUMBER = pl.col(SESSION).str.slice(1).cast(pl.Int64)
 
 def found(dataset: PreparedDataset, settings: LeakSettings | None = None) -> dict[str, str]:
     """The suspects of all sessions, by name, with the reasons."""
-    everyone = set(dataset.sessions()[SESSION])
+    everyone = dataset.sessions()[SESSION]
     chosen = suspects(dataset.shards, dataset.properties, everyone, settings or LeakSettings())
     return {suspect.name: suspect.reason for suspect in chosen}
 
@@ -275,8 +275,8 @@ def test_only_training_sessions_are_asked(log: pl.DataFrame, prepared: Prepared,
     assert sessions.height > len(training_ids)
     # Then the training part alone decides
     with pytest.raises(LeakError, match="'grade'"):
-        check_leaks(there.shards, there.properties, training_ids, LeakSettings())
-    found_there = check_leaks(elsewhere.shards, elsewhere.properties, training_ids, LeakSettings())
+        check_leaks(there.shards, there.properties, pl.Series(list(training_ids)), LeakSettings())
+    found_there = check_leaks(elsewhere.shards, elsewhere.properties, pl.Series(list(training_ids)), LeakSettings())
     assert not [warning for warning in found_there.warnings if "grade" in warning]
 
 

@@ -12,6 +12,7 @@ import torch
 
 from model.artifact import manifest_of
 from training.config import PARTS, TrainSettings
+from training.data.index import index_sessions
 from training.data.prepared import PreparedDataset
 from training.data.sessions import split
 from training.data.training_set import with_training_scopes
@@ -156,10 +157,11 @@ def test_a_property_that_varies_in_the_test_period_only_stays_a_fact_of_the_sess
     varying = prepared(changed(log, parts["test"], change), shard_bytes=20_000)
     told = {spec.name: spec.scope for spec in varying.properties}
     assert told == {"device": "event", "visits": "event", "scroll": "event"}
-    seen = with_training_scopes(varying.shards, varying.properties, parts["train"])
+    index = index_sessions(varying, TrainSettings().fractions, 0)
+    seen = with_training_scopes(varying.shards, varying.properties, index.rows("train"))
     assert {spec.name: spec.scope for spec in seen} == {"device": "session", "visits": "session", "scroll": "event"}
-    assert with_training_scopes(varying.shards, varying.properties, parts["test"]) == list(varying.properties)
-    assert with_training_scopes(varying.shards, [], parts["train"]) == []
+    assert with_training_scopes(varying.shards, varying.properties, index.rows("test")) == list(varying.properties)
+    assert with_training_scopes(varying.shards, [], index.rows("train")) == []
 
 
 # --- prefixes of one session on both sides

@@ -257,6 +257,7 @@ def run_training(
     OUT.print(
         f"artifact  {out} ({size:.0f} KiB, model {manifest.fingerprint})", markup=False, highlight=False, soft_wrap=True
     )
+    print_line(f"fit       best epoch {result.fit.best_epoch}; {result.fit.stopped}")
     print_line(f"report    {html}")
     print_line(f"settings  {config_path(out)} (record: {record_path(out).name})")
     print_line(f"next      willbuy serve --artifact {out} --open")
@@ -327,7 +328,7 @@ def _report(
                 **_facts(result),
                 "seconds": round(result.seconds, 1),
                 "device": result.device,
-                "best epoch": f"{result.fit.best_epoch} of {len(result.fit.epochs)}",
+                "best epoch": f"{result.fit.best_epoch} of {len(result.fit.epochs)}; {result.fit.stopped}",
             },
             slices=result.test.slices,
             epochs=result.fit.epochs,

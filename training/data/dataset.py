@@ -178,23 +178,22 @@ def _codes(column: pl.Series, code: Callable[[str | None], int]) -> NDArray[np.i
 
 
 def words_by_sessions(
-    shards: Sequence[Path], column: str, sessions: set[str], *, at_least: int, at_most: int
+    shards: Sequence[Path], column: str, rows: Sequence[pl.Series], *, at_least: int, at_most: int
 ) -> list[str]:
     """Return the column's words that enough of the given sessions contain, most frequent first.
 
     Args:
         shards: prepared shards.
         column: name of the column.
-        sessions: ids of the training sessions; a vocabulary learned elsewhere would leak.
+        rows: for each shard which rows belong to the training sessions; a vocabulary learned elsewhere would leak.
         at_least: sessions that must contain a word.
         at_most: words to return.
     """
     counts: dict[str, int] = {}
-    for shard in shards:
-        frame = pl.read_parquet(shard, columns=["session_id", column]).drop_nulls(column)
+    for shard, inside in zip(shards, rows, strict=True):
+        frame = pl.read_parquet(shard, columns=["session_id", column]).filter(inside).drop_nulls(column)
         frame = frame.with_columns(_category_texts(frame[column]).alias(column)).drop_nulls(column)
-        frame = frame.unique().filter(pl.col("session_id").is_in(list(sessions)))
-        for word, count in frame[column].value_counts().iter_rows():
+        for word, count in frame.unique()[column].value_counts().iter_rows():
             counts[word] = counts.get(word, 0) + count
     frequent = sorted((word for word in counts if counts[word] >= at_least and word), key=lambda w: (-counts[w], w))
     return frequent[:at_most]

@@ -3,6 +3,7 @@
 It takes about 100 bytes a session, so ten million sessions fit into memory where their events would not.
 """
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -43,9 +44,17 @@ class SessionIndex:
         belongs: NDArray[np.bool_] = self.part == PARTS.index(part)
         return belongs
 
-    def ids(self, part: str) -> set[str]:
+    def ids(self, part: str) -> pl.Series:
         """Return the ids of a part's sessions."""
-        return set(self.session_id.filter(pl.Series(self.inside(part))))
+        return self.session_id.filter(pl.Series(self.inside(part)))
+
+    def rows(self, part: str) -> list[pl.Series]:
+        """Return for each shard which of its rows belong to a part: quicker than a search by id."""
+        inside = self.inside(part)
+        begins = [0, *self.shard_ends]
+        return [
+            pl.Series(inside[begin:end].repeat(self.lengths[begin:end])) for begin, end in itertools.pairwise(begins)
+        ]
 
     def sessions(self, part: str) -> int:
         """Return how many sessions a part has."""

@@ -92,7 +92,7 @@ class LeakFindings:
 
 
 def check_leaks(
-    shards: Sequence[Path], properties: Sequence[PropertySpec], training_ids: set[str], settings: LeakSettings
+    shards: Sequence[Path], properties: Sequence[PropertySpec], training_ids: pl.Series, settings: LeakSettings
 ) -> LeakFindings:
     """Return what is suspicious and allowed, or no reason to refuse the input, and a ranking of the inputs.
 
@@ -125,7 +125,7 @@ def check_leaks(
 
 
 def suspects(
-    shards: Sequence[Path], properties: Sequence[PropertySpec], training_ids: set[str], settings: LeakSettings
+    shards: Sequence[Path], properties: Sequence[PropertySpec], training_ids: pl.Series, settings: LeakSettings
 ) -> list[Suspect]:
     """Return the suspicious inputs, each once with the first reason found; arguments as in `check_leaks`."""
     return _Check(shards, properties, training_ids, settings).suspects()
@@ -142,7 +142,7 @@ class _Check:
         self,
         shards: Sequence[Path],
         properties: Sequence[PropertySpec],
-        training_ids: set[str],
+        training_ids: pl.Series,
         settings: LeakSettings,
     ) -> None:
         self._settings = settings
@@ -290,9 +290,9 @@ def _outcome_target(events: pl.DataFrame, where: NDArray[np.bool_], subject: str
     return Target(subject, rows, value, events["session"].gather(rows).to_numpy(), True, bound)
 
 
-def _events(shards: Sequence[Path], columns: Sequence[str], ids: set[str]) -> pl.DataFrame:
+def _events(shards: Sequence[Path], columns: Sequence[str], ids: pl.Series) -> pl.DataFrame:
     """Return the sessions' events with `session` (a number), `position`, and the targets about what follows each."""
-    wanted = pl.DataFrame({"session_id": sorted(ids)}, schema={"session_id": pl.String})
+    wanted = ids.alias("session_id").cast(pl.String).to_frame()
     frames = [
         pl.read_parquet(shard, columns=["session_id", "timestamp_ms", "outcome", *columns]).join(
             wanted, on="session_id", how="semi", maintain_order="left"
@@ -310,9 +310,8 @@ def _events(shards: Sequence[Path], columns: Sequence[str], ids: set[str]) -> pl
     )
 
 
-def _sample(ids: set[str], at_most: int) -> set[str]:
-    step = -(-len(ids) // at_most)
-    return set(sorted(ids)[:: max(step, 1)])
+def _sample(ids: pl.Series, at_most: int) -> pl.Series:
+    return ids.sort().gather_every(max(-(-len(ids) // at_most), 1))
 
 
 def _described(ranked: RankedInput) -> str:

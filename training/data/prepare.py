@@ -155,7 +155,9 @@ def prepare(
         )
         writer = ShardWriter(folder, source.clock, log.property_kinds())
         for number in range(partition.shard_count):
-            _make_shard(partition, number, rules, rejected, writer)
+            for events in partition.read(number):
+                _write_sessions(events, rules, rejected, writer)
+                del events
             show("sessions", number + 1, partition.shard_count)
         partition.remove()
         counts = Counts(
@@ -220,15 +222,11 @@ def _refuse_rows_of_sessions(source_path: Path, writer: ShardWriter) -> None:
         )
 
 
-def _make_shard(
-    partition: Partition, number: int, rules: SessionRules, rejected: RejectedRows, writer: ShardWriter
-) -> None:
-    """Make one shard's sessions; a separate function, so that its memory is free before the next shard is read."""
-    events = partition.read(number)
-    if events is not None:
-        sessions = make_sessions(events, rules)
-        rejected.add_contradictory(sessions.contradictory)
-        writer.write(sessions)
+def _write_sessions(events: pl.DataFrame, rules: SessionRules, rejected: RejectedRows, writer: ShardWriter) -> None:
+    """Make and write sessions; a separate function, so that its memory is free before more events are read."""
+    sessions = make_sessions(events, rules)
+    rejected.add_contradictory(sessions.contradictory)
+    writer.write(sessions)
 
 
 class _Log:

@@ -1,6 +1,8 @@
 """Files of `prepare`: events scattered over temporary shards, prepared shards, and the report of rejected rows."""
 
+import math
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
 from types import TracebackType
@@ -16,6 +18,8 @@ from training.data.sources.conversion import PROPERTY_PREFIX
 from training.data.sources.mapping import Clock, PropertyKind
 
 BUFFER_BYTES: Final = 256_000_000
+MOST_ROWS: Final = 500_000
+"""Rows made into sessions at once, which need about 1 kB each; a single session may have more."""
 _SHARD: Final = " shard"
 # An arbitrary fixed seed: it assigns all rows of a session to one shard.
 _HASH_SEED: Final = 20_151_112
@@ -31,10 +35,14 @@ class Partition:
     Rows are buffered in memory, up to `buffer_bytes`, so that many shards do not mean many tiny files.
     """
 
-    def __init__(self, folder: Path, shard_count: int, buffer_bytes: int = BUFFER_BYTES) -> None:
+    def __init__(
+        self, folder: Path, shard_count: int, buffer_bytes: int = BUFFER_BYTES, most_rows: int = MOST_ROWS
+    ) -> None:
         self.shard_count = shard_count
         self._folder = folder
         self._buffer_bytes = buffer_bytes
+        self._most_rows = most_rows
+        self._rows: Counter[int] = Counter()
         self._waiting: dict[int, list[pl.DataFrame]] = {}
         self._waiting_bytes = 0
         self._flushes = 0
@@ -46,6 +54,7 @@ class Partition:
         by_shard = events.with_columns(shard.alias(_SHARD)).partition_by(_SHARD, as_dict=True, include_key=False)
         for (number,), rows in by_shard.items():
             self._waiting.setdefault(number, []).append(rows)
+            self._rows[number] += rows.height
         self._waiting_bytes += int(events.estimated_size())
         if self._waiting_bytes >= self._buffer_bytes:
             self.flush()
@@ -59,15 +68,19 @@ class Partition:
         self._waiting_bytes = 0
         self._flushes += 1
 
-    def read(self, shard: int) -> pl.DataFrame | None:
-        """Return a shard's events and remove them from disk; None where it has none."""
+    def read(self, shard: int) -> Iterator[pl.DataFrame]:
+        """Yield a shard's events, whole sessions in parts of about `most_rows` rows, then remove them from disk."""
         files = sorted(self._folder.glob(f"{shard:06d}-*.parquet"))
-        if not files:
-            return None
-        events = pl.read_parquet(files, glob=False)
+        # The size of a compressed log says little about its rows, so a shard may turn out too large for memory.
+        parts = math.ceil(self._rows[shard] / self._most_rows)
+        part_of = pl.col("session_id").hash(_HASH_SEED) // self.shard_count % parts
+        for part in range(parts):
+            log = pl.scan_parquet(files, glob=False)
+            events = (log.filter(part_of == part) if parts > 1 else log).collect()
+            if events.height:
+                yield events
         for file in files:
             file.unlink()
-        return events
 
     def remove(self) -> None:
         """Remove the folder, which is empty after every shard was read."""

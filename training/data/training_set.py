@@ -88,15 +88,15 @@ def load(
     with stages("checking inputs", 1) as stage:
         index = index_sessions(dataset, settings.fractions, settings.split_seed)
         treated = leave_out(index, dataset, settings.interventions)
-        training_ids = index.ids("train")
+        training_rows = index.rows("train")
         if encoder is None:
-            properties = with_training_scopes(dataset.shards, _chosen(dataset, settings), training_ids)
+            properties = with_training_scopes(dataset.shards, _chosen(dataset, settings), training_rows)
         else:
             properties = encoder.properties
         _check(index)
-        leaks = check_leaks(dataset.shards, properties, training_ids, settings.leaks)
+        leaks = check_leaks(dataset.shards, properties, index.ids("train"), settings.leaks)
         stage(1)
-    encoder = encoder or _encoder(dataset, properties, training_ids, settings.vocabulary)
+    encoder = encoder or _encoder(dataset, properties, training_rows, settings.vocabulary)
     in_files, storage = _storage(index, encoder, budget or StorageBudget(), workers)
     with storage as place:
         parts = {part: _unfilled(index, encoder, part, place) for part in PARTS}
@@ -138,7 +138,7 @@ def _chosen(dataset: PreparedDataset, settings: TrainSettings) -> list[PropertyS
 
 
 def with_training_scopes(
-    shards: Sequence[Path], properties: Sequence[PropertySpec], training_ids: set[str]
+    shards: Sequence[Path], properties: Sequence[PropertySpec], training_rows: Sequence[pl.Series]
 ) -> list[PropertySpec]:
     """Return the properties, each of scope `session` where it is constant within every training session.
 
@@ -148,15 +148,14 @@ def with_training_scopes(
     Args:
         shards: prepared shards; every session is whole in one.
         properties: declared properties.
-        training_ids: sessions to look at.
+        training_rows: for each shard which rows to look at.
     """
     varying: set[str] = set()
-    wanted = pl.DataFrame({"session_id": list(training_ids)}, schema={"session_id": pl.String}).lazy()
-    for shard in shards:
+    for shard, inside in zip(shards, training_rows, strict=True):
         columns = {spec.name: f"property.{spec.name}" for spec in properties if spec.name not in varying}
         if columns:
-            rows = pl.scan_parquet(shard, glob=False).join(wanted, on="session_id", how="semi")
-            distinct = rows.group_by("session_id").agg(pl.col(list(columns.values())).n_unique()).max().collect()
+            rows = pl.read_parquet(shard, columns=["session_id", *columns.values()]).filter(inside)
+            distinct = rows.group_by("session_id").agg(pl.col(list(columns.values())).n_unique()).max()
             varying |= {name for name, column in columns.items() if (distinct[column].item() or 1) > 1}
     return [replace(spec, scope="event" if spec.name in varying else "session") for spec in properties]
 
@@ -172,10 +171,10 @@ def _check(index: SessionIndex) -> None:
 
 
 def _encoder(
-    dataset: PreparedDataset, properties: list[PropertySpec], training_ids: set[str], limits: VocabularySettings
+    dataset: PreparedDataset, properties: list[PropertySpec], rows: Sequence[pl.Series], limits: VocabularySettings
 ) -> Encoder:
     def words(column: str, at_least: int, at_most: int) -> list[str]:
-        return words_by_sessions(dataset.shards, column, training_ids, at_least=at_least, at_most=at_most)
+        return words_by_sessions(dataset.shards, column, rows, at_least=at_least, at_most=at_most)
 
     names = words("event_name", limits.event_names_at_least, limits.event_names_at_most)
     if not names:

@@ -28,12 +28,12 @@ class Epoch:
 
 @dataclass(slots=True)
 class Fit:
-    """Progress of a run, as a checkpoint holds it."""
+    """Progress of a run, as a checkpoint holds it; `stopped` has the reason why no further epoch follows."""
 
     epochs: list[Epoch] = field(default_factory=list)
     best_loss: float = math.inf
     best_epoch: int = 0
-    finished: bool = False
+    stopped: str = ""
 
 
 def store(

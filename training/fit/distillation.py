@@ -1,13 +1,12 @@
-"""Distillation: a teacher of simpler models, and its out-of-fold predictions as soft targets for the network.
+"""Distillation: a teacher of boosted trees, and its out-of-fold predictions as soft targets for the network.
 
 On a few thousand sessions, boosted trees on running aggregates are hard to beat, and their errors differ from a
 network's. So the network learns mostly from a teacher's probabilities (distillation; Hinton et al., 2015), which are
-smoother than the outcomes. The soft targets are out of fold: each session is predicted by models that did not see its
+smoother than the outcomes. The soft targets are out of fold: each session is predicted by trees that did not see its
 outcome. Otherwise the network would learn to copy the outcome.
 
-The teacher is a weighted mean of two models' logits; the weights minimise the out-of-fold log loss. One model is
-boosted trees on features, indices and the output of the pre-trained cell. The other is a logistic regression on that
-output alone.
+The teacher sees features, indices and the output of the pre-trained cell. Its cost has a bound, except for its
+predictions: it learns from a sample of events.
 
 Shape legend: N events, F features, I indices, H output size of the cell.
 """
@@ -21,11 +20,6 @@ import numpy as np
 import torch
 from lightgbm.callback import CallbackEnv
 from numpy.typing import NDArray
-from scipy.optimize import minimize_scalar
-from scipy.special import expit, logit
-from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
 from model.network import SessionModel
@@ -35,15 +29,11 @@ from training.data.dataset import batches, event_indices
 from training.data.encoded import Encoded
 from training.fit.objective import Objective, batch_of
 
-Floats = NDArray[np.float64]
-
 # Small trees on few bins are quick, and as good a teacher as large trees (docs/recipe.md).
-_SMALL_TREES: Final = {"num_leaves": 8, "max_bin": 63, "learning_rate": 0.06}
+_SMALL_TREES: Final = {"num_leaves": 8, "max_bin": 63, "learning_rate": 0.1}
 _ROUNDS: Final = 3000
-_STOPPING_ROUNDS: Final = 30
-_PENALTY: Final = 0.01  # inverse strength of the regression's penalty, `C` of scikit-learn
+_STOPPING_ROUNDS: Final = 20
 _GROUP_SESSIONS: Final = 512
-_LEAST_PROBABILITY: Final = 1e-6
 
 
 def fit_teacher(
@@ -69,34 +59,24 @@ def fit_teacher(
     generator = np.random.default_rng(seed)
     folds = [generator.integers(0, settings.folds, len(part.columns.outcome)) for part in parts]
     sample = _sample(parts, folds, settings.sample_events, model, generator)
-    width = parts[0].features.size(1) + parts[0].indices.size(1)
+    first = parts[0].features.size(1)
     boosters = _boosted(
         sample,
-        categorical=list(range(parts[0].features.size(1), width)),
+        categorical=list(range(first, first + parts[0].indices.size(1))),
         settings=settings,
         seed=seed,
         threads=threads,
         progress=progress,
     )
-    regressions = None if model is None else _regressions(sample, width, settings.folds, progress)
-
-    def held_out_log_odds(seen: NDArray[np.float32], fold: NDArray[np.int64]) -> Floats:
-        """Return the log odds by each model, float64 [N, 1 or 2], from the models that held out the event's fold."""
-        log_odds = np.empty((len(seen), 1 if regressions is None else 2))
-        for held_out in np.unique(fold):
-            rows = fold == held_out
-            log_odds[rows, 0] = _log_odds(np.asarray(boosters[held_out].predict(seen[rows])))
-            if regressions is not None:
-                log_odds[rows, 1] = regressions[held_out].decision_function(seen[rows, width:])
-        return log_odds
-
-    weights = _weights(held_out_log_odds(sample.seen, sample.fold), sample.label)
     soft_targets = []
     for part, fold in zip(parts, folds, strict=True):
         probability = torch.empty(len(part.features))
         for events, seen, group in _groups(part, model):
             event_fold = fold[group.numpy()].repeat(part.columns.lengths[group].numpy())
-            probability[events] = torch.from_numpy(expit(held_out_log_odds(seen, event_fold) @ weights)).float()
+            for held_out in np.unique(event_fold):
+                rows = event_fold == held_out
+                predicted = boosters[held_out].predict(seen[rows], num_threads=threads)
+                probability[events[torch.from_numpy(rows)]] = torch.from_numpy(np.asarray(predicted)).float()
         soft_targets.append(probability)
     return soft_targets
 
@@ -118,15 +98,22 @@ def _sample(
     generator: np.random.Generator,
 ) -> _Sample:
     share = min(1.0, most_events / sum(len(part.features) for part in parts))
-    seen, label, chosen_fold = [], [], []
-    for part, fold in zip(parts, folds, strict=True):
-        for _, values, group in _groups(part, model):
+    chosen = [generator.random(len(part.features)) < share for part in parts]
+    count = sum(int(kept.sum()) for kept in chosen)
+    width = parts[0].features.size(1) + parts[0].indices.size(1) + (0 if model is None else model.lstm.output_size)
+    # Filled in place: a list of pieces would need the memory twice.
+    seen, label, of_fold = np.empty((count, width), np.float32), np.empty(count, np.float32), np.empty(count, np.int64)
+    begin = 0
+    for part, fold, kept in zip(parts, folds, chosen, strict=True):
+        for events, values, group in _groups(part, model):
+            inside = kept[events.numpy()]
             lengths = part.columns.lengths[group].numpy()
-            kept = generator.random(len(values)) < share
-            seen.append(values[kept])
-            label.append(part.columns.outcome[group].numpy().repeat(lengths)[kept])
-            chosen_fold.append(fold[group.numpy()].repeat(lengths)[kept])
-    return _Sample(np.concatenate(seen), np.concatenate(label), np.concatenate(chosen_fold))
+            end = begin + int(inside.sum())
+            rows, begin = slice(begin, end), end
+            seen[rows] = values[inside]
+            label[rows] = part.columns.outcome[group].numpy().repeat(lengths)[inside]
+            of_fold[rows] = fold[group.numpy()].repeat(lengths)[inside]
+    return _Sample(seen, label, of_fold)
 
 
 def _groups(part: Encoded, model: SessionModel | None) -> Iterator[tuple[Tensor, NDArray[np.float32], Tensor]]:
@@ -174,33 +161,3 @@ def _boosted(
         booster.best_iteration = forest.best_iteration
     boosters: list[lightgbm.Booster] = forest.boosters
     return boosters
-
-
-def _regressions(sample: _Sample, first: int, folds: int, progress: Callable[[str], None] | None) -> list[Any]:
-    """Return for each fold a logistic regression on the columns from `first` up, fitted on the other folds."""
-    fitted = []
-    for held_out in range(folds):
-        if progress is not None:
-            progress(f"logistic regression {held_out + 1} of {folds}")
-        rows = sample.fold != held_out
-        regression = make_pipeline(StandardScaler(), LogisticRegression(C=_PENALTY, max_iter=300))
-        fitted.append(regression.fit(sample.seen[rows, first:], sample.label[rows] > 0))
-    return fitted
-
-
-def _weights(log_odds: Floats, label: NDArray[np.float32]) -> Floats:
-    """Return the models' weights in the mean of the log odds [N, 1 or 2] that minimise the log loss."""
-    if log_odds.shape[1] == 1:
-        return np.ones(1)
-
-    def loss(share: float) -> float:
-        value = log_odds @ np.array([share, 1 - share])
-        return float((np.logaddexp(0, value) - label * value).mean())
-
-    share = float(minimize_scalar(loss, bounds=(0.0, 1.0), method="bounded").x)
-    return np.array([share, 1 - share])
-
-
-def _log_odds(probability: Floats) -> Floats:
-    log_odds: Floats = logit(probability.clip(_LEAST_PROBABILITY, 1 - _LEAST_PROBABILITY))
-    return log_odds

@@ -25,6 +25,8 @@ from training.runtime.distributed import SINGLE_PROCESS, Workers
 
 # Sessions a batch without gradients.
 _EVALUATED_SESSIONS: Final = 512
+# The learning rate warms up over the first epoch, or over so many steps of it.
+_WARM_UP_STEPS: Final = 100
 
 
 Progress = Callable[[int, int, Epoch | None], None]
@@ -101,7 +103,9 @@ def fit(
         if objective is None
         else objective.to(device)
     )
-    optimisation = _Optimisation(objective, settings, device, workers)
+    passes = settings.passes(len(train.columns.outcome))
+    patience = settings.patience_of(passes)
+    optimisation = _Optimisation(objective, settings, passes, device, workers)
     state = Fit(best_loss=loss_to_beat)
     best = _copied(model)
     identity = {**asdict(settings), **(identity or {})}
@@ -109,8 +113,8 @@ def fit(
     del identity["patience"]
     if resume and checkpoint is not None and workers.broadcast(checkpoint.is_file()):
         state, best = restore(checkpoint, objective, optimisation.optimizer, identity, workers)
-        state.finished = _is_over(state, settings)
-    while not state.finished:
+        state.stopped = _reason_to_stop(state, passes, patience)
+    while not state.stopped:
         number = len(state.epochs) + 1
         started = time.perf_counter()
         train_loss, rate = optimisation.epoch(train, number, progress)
@@ -120,7 +124,7 @@ def fit(
         if validation_loss < state.best_loss:
             state.best_loss, state.best_epoch = validation_loss, number
             best = _copied(model)
-        state.finished = _is_over(state, settings)
+        state.stopped = _reason_to_stop(state, passes, patience)
         if checkpoint is not None and workers.first:
             store(checkpoint, objective, optimisation.optimizer, state, best, identity)
         if progress is not None:
@@ -133,9 +137,10 @@ def fit(
 class _Optimisation:
     """Minimises the loss by AdamW, each process with its share of every batch."""
 
-    def __init__(self, objective: Objective, settings: FitSettings, device: str, workers: Workers) -> None:
+    def __init__(self, objective: Objective, settings: FitSettings, passes: int, device: str, workers: Workers) -> None:
         self._objective = objective
         self._settings = settings
+        self._passes = passes
         self._device = device
         self._workers = workers
         self._parameters = [parameter for parameter in objective.parameters() if parameter.requires_grad]
@@ -163,7 +168,7 @@ class _Optimisation:
         for index, chosen in enumerate(
             batches(lengths, settings.batch_sessions, generator, bucket_batches=settings.bucket_batches)
         ):
-            rate = _rate(settings, (number - 1) * steps + index, steps)
+            rate = _rate(settings.learning_rate, (number - 1) * steps + index, steps, self._passes)
             total += self._step(train, chosen, int(lengths[chosen].sum()), rate)
             done += len(chosen)
             if progress is not None:
@@ -190,12 +195,21 @@ def _copied(model: SessionModel) -> dict[str, Tensor]:
     return {name: value.detach().clone() for name, value in model.state_dict().items()}
 
 
-def _is_over(state: Fit, settings: FitSettings) -> bool:
-    number = len(state.epochs)
-    return number >= settings.epochs or number - state.best_epoch >= settings.patience
+def _reason_to_stop(state: Fit, passes: int, patience: int) -> str:
+    """Return why no further epoch follows; empty where one does."""
+    number, best = len(state.epochs), state.best_epoch
+    if number - best >= patience:
+        return (
+            f"stopped early after {number} of {passes} passes: none of the last {patience} had a lower validation loss"
+        )
+    if number < passes:
+        return ""
+    if best == number > 1:
+        return f"all {passes} passes done, and the last was the best: more may help (fit.epochs)"
+    return f"all {passes} passes done"
 
 
-def _rate(settings: FitSettings, step: int, steps_an_epoch: int) -> float:
-    warm_up = min(1.0, (step + 1) / steps_an_epoch)
-    share = step / (settings.epochs * steps_an_epoch)
-    return settings.learning_rate * warm_up * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * share)))
+def _rate(highest: float, step: int, steps_an_epoch: int, passes: int) -> float:
+    warm_up = min(1.0, (step + 1) / min(steps_an_epoch, _WARM_UP_STEPS))
+    share = step / (passes * steps_an_epoch)
+    return highest * warm_up * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * share)))

@@ -52,7 +52,9 @@ def pretrained(
     """Return a new network pre-trained on next-event prediction; arguments as in `training.fit.loop.fit`."""
     torch.manual_seed(settings.fit.seed)
     model = SessionModel(encoder, settings.sizes, scaling_of(train.features, bins=settings.quantile_bins))
-    if not settings.pretraining.epochs or not model.lstm.output_size:
+    asked = settings.pretraining
+    passes = asked.passes(len(train.columns.outcome), settings.fit.batch_sessions)
+    if not passes or not model.lstm.output_size:
         return model
     fit(
         model,
@@ -60,10 +62,10 @@ def pretrained(
         validation,
         replace(
             settings.fit,
-            epochs=settings.pretraining.epochs,
-            patience=settings.pretraining.epochs,
-            learning_rate=settings.pretraining.learning_rate,
-            weight_decay=settings.pretraining.weight_decay,
+            epochs=passes,
+            patience=passes,
+            learning_rate=asked.learning_rate,
+            weight_decay=asked.weight_decay,
             bucket_batches=_PRETRAINING_BUCKET_BATCHES,
             teacher_weight=0.0,
         ),
@@ -119,7 +121,7 @@ def add_soft_targets(
             soft_targets = fit_teacher(
                 [train, validation],
                 asked,
-                model=model if model.lstm.output_size and settings.pretraining.epochs else None,
+                model=model if model.lstm.output_size and settings.pretraining.epochs != 0 else None,
                 seed=settings.fit.seed,
                 threads=threads,
                 progress=lambda note: stage(0, note),

@@ -103,6 +103,7 @@ def write_record(
         },
         "epochs": [asdict(epoch) for epoch in result.fit.epochs],
         "best_epoch": result.fit.best_epoch,
+        "stopped": result.fit.stopped,
         "calibration": manifest.calibration,
         "metrics": manifest.metrics,
         "warnings": result.warnings,

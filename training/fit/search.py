@@ -150,7 +150,7 @@ class Search:
         # One teacher for all trials: its soft targets hardly depend on the searched settings.
         model = pretrained(encoder, train, validation, self.base, device=self.device)
         add_soft_targets(model, train, validation, self.base, stages=self.stages)
-        epochs = self.base.fit.epochs
+        epochs = self.base.fit.passes(len(train.columns.outcome))
         with self.stages("searching settings", self.count * epochs) as show:
             for _ in range(self.count):
                 drawn = study.ask()

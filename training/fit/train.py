@@ -153,8 +153,8 @@ class _Run:
 
     def pretrain(self) -> SessionModel:
         """Return a new model after pre-training, or with its initial weights where there are no epochs of it."""
-        epochs = self.settings.pretraining.epochs
         sessions = len(self.data.parts["train"].columns.outcome)
+        epochs = self.settings.pretraining.passes(sessions, self.settings.fit.batch_sessions)
         with self.stages("pre-training", epochs * sessions) if epochs else null_progress("", 0) as stage:
             return pretrained(
                 self.data.encoder,
@@ -173,7 +173,7 @@ class _Run:
         """Fit the model to the outcomes, in place."""
         training = self.data.parts["train"]
         sessions = len(training.columns.outcome)
-        with self.stages("fit", self.settings.fit.epochs * sessions) as stage:
+        with self.stages("fit", self.settings.fit.passes(sessions) * sessions) as stage:
             return fit(
                 model,
                 training,
@@ -262,7 +262,7 @@ def _calibrate(model: SessionModel, data: Encoded, warnings: list[str]) -> Calib
 def _predict(
     model: SessionModel, data: TrainingData, settings: TrainSettings, stages: StageFactory, *, lightgbm: bool
 ) -> Predictions:
-    test = data.sample("test", settings)
+    train, test = data.sample("train", settings), data.sample("test", settings)
     with torch.inference_mode():
         raw = logits(model, test).to(model.bias.device)
         probability = {WILLBUY: model.calibrated(raw).cpu().double().numpy()}
@@ -270,14 +270,14 @@ def _predict(
         with stages("fitting LightGBM for comparison", 1) as stage:
             probability[LIGHTGBM], trees = lightgbm_on_aggregates(
                 model.encoder,
-                data.sample("train", settings),
+                train,
                 data.sample("validation", settings),
                 test,
                 seed=settings.fit.seed,
                 threads=torch.get_num_threads(),
             )
             stage(1, f"{trees} trees")
-    probability[BASE_RATE] = base_rate_by_position(data.parts["train"], test)
+    probability[BASE_RATE] = base_rate_by_position(train, test)
     index = test.columns.session_index().numpy()
     return Predictions(
         probability=probability,

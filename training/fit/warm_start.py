@@ -17,11 +17,11 @@ from model.network import SessionModel
 from model.sizes import NetworkSizes
 from training.config import RunConfig, TrainSettings
 from training.data.dataset import words_by_sessions
+from training.data.index import index_sessions
 from training.data.interventions import possible_inputs
 from training.data.prepared import PreparedDataset
-from training.fit.train import parts_of
 
-LEARNING_RATE_SHARE: Final = 0.5
+LEARNING_RATE_SHARE: Final = 0.25
 """Learning rate of a warm start as a share of the default, where neither file nor flag sets it."""
 
 NOT_BETTER: Final = (
@@ -131,7 +131,7 @@ def words_left_out(start: Start, dataset: PreparedDataset, settings: TrainSettin
         settings: split and vocabulary limits.
     """
     manifest, limits = start.manifest, settings.vocabulary
-    training_ids = parts_of(dataset, settings.fractions, settings.split_seed)["train"]
+    rows = index_sessions(dataset, settings.fractions, settings.split_seed).rows("train")
     columns: list[tuple[str, Sequence[str], int, int]] = [
         ("event_name", manifest.event_names, limits.event_names_at_least, limits.event_names_at_most),
         ("item_category", manifest.item_categories, limits.categories_at_least, limits.categories_at_most),
@@ -143,7 +143,7 @@ def words_left_out(start: Start, dataset: PreparedDataset, settings: TrainSettin
     ]
     warnings = []
     for column, known, at_least, at_most in columns:
-        frequent = words_by_sessions(dataset.shards, column, training_ids, at_least=at_least, at_most=at_most)
+        frequent = words_by_sessions(dataset.shards, column, rows, at_least=at_least, at_most=at_most)
         new = [word for word in frequent if word not in set(known)]
         if new:
             warnings.append(

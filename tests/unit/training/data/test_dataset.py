@@ -244,7 +244,7 @@ def test_words_are_counted_by_sessions_over_all_shards_the_most_frequent_first(t
         {"session_id": ["3", "3", "4", "4"], "word": ["often", "b", "a", None]},
         {"session_id": ["5", "6"], "word": ["a", ""]},
     )
-    everyone = {"1", "2", "3", "4", "5", "6"}
+    everyone = [pl.repeat(value=True, n=rows, eager=True) for rows in (6, 4, 2)]
     assert words_by_sessions(shards, "word", everyone, at_least=1, at_most=9) == ["often", "a", "b", "loud"]
     assert words_by_sessions(shards, "word", everyone, at_least=2, at_most=9) == ["often", "a", "b"]
     assert words_by_sessions(shards, "word", everyone, at_least=1, at_most=2) == ["often", "a"]
@@ -253,4 +253,4 @@ def test_words_are_counted_by_sessions_over_all_shards_the_most_frequent_first(t
 
 def test_a_word_of_other_sessions_is_not_learned(tmp_path) -> None:
     shards = shards_of(tmp_path, {"session_id": ["1", "2", "3"], "word": ["seen", "planted", "planted"]})
-    assert words_by_sessions(shards, "word", {"1"}, at_least=1, at_most=9) == ["seen"]
+    assert words_by_sessions(shards, "word", [pl.Series([True, False, False])], at_least=1, at_most=9) == ["seen"]

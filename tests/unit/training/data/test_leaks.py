@@ -35,11 +35,11 @@ def shard(tmp_path: Path) -> Callable[[Sequence[Row]], list[Path]]:
     return write
 
 
-def ids(rows: Sequence[Row]) -> set[str]:
-    each = [str(one["session_id"]) for one in rows]
-    # A set of texts has another order in each process.
+def ids(rows: Sequence[Row]) -> pl.Series:
+    each = sorted({str(one["session_id"]) for one in rows})
+    # In whatever order: the sample must not depend on it.
     random.shuffle(each)
-    return set(each)
+    return pl.Series(each)
 
 
 def thanked(count: int, others: int = 3) -> list[Row]:
@@ -69,7 +69,7 @@ def test_a_sample_has_at_most_so_many_sessions_from_the_whole_log(shard: Any, co
 def test_other_sessions_than_those_of_training_are_not_looked_at(shard: Any) -> None:
     rows = thanked(50)
     settings = LeakSettings(buyers_share=0.5)
-    training = {f"s{number:04}" for number in range(13)}
+    training = pl.Series([f"s{number:04}" for number in range(13)])
     assert sessions_named(suspects(shard(rows), [], training, settings)) == 10
 
 

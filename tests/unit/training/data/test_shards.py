@@ -26,8 +26,7 @@ def test_rows_go_to_disk_when_the_buffer_is_full_and_come_back_in_order(
         partition.append(rows("a", "b", "a", first=3 * number))
     assert len(list((tmp_path / "p").iterdir())) == files
     partition.flush()
-    found = partition.read(0)
-    assert found is not None
+    (found,) = partition.read(0)
     assert found["number"].to_list() == list(range(3 * blocks))
     # And what was read takes no more room
     partition.remove()
@@ -39,11 +38,26 @@ def test_every_row_of_a_session_is_in_one_shard_whichever_block_it_came_in(tmp_p
     ids = [f"s{number}" for number in range(50)]
     for block in range(3):
         partition.append(rows(*ids, first=50 * block))
-    shards = [found for number in range(8) if (found := partition.read(number)) is not None]
+    shards = [found for number in range(8) for found in partition.read(number)]
     assert len(shards) > 4
     assert sum(shard.height for shard in shards) == 150
     where = [set(shard["session_id"]) for shard in shards]
     assert sum(map(len, where)) == len(set().union(*where)) == 50
+
+
+def test_a_shard_of_too_many_rows_comes_in_parts_of_whole_sessions(tmp_path: Path) -> None:
+    partition = Partition(tmp_path / "p", 2, most_rows=20)
+    ids = [f"s{number}" for number in range(50)]
+    for block in range(3):
+        partition.append(rows(*ids, first=50 * block))
+    partition.flush()
+    parts = [found for number in range(2) for found in partition.read(number)]
+    assert len(parts) >= 6
+    assert max(part.height for part in parts) < 60
+    where = [set(part["session_id"]) for part in parts]
+    assert sum(part.height for part in parts) == 150
+    assert sum(map(len, where)) == len(set().union(*where)) == 50
+    partition.remove()
 
 
 def a_shard(*sessions: tuple[str, list[int], list[str | None]], counts: SessionCounts) -> Sessions:

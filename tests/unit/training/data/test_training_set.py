@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
 import torch
 
@@ -50,7 +51,9 @@ def test_the_index_tells_of_every_session_in_the_order_of_the_shards(split) -> N
     told = zip(index.session_id, index.session_start_ms.tolist(), index.outcome, index.lengths, strict=True)
     assert {name: (start, bool(outcome), length) for name, start, outcome, length in told} == expected
     assert index.shard_ends[-1] == len(expected) == sum(index.sessions(part) for part in PARTS)
-    assert index.ids("train").isdisjoint(index.ids("test"))
+    assert not {*index.ids("train")} & {*index.ids("test")}
+    for shard, rows in zip(split.shards, index.rows("train"), strict=True):
+        assert {*pl.read_parquet(shard)["session_id"].filter(rows)} <= {*index.ids("train")}
     first, parts = index.shard(1)
     assert (first, first + len(parts)) == (index.shard_ends[0], index.shard_ends[1])
 

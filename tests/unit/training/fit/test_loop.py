@@ -266,7 +266,7 @@ def test_early_stopping_keeps_the_weights_of_the_best_epoch(draw) -> None:
     state = fit(model, train, validation, FitSettings(epochs=40, patience=3, batch_sessions=8, learning_rate=2e-2))
     seen = [epoch.validation_loss for epoch in state.epochs]
     # Then it stops `patience` epochs after the best, and has that one's weights
-    assert state.finished
+    assert state.stopped.startswith(f"stopped early after {len(seen)} of 40 passes: none of the last 3")
     assert state.best_loss == min(seen)
     assert state.best_epoch == seen.index(min(seen)) + 1
     assert len(seen) == state.best_epoch + 3 < 40
@@ -342,7 +342,11 @@ def test_a_resumed_run_ends_as_one_without_a_break(draw, tmp_path: Path, broken_
     state = fit(resumed, train, validation, FIVE, checkpoint=checkpoint, resume=True)
     # Then weights and losses are those of the run without a break, bit for bit
     assert losses(state) == losses(expected)
-    assert (state.best_epoch, state.best_loss, state.finished) == (expected.best_epoch, expected.best_loss, True)
+    assert (state.best_epoch, state.best_loss, state.stopped) == (
+        expected.best_epoch,
+        expected.best_loss,
+        expected.stopped,
+    )
     assert same(weights(resumed), weights(whole))
 
 
