@@ -21,7 +21,7 @@ from training.data.index import index_sessions
 from training.data.interventions import possible_inputs
 from training.data.prepared import PreparedDataset
 
-LEARNING_RATE_SHARE: Final = 0.25
+LEARNING_RATE_SHARE: Final = 0.5
 """Learning rate of a warm start as a share of the default, where neither file nor flag sets it."""
 
 NOT_BETTER: Final = (

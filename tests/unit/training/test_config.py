@@ -8,7 +8,7 @@ import typer
 from typer.testing import CliRunner
 
 from training.cli import cli
-from training.config import ComputeSettings, FitSettings, LogSettings, RunConfig, TrainSettings
+from training.config import ComputeSettings, FitSettings, LogSettings, PretrainingSettings, RunConfig, TrainSettings
 from training.config_file import ConfigError, read_config, to_toml
 
 
@@ -48,11 +48,25 @@ def test_the_parts_of_a_large_log_are_chosen_for_it_unless_file_or_flags_chose_t
         assert asked.for_sessions(50_000) == asked
 
 
+@pytest.mark.parametrize(
+    ("sessions", "passes", "patience"), [(1, 60, 20), (885, 60, 20), (12_800, 5, 3), (250_000, 3, 3)]
+)
+def test_a_budget_of_steps_is_more_passes_over_a_small_log_and_fewer_over_a_large_one(
+    sessions: int, passes: int, patience: int
+) -> None:
+    assert FitSettings().passes(sessions) == passes
+    assert FitSettings().patience_of(passes) == patience
+    assert FitSettings(epochs=7, patience=2).passes(sessions) == 7
+    assert FitSettings(epochs=7, patience=2).patience_of(7) == 2
+    assert PretrainingSettings(epochs=0).passes(sessions, 128) == 0
+    assert PretrainingSettings(steps=200).passes(12_800, 64) == 3
+
+
 def test_quick_leaves_out_the_dear_steps_and_gives_way_to_what_the_user_says(file) -> None:
     quick = printed("--quick")
     for line in ("epochs = 4", "folds = 0", "lightgbm = false"):
         assert line in quick
-    assert "[pretraining]\nepochs = 0" in quick
+    assert "[pretraining]\nsteps = 600\nepochs = 0" in quick
     changed = printed("--quick", "--epochs", 9, "--set", "teacher.folds=3", "--config", file)
     for line in ("epochs = 9", "folds = 3", "quantile_bins = 7"):
         assert line in changed

@@ -275,6 +275,16 @@ def test_early_stopping_keeps_the_weights_of_the_best_epoch(draw) -> None:
     assert not model.training
 
 
+def test_a_fit_that_uses_all_its_passes_says_whether_the_last_was_the_best(draw) -> None:
+    train = draw(40, seed=16)
+    short = replace(QUICK, epochs=2, learning_rate=1e-3)
+    assert fit(model_of(train), train, train, short).stopped == (
+        "all 2 passes done, and the last was the best: more may help (fit.epochs)"
+    )
+    beaten = fit(model_of(train), train, train, short, loss_to_beat=0.0)
+    assert (beaten.best_epoch, beaten.stopped) == (0, "all 2 passes done")
+
+
 def test_the_learning_rate_warms_up_over_the_first_epoch_and_falls_after_it(draw) -> None:
     train = draw(64, seed=16)
     state = fit(model_of(train), train, train, replace(QUICK, epochs=5, patience=5))
