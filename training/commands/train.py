@@ -195,7 +195,8 @@ def run_training(
     config = RunConfig(settings, log or LogSettings(), ComputeSettings(_device(device), threads))
     doubts = [*warnings, *([] if start is None else check_fits(start, dataset))]
     timings = Timings()
-    expected_s = expected_seconds(settings, dataset.counts.sessions.events, trials=trials, warm_start=start is not None)
+    counts = dataset.counts.sessions
+    expected_s = expected_seconds(settings, counts.sessions, counts.events, trials=trials, warm_start=start is not None)
     with Stages(expected_s) as shown:
         stages = timings.watch(shown)
         search = _search(config, trials, out, stages)

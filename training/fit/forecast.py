@@ -12,26 +12,29 @@ _RESAMPLE_US: Final = 300
 # For a network without units, and for each unit of the cell.
 _PRETRAIN_US: Final = (4.0, 0.28)
 _FIT_US: Final = (3.0, 0.22)
-_TEACH_US: Final = (25.0, 0.37)
+_TEACH_US: Final = (8.0, 0.16)
 
 
 def expected_seconds(
-    settings: TrainSettings, events: int, *, trials: int = 0, warm_start: bool = False
+    settings: TrainSettings, sessions: int, events: int, *, trials: int = 0, warm_start: bool = False
 ) -> dict[str, float]:
     """Return the expected seconds of each stage of a run by its name, in order.
 
     Args:
         settings: of the run.
+        sessions: of the data.
         events: of all sessions.
         trials: settings to try before.
         warm_start: whether the run continues from an earlier model.
     """
     train, validation, _, test = (share * events / 1e6 for share in settings.fractions)
-    pretraining = 0.0 if warm_start else settings.pretraining.epochs * train * _of_size(_PRETRAIN_US, settings)
+    trained = round(settings.fractions[0] * sessions) or 1
+    passes = 0 if warm_start else settings.pretraining.passes(trained, settings.fit.batch_sessions)
+    pretraining = passes * train * _of_size(_PRETRAIN_US, settings)
     teaches = settings.teacher.folds and settings.fit.teacher_weight and not warm_start
     taught = min(train + validation, settings.teacher.sample_events / 1e6)
     distillation = settings.teacher.folds * taught * _of_size(_TEACH_US, settings) if teaches else 0.0
-    fit = settings.fit.epochs * train * _of_size(_FIT_US, settings)
+    fit = settings.fit.passes(trained) * train * _of_size(_FIT_US, settings)
     most = settings.sample_events / 1e6
     stages = {
         "checking inputs": _CHECK_US * events / 1e6,

@@ -333,14 +333,14 @@ def test_the_manifest_tells_what_it_was_trained_on(shop, trained, exported) -> N
 
 def test_the_forecast_knows_the_stages_of_a_run(shop, settings, exported) -> None:
     record = json.loads(exported.artifact.with_name("model.run.json").read_text())
-    expected = expected_seconds(replace(settings, lightgbm=False), shop.dataset.counts.sessions.events)
+    expected = expected_seconds(replace(settings, lightgbm=False), 3000, shop.dataset.counts.sessions.events)
     assert list(record["seconds"]) == ["all", *expected]
     assert all(seconds > 0 for seconds in expected.values())
 
 
 def test_a_forecast_has_only_the_stages_that_a_run_will_have() -> None:
     def stages(config: TrainSettings, **more: Any) -> set[str]:
-        return set(expected_seconds(config, 1000, **more))
+        return set(expected_seconds(config, 100, 1000, **more))
 
     settings = TrainSettings()
     every = stages(settings, trials=3)
