@@ -311,7 +311,8 @@ def _events(shards: Sequence[Path], columns: Sequence[str], ids: pl.Series) -> p
 
 
 def _sample(ids: pl.Series, at_most: int) -> pl.Series:
-    return ids.sort().gather_every(max(-(-len(ids) // at_most), 1))
+    step = -(-len(ids) // at_most)
+    return ids.sort().gather_every(max(step, 1))
 
 
 def _described(ranked: RankedInput) -> str:
