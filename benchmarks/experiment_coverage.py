@@ -49,8 +49,8 @@ class Scenario:
 SCENARIOS: Final = (
     Scenario("default", 0.0, 0.5, 400),
     Scenario("default", 0.0, 0.1, 400),
-    Scenario("default", 0.5, 0.5, 400),
-    Scenario("default", 0.5, 0.1, 400),
+    Scenario("treated", PRESETS["treated"].treatment, 0.5, 400),
+    Scenario("treated", PRESETS["treated"].treatment, 0.1, 400),
     Scenario("low-base-rate", 0.0, 0.5, 400),
     Scenario("low-base-rate", 0.0, 0.1, 1_000),
     Scenario("low-base-rate", 1.0, 0.5, 400),

@@ -217,7 +217,7 @@ class SynthesizeSettings:
     """The synthetic log of `willbuy synthesize`."""
 
     sessions: int = option(20_000, "Number of sessions.", low=1)
-    shape: str = option("default", "default, low-base-rate, long-sessions or long-tail.")
+    shape: str = option("default", "default, low-base-rate, long-sessions, long-tail or treated.")
     seed: int = option(0, "Same seed, same log.", low=0)
 
 

@@ -9,15 +9,20 @@ from typing import Final
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from model.events import FIELD_NAMES, PURCHASE, Event
+from training.data.interventions import ALL, OF_RULE
 from training.data.sources.canonical import write_events
 from training.synthetic.posterior import posterior
 from training.synthetic.process import ADD, CAMPAIGNS, DEVICES, EVENT_NAMES, REMOVE, Process
 from training.synthetic.sample import Index, Traces, sample
 from training.synthetic.shape import ShopShape
+from training.synthetic.treatment import Treatment
 
 DEFAULT_START: Final = datetime(2026, 1, 1, tzinfo=UTC)
+RULE: Final = "voucher"
+"""Name of the rule of a shop with a treatment."""
 # Sessions are drawn in chunks, which bounds the memory besides the result to some hundred MB.
 _CHUNK_SESSIONS: Final = 4_096
 _CHUNK_EVENTS: Final = 1_600_000
@@ -58,10 +63,10 @@ def generate(shape: ShopShape, sessions: int, seed: int, start: datetime = DEFAU
     events, truths = [], []
     chunk_sessions = max(1, min(_CHUNK_SESSIONS, _CHUNK_EVENTS // shape.max_events))
     for chunk, first in enumerate(range(0, sessions, chunk_sessions)):
-        traces = sample(process, min(chunk_sessions, sessions - first), _generator(seed, chunk))
+        traces, group = _drawn(process, min(chunk_sessions, sessions - first), _generator(seed, chunk))
         ids = pl.Series([f"syn-{seed}-{number}" for number in range(first, first + len(traces.length))])
-        events.append(_event_table(process, traces, ids, start_ms))
-        truths.append(_posterior_table(posterior(process, traces), traces.length, ids))
+        events.append(_event_table(process, traces, group, ids, start_ms))
+        truths.append(_posterior_table(_posterior(process, traces, group), traces.length, ids))
     table = pl.concat(events).sort("timestamp_ms", maintain_order=True)
     table = table.with_columns(source_line=pl.int_range(1, pl.len() + 1, dtype=pl.Int64))
     properties = [name for name in table.columns if name.startswith("property.")]
@@ -97,9 +102,9 @@ def sessions(shape: ShopShape, seed: int, start: datetime = DEFAULT_START) -> It
 
 def _stream(process: Process, seed: int, start_ms: int) -> Iterator[list[Event]]:
     for chunk in count():
-        traces = sample(process, _STREAM_CHUNK_SESSIONS, _generator(seed, chunk))
+        traces, group = _drawn(process, _STREAM_CHUNK_SESSIONS, _generator(seed, chunk))
         ids = pl.Series([str(number) for number in range(_STREAM_CHUNK_SESSIONS)])
-        table = _event_table(process, traces, ids, start_ms)
+        table = _event_table(process, traces, group, ids, start_ms)
         for (_,), rows in table.group_by("session_id", maintain_order=True):
             yield [
                 Event(
@@ -128,7 +133,40 @@ def _generator(seed: int, chunk: int) -> np.random.Generator:
     return np.random.default_rng([seed, chunk])
 
 
-def _event_table(process: Process, traces: Traces, ids: pl.Series, start_ms: int) -> pl.DataFrame:
+def _drawn(process: Process, sessions: int, rng: np.random.Generator) -> tuple[Traces, NDArray[np.bool_] | None]:
+    """Return sessions, and for a shop with a rule whether each is treated if it fires."""
+    shape = process.shape
+    if not shape.treatment:
+        return sample(process, sessions, rng), None
+    group = rng.random(sessions) >= shape.held_out
+    return Treatment(shape.treatment).draw(process, sessions, rng, treated=group), group
+
+
+def _posterior(process: Process, traces: Traces, group: NDArray[np.bool_] | None) -> NDArray[np.float64]:
+    if group is None:
+        return posterior(process, traces)
+    shape = process.shape
+    return Treatment(shape.treatment).posterior(process, traces, group, held_out=shape.held_out)
+
+
+def _with_groups(table: pl.DataFrame, group: pl.Series) -> pl.DataFrame:
+    """Add what a collected log has of a rule: the session's decision, and its group from the next event on.
+
+    Args:
+        table: the sessions' rows, session by session and in order.
+        group: of each row.
+    """
+    fired = (pl.col("event_name") == Treatment(0.0).trigger).cum_max().over("session_id")
+    is_after = fired.shift(1, fill_value=False).over("session_id")
+    return table.with_columns(
+        pl.when(fired.any().over("session_id")).then(pl.lit(f"{RULE}=") + group).alias(f"property.{ALL}"),
+        pl.when(is_after).then(group).alias(f"property.{OF_RULE}{RULE}"),
+    )
+
+
+def _event_table(
+    process: Process, traces: Traces, group: NDArray[np.bool_] | None, ids: pl.Series, start_ms: int
+) -> pl.DataFrame:
     """Return the sessions' rows, session by session, in order, purchases last; `source_line` is still missing."""
     session, position = np.nonzero(traces.name >= 0)
     time_ms = start_ms + traces.start_ms[:, None] + np.cumsum(traces.gap_ms, axis=1)
@@ -150,7 +188,7 @@ def _event_table(process: Process, traces: Traces, ids: pl.Series, start_ms: int
     number = pl.Series(item)
     known = number >= 0
     catalogue = process.catalogue
-    return pl.DataFrame(
+    table = pl.DataFrame(
         {
             "session_id": ids.gather(session),
             "timestamp_ms": pl.Series(timestamp, dtype=pl.Int64),
@@ -169,6 +207,9 @@ def _event_table(process: Process, traces: Traces, ids: pl.Series, start_ms: int
         item_category=pl.when(known).then(pl.concat_str(pl.lit("category-"), "item_category")),
         price=pl.when(known).then("price"),
     )
+    if group is None:
+        return table
+    return _with_groups(table, pl.Series(["control", "treatment"]).gather(group[session].astype(np.int64)))
 
 
 def _posterior_table(probability: np.ndarray, length: Index, ids: pl.Series) -> pl.DataFrame:

@@ -17,6 +17,7 @@ their factor is the probability of that whole number, a difference of two normal
 """
 
 from collections.abc import Collection
+from dataclasses import dataclass
 from typing import Final, Literal
 
 import numpy as np
@@ -40,7 +41,24 @@ FACTORS: Final[tuple[Factor, ...]] = ("properties", "name", "gap", "item", "goin
 _TINY: Final = 1e-300  # a factor below it would make every intent impossible through underflow alone
 
 
-def posterior(process: Process, traces: Traces, *, ignore: Collection[Factor] = ()) -> Table:
+@dataclass(frozen=True, slots=True)
+class Phases:
+    """Parts of a session in which purchase and exit have other probabilities, as after a treatment.
+
+    Attributes:
+        of_event: (S, N) the phase of each event.
+        value: (phases, max_events, K, X) the probability of a purchase after an event of each phase.
+        goes_on: (phases, K, X) the probability that another event follows one of each phase.
+    """
+
+    of_event: Index
+    value: NDArray[np.float64]
+    goes_on: NDArray[np.float64]
+
+
+def posterior(
+    process: Process, traces: Traces, *, ignore: Collection[Factor] = (), phases: Phases | None = None
+) -> Table:
     """Return (S, N) probabilities of a purchase after each event; NaN after a session's end.
 
     Args:
@@ -48,9 +66,11 @@ def posterior(process: Process, traces: Traces, *, ignore: Collection[Factor] = 
         traces: the sessions.
         ignore: observations that the filter leaves out, to measure the value of each. With any, the result is no
             longer the posterior.
+        phases: of the sessions; None: all of a session follows the process.
     """
-    value = purchase_values(process)
-    goes_on = 1.0 - process.buys - process.leaves
+    if phases is None:
+        goes_on = 1.0 - process.buys - process.leaves
+        phases = Phases(np.zeros(traces.name.shape, np.int64), purchase_values(process)[None], goes_on[None])
     launched = process.catalogue.launched(traces.start_ms / (process.shape.days * DAY_MS))
     viewed = ViewedItems(*traces.name.shape)
     probability = np.full(traces.name.shape, np.nan)
@@ -64,7 +84,8 @@ def posterior(process: Process, traces: Traces, *, ignore: Collection[Factor] = 
         rows = np.flatnonzero(traces.length > n)
         before, name, item = context[rows], traces.name[rows, n], traces.item[rows, n]
         if n > 0:
-            stayed = belief[rows] if "going on" in ignore else belief[rows] * goes_on[:, before].T
+            stays = phases.goes_on[phases.of_event[rows, n - 1], :, before]
+            stayed = belief[rows] if "going on" in ignore else belief[rows] * stays
             belief[rows] = stayed @ process.transition
         log_factor = np.zeros((len(rows), belief.shape[1]))
         if "name" not in ignore:
@@ -81,7 +102,8 @@ def posterior(process: Process, traces: Traces, *, ignore: Collection[Factor] = 
         weight = np.exp(log_belief - log_belief.max(axis=1, keepdims=True))
         belief[rows] = weight / weight.sum(axis=1, keepdims=True)
         context[rows] = process.next_context[before, name]
-        probability[rows, n] = np.sum(belief[rows] * value[n, :, context[rows]], axis=1)
+        value = phases.value[phases.of_event[rows, n], n, :, context[rows]]
+        probability[rows, n] = np.sum(belief[rows] * value, axis=1)
     return probability
 
 

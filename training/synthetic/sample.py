@@ -83,7 +83,13 @@ class ViewedItems:
 
 
 def sample(
-    process: Process, sessions: int, rng: np.random.Generator, *, treated: Process | None = None, trigger: int = ADD
+    process: Process,
+    sessions: int,
+    rng: np.random.Generator,
+    *,
+    treated: Process | None = None,
+    trigger: int = ADD,
+    group: NDArray[np.bool_] | None = None,
 ) -> Traces:
     """Return `sessions` sessions drawn from the process.
 
@@ -93,6 +99,7 @@ def sample(
         rng: the source of chance.
         treated: the process of the events after a session's first event `trigger`; None: nothing changes there.
         trigger: index into `EVENT_NAMES`.
+        group: (S,) whether each session is treated; None: all are.
     """
     shape = process.shape
     device = _draw(rng, np.broadcast_to(DEVICE_SHARE, (sessions, len(DEVICE_SHARE))))
@@ -136,7 +143,7 @@ def sample(
             under = is_treated[going]
             buys = np.where(under, treated.buys[intent[going], context[going]], buys)
             leaves = np.where(under, treated.leaves[intent[going], context[going]], leaves)
-            is_treated[going] |= now == trigger
+            is_treated[going] |= (now == trigger) & (True if group is None else group[going])
         fate = rng.random(len(going))
         purchased[going] = fate < buys
         going = going[fate >= buys + leaves]

@@ -39,6 +39,10 @@ class ShopShape:
     """Factor on every probability of leaving after an event; small makes sessions long."""
     pace: float = 1.0
     """Factor on the probability that the intent changes from one event to the next; small makes it linger."""
+    treatment: float = 0.0
+    """Log-odds that a rule at the first `add_to_cart` adds to each later purchase of a treated session; 0: no rule."""
+    held_out: float = 0.5
+    """Share of the sessions in which the rule fires that are not treated."""
 
     def __post_init__(self) -> None:
         _require_integer("items", self.items, 4, 10_000_000)
@@ -52,6 +56,8 @@ class ShopShape:
         _require_number("purchase_scale", self.purchase_scale, 0.0, 1.2)
         _require_number("leave_scale", self.leave_scale, 0.0, 2.0)
         _require_number("pace", self.pace, 0.0, 2.0)
+        _require_number("treatment", self.treatment, -5.0, 5.0)
+        _require_number("held_out", self.held_out, 0.0, 1.0)
 
 
 def _require_integer(field: str, value: object, low: int, high: int) -> None:
@@ -69,6 +75,7 @@ PRESETS: Final[Mapping[str, ShopShape]] = MappingProxyType(
         "default": ShopShape(),
         "low-base-rate": ShopShape(intent=-2.5, purchase_scale=0.4),
         "long-sessions": ShopShape(max_events=300, leave_scale=0.15, purchase_scale=0.15, pace=0.3, max_cart=12),
+        "treated": ShopShape(treatment=0.5),
         "long-tail": ShopShape(items=60_000, categories=400, zipf_exponent=1.1, late_items=0.4),
     }
 )

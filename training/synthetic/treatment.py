@@ -16,8 +16,9 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 
-from training.synthetic.posterior import purchase_values
+from training.synthetic.posterior import Phases, posterior, purchase_values
 from training.synthetic.process import CAMPAIGN_SHARE, DEVICE_SHARE, EVENT_NAMES, VISITS_SHARE, Process
 from training.synthetic.sample import Traces, sample
 
@@ -71,15 +72,57 @@ class Treatment:
         buys = process.buys * factor / (1.0 - process.buys + process.buys * factor)
         return replace(process, buys=buys, leaves=process.leaves * (1.0 - buys) / (1.0 - process.buys))
 
-    def draw(self, process: Process, sessions: int, rng: np.random.Generator, *, treated: bool) -> Traces:
-        """Return sessions, all treated or all held out; `fired` says in which of them the rule fires."""
-        after = self.process(process) if treated else None
-        return sample(process, sessions, rng, treated=after, trigger=EVENT_NAMES.index(self.trigger))
+    def draw(
+        self, process: Process, sessions: int, rng: np.random.Generator, *, treated: bool | NDArray[np.bool_]
+    ) -> Traces:
+        """Return sessions; `fired` says in which of them the rule fires.
+
+        Args:
+            process: the shop's.
+            sessions: how many to draw.
+            rng: the source of chance.
+            treated: whether each session would be treated (S,), or all of them.
+        """
+        group = np.broadcast_to(treated, sessions)
+        return sample(
+            process, sessions, rng, treated=self.process(process), trigger=EVENT_NAMES.index(self.trigger), group=group
+        )
 
     def fired(self, traces: Traces) -> np.ndarray:
         """Return (S,) booleans: whether the rule fires in each session."""
         fired: np.ndarray = (traces.name == EVENT_NAMES.index(self.trigger)).any(axis=1)
         return fired
+
+    def posterior(
+        self, process: Process, traces: Traces, group: NDArray[np.bool_], *, held_out: float
+    ) -> NDArray[np.float64]:
+        """Return (S, N) probabilities of a purchase after each event; NaN after a session's end.
+
+        A session's group is known from the event on at which the rule fires.
+
+        Args:
+            process: the shop's.
+            traces: the sessions.
+            group: (S,) whether each would be treated.
+            held_out: share of the sessions that would not.
+        """
+        trigger, after = EVENT_NAMES.index(self.trigger), self.process(process)
+        goes_on = 1.0 - process.buys - process.leaves
+        own, later = purchase_values(process), purchase_values(after)
+        now, before = np.empty_like(own), np.empty_like(own)
+        now[-1] = before[-1] = process.buys
+        for n in range(len(own) - 2, -1, -1):
+            now[n] = process.buys + goes_on * (process.transition @ _drawn(process, later[n + 1]))
+            ahead = before[n + 1][:, process.next_context]
+            fires = held_out * own[n + 1] + (1.0 - held_out) * now[n + 1]
+            ahead[:, :, trigger] = fires[:, process.next_context[:, trigger]]
+            drawn = np.einsum("wxe,wxe->wx", process.emission, ahead)
+            before[n] = process.buys + goes_on * (process.transition @ drawn)
+        # How many events since the rule has fired, the one at which it does included: 0 before, 1 at it.
+        since = ((traces.name == trigger).cumsum(axis=1) > 0).cumsum(axis=1)
+        phase = np.where(group[:, None] | (since == 0), np.minimum(since, 2), 3)
+        stays = [goes_on, goes_on, 1.0 - after.buys - after.leaves, goes_on]
+        return posterior(process, traces, phases=Phases(phase, np.stack([before, now, later, own]), np.stack(stays)))
 
     def effect(self, process: Process) -> Effect:
         """Return the exact conversions of both groups."""
@@ -110,4 +153,10 @@ class Treatment:
 
 def _ahead(process: Process, value: np.ndarray) -> np.ndarray:
     """Return (max_events - 1, K, X): of having context x, and being in intent w for the next event, still undrawn."""
-    return np.stack([np.einsum("wxe,wxe->wx", process.emission, later[:, process.next_context]) for later in value[1:]])
+    return np.stack([_drawn(process, later) for later in value[1:]])
+
+
+def _drawn(process: Process, value: np.ndarray) -> np.ndarray:
+    """Return (K, X): the value before the name of the event is drawn, of the values (K, X) after it."""
+    drawn: np.ndarray = np.einsum("wxe,wxe->wx", process.emission, value[:, process.next_context])
+    return drawn

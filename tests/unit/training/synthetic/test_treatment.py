@@ -1,10 +1,12 @@
 """A treatment in the synthetic shop: its exact effect is what drawn sessions have."""
 
 import numpy as np
+import polars as pl
 import pytest
 
-from training.synthetic import PRESETS, ShopShape
-from training.synthetic.process import Process
+from training.synthetic import PRESETS, ShopShape, generate, sessions
+from training.synthetic.posterior import posterior
+from training.synthetic.process import EVENT_NAMES, Process
 from training.synthetic.sample import sample
 from training.synthetic.treatment import Treatment
 
@@ -62,3 +64,39 @@ def test_strength_raises_the_probability_of_a_purchase_and_keeps_a_distribution(
 def test_bad_arguments_are_named(arguments: dict, named: str) -> None:
     with pytest.raises(ValueError, match=named):
         Treatment(**arguments)
+
+
+def test_the_posterior_of_a_session_knows_its_group_from_the_decision_on(process: Process) -> None:
+    treatment, rng = Treatment(1.0), np.random.default_rng(11)
+    group = rng.random(SESSIONS) >= 0.3
+    traces = treatment.draw(process, SESSIONS, rng, treated=group)
+    answer = treatment.posterior(process, traces, group, held_out=0.3)
+    effect = treatment.effect(process)
+    since = ((traces.name == EVENT_NAMES.index("add_to_cart")).cumsum(axis=1) > 0).cumsum(axis=1)
+    means = [answer[(since == 1) & (group == treated)[:, None]].mean() for treated in (False, True)]
+    assert means == pytest.approx([effect.control, effect.treatment], abs=0.01)
+    # Calibrated at each number of events since the decision, where each session counts once
+    for events in (1, 2, 5):
+        for treated in (False, True):
+            row, column = np.nonzero((since == events) & (group == treated)[:, None] & (traces.name >= 0))
+            chance = answer[row, column]
+            error = (traces.purchased[row] - chance).sum() / np.sqrt((chance * (1.0 - chance)).sum())
+            assert abs(error) < 4.0
+    first = answer[:, 0][since[:, 0] == 0]
+    assert first.mean() == pytest.approx(traces.purchased[since[:, 0] == 0].mean(), abs=0.006)
+    # Without an effect, it is the shop's own
+    np.testing.assert_allclose(
+        Treatment(0.0).posterior(process, traces, group, held_out=0.3), posterior(process, traces), atol=1e-12
+    )
+
+
+def test_a_log_of_the_treated_shop_has_the_groups_as_a_collected_one() -> None:
+    rows = generate(PRESETS["treated"], 2_000, seed=9).events.sort("session_id", "timestamp_ms")
+    every, after = rows["property.willbuy.interventions"], rows["property.willbuy.intervention.voucher"]
+    assert set(every.drop_nulls()) == {"voucher=treatment", "voucher=control"}
+    is_add = (pl.col("event_name") == "add_to_cart").cast(pl.Int64)
+    counted = rows.select(earlier=is_add.cum_sum().over("session_id") - is_add, whole=is_add.sum().over("session_id"))
+    assert ((counted["earlier"] > 0) == after.is_not_null()).all()
+    assert ((counted["whole"] > 0) == every.is_not_null()).all()
+    stream = next(iter(sessions(PRESETS["treated"], seed=3)))
+    assert set(stream[0].properties) >= {"device", "willbuy.interventions"}
