@@ -175,6 +175,7 @@ async def running_services(
             tracer=Tracer(max_concurrent=1, timeout_s=settings.request_timeout_s, logger=logger),
             board=board,
             stats=stats,
+            quality=quality,
             streams=streams,
             experiments=experiments,
             sender=sender,

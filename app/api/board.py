@@ -1,20 +1,22 @@
 """`GET /v1/sessions`, the live board, and `GET /v1/stats`: the routes and the layer before them share a TTL cache."""
 
 from collections.abc import Callable
-from typing import Final
+from typing import Annotated, Final
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Query, Request, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.api.middleware import KnownRoute
 from app.api.openapi import documented, documented_query
+from app.api.responses import json_response
 from app.api.services import Services, in_time, services_of
 from app.auth.middleware import route_path
 from app.board.content import Content, ContentResponse
 from app.board.query import BoardParameters, parse_query
 from app.errors import BoardBusyError, DeadlineExceededError, InvalidRequestError, StoreUnavailableError
+from app.quality.model_quality import HISTORY_HOURS
 from app.runtime.single_flight import Key, SingleFlightCache
-from app.schemas.board import BoardOut, StatsOut
+from app.schemas.board import BoardOut, HistoryOut, StatsOut
 
 _BOARD_PATH: Final = "/v1/sessions"
 _STATS_PATH: Final = "/v1/stats"
@@ -54,6 +56,26 @@ async def get_stats(request: Request) -> Response:
     The answer is read at most once a second; numbers of other replicas may be a second older.
     """
     return await _answer(request, services_of(request).stats, None)
+
+
+@router.get(
+    "/v1/history",
+    summary="The last day or week by the hour",
+    response_model=HistoryOut,
+    responses=documented(InvalidRequestError, DeadlineExceededError, StoreUnavailableError),
+)
+async def get_history(
+    request: Request,
+    hours: Annotated[int, Query(ge=1, le=HISTORY_HOURS, description="How many hours, at most a week.")] = 24,
+) -> Response:
+    """Answer with sessions, purchases, predicted and actual conversion and revenue of each hour, over all replicas.
+
+    A session counts in the hour in which it began, once, when it has ended. The counts are in Redis for a week. An
+    answer is read at most every 15 seconds.
+    """
+    with in_time(request):
+        history = await services_of(request).quality.history(hours)
+    return json_response(history.model_dump_json().encode())
 
 
 async def _answer(request: Request, cache: SingleFlightCache[Key, Content], key: Key) -> Response:

@@ -15,6 +15,7 @@ from app.interventions.experiments import Experiments
 from app.interventions.sender import WebhookSender
 from app.monitoring.health import Readiness
 from app.monitoring.metrics import Metrics
+from app.quality.model_quality import ModelQuality
 from app.runtime.deadlines import Deadlines, Timeout, deadline_of
 from app.runtime.drain import Drain
 from app.runtime.single_flight import SingleFlightCache
@@ -44,6 +45,7 @@ class Services:
     tracer: Tracer
     board: SingleFlightCache[BoardQuery, Content]
     stats: SingleFlightCache[None, Content]
+    quality: ModelQuality
     streams: Streams
     experiments: Experiments
     sender: WebhookSender

@@ -41,6 +41,7 @@ _PATHS: Final[dict[str, Methods]] = {
     f"{INGEST_PATH}rejects": _READ,
     "/v1/sessions": _READ,
     "/v1/stats": _READ,
+    "/v1/history": _READ,
     "/v1/stream": _READ,
     "/v1/interventions": _READ,
     # A token allows a part of what its key does.

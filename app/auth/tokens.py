@@ -22,7 +22,7 @@ _RANDOM_BYTES: Final = 32
 _PARAMETER: Final = b"token"
 _BEARER: Final = b"bearer "
 _SESSION: Final = "/v1/sessions/"
-_BOARD: Final = frozenset({"/v1/sessions", "/v1/stats", "/v1/stream"})
+_BOARD: Final = frozenset({"/v1/sessions", "/v1/stats", "/v1/history", "/v1/stream"})
 
 
 class Token(msgspec.Struct, frozen=True):

@@ -9,7 +9,13 @@ from prometheus_client import Counter
 from prometheus_client.metrics_core import Metric
 from prometheus_client.samples import Sample
 
-from app.errors import OverloadedError
+from app.errors import (
+    OverloadedError,
+    RuleNotFoundError,
+    SessionNotFoundError,
+    UnknownPathError,
+    WebhookNotFoundError,
+)
 from app.monitoring.metrics import Metrics
 
 RATES_WINDOW_S: Final = 10.0
@@ -17,8 +23,10 @@ LATENCY_WINDOW_S: Final = 60.0
 _EVENTS_ROUTE: Final = "/v1/events"
 _TOTALS: Final = (
     *("events_folded", "sessions_started", "duplicates", "conflicts", "rebuilds"),
-    *("late_events", "unseen_names", "errors"),
+    *("late_events", "unseen_names"),
 )
+# A look-up that finds nothing, as of a session that has ended, is no error of a replica.
+_NOT_FOUND: Final = (UnknownPathError, SessionNotFoundError, RuleNotFoundError, WebhookNotFoundError)
 
 
 class Report(msgspec.Struct, frozen=True):
@@ -117,7 +125,8 @@ class Meter:
         up_to = [int(sample.value) for sample in latency]
         return _Reading(
             at_s=self._clock_s(),
-            totals={name: _sum_of(getattr(metrics, name)) for name in _TOTALS},
+            totals={name: _sum_of(getattr(metrics, name)) for name in _TOTALS}
+            | {"errors": _sum_of(metrics.errors) - sum(_sum_of(metrics.errors, code=one.code) for one in _NOT_FOUND)},
             batches=next(int(one.value) for one in _samples(metrics.batch_size) if one.name.endswith("_count")),
             requests=_sum_of(metrics.requests),
             refused=_sum_of(metrics.errors, code=OverloadedError.code),

@@ -13,6 +13,12 @@ Of all models together there are only `s` and `b`, and the revenue by currency, 
     v:<currency>         purchases with a value
     r:<currency>         sum of their values, in hundredths
 
+Of an hour there are these too, and
+
+    e                    events
+    f                    sessions whose first answer is known
+    p                    sum of the probabilities of these first answers, in billionths
+
 Fields of the inputs' counts: `sessions`, `events`, `unseen` (names that the vocabulary lacks), and `<feature>:<bin>`,
 both numbered as in the artifact's data summary.
 
@@ -104,6 +110,20 @@ def count_outcome(session: ClosedSession) -> Counter[str]:
         currency = session.currency or ""
         counts[f"v:{currency}"] = 1
         counts[f"r:{currency}"] = round(session.value * HUNDRED)
+    return counts
+
+
+def count_hour(session: ClosedSession) -> Counter[str]:
+    """Return what one session adds to its hour.
+
+    The prediction is that after the first event: one a session, so that the sum of a calibrated model's is the number
+    of buyers. Later answers weigh long sessions more, and those buy more often.
+    """
+    counts = count_outcome(session)
+    counts["e"] = len(session.entries)
+    first = session.entries[0].probability if session.entries else None
+    if first is not None:
+        counts["f"], counts["p"] = 1, round(first * BILLION)
     return counts
 
 

@@ -7,7 +7,8 @@ the figures and from nothing else. The counts are in Redis, so every replica ans
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 from typing import Final
 from uuid import uuid4
 
@@ -15,12 +16,21 @@ from structlog.typing import FilteringBoundLogger
 
 from app.errors import StoreError
 from app.monitoring.metrics import Metrics
-from app.quality.counts import answers_of, count_answers, count_inputs, count_outcome, first_model, revenue_of
+from app.quality.counts import (
+    BILLION,
+    answers_of,
+    count_answers,
+    count_hour,
+    count_inputs,
+    count_outcome,
+    first_model,
+    revenue_of,
+)
 from app.quality.figures import drift_of, quality_of
 from app.quality.window import Window, WindowCounts
 from app.runtime.periodic import PeriodicTask
 from app.runtime.single_flight import SingleFlightCache
-from app.schemas.board import OutcomesOut
+from app.schemas.board import HistoryOut, HourOut, OutcomesOut
 from app.schemas.quality import AnswersOut, ModelQualityOut
 from app.store.outcomes import ClosedSession, Counts, CountsOf, OutcomeStore
 from model.interface import Model
@@ -34,6 +44,11 @@ PENDING_IDLE_TIMES: Final = 1.5
 DRIFT_EVENTS_PER_S: Final = 200.0
 # Pseudo-fingerprint for counts over all models.
 _ALL_MODELS: Final = "all"
+# The same, by the hour.
+_HOURS: Final = "hours"
+_HOUR_S: Final = 3600
+HISTORY_HOURS: Final = 7 * 24
+_HISTORY_KEPT_S: Final = 15.0
 
 
 class ModelQuality:
@@ -64,6 +79,12 @@ class ModelQuality:
     ) -> None:
         self._longest_ms = int((PENDING_IDLE_TIMES - 1) * idle_s * 1000)
         self._window = Window(store, window_s=window_s, pending_s=PENDING_IDLE_TIMES * idle_s)
+        self._hours = Window(
+            store, window_s=HISTORY_HOURS * _HOUR_S, pending_s=PENDING_IDLE_TIMES * idle_s, buckets=HISTORY_HOURS
+        )
+        self._history: SingleFlightCache[None, HistoryOut] = SingleFlightCache(
+            lambda _: self._read_history(), kept_s=_HISTORY_KEPT_S
+        )
         self._model = model
         self._budget = _Budget(drift_events_per_s)
         self._now_ms = now_ms
@@ -84,12 +105,17 @@ class ModelQuality:
         """Stop updating the gauges, and cancel readings."""
         await self._task.close()
         await self._counts.close()
+        await self._history.close()
 
     async def count(self, sessions: Sequence[ClosedSession]) -> None:
         """Add sessions that this replica has published; raise `StoreUnavailableError` when the store is gone."""
         answers: dict[CountsOf, Counter[str]] = {}
+        hours: dict[CountsOf, Counter[str]] = {}
         for session in sessions:
             bucket = self._bucket_of(session)
+            hours.setdefault((_HOURS, self._hours.bucket_of(self._time_of(session))), Counter()).update(
+                count_hour(session)
+            )
             answers.setdefault((_ALL_MODELS, bucket), Counter()).update(count_outcome(session))
             model = first_model(session)
             if model is not None and (of_model := answers_of(session, model)):
@@ -100,6 +126,7 @@ class ModelQuality:
         if keys:
             added = {key: Counts(answers.get(key, {}), inputs.get(key, {})) for key in keys}
             await self._window.add(uuid4().hex, added)
+            await self._hours.add(uuid4().hex, {key: Counts(counts) for key, counts in hours.items()})
 
     async def summary(self) -> ModelQualityOut:
         """Return the figures of the model in use; raise `StoreUnavailableError` when the store is gone."""
@@ -137,6 +164,24 @@ class ModelQuality:
             pending_s=self._window.pending_s,
         )
 
+    async def history(self, hours: int) -> HistoryOut:
+        """Return the last so many hours of the history, over all models, the current one included.
+
+        Raises:
+            StoreUnavailableError: the store is gone.
+        """
+        found = await self._history.get(None)
+        since = found.as_of - timedelta(hours=hours)
+        return found.model_copy(update={"hours": [hour for hour in found.hours if hour.start > since]})
+
+    async def _read_history(self) -> HistoryOut:
+        now_ms = self._now_ms()
+        counts_of, end = await self._hours.read_buckets(_HOURS, now_ms)
+        hours = [_hour_out(hour, counts.answers, complete=hour < end) for hour, counts in counts_of.items()]
+        first = next((at for at, hour in enumerate(hours) if hour.sessions), len(hours))
+        as_of = datetime.fromtimestamp(now_ms / 1000, UTC)
+        return HistoryOut(as_of=as_of, pending_s=self._hours.pending_s, hours=hours[first:])
+
     async def show(self) -> None:
         """Update the gauges; raise `StoreUnavailableError` when the store is gone."""
         quality = await self.summary()
@@ -156,12 +201,15 @@ class ModelQuality:
         metrics.drift_unseen_name_share.set(float("nan") if unseen is None else unseen)
 
     def _bucket_of(self, session: ClosedSession) -> int:
-        """Return the bucket of a session's begin, or of a later time for a long session.
+        return self._window.bucket_of(self._time_of(session))
+
+    def _time_of(self, session: ClosedSession) -> int:
+        """Return the time of a session's begin, ms, or a later time for a long session.
 
         No session counts earlier than an idle time after its last event, when sessions without a purchase end. That
         also holds where the events' own times say that the session lasted longer than it did.
         """
-        return self._window.bucket_of(max(session.began_ms, session.last_seen_ms - self._longest_ms))
+        return max(session.began_ms, session.last_seen_ms - self._longest_ms)
 
     async def _show_if_possible(self) -> None:
         try:
@@ -208,6 +256,20 @@ class _Budget:
             return False
         self._left -= events
         return True
+
+
+def _hour_out(hour: int, counts: Mapping[str, int], *, complete: bool) -> HourOut:
+    sessions, purchases, known = counts.get("s", 0), counts.get("b", 0), counts.get("f", 0)
+    return HourOut(
+        start=datetime.fromtimestamp(hour * _HOUR_S, UTC),
+        sessions=sessions,
+        events=counts.get("e", 0),
+        purchases=purchases,
+        conversion=purchases / sessions if complete and sessions else None,
+        predicted=counts.get("p", 0) / BILLION / known if complete and known else None,
+        revenue=revenue_of(counts),
+        complete=complete,
+    )
 
 
 def _figures(group: AnswersOut) -> dict[str, float | None]:

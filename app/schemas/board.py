@@ -95,6 +95,7 @@ class TotalsOut(BaseModel):
     late_events: int = 0
     unseen_names: int = 0
     errors: int = 0
+    """Problems answered to callers, without 404: a look-up that finds nothing."""
 
 
 class RevenueOut(BaseModel):
@@ -169,3 +170,39 @@ class StatsOut(BaseModel):
     """Fingerprint of the model in use on the replica that answers."""
     trust: ModelQualityOut | None
     """Model quality on ended sessions."""
+
+
+class HourOut(BaseModel):
+    """The ended sessions that began within an hour."""
+
+    model_config = _DOCUMENTED
+
+    start: datetime
+    """The hour's begin."""
+    sessions: int
+    """Ended sessions."""
+    events: int
+    """Their events, without purchases."""
+    purchases: int
+    """Sessions that bought."""
+    conversion: float | None
+    """Purchases by session; null without sessions, and until `complete`: buyers end first."""
+    predicted: float | None
+    """Mean probability after the first event: what the conversion should be; null where `conversion` is."""
+    revenue: list[RevenueOut]
+    """Revenue of the purchases by currency."""
+    complete: bool
+    """Whether the hour's sessions have had time to end with either outcome."""
+
+
+class HistoryOut(BaseModel):
+    """Sessions by the hour in which they began."""
+
+    model_config = _DOCUMENTED
+
+    as_of: datetime
+    """Time of the answer."""
+    pending_s: float
+    """Age, in seconds since its begin, from which a session counts."""
+    hours: list[HourOut]
+    """Oldest first, without hours before the first session."""

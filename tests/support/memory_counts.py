@@ -26,8 +26,8 @@ class MemoryCounts(NoOutcomes):
 
     @property
     def keys(self) -> set[CountsOf]:
-        """The keys that have counts."""
-        return set(self._kept)
+        """The keys that have counts, without those of the history."""
+        return {key for key in self._kept if key[0] != "hours"}
 
     async def count(self, token: str, counts: Mapping[CountsOf, Counts], *, lifetime_s: int) -> None:
         self._fail_if_away()

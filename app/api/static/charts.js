@@ -1,6 +1,6 @@
 // uPlot charts with the theme's colours, the width of their container, and a text alternative for screen readers.
 
-import { timeOfDay } from "./format.js";
+import { dayOf, hourOf, timeOfDay } from "./format.js";
 
 const { uPlot } = globalThis;
 const dark = matchMedia("(prefers-color-scheme: dark)");
@@ -113,6 +113,47 @@ export function timeLines(host, names) {
         points: { show: (plot) => plot.data[0].length < 2 },
       })),
     ],
+  }));
+}
+
+/** Hours as "14:00", and days in a longer span. */
+const hourLabels = (plot, splits) => {
+  const { min, max } = plot.scales.x;
+  return splits.map((split) => (max - min > 2 * 86400 ? dayOf : hourOf)(1000 * split));
+};
+const hourAxis = () => axis({ grid: { show: false }, space: 70, size: 28, values: hourLabels });
+// One hour alone still has a width.
+const hourRange = (_plot, min, max) => [min - 1800, Math.max(max, min + 3600) + 1800];
+
+/** Predicted and actual conversion: `show([seconds, actual, predicted])`. A null value breaks a line. */
+export function conversionLines(host) {
+  return new Chart(host, 190, () => ({
+    legend: { show: true, live: false },
+    cursor: { show: false },
+    scales: { x: { time: true, range: hourRange }, y: { range: fromZero } },
+    axes: [hourAxis(), axis({ values: asPercent, size: 48, space: 34 })],
+    series: [
+      {},
+      ...["actual", "predicted"].map((label, at) => ({
+        label,
+        stroke: colour(at ? "second" : "accent"),
+        width: 2,
+        dash: at ? [6, 4] : undefined,
+        points: { show: (plot) => plot.data[0].length <= 48, size: 6, fill: colour(at ? "second" : "accent") },
+      })),
+    ],
+  }));
+}
+
+/** Sessions by the hour: `show([seconds, counted, not yet counted])`. */
+export function hourlyVolume(host) {
+  const bars = (name) => ({ fill: colour(name), width: 0, points: { show: false }, paths: uPlot.paths.bars({ size: [0.8, 40] }) });
+  return new Chart(host, 190, () => ({
+    legend: { show: true, live: false },
+    cursor: { show: false },
+    scales: { x: { time: true, range: hourRange }, y: { range: (_plot, _min, max) => [0, Math.max(1, max * 1.05)] } },
+    axes: [hourAxis(), axis({ size: 44, space: 28 })],
+    series: [{}, { label: "counted", ...bars("accent") }, { label: "not yet counted", ...bars("muted") }],
   }));
 }
 

@@ -41,6 +41,20 @@ export function timeOfDay(value) {
   return Number.isNaN(time.getTime()) ? NO_VALUE : clock.format(time);
 }
 
+const hourMinute = new Intl.DateTimeFormat("en-GB", { hour: "2-digit", minute: "2-digit" });
+const weekday = new Intl.DateTimeFormat("en-GB", { weekday: "short", day: "numeric" });
+const valueOf = new Intl.NumberFormat("en", { minimumFractionDigits: 2, maximumFractionDigits: 2 });
+
+/** "14:00". */
+export const hourOf = (value) => hourMinute.format(new Date(value));
+
+/** "Mon 30". */
+export const dayOf = (value) => weekday.format(new Date(value));
+
+/** Amounts by currency as "1,204.50 EUR and 90.00 CHF"; those without a currency as a number. */
+export const money = (amounts) => amounts
+  .map(({ value, currency }) => `${valueOf.format(value)}${currency ? ` ${currency}` : ""}`).join(" and ");
+
 /** Date and time; an invalid time as a dash. */
 export function dateAndTime(value) {
   const time = new Date(value);

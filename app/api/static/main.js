@@ -6,6 +6,7 @@ import { setServiceTime } from "./clock.js";
 import { byId } from "./dom.js";
 import { addressQuery, offerRules, takeFilters } from "./filters.js";
 import { count } from "./format.js";
+import { startHistory, updateHistory } from "./history.js";
 import { startInterventions, updateInterventions } from "./interventions.js";
 import { showModel } from "./model.js";
 import { keepSample, showOverview, startOverview } from "./overview.js";
@@ -27,7 +28,7 @@ const poller = new Poller(poll, (error, waitMs) => {
 
 /** Request everything that the view shows. If one request fails, the page still shows the other responses. */
 async function poll() {
-  const view = route.session === null ? [updateBoard(), updateInterventions()] : [refreshSession()];
+  const view = route.session === null ? [updateBoard(), updateInterventions(), updateHistory()] : [refreshSession()];
   const results = await Promise.allSettled([loadStats(), ...view]);
   const failure = results.find((result) => result.status === "rejected");
   if (failure) throw failure.reason;
@@ -137,6 +138,7 @@ function followVisibility() {
 startBoard(keepFilters);
 startOverview();
 startInterventions(offerRules);
+startHistory(() => poller.pollNow());
 startQuality();
 startSession();
 byId("pause").addEventListener("click", togglePause);

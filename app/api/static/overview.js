@@ -2,7 +2,7 @@
 
 import { histogram, timeLines } from "./charts.js";
 import { byId, fact, setText } from "./dom.js";
-import { NO_VALUE, count, counted, duration, measure } from "./format.js";
+import { NO_VALUE, count, counted, duration, measure, money } from "./format.js";
 
 const WINDOW_S = 600;
 // A longer gap between samples is a pause or an outage; the curves break there.
@@ -64,11 +64,11 @@ function showTiles(stats) {
 }
 
 /** The sessions that bought among those that have had time to end with either outcome. */
-function purchases({ purchase, none, pending, pending_s: wait, window_s: window }) {
+function purchases({ purchase, none, revenue = [], pending, pending_s: wait, window_s: window }) {
   const ended = purchase + none;
   return ended === 0
     ? ["Purchases", "not yet known", `${counted(pending, "ended session")}; they count ${duration(wait)} after they began`]
-    : ["Purchases", count(purchase), `of ${counted(ended, "ended session")} in ${duration(window)}; ${count(pending)} not yet counted`];
+    : ["Purchases", count(purchase), `${revenue.length ? `worth ${money(revenue)}; ` : ""}of ${counted(ended, "ended session")} in ${duration(window)}; ${count(pending)} not yet counted`];
 }
 
 function showScores({ edges, counts }) {

@@ -1,9 +1,9 @@
-// Routes in the URL hash: `#/`, `#/interventions`, `#/quality`, `#/model`, each with the board's filters as a query
+// Routes in the URL hash: `#/`, `#/interventions`, `#/history`, `#/quality`, `#/model`, each with the board's filters as a query
 // (`#/?min_events=3`), or `#/session/` and the percent-encoded session id.
 
 const SESSION = "#/session/";
 // `#/trust` is the former address of `#/quality`; bookmarks may contain it.
-const SECTIONS = { "#/interventions": "interventions", "#/quality": "quality", "#/trust": "quality", "#/model": "model" };
+const SECTIONS = { "#/interventions": "interventions", "#/history": "history", "#/quality": "quality", "#/trust": "quality", "#/model": "model" };
 
 /** Return the hash of a session's view; the board's if the id cannot be encoded (half of a surrogate pair). */
 export function sessionHash(sessionId) {

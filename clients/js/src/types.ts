@@ -249,6 +249,36 @@ export interface HTTPValidationError {
   detail?: ValidationError[];
 }
 
+/** Sessions by the hour in which they began. */
+export interface HistoryOut {
+  /** Time of the answer. */
+  as_of: string;
+  /** Age, in seconds since its begin, from which a session counts. */
+  pending_s: number;
+  /** Oldest first, without hours before the first session. */
+  hours: HourOut[];
+}
+
+/** The ended sessions that began within an hour. */
+export interface HourOut {
+  /** The hour's begin. */
+  start: string;
+  /** Ended sessions. */
+  sessions: number;
+  /** Their events, without purchases. */
+  events: number;
+  /** Sessions that bought. */
+  purchases: number;
+  /** Purchases by session; null without sessions, and until `complete`: buyers end first. */
+  conversion: number | null;
+  /** Mean probability after the first event: what the conversion should be; null where `conversion` is. */
+  predicted: number | null;
+  /** Revenue of the purchases by currency. */
+  revenue: RevenueOut[];
+  /** Whether the hour's sessions have had time to end with either outcome. */
+  complete: boolean;
+}
+
 /** What became of the records of a request. */
 export interface IngestOut {
   /** Events that are stored. */

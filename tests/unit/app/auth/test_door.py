@@ -83,6 +83,7 @@ CALLS = [
     ("GET", "/v1/sessions/s-1", Scope.SESSIONS_READ),
     ("GET", "/v1/sessions/a/b%2Fc", Scope.SESSIONS_READ),
     ("GET", "/v1/stats", Scope.SESSIONS_READ),
+    ("GET", "/v1/history", Scope.SESSIONS_READ),
     ("GET", "/v1/model", Scope.SESSIONS_READ),
     ("GET", "/v1/interventions", Scope.SESSIONS_READ),
     ("GET", "/v1/webhooks/shop.example-1/dead", Scope.SESSIONS_READ),

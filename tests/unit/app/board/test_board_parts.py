@@ -155,6 +155,14 @@ def test_latency_is_of_the_last_minute():
     assert 2 <= slow_ms <= 4
 
 
+def test_a_look_up_that_finds_nothing_is_no_error_of_the_replica():
+    replica = Replica()
+    for code, number in (("session_not_found", 5), ("not_found", 2), ("overloaded", 3), ("invalid_event", 1)):
+        replica.metrics.errors.labels(code).inc(number)
+    replica.run(1)
+    assert replica.meter.report().totals["errors"] == 4
+
+
 def test_a_full_queue_and_refused_events_are_overload():
     replica = Replica()
     assert not replica.meter.report().overloaded

@@ -1,6 +1,7 @@
 """The figures of a shop's first two hours, and of those after a release: right, or not yet known."""
 
 import io
+from datetime import UTC, datetime
 from functools import partial
 from typing import cast
 
@@ -68,16 +69,7 @@ async def figures_by_minute(closed, minutes):
     """What the page shows in each of these minutes: purchase rate of sessions, of the model's answers, and pending."""
     store, shown = MemoryCounts(), {}
     for minute in range(min(closed), minutes.stop):
-        now_ms = BEGIN_MS + minute * MINUTE_MS
-        quality = ModelQuality(
-            store,
-            lambda: cast("Model", Named(NEW)),
-            window_s=24 * 3600,
-            idle_s=IDLE_MINUTES * 60,
-            now_ms=partial(int, now_ms),
-            metrics=Metrics(),
-            logger=build_logger(log_format="json", log_level="info", stream=io.StringIO()),
-        )
+        quality = quality_at(store, minute)
         if minute in closed:
             await quality.count(closed[minute])
         if minute in minutes and minute % 5 == 0:
@@ -104,6 +96,50 @@ async def test_in_the_first_two_hours_the_purchase_rate_is_right_or_not_yet_know
     of_answers = {minute: rate for minute, (_, rate, _) in shown.items() if rate is not None}
     assert list(of_answers) == list(rates)
     assert all(abs(rate - PURCHASE_RATE) < 0.1 * PURCHASE_RATE for rate in of_answers.values()), of_answers
+
+
+async def test_the_history_has_each_hours_sessions_once_whichever_replica_counted_them_and_after_a_restart():
+    # Given three hours of a shop, whose sessions two replicas publish in turns
+    store, closed = MemoryCounts(), shop_sessions(0, 180, released_minute=0)
+    for minute, sessions in sorted(closed.items()):
+        for replica in range(2):
+            await quality_at(store, minute).count(sessions[replica::2])
+    # When another one is asked, after it has started
+    last = max(closed)
+    history = await quality_at(store, last).history(24)
+    # Then every session is in the hour in which it began, or no more than a half idle time before its end
+    assert sum(hour.sessions for hour in history.hours) == sum(map(len, closed.values()))
+    assert sum(hour.events for hour in history.hours) == 3 * sum(map(len, closed.values()))
+    starts = [hour.start for hour in history.hours]
+    assert starts == sorted(starts)
+    assert starts[0] <= datetime.fromtimestamp(BEGIN_MS / 1000, UTC)
+    # And only hours whose sessions have had time to end have a conversion
+    assert [hour.complete for hour in history.hours] == sorted((hour.complete for hour in history.hours), reverse=True)
+    assert all((hour.conversion is None) != (hour.complete and hour.sessions > 0) for hour in history.hours)
+    counting = [hour for hour in history.hours if hour.complete]
+    assert sum(hour.purchases for hour in counting) / sum(hour.sessions for hour in counting) == pytest.approx(
+        PURCHASE_RATE, abs=0.02
+    )
+    assert all(hour.predicted == pytest.approx(PURCHASE_RATE) for hour in counting)
+    # And a shorter time has the last hours alone
+    (only,) = (await quality_at(store, last).history(1)).hours
+    assert only == history.hours[-1]
+    # And the table stays bounded: an hour's counts expire after a week
+    hours = {key: lifetime_s for key, lifetime_s in store.lifetimes_s.items() if key[0] == "hours"}
+    assert len(hours) <= 6
+    assert all(7 * 86400 < lifetime_s < 8 * 86400 for lifetime_s in hours.values())
+
+
+def quality_at(store, minute):
+    return ModelQuality(
+        store,
+        lambda: cast("Model", Named(NEW)),
+        window_s=24 * 3600,
+        idle_s=IDLE_MINUTES * 60,
+        now_ms=partial(int, BEGIN_MS + minute * MINUTE_MS),
+        metrics=Metrics(),
+        logger=build_logger(log_format="json", log_level="info", stream=io.StringIO()),
+    )
 
 
 async def test_after_a_release_the_new_models_figures_are_right_or_not_yet_known():
