@@ -28,6 +28,7 @@ from training.evaluation.ladder import Rung
 from training.evaluation.posterior import PosteriorError, posterior_of
 from training.evaluation.selection import Selection, SelectionError, select
 from training.evaluation.slices import slices_of
+from training.fit.importance import permutation_importance
 from training.fit.prediction import PredictedSessions, predict_sessions
 from training.fit.warm_start import Start, WarmStartError, check_properties, read_start
 from training.report.build import build_report
@@ -85,6 +86,14 @@ def run_evaluate(artifact: Path, data: Path, settings: EvaluateSettings) -> Repo
         clash = sorted(baselines.keys() & predictions.keys())
         if clash:
             raise EvaluateError(f"--beside: {clash[0]!r} is the name of a baseline; choose another")
+    with stage("exchanging inputs", 1) as show_group:
+        importance = permutation_importance(
+            subject.model,
+            encoded,
+            resamples=settings.resamples,
+            seed=settings.seed,
+            progress=lambda group: show_group(0, group),
+        )
     with stage("resampling sessions", settings.resamples) as show:
         report = build_report(
             predictions | baselines,
@@ -102,6 +111,7 @@ def run_evaluate(artifact: Path, data: Path, settings: EvaluateSettings) -> Repo
             },
             assumptions=settings.assumptions,
             rungs={name: Rung(start.model.sizes.cell, start.model.sizes.aggregates) for name, start in models.items()},
+            importance=importance,
             optimum=optimum,
             warnings=selection.warnings,
             notes=[*selection.notes, *item_notes, *notes],

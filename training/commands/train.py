@@ -336,6 +336,7 @@ def _report(
             optimum=optimum,
             warnings=result.warnings,
             inputs_alone=result.inputs_alone,
+            importance=result.importance,
             progress=shown,
         )
 

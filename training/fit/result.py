@@ -16,6 +16,7 @@ from training.data.leaks import RankedInput
 from training.data.prepared import PreparedDataset
 from training.evaluation.calibration import Calibration, calibrated_base_rate
 from training.fit.checkpoint import Fit
+from training.fit.importance import Importance
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +46,7 @@ class TrainResult:
     device: str
     inputs: DataSummary
     inputs_alone: list[RankedInput] = field(default_factory=list)
+    importance: list[Importance] = field(default_factory=list)
 
 
 def export(

@@ -25,6 +25,7 @@ from training.data.training_set import TrainingData, TrainingError, load
 from training.evaluation.calibration import Calibration, fit_calibration
 from training.evaluation.slices import items_of, slices_of
 from training.fit.checkpoint import Epoch, Fit
+from training.fit.importance import Importance, permutation_importance
 from training.fit.loop import Progress, evaluate_loss, fit, logits
 from training.fit.recipe import add_soft_targets, pretrained
 from training.fit.result import Predictions, TrainResult
@@ -128,7 +129,17 @@ def train(
         device=device,
         inputs=_inputs(data),
         inputs_alone=data.inputs_alone,
+        importance=_importance(model, data, settings, stages) if workers.first else [],
     )
+
+
+def _importance(
+    model: SessionModel, data: TrainingData, settings: TrainSettings, stages: StageFactory
+) -> list[Importance]:
+    with stages("exchanging inputs", 1) as stage:
+        return permutation_importance(
+            model, data.sample("test", settings), seed=settings.fit.seed, progress=lambda group: stage(0, group)
+        )
 
 
 def _inputs(data: TrainingData) -> DataSummary:

@@ -11,11 +11,13 @@ from training.config import EVALUATE_RESAMPLES, Assumptions
 from training.data.findings import DOUBTFUL, Finding, worst_first
 from training.data.leaks import RankedInput
 from training.evaluation.alarms import Earliness, Rule, earliness, peaks_of, profit_curve
+from training.evaluation.curves import ranking_curves
 from training.evaluation.evaluate import Row, score_rows
 from training.evaluation.ladder import Rung, steps_of
 from training.evaluation.metrics import PREFIX_LENGTHS, ReliabilityPoint, checked, reliability
 from training.evaluation.prefixes import POOLED, Prefixes, prefixes_of
 from training.fit.checkpoint import Epoch
+from training.fit.importance import Importance
 from training.report.content import OPTIMUM, Histogram, Report
 
 FEW_BUYERS: Final = 300
@@ -40,6 +42,7 @@ def build_report(
     rungs: Mapping[str, Rung] | None = None,
     epochs: Sequence[Epoch] = (),
     inputs_alone: Sequence[RankedInput] = (),
+    importance: Sequence[Importance] = (),
     optimum: ArrayLike | None = None,
     warnings: Sequence[str] = (),
     notes: Sequence[str] = (),
@@ -63,6 +66,7 @@ def build_report(
         rungs: which of the models are rungs of the ladder.
         epochs: of the training.
         inputs_alone: how well each input alone ranks buyers.
+        importance: what the subject loses without a group of inputs, the largest first.
         optimum: (N,) exact posterior of the same prefixes, for synthetic data.
         warnings: shown first, the worst at the top; those about too few buyers and calibration are added here.
         notes: how the predictions were made.
@@ -98,6 +102,7 @@ def build_report(
         resamples=resamples,
         reliability={name: reliability(prefixes.outcome, by_model[name]) for name in names},
         reliability_by_length=_reliability_by_length(prefixes, by_model[names[0]]),
+        ranking={name: ranking_curves(prefixes.outcome, chance) for name, chance in (by_model | truth).items()},
         histogram=_histogram(prefixes.outcome, by_model[names[0]]),
         earliness=_earliness(prefixes, by_model | truth, assumed, resamples, seed),
         assumptions=assumed,
@@ -109,6 +114,7 @@ def build_report(
         ladder=steps_of(prefixes, by_model, steps, resamples=resamples, seed=seed),
         epochs=list(epochs),
         inputs_alone=list(inputs_alone),
+        importance=list(importance),
         warnings=worst_first(
             [*warnings, *_few_buyers(prefixes.sessions, buyers), *_miscalibrated(names[0], rows)],
         ),

@@ -10,12 +10,14 @@ from typing import Any, Final
 from training.config import Assumptions
 from training.data.leaks import RankedInput
 from training.evaluation.alarms import Earliness, ProfitCurve
+from training.evaluation.curves import RankingCurves
 from training.evaluation.evaluate import Row
 from training.evaluation.ladder import Rung, Step
 from training.evaluation.metrics import ReliabilityPoint, ScoreRow, Scores
 from training.evaluation.prefixes import LAST, PER_SESSION, POOLED
 from training.evaluation.resampling import Estimate
 from training.fit.checkpoint import Epoch
+from training.fit.importance import Importance
 
 NONE: Final = "–"  # noqa: RUF001 - an en dash, as tables have it
 _MINUS: Final = "\u2212"
@@ -126,6 +128,7 @@ class Report:
         resamples: of the intervals.
         reliability: points of the reliability diagram by model, over all prefixes.
         reliability_by_length: of the subject, by prefix length.
+        ranking: ROC and precision-recall curve of each model, and of `OPTIMUM`, over all prefixes; None with one class.
         histogram: spread of the subject's probabilities.
         earliness: by rule, by model.
         assumptions: of earliness and profit.
@@ -135,6 +138,7 @@ class Report:
         model_card: of the subject.
         epochs: of the training; may be empty.
         inputs_alone: how well each input alone ranks buyers, the best first; may be empty.
+        importance: what the subject loses without a group of inputs, the largest first; may be empty.
         warnings: reasons to doubt the numbers, the worst first.
         notes: how the numbers were computed.
     """
@@ -150,6 +154,7 @@ class Report:
     resamples: int
     reliability: dict[str, list[ReliabilityPoint]]
     reliability_by_length: dict[int, list[ReliabilityPoint]]
+    ranking: dict[str, RankingCurves | None]
     histogram: Histogram
     earliness: dict[str, dict[str, Earliness]]
     assumptions: Assumptions
@@ -159,6 +164,7 @@ class Report:
     model_card: dict[str, Any] = field(default_factory=dict)
     epochs: list[Epoch] = field(default_factory=list)
     inputs_alone: list[RankedInput] = field(default_factory=list)
+    importance: list[Importance] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 

@@ -8,6 +8,7 @@ from typing import Any, Final
 from markupsafe import Markup
 
 from training.baselines.suite import BASE_RATE
+from training.evaluation.curves import GRID
 from training.evaluation.ladder import CELLS, Rung
 from training.evaluation.resampling import Estimate
 from training.report import charts
@@ -126,6 +127,7 @@ def draw(report: Report) -> Drawn:
         recall = {name: one.recall for name, one in found.items()}
         lines = _lines(report, colours, recall.__getitem__)
         drawn[rule] = charts.lines_by_length(shown, lines, quantity=f"buyers found, {rule} fixed", percent=True)
+    drawn["roc"], drawn["precision_recall"] = _ranking(report, colours)
     drawn["profit"] = _profit(report, colours)
     drawn["ladder"] = _ladder(report, lengths) if report.ladder else None
     return Drawn(drawn, colours)
@@ -171,6 +173,25 @@ def _ladder(report: Report, lengths: list[str]) -> Markup:
         for name, rung in report.rungs.items()
     ]
     return charts.lines_by_length(lengths, lines, quantity="Skill")
+
+
+def _ranking(report: Report, colours: dict[str, str]) -> tuple[Markup | None, Markup | None]:
+    """Draw the ROC and the precision-recall curve, with what guessing gives as a broken line."""
+    inks = {**colours, **({OPTIMUM: charts.OPTIMUM_COLOUR} if report.has_optimum else {})}
+    found = {name: report.ranking[name] for name in inks}
+    if any(one is None for one in found.values()):
+        return None, None
+    base_rate = report.pooled.base_rate.value
+    known = [(inks[name], one) for name, one in found.items() if one is not None]
+    roc = [charts.Line(one.recall, ink, dashed=ink == charts.OPTIMUM_COLOUR) for ink, one in known]
+    precision = [charts.Line(one.precision, ink, dashed=ink == charts.OPTIMUM_COLOUR) for ink, one in known]
+    guess = charts.PALETTE[2]
+    roc.append(charts.Line(GRID, guess, dashed=True))
+    precision.append(charts.Line([base_rate] * len(GRID), guess, dashed=True))
+    return (
+        charts.curves(GRID, roc, along="non-buyers above the threshold", quantity="buyers above it"),
+        charts.curves(GRID, precision, along="buyers above the threshold", quantity="share that bought"),
+    )
 
 
 def _profit(report: Report, colours: dict[str, str]) -> Markup:

@@ -21,14 +21,16 @@ from training.evaluation.ladder import Rung
 from training.evaluation.metrics import Scores, by_prefix_length
 from training.evaluation.resampling import Estimate
 from training.fit.checkpoint import Epoch
+from training.fit.importance import Importance
 from training.report.build import build_report
 from training.report.content import METRICS, OPTIMUM, Report, write_json
 from training.report.page import draw, write_html
 from training.report.terminal import TERMINAL_METRICS, console_table
 from training.report.verdict import verdict
 
-# Four scores by length, reliability over all and by length, spread, two of earliness, profit, learning curve.
-CHARTS = 11
+# Four scores by length, ROC, precision-recall, reliability over all and by length, spread, two of earliness, profit,
+# learning curve.
+CHARTS = 13
 HOSTILE = "<script>alert('x')</script> & $a_b$ [red]"
 EPOCHS = [Epoch(number, 0.5 - 0.01 * number, 0.5 - 0.02 * number, 1e-3, 2.0) for number in (1, 2, 3)]
 
@@ -99,6 +101,7 @@ def report() -> Report:
         dataset={"source": "shop.parquet", "sessions": {"train": 1_234_567}, "clock": None},
         settings={"learning_rate": 0.002, "resumed": False, "properties": ["device", "visits"]},
         epochs=EPOCHS,
+        importance=[Importance("property.<b>", Estimate(0.0123, 0.01, 0.02))],
         created=datetime(2026, 11, 22, 10, 15, tzinfo=UTC),
     )
 
@@ -233,6 +236,7 @@ def test_the_page_shows_facts_scores_and_the_comparison(report: Report, page: Pa
     assert "22 November 2026, 10:15 UTC" in page.text
     cells = [[text for _, text in row] for row in page.rows]
     assert ["sessions, train", "1,234,567"] in cells
+    assert ["property.<b>", "+0.0123", "+0.0100 to +0.0200"] in cells
     assert ["clock", "none"] in cells
     assert ["learning rate", "0.002"] in cells
     assert ["resumed", "no"] in cells
@@ -307,8 +311,8 @@ def test_undefined_scores_show_as_a_dash_and_never_as_nan(tmp_path: Path) -> Non
     page = Page(tmp_path / "report.html")
     assert "nan" not in page.source.lower()
     assert ["1", "–"] in [[text for _, text in row] for row in page.rows]  # noqa: RUF001 - the dash that is shown
-    # No epochs, no learning curve; no buyers, none to be found early.
-    assert page.tags["svg"] == CHARTS - 3
+    # No epochs, no learning curve; no buyers, none to be found early or ranked.
+    assert page.tags["svg"] == CHARTS - 5
     assert "best" not in [style for row in page.rows for style, _ in row]  # nothing to be better than
     assert json.loads((tmp_path / "report.json").read_text())["models"]["willbuy"][0]["scores"]["auc"] is None
 
