@@ -3,12 +3,14 @@
 from typing import Final
 
 from training.config import TrainSettings
+from training.fit.importance import MOST_EVENTS
 
 # Microseconds an event on one core of a current CPU. Only their proportions matter: finished stages correct the pace.
 _CHECK_US: Final = 20
 _ENCODE_US: Final = 5
 _LIGHTGBM_US: Final = 40
 _RESAMPLE_US: Final = 300
+_EXCHANGE_US: Final = 180
 # For a network without units, and for each unit of the cell.
 _PRETRAIN_US: Final = (4.0, 0.28)
 _FIT_US: Final = (3.0, 0.22)
@@ -44,6 +46,7 @@ def expected_seconds(
         "distillation": distillation,
         "fit": fit,
         "fitting LightGBM for comparison": _LIGHTGBM_US * min(train, most) if settings.lightgbm else 0.0,
+        "exchanging inputs": _EXCHANGE_US * min(test, MOST_EVENTS / 1e6),
         "resampling test sessions": _RESAMPLE_US * min(test, most),
     }
     return {name: seconds for name, seconds in stages.items() if seconds}

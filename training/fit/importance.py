@@ -24,8 +24,9 @@ from training.evaluation.metrics import log_losses
 from training.evaluation.resampling import ClusterMean, Estimate, estimate, once, resample
 from training.fit.loop import logits
 
-# Intervals of so many events are narrow enough to rank the groups.
-_MOST_EVENTS: Final = 15_000
+MOST_EVENTS: Final = 15_000
+"""Events that are looked at: the intervals of so many are narrow enough to rank the groups."""
+
 # Their mean is less noisy than one permutation.
 _PERMUTATIONS: Final = 2
 
@@ -69,7 +70,7 @@ def permutation_importance(
         seed: of sample, permutations and bootstrap.
         progress: called with each group before its turn.
     """
-    data = data.sample(_MOST_EVENTS, seed)
+    data = data.sample(MOST_EVENTS, seed)
     session = data.columns.session_index().numpy()
     outcome = data.columns.outcome.numpy()[session]
     sessions = len(data.columns.outcome)
