@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo quick test faults mutants fuzz check lint audit sbom clients docs reference bench image-test format lock clean
+.PHONY: help setup demo quick test faults mutants fuzz check lint audit sbom clients docs reference bench compose-test image-test format lock clean
 
 help:  ## List the targets.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -60,6 +60,9 @@ bench: .bench/.installed  ## Measure the hot path against other servers; needs w
 	$(PYTHON) -m venv .bench
 	.bench/bin/python -m pip install --quiet --constraint constraints.txt --requirement benchmarks/requirements-peers.txt --editable ".[train,embedded,dev]"
 	@touch $@
+
+compose-test: setup  ## Build and run the compose file on a Docker engine: load, kill, scale, restart, roll (Linux).
+	PYTHONPATH=tests $(BIN)/python -m faults.containers
 
 image-test: setup  ## Build and test the real image without Docker (root on Debian; apt: buildah debootstrap).
 	PYTHON=$(BIN)/python deploy/image-test/run.sh

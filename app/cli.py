@@ -4,10 +4,12 @@
 serving image, which has no training package, has the same command.
 """
 
+import asyncio
 import json
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import asdict
 from importlib.metadata import entry_points, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 
 _ERR: Final = Console(stderr=True)
 _GRACE_S: Final = 10
+_STYLES: Final = {"ok": "green", "warning": "yellow", "error": "bold red"}
 # As uvicorn has it.
 _STARTUP_FAILURE: Final = 3
 
@@ -231,6 +234,36 @@ def rejects(
     """Print the last records of vendors that could not become events, one JSON object a line (docs/vendors.md)."""
     for record in call(url, api_key, "GET", "/v1/ingest/rejects", params={"limit": limit})["rejects"]:
         typer.echo(json.dumps(record))
+
+
+@cli.command(rich_help_panel="Serving")
+def doctor(
+    artifact: _ARTIFACT = None,
+    redis_url: _REDIS_URL = None,
+    open_access: _OPEN = False,
+    sessions: Annotated[
+        int | None, typer.Option(min=1, help="Live sessions to expect; checks Redis' memory.", show_default=False)
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
+) -> None:
+    """Check settings, key file, artifact, rules and Redis before the service starts, and say what to do.
+
+    Give it the environment and options of `willbuy serve`. The exit status is 1 where something is wrong.
+    """
+    from app.doctor import examine  # noqa: PLC0415  # `willbuy --help` starts faster without torch
+
+    _set_environment(artifact=artifact, redis_url=redis_url, open_access=open_access)
+    findings = asyncio.run(examine(sessions))
+    if as_json:
+        typer.echo(json.dumps([asdict(finding) for finding in findings], indent=2))
+    else:
+        out = Console()
+        for finding in findings:
+            out.print(f"{finding.state:8}", style=_STYLES[finding.state], end="")
+            out.print(f"{finding.check}: {finding.detail}", markup=False, highlight=False, soft_wrap=True)
+            if finding.advice:
+                out.print(f"        -> {finding.advice}", markup=False, highlight=False, soft_wrap=True)
+    raise typer.Exit(any(finding.state == "error" for finding in findings))
 
 
 def _serve(config: "uvicorn.Config", on_listening: Callable[[str], None]) -> None:

@@ -282,11 +282,13 @@ def faults_of(error: ValidationError) -> list[str]:
     ]
 
 
-def warn_of_ignored_settings(logger: FilteringBoundLogger) -> None:
-    """Log one warning each for variables of earlier releases, and for names that are no setting's; never a value."""
-    removed = {name: hint for name, hint in REMOVED_SETTINGS.items() if name in os.environ}
-    if removed:
-        logger.warning("settings_removed", ignored=removed)
+def removed_settings() -> dict[str, str]:
+    """Return the variables of earlier releases that are set, each with what holds now."""
+    return {name: hint for name, hint in REMOVED_SETTINGS.items() if name in os.environ}
+
+
+def unknown_settings() -> dict[str, str]:
+    """Return the variables that are set and are no setting's, each with a hint; never a value."""
     known = [f"{ENV_PREFIX}{name.upper()}" for name in Settings.model_fields]
     others = {*known, *REMOVED_SETTINGS, *_OTHER_VARIABLES}
     unknown = sorted(
@@ -294,7 +296,13 @@ def warn_of_ignored_settings(logger: FilteringBoundLogger) -> None:
         for name in os.environ
         if name.upper().startswith(ENV_PREFIX) and name.upper() not in others and not _OF_KUBERNETES.search(name)
     )
-    if unknown:
-        near = {name: get_close_matches(name.upper(), known, n=1, cutoff=0.8) for name in unknown}
-        hints = {name: f"did you mean {found[0]}?" if found else "no such setting" for name, found in near.items()}
-        logger.warning("settings_unknown", ignored=hints)
+    near = {name: get_close_matches(name.upper(), known, n=1, cutoff=0.8) for name in unknown}
+    return {name: f"did you mean {found[0]}?" if found else "no such setting" for name, found in near.items()}
+
+
+def warn_of_ignored_settings(logger: FilteringBoundLogger) -> None:
+    """Log one warning each for variables of earlier releases, and for names that are no setting's."""
+    if removed := removed_settings():
+        logger.warning("settings_removed", ignored=removed)
+    if unknown := unknown_settings():
+        logger.warning("settings_unknown", ignored=unknown)

@@ -255,14 +255,14 @@ def read_artifact_manifest(settings: Settings) -> Manifest:
 
 def check_redis_options(settings: Settings) -> None:
     """Raise `ValueError` that names the setting if the Redis URL or a file for TLS cannot be used; connects nowhere."""
-    open_client(settings.redis_url.get_secret_value(), _connection_options(settings))
+    open_client(settings.redis_url.get_secret_value(), connection_options(settings))
 
 
 def open_rate_limit(settings: Settings, metrics: Metrics, *, window_s: int = WINDOW_S) -> RateLimit:
     """Return the rate limits of API keys; they connect to Redis at the first request of a key with a limit."""
     return RateLimit(
         # With connections and circuit breakers of its own: an open one lets requests through and is no failing store.
-        open_client(settings.redis_url.get_secret_value(), _connection_options(settings)),
+        open_client(settings.redis_url.get_secret_value(), connection_options(settings)),
         events_per_s=settings.key_events_per_s,
         metrics=metrics,
         keys=Keys(settings.redis_key_prefix),
@@ -293,7 +293,7 @@ def open_store(settings: Settings, metrics: Metrics, logger: FilteringBoundLogge
         keys=Keys(settings.redis_key_prefix),
         outcomes=OutcomeLimits(most=settings.outcomes_kept, kept_s=settings.outcomes_kept_s),
         options=replace(
-            _connection_options(settings),
+            connection_options(settings),
             on_breaker=on_breaker,
             on_failure=Failures(metrics.store_failures, logger, event="redis_failed").note,
         ),
@@ -396,7 +396,8 @@ def log_started(model: Model, settings: Settings, logger: FilteringBoundLogger) 
     )
 
 
-def _connection_options(settings: Settings) -> ConnectionOptions:
+def connection_options(settings: Settings) -> ConnectionOptions:
+    """Return the settings' options of connections to Redis."""
     return ConnectionOptions(
         timeout_s=settings.redis_timeout_s,
         ca_file=settings.redis_ca_file,

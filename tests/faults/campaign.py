@@ -198,7 +198,8 @@ async def _judge(oracle: Oracle, fleet: Fleet, ledger: Ledger, rules: Path) -> i
     handed = [entry.decision for page in pages.values() for entry in page.entries]
     decisions = judge_decisions(oracle.verdict, rules, ledger, sessions, handed)
     oracle.judge_sessions(ledger, records, histories)
-    oracle.judge_board(records, await _board(fleet))
+    port = fleet.redis.port if fleet.cluster is None else fleet.cluster.nodes[0].port
+    oracle.judge_board(records, await board_of(f"redis://127.0.0.1:{port}", is_cluster=fleet.cluster is not None))
     return decisions
 
 
@@ -219,11 +220,10 @@ async def _settled(store: RedisStore, ids: Sequence[str]) -> dict[str, tuple[Rec
         await asyncio.sleep(0.5)
 
 
-async def _board(fleet: Fleet) -> dict[str, float]:
+async def board_of(url: str, *, is_cluster: bool = False) -> dict[str, float]:
     """Return the live board of all shards: session ids with their scores."""
-    url = f"redis://127.0.0.1:{fleet.redis.port if fleet.cluster is None else fleet.cluster.nodes[0].port}"
     # Typed for every kind of reply; these are pairs of bytes and float.
-    client: Any = Redis.from_url(url) if fleet.cluster is None else RedisCluster.from_url(url)
+    client: Any = RedisCluster.from_url(url) if is_cluster else Redis.from_url(url)
     try:
         shards = [await client.zrange(board_key(shard), 0, -1, withscores=True) for shard in range(SHARDS)]
     finally:

@@ -44,7 +44,9 @@ class HttpClient:
                 self._idle.append((reader, writer))
             else:
                 writer.close()
-        return Reply(status, json.loads(content) if content else {})
+        # A gateway's own answers are pages.
+        is_json = "json" in headers.get("content-type", "")
+        return Reply(status, json.loads(content) if content and is_json else {})
 
     def close(self) -> None:
         """Close idle connections."""

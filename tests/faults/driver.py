@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from random import Random
 from typing import Any, Final
 
@@ -26,6 +26,7 @@ class Driver:
         patience_s: how long a patient client waits for an answer.
         think_s: mean time between two steps of a session.
         most_in_flight: most requests at a time.
+        retried: statuses after which an event is sent again.
     """
 
     def __init__(
@@ -37,12 +38,14 @@ class Driver:
         patience_s: float,
         think_s: float,
         most_in_flight: int,
+        retried: Collection[int] = RETRIED,
     ) -> None:
         self._clients = clients
         self._ledger = ledger
         self._random = Random(seed)
         self._patience_s = patience_s
         self._think_s = think_s
+        self._retried = retried
         self._in_flight = asyncio.Semaphore(most_in_flight)
 
     async def play(self, plan: SessionPlan) -> None:
@@ -95,7 +98,7 @@ class Driver:
             attempt = await self._attempt(sent, replica, self._patience_s)
             if attempt.acknowledged or time.monotonic() > tried_until_s:
                 return
-            if attempt.status is not None and attempt.status not in RETRIED:
+            if attempt.status is not None and attempt.status not in self._retried:
                 return
             await asyncio.sleep(wait_s * self._random.uniform(0.5, 1.5))
             wait_s = min(_LARGEST_WAIT_S, 2 * wait_s)
