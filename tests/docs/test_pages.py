@@ -16,7 +16,7 @@ import httpx
 import polars as pl
 import pytest
 from conftest import missing
-from support.doc_blocks import PageError, read_page
+from support.doc_blocks import COMMANDS, PageError, read_page
 from support.doc_runner import SMALLER, Reader, environment, find_node, tools
 from support.javascript_client import install
 from support.keys import make_key, write_keys
@@ -187,6 +187,14 @@ class Shelf:
             shutil.copy(month / {".parquet": "log.parquet", ".pt": "model.pt"}[target.suffix], target)
         else:
             shutil.copytree(month / "sessions", target)
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_commands_that_are_not_run_are_valid_to_the_shell(name: str) -> None:
+    for block in read_page(DOCS / name).blocks:
+        if block.not_run is not None and block.language in COMMANDS:
+            done = subprocess.run(["bash", "-n"], input=block.text, capture_output=True, text=True, check=False)
+            assert not done.stderr, f"{name}, line {block.line}: {done.stderr}"
 
 
 @pytest.mark.slow
