@@ -94,9 +94,7 @@ def _key_file(settings: Settings) -> Finding:
         return Finding("keys", "error", str(exc), "make a key: willbuy key new --name shop --scope events:write")
     if access.is_open:
         detail = "open access: everybody who reaches the port may ask"
-        return Finding(
-            "keys", "warning", detail, "name a key file in WILLBUY_API_KEYS_FILE before others reach the port"
-        )
+        return Finding("keys", "warning", detail, "name a key file in WILLBUY_API_KEYS_FILE before you open the port")
     return Finding("keys", "ok", f"{settings.api_keys_file} can be used")
 
 

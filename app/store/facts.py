@@ -1,4 +1,4 @@
-"""What Redis servers say of themselves: version, memory, persistence and clock, for `willbuy doctor`."""
+"""Version, memory, persistence and clock of Redis servers, for `willbuy doctor`."""
 
 import time
 from dataclasses import dataclass
