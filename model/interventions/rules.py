@@ -22,13 +22,14 @@ from typing import Annotated, Any, Final, Protocol, get_type_hints
 import msgspec
 
 from model.events import GA4_EVENT_NAMES, PURCHASE, PropertyValue
-from model.text_rules import canonical_text
+from model.text_rules import canonical_text, has_forbidden_character
 
 MOST_RULES: Final = 64
 LONGEST_IDLE_S: Final = 86_400
 LARGEST_CAP: Final = 100_000
 _MOST_NAMES: Final = 64
 _LARGEST_VALUE: Final = 1e12
+_LONGEST_VALUE: Final = 256
 
 _Name = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9._-]{1,64}$")]
 _Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
@@ -39,7 +40,11 @@ _EventNames = Annotated[
 ]
 _Scalar = str | float | bool
 _Properties = Annotated[
-    dict[str, _Scalar | Annotated[list[_Scalar], msgspec.Meta(min_length=1)]], msgspec.Meta(min_length=1)
+    dict[
+        Annotated[str, msgspec.Meta(min_length=1, max_length=64)],
+        _Scalar | Annotated[list[_Scalar], msgspec.Meta(min_length=1)],
+    ],
+    msgspec.Meta(min_length=1),
 ]
 _Time = Annotated[datetime, msgspec.Meta(tz=True)]
 
@@ -144,6 +149,12 @@ _TYPES: Final = {
 }
 # The service reads the webhooks (`app.interventions.webhooks`).
 _TABLES: Final = frozenset({"rules", "webhooks"})
+# How msgspec calls types, and how people who write TOML do.
+_IN_TOML: Final = {
+    " | null": "", "`bool | float | str | array`": "a text, a number, true or false, or a list", "`array`": "a list",
+    "`str`": "a text", "`float`": "a number", "`int`": "a whole number", "`bool`": "true or false",
+    "`object`": "a table", "`date`": "a date", "`datetime`": "a time",
+}  # fmt: skip
 _TRUTHS: Final = frozenset({"repeat", "tell_control"})
 # At an event these are known, and without one they are not.
 _OF_AN_EVENT: Final = ("events", "properties", "crosses_up", "crosses_down")
@@ -189,7 +200,8 @@ def read_rules(path: Path, vocabulary: Vocabulary, *, session_idle_s: float = LO
 def read_table(path: Path) -> dict[str, Any]:
     """Return a TOML file as it is written; raise `RulesError` if it cannot be read."""
     try:
-        return tomllib.loads(path.read_text("utf-8"))
+        # Some editors write a byte order mark.
+        return tomllib.loads(path.read_text("utf-8-sig"))
     except OSError as exc:
         raise RulesError([f"{path}: {exc.strerror}"]) from exc
     except UnicodeDecodeError as exc:
@@ -272,10 +284,12 @@ def _worded(field: str, message: str) -> str:
     message = message.partition(" - at ")[0]
     if field in ("starts", "ends"):
         return "expected a time with an offset, as 2026-12-01T00:00:00Z (RFC 3339)"
-    if field == "control" and "Expected `float` " in message:
+    if field == "control" and "Expected `float" in message:
         return "expected a share from 0 to 1"
     if field == "name" and "regex" in message:
         return "expected 1 to 64 of A-Z, a-z, 0-9, dot, underscore, hyphen"
+    for python, toml in _IN_TOML.items():
+        message = message.replace(python, toml)
     return message[:1].lower() + message[1:]
 
 
@@ -306,13 +320,9 @@ def _contradictions(rule: Rule, session_idle_s: float) -> list[str]:
             faults.append(f"{least}, {most}: the band is empty: {smallest:g} is larger than {largest:g}")
     if rule.starts is not None and rule.ends is not None and rule.ends <= rule.starts:
         faults.append(f"ends: expected a time after starts, {rule.starts.isoformat()}")
-    both = set(rule.with_events) & set(rule.without_events)
-    if both:
-        faults.append(f"without_events: {min(both)!r} is in with_events too")
-    if set(rule.events) and set(rule.events) <= set(rule.without_events):
-        faults.append("without_events: has every name of events, and this event counts")
-    if any(not texts for texts in rule.texts.values()):
-        faults.append("properties: a value is empty")
+    if rule.crosses_up == 0.0:
+        faults.append("crosses_up: expected more than 0, below which no probability is")
+    faults += _contradictions_of_names(rule)
     if rule.idle_seconds is not None:
         faults += [
             f"{name}: is known only at an event, and a rule with idle_seconds has none"
@@ -321,6 +331,27 @@ def _contradictions(rule: Rule, session_idle_s: float) -> list[str]:
         ]
         if rule.idle_seconds >= session_idle_s:
             faults.append(f"idle_seconds: expected less than the {session_idle_s:g} s after which a session ends")
+    return faults
+
+
+def _contradictions_of_names(rule: Rule) -> list[str]:
+    """Return why no session has the rule's names of events, or no event its properties."""
+    faults = []
+    both = set(rule.with_events) & set(rule.without_events)
+    if both:
+        faults.append(f"without_events: {min(both)!r} is in with_events too")
+    if set(rule.events) and set(rule.events) <= set(rule.without_events):
+        faults.append("without_events: has every name of events, and this event counts")
+    for name, texts in rule.texts.items():
+        if not texts:
+            faults.append("properties: a value is empty")
+        elif any(map(has_forbidden_character, (name, *texts))) or max(map(len, texts)) > _LONGEST_VALUE:
+            faults.append(
+                f"properties: {name!r}: no event has a name or value with control characters, or a value longer than "
+                f"{_LONGEST_VALUE} characters"
+            )
+    if rule.max_events is not None and len(set(rule.with_events)) > rule.max_events:
+        faults.append(f"max_events: with_events has more names than {rule.max_events}")
     return faults
 
 

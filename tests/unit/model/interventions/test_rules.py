@@ -77,35 +77,44 @@ def test_a_file_without_rules_is_a_set_without_rules(tmp_path):
         ('events = ["view_itm"]', "events: unknown event name 'view_itm', which the model's log did not have; "),
         ('without_events = ["?"]', "without_events: unknown event name '?'"),
         ('events = ["order_completed"]', "events: 'order_completed' closes the session"),
-        ("events = []", "events: expected `array` of length >= 1"),
-        ('events = "view_item"', "events: expected `array`, got `str`"),
+        ("events = []", "events: expected a list of length >= 1"),
+        ('events = "view_item"', "events: expected a list, got a text"),
         ("control = 1.2", "control: expected a share from 0 to 1"),
         ("control = -0.1", "control: expected a share from 0 to 1"),
         ("control = nan", "control: expected a share from 0 to 1"),
-        ("probability_above = 20", "probability_above: expected `float` <= 1.0"),
+        ("probability_above = 20", "probability_above: expected a number <= 1.0"),
         ("probability_above = true", "probability_above: expected a number or a text, not"),
         ("probability_above = 1", "probability_above: the band is empty"),
         ("probability_below = 0.0", "probability_below: the band is empty"),
         ("probability_between = [0.5, 0.4]", "probability_between: the band is empty"),
-        ("probability_between = [0.5]", "probability_between: expected `array` of length >= 2"),
+        ("probability_between = [0.5]", "probability_between: expected a list of length >= 2"),
         ("probability_above = 0.5\nprobability_below = 0.5", "probability_above, probability_below: the band is empty"),
         ("crosses_up = 0.5\ncrosses_down = 0.5", "crosses_up, crosses_down: the band is empty"),
         ("min_events = 5\nmax_events = 4", "min_events, max_events: the band is empty: 5 is larger than 4"),
-        ("min_events = 0", "min_events: expected `int` >= 1"),
+        ("min_events = 0", "min_events: expected a whole number >= 1"),
         ("cart_value_at_least = 2\ncart_value_at_most = 1", "cart_value_at_least, cart_value_at_most: the band is"),
         ("cart_value_at_least = inf", "cart_value_at_least: expected"),
-        ("cap_per_hour = 0", "cap_per_hour: expected `int` >= 1"),
+        ("cap_per_hour = 0", "cap_per_hour: expected a whole number >= 1"),
         ("starts = 2026-12-02T00:00:00Z\nends = 2026-12-01T00:00:00Z", "ends: expected a time after starts"),
         ("starts = 2026-12-02T00:00:00", "starts: expected a time with an offset"),
         ('ends = "tomorrow"', "ends: expected a time with an offset"),
         ('with_events = ["search"]\nwithout_events = ["search"]', "without_events: 'search' is in with_events too"),
         ('events = ["search"]\nwithout_events = ["search"]', "without_events: has every name of events"),
         ('properties = { device = "" }', "properties: a value is empty"),
+        ('properties = { device = "a\\u0000b" }', "properties: 'device': no event has a name or value with control"),
+        ('properties = { "a\\u0085" = "b" }', "properties: 'a\\x85': no event has"),
+        (f'properties = {{ device = ["a", "{"b" * 257}"] }}', "properties: 'device': no event has"),
+        ('properties = { "" = "b" }', "properties: expected a text of length >= 1"),
+        ("properties = { device = { a = 1 } }", "properties: expected a text, a number, true or false, or a list, got"),
+        ("crosses_up = 0.0", "crosses_up: expected more than 0"),
+        ('with_events = ["search", "view_cart"]\nmax_events = 1', "max_events: with_events has more names than 1"),
+        ('probability_between = "0.1-0.4"', "probability_between: expected a list, got a text"),
+        ('control = "20 %"', "control: expected a share from 0 to 1"),
         ("idle_seconds = 90\ncrosses_up = 0.3", "crosses_up: is known only at an event"),
         ("idle_seconds = 1800", "idle_seconds: expected less than the 1800 s after which a session ends"),
-        ("idle_seconds = 0.2", "idle_seconds: expected `float` >= 1.0"),
-        ('repeat = "always"', "repeat: expected `bool`, got `str`"),
-        ('salt = ""', "salt: expected `str` of length >= 1"),
+        ("idle_seconds = 0.2", "idle_seconds: expected a number >= 1.0"),
+        ('repeat = "always"', "repeat: expected true or false, got a text"),
+        ('salt = ""', "salt: expected a text of length >= 1"),
     ],
 )
 def test_a_fault_names_file_rule_and_field(tmp_path, fields, fault):
@@ -118,7 +127,7 @@ def test_a_fault_names_file_rule_and_field(tmp_path, fields, fault):
     [
         ("[[rules]]\ncontrol = 0.1", "rule number 1: name: is missing"),
         ('[[rules]]\nname = "no blanks"', "rule 'no blanks': name: expected 1 to 64 of"),
-        ("[[rules]]\nname = 7", "rule number 1: name: expected `str`, got `int`"),
+        ("[[rules]]\nname = 7", "rule number 1: name: expected a text, got a whole number"),
         (rule("") + rule(""), "rule 'voucher': name: another rule has it"),
         ("rules = 3", "rules: expected [[rules]] tables"),
         ("[rules]\nname = 'x'", "rules: expected [[rules]] tables"),
@@ -142,3 +151,8 @@ def test_a_file_that_cannot_be_read(tmp_path):
     (tmp_path / "latin.toml").write_bytes(b'name = "\xe9"')
     with pytest.raises(RulesError, match="expected UTF-8"):
         read_rules(tmp_path / "latin.toml", Vocabulary())
+
+
+def test_a_byte_order_mark_is_no_part_of_the_file(tmp_path):
+    (tmp_path / "rules.toml").write_text(rule(""), "utf-8-sig")
+    assert read_rules(tmp_path / "rules.toml", Vocabulary()).names == ("voucher",)
