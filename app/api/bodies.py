@@ -49,7 +49,7 @@ _WITH_GZIP_HEADER: Final = 31
 # Bytes that are there reach the reader of a body within a few turns of the event loop.
 _QUIET_TURNS: Final = 16
 _CONTROL: Final = "control"
-_NOT_BOOLEAN: Final = "Expected true or false."
+_NOT_BOOLEAN: Final = "expected true or false"
 CONTROL_PARAMETER: Final = {
     "name": _CONTROL,
     "in": "query",
@@ -220,7 +220,9 @@ def asks_control(query: bytes, scopes: Collection[Scope] | None) -> bool:
     """
     asked = [value for name, value in parse_qsl(query.decode("latin-1"), keep_blank_values=True) if name == _CONTROL]
     if set(asked) - {"true", "false"}:
-        raise InvalidRequestError(_NOT_BOOLEAN, [{"field": _CONTROL, "message": _NOT_BOOLEAN, "code": "bool_parsing"}])
+        raise InvalidRequestError(
+            f"{_CONTROL}: {_NOT_BOOLEAN}", [{"field": _CONTROL, "message": _NOT_BOOLEAN, "code": "bool_parsing"}]
+        )
     if "true" not in asked:
         return False
     if scopes is not None and Scope.SESSIONS_READ not in scopes:

@@ -31,6 +31,8 @@ import httpx
 import msgspec
 from standardwebhooks import Webhook as Signer
 
+from model.interventions.rules import in_words_of_toml
+
 MOST_WEBHOOKS: Final = 16
 ATTEMPT_S: Final = 10.0
 """Longest duration of one attempt, from the look-up of the name to the response's status."""
@@ -141,7 +143,10 @@ def read_webhooks(
             entry = msgspec.convert(table, _Entry)
         except msgspec.ValidationError as exc:
             # The messages name the field and the expected type, and no value.
-            raise WebhookError(f"{where}: {exc}") from None
+            message, _, place = str(exc).partition(" - at ")
+            name = place.strip("`").removeprefix("$").removeprefix(".")
+            fault = in_words_of_toml(message)
+            raise WebhookError(f"{where}: {name}: {fault}" if name else f"{where}: {fault}") from None
         url = _url(entry, where)
         unknown = sorted(set(entry.rules or ()) - set(rules))
         if unknown:
@@ -326,7 +331,8 @@ def _secrets(entry: _Entry, where: str, folder: Path, environment: Mapping[str, 
         path = folder / (entry.secret_file or "")
         place = f"{where}: secret_file: {path}"
         try:
-            text = path.read_text("utf-8")
+            # Some editors write a byte order mark.
+            text = path.read_text("utf-8-sig")
         except OSError as exc:
             raise WebhookError(f"{place}: {exc.strerror}") from None
         except UnicodeDecodeError:

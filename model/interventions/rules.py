@@ -288,6 +288,11 @@ def _worded(field: str, message: str) -> str:
         return "expected a share from 0 to 1"
     if field == "name" and "regex" in message:
         return "expected 1 to 64 of A-Z, a-z, 0-9, dot, underscore, hyphen"
+    return in_words_of_toml(message)
+
+
+def in_words_of_toml(message: str) -> str:
+    """Return a message of msgspec with TOML's names of types."""
     for python, toml in _IN_TOML.items():
         message = message.replace(python, toml)
     return message[:1].lower() + message[1:]

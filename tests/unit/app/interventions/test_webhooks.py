@@ -84,13 +84,13 @@ def test_neither_path_nor_secret_is_in_a_name_or_a_representation(tmp_path) -> N
         (ENTRY | {"url": "https://127.0.0.1/"}, "url", "private address"),
         (ENTRY | {"url": "https://[::1]/"}, "url", "private address"),
         (ENTRY | {"url": "https://169.254.169.254/latest"}, "url", "private address"),
-        (ENTRY | {"url": 7}, "url", "str"),
+        (ENTRY | {"url": 7}, "1: url: expected", "a text, got a whole number"),
         (ENTRY | {"rules": ["vouchr"]}, "rules", "no rule 'vouchr'"),
         (ENTRY | {"rules": []}, "rules", "length"),
-        (ENTRY | {"control": "yes"}, "control", "bool"),
+        (ENTRY | {"control": "yes"}, "1: control: expected", "true or false, got a text"),
         (ENTRY | {"ca_file": "none.pem"}, "ca_file", "PEM"),
         (ENTRY | {"retries": 3}, "retries", "unknown field"),
-        ("https://a.example/", "entry 1", "object"),
+        ("https://a.example/", "entry 1: expected", "a table, got a text"),
     ],
     ids=range(20),
 )  # fmt: skip
@@ -102,6 +102,12 @@ def test_a_bad_entry_names_its_number_and_field(tmp_path, entry, field, expected
     assert field in message
     assert expected in message
     assert "hunter2" not in message
+
+
+def test_a_byte_order_mark_is_no_part_of_a_secret(tmp_path) -> None:
+    (tmp_path / "secret").write_text(SECRET, "utf-8-sig")
+    (webhook,) = read({"url": "https://a.example/", "secret_file": "secret"}, folder=tmp_path)
+    assert webhook.secrets == (SECRET,)
 
 
 @pytest.mark.parametrize(
