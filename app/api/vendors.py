@@ -29,6 +29,7 @@ from app.errors import (
     DeadlineExceededError,
     InvalidEventError,
     InvalidJsonError,
+    InvalidRequestError,
     OverloadedError,
     RateLimitedError,
     ShuttingDownError,
@@ -174,7 +175,7 @@ _add_route(
     _REJECTS_PATH,
     summary="Records that could not become events",
     response_model=RejectsOut,
-    responses=documented(DeadlineExceededError, StoreUnavailableError),
+    responses=documented(InvalidRequestError, DeadlineExceededError, StoreUnavailableError),
 )
 async def get_rejects(request: Request, limit: Annotated[int, Query(ge=1, le=MOST_REJECTS)] = 20) -> RejectsOut:
     """Answer with the last records of vendors that were rejected, and why: samples, the last hundred of a day."""

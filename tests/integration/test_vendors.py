@@ -320,6 +320,18 @@ async def test_a_late_event_joins_the_session_of_its_time_and_again_so(client) -
     assert sorted((await sessions(client)).values()) == [2, 2, 2]
 
 
+async def test_a_request_is_folded_in_the_order_of_its_times_with_a_purchase_last(client) -> None:
+    bought = track(3, 5, event="Order Completed")
+    answer = await sent(client, SEGMENT, [bought, "no call", track(2, 5), track(1, 0)])
+    assert counts(answer) == (3, 0, 0, 1)
+    assert answer["rejects"][0]["index"] == 1
+    (session_id,) = {key.decode().rpartition(":s:")[2] for key in keys_of(client) if b":s:" in key}
+    record, events = await client.services.store.load_session(session_id)
+    assert record.outcome.word == "purchase"
+    assert [one.event_name for one in events] == ["view_item", "view_item"]
+    assert events[0].timestamp_ms < events[1].timestamp_ms
+
+
 async def test_an_event_of_ga4_without_a_session_belongs_to_its_visitors(client) -> None:
     await sent(client, GA4, collected(hit("page_view", None)))
     await sent(client, GA4, collected(hit("view_item", None), minutes=10))

@@ -245,10 +245,6 @@ export interface GroupOut {
   revenue_per_session: number | null;
 }
 
-export interface HTTPValidationError {
-  detail?: ValidationError[];
-}
-
 /** Sessions by the hour in which they began. */
 export interface HistoryOut {
   /** Time of the answer. */
@@ -736,14 +732,6 @@ export interface TracedSessionOut {
   why?: WhyOut | null;
   /** Fingerprint of the model that gave trace and why: the current one, whichever gave the answers at the time. */
   trace_model: string;
-}
-
-export interface ValidationError {
-  loc: (string | number)[];
-  msg: string;
-  type: string;
-  input?: unknown;
-  ctx?: Record<string, unknown>;
 }
 
 /** A receiver of decisions. */
