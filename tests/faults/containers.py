@@ -103,9 +103,10 @@ class Engine:
         except (OSError, http.client.HTTPException):
             return False
 
-    def apply(self) -> None:
+    def apply(self, *options: str) -> None:
         """Bring the service to the wanted scale and release; return once all its containers are healthy."""
-        self.compose("up", "--detach", "--no-build", "--no-deps", "--wait", "--scale", f"serve={self.scale}", "serve")
+        words = ("--detach", "--no-build", "--no-deps", "--wait", *options, "--scale", f"serve={self.scale}", "serve")
+        self.compose("up", *words)
 
     def redis_url(self) -> str:
         """Return the URL of Redis by its container's address, which this machine alone can reach."""
@@ -155,13 +156,19 @@ def stop_replica(engine: Engine) -> None:
     status = engine.run("inspect", "--format", "{{.State.ExitCode}}", container).strip()
     if status != "0":
         raise SystemExit(f"a replica that was asked to stop ended with status {status}")
+    # It would start again with the next change of the scale.
+    engine.run("rm", container)
 
 
 def roll_to_another_image(engine: Engine) -> None:
-    """All replicas are replaced."""
-    before = engine.images()
+    """One after another: a replica of the other image starts, and then an old one drains (docs/deploy.md)."""
+    before, old = engine.images(), engine.containers("serve")
     engine.release = "compose-test-second"
-    engine.apply()
+    engine.scale = len(old) + 1
+    for container in old:
+        engine.apply("--no-recreate")
+        engine.run("stop", "--time", "60", container)
+        engine.run("rm", container)
     if len(engine.images()) != 1 or engine.images() & before:
         raise SystemExit(f"replicas run {engine.images()}, and ran {before} before")
 
@@ -179,6 +186,7 @@ def main(
     build_options: Annotated[
         str, typer.Option(help="Further options of docker build, such as a mirror's secret.", envvar="BUILD_OPTIONS")
     ] = "",
+    build: Annotated[bool, typer.Option(help="Build the images; without, those of the last run are used.")] = True,
     sessions: Annotated[int, typer.Option(help="Fewest sessions.")] = 300,
     shoppers: Annotated[int, typer.Option(help="Sessions at the same time.")] = 30,
     seed: Annotated[int, typer.Option(help="Of visitors and think times.")] = 1,
@@ -195,7 +203,7 @@ def main(
         _CONSOLE.print(f"{name}: {timed[-1][1]:.0f} s", highlight=False)
 
     options = shlex.split(build_options)
-    for target, name in (("train", "willbuy-train"), ("serve", "willbuy")):
+    for target, name in (("train", "willbuy-train"), ("serve", "willbuy")) if build else ():
         words = ["buildx", "build", "--load", *options, "--target", target, "--tag", f"{name}:{engine.release}", "."]
         step(f"build {target}", lambda words=words: engine.run(*words))  # type: ignore[misc]  # bound at once
     engine.run("buildx", "build", "--load", "--tag", "willbuy:compose-test-second", "-", stdin=_SECOND_IMAGE)
@@ -257,7 +265,11 @@ async def _judged(
     client.close()
     verdict, model = await _verdict(engine, ledger)
     counts = report.counts_of(ledger)
-    broken = sum(attempt.status in {None, *_OF_GATEWAY} for attempt in ledger.attempts())
+    # Without those that a client of the workload gave up on purpose.
+    broken = sum(
+        attempt.status in _OF_GATEWAY or (attempt.status is None and attempt.patience_s is None)
+        for attempt in ledger.attempts()
+    )
     facts = {
         "docker": engine.run("version", "--format", "{{.Server.Version}}").strip(),
         "compose": engine.run("compose", "version", "--short").strip(),
