@@ -11,10 +11,12 @@ from structlog.typing import FilteringBoundLogger
 
 from app.api.services import Services
 from app.auth.rate_limit import WINDOW_S, RateLimit
+from app.board.carts import carts_of
 from app.board.content import Content
 from app.board.meter import Meter
 from app.board.query import BoardQuery
 from app.board.reader import read_board
+from app.board.stake import AtStake
 from app.board.stats import STATS_INTERVAL_S, Stats
 from app.board.streams import Streams
 from app.interventions.experiments import Experiments
@@ -128,8 +130,9 @@ async def running_services(
         health = HealthMonitor(live_sessions, readiness, metrics=metrics, logger=logger)
         health.start()
         closing.push_async_callback(health.close)
+        carts = carts_of(lambda: models.current)
         board: SingleFlightCache[BoardQuery, Content] = SingleFlightCache(
-            partial(read_board, store.board, now_ms), kept_s=BOARD_KEPT_S, most_at_once=_BOARD_READINGS_AT_ONCE
+            partial(read_board, store.board, carts, now_ms), kept_s=BOARD_KEPT_S, most_at_once=_BOARD_READINGS_AT_ONCE
         )
         closing.push_async_callback(board.close)
         reporter = Stats(
@@ -143,6 +146,7 @@ async def running_services(
             model=lambda: models.current.fingerprint,
             outcomes=quality.outcomes,
             quality=quality.summary,
+            at_stake=AtStake(store.board, carts),
             logger=logger,
         )
         reporter.start()

@@ -117,6 +117,10 @@ class Model(SessionScorer, Protocol):
         """Bounds of nearly all prices of the training log; 0 and infinity where the artifact does not know them."""
         ...
 
+    def cart_values(self, states: Sequence[bytes]) -> list[float] | None:
+        """Return the cart's value in each of this model's states; None where the artifact does not keep it."""
+        ...
+
     def warm_up(self) -> None:
         """Run every batch size once, so that the first requests are as fast as later ones."""
         ...

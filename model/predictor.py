@@ -21,7 +21,7 @@ from model.cells import pack_for_cpu
 from model.columns import CODE_FIELDS, ColumnReader, fingerprint, number_value
 from model.compiled import FEWEST_SESSIONS, CompiledStep, CompiledStepError, load_compiled
 from model.device_step import DeviceStep
-from model.events import Event, EventNames, PropertyValue
+from model.events import ADD_TO_CART, Event, EventNames, PropertyValue
 from model.explain import Explanation, explain
 from model.states import StateCodec, StateDtype
 from model.summary import DataSummary, InputCounts, count_inputs
@@ -118,6 +118,7 @@ class Predictor:
         with torch.inference_mode():
             hidden, carry, memory = (part.cpu() for part in self._module.initial_state(1))
             self._states = StateCodec(state_dtype, (hidden, carry, memory))
+        self._cart_column = self._find_cart_column()
 
     @property
     def state_size(self) -> int:
@@ -127,6 +128,28 @@ class Predictor:
     def reads(self, state: bytes) -> bool:
         """Return whether `advance` can decode the bytes: a state of a predictor with the same layout."""
         return self._states.reads(state)
+
+    def cart_values(self, states: Sequence[bytes]) -> list[float] | None:
+        """Return the cart's value in each of this model's states; None: the artifact does not keep it.
+
+        Raises:
+            ValueError: `reads` is False for a state.
+        """
+        if self._cart_column is None:
+            return None
+        with torch.inference_mode():
+            _, carry, _ = self._states.unpack(states, len(states))
+            return cast("list[float]", carry[:, self._cart_column].tolist())
+
+    def _find_cart_column(self) -> int | None:
+        """Return the column of `carry` with the cart's value, found by filling a cart: artifacts name no columns."""
+        price, quantity = 4097.5, 3.0
+        columns = self._columns.read([Event(ADD_TO_CART, 0, price=price, quantity=quantity)])
+        with torch.inference_mode():
+            state = self._host_module.initial_state(1)
+            _, _, carry, _ = self._fold_module(*(column.unsqueeze(0) for column in columns), *state)
+        found = (carry[0] == price * quantity).nonzero()
+        return int(found[0]) if len(found) == 1 else None
 
     def knows(self, event_name: str) -> bool:
         """Return whether the artifact's vocabulary contains the (canonical) name; others count as "other"."""

@@ -19,8 +19,9 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from app.errors import InvalidRequestError, field_errors
 from app.schemas.events import timestamp_ms
-from app.store.board import Order, Position, Selection
-from app.store.record_codec import Outcome, Record
+from app.store.board import Order, Position, Row, Selection
+from app.store.record_codec import Outcome
+from model.text_rules import canonical_text
 
 LARGEST_LIMIT: Final = 200
 LARGEST_RECENT: Final = 32
@@ -35,6 +36,8 @@ _CURSOR_SINCE: Final = struct.Struct("<q")
 # The earliest last commit is rounded, so that the next pages' cursor, and with it the entity tag, stays for a while.
 _ACTIVE_STEPS: Final = 60
 _CHECK_BYTES: Final = 8
+# Events within which a session that crosses a probability has just done so.
+_CROSSED_WITHIN: Final = 8
 
 
 class InvalidCursorError(ValueError):
@@ -73,6 +76,12 @@ class BoardParameters(BaseModel):
     """Only sessions that were seen within so many seconds before the first page."""
     id_prefix: Annotated[str, Field(min_length=1, max_length=_LONGEST_ID)] | None = None
     """Only sessions whose id begins with this text, in upper and lower case as it is."""
+    property: Annotated[str, Field(pattern=r"^[^=]{1,64}=.{1,256}$")] | None = None
+    """Only sessions in which this property last had this value: `device=mobile`."""
+    min_cart_value: Annotated[float, Field(ge=0, le=1e12, allow_inf_nan=False)] = 0.0
+    """Only sessions whose cart is worth at least this, whatever the currency."""
+    crossed: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] | None = None
+    """Only sessions that just crossed this probability: now at least so high, and below it in their last 8 events."""
     recent: Annotated[int, Field(ge=0, le=LARGEST_RECENT)] = 0
     """How many of each session's last probabilities to add."""
     cursor: Annotated[str, Field(min_length=1, max_length=_LONGEST_CURSOR)] | None = None
@@ -98,6 +107,9 @@ class BoardQuery:
         rule: name of a rule that has fired in a session; None: any session. Needs its record.
         active_s: most seconds between a session's last commit and the first page; None: any session.
         active_since_ms: the time that `active_s` means, the same on all pages; 0 until the first page is read.
+        wanted_property: name and canonical text of a property; None: any. Needs the history.
+        min_cart_value: least value of the cart; 0: any session.
+        crossed: the probability that a session has just crossed; None: any session.
     """
 
     selection: Selection = field(default_factory=Selection)
@@ -108,6 +120,9 @@ class BoardQuery:
     rule: str | None = None
     active_s: int | None = None
     active_since_ms: int = 0
+    wanted_property: tuple[str, str] | None = None
+    min_cart_value: float = 0.0
+    crossed: float | None = None
 
     def begun(self, now_ms: int) -> Self:
         """Return the query with the time that `active_s` means; later pages keep that of the first."""
@@ -121,20 +136,41 @@ class BoardQuery:
     def narrowed(self) -> Selection:
         """The selection without sessions that were last active before the query's time."""
         seen_since_ms = max(self.selection.seen_since_ms, self.active_since_ms)
-        return replace(self.selection, seen_since_ms=seen_since_ms)
+        least = max(self.selection.min_probability, self.crossed or 0.0)
+        return replace(self.selection, seen_since_ms=seen_since_ms, min_probability=least)
 
-    def admits(self, record: Record) -> bool:
-        """Return whether a session matches the query by its current record."""
-        selection = self.selection
-        if record.events < self.min_events:
+    @property
+    def probabilities_read(self) -> int:
+        """How many of each session's last probabilities the query needs."""
+        return self.recent if self.crossed is None else max(self.recent, _CROSSED_WITHIN + 1)
+
+    def admits(self, row: Row) -> bool:
+        """Return whether a session matches the query by its current row."""
+        selection, record = self.selection, row.record
+        if record.events < self.min_events or (row.cart_value or 0.0) < self.min_cart_value:
             return False
         if self.rule is not None and all(decision.rule != self.rule for decision in record.decisions):
             return False
         if selection.order is Order.PROBABILITY and record.outcome is not Outcome.OPEN:
             return False
+        if not (self._has_property(row) and self._has_crossed(row)):
+            return False
         if record.probability is None:
             return selection.min_probability <= 0.0 and selection.max_probability >= 1.0
         return selection.min_probability <= record.probability <= selection.max_probability
+
+    def _has_property(self, row: Row) -> bool:
+        if self.wanted_property is None:
+            return True
+        name, text = self.wanted_property
+        return canonical_text(row.properties.get(name)) == text
+
+    def _has_crossed(self, row: Row) -> bool:
+        if self.crossed is None:
+            return True
+        before = row.recent_probabilities[-_CROSSED_WITHIN - 1 : -1]
+        is_above = row.record.outcome is Outcome.OPEN and (row.record.probability or 0.0) >= self.crossed
+        return is_above and min(before, default=1.0) < self.crossed
 
 
 # A poller sends the same string each time.
@@ -173,6 +209,9 @@ def parse_query(query_string: bytes, *, with_cursor: bool = True) -> BoardQuery:
         parameters.recent,
         rule=parameters.rule,
         active_s=parameters.active_s,
+        wanted_property=_wanted_property(parameters.property),
+        min_cart_value=parameters.min_cart_value,
+        crossed=parameters.crossed,
     )
     if parameters.cursor is None:
         return query
@@ -183,6 +222,13 @@ def parse_query(query_string: bytes, *, with_cursor: bool = True) -> BoardQuery:
     except InvalidCursorError as exc:
         message = "expected next_cursor of an answer with the same order and filters"
         raise _invalid("cursor", message, "invalid_cursor") from exc
+
+
+def _wanted_property(text: str | None) -> tuple[str, str] | None:
+    if text is None:
+        return None
+    name, _, value = text.partition("=")
+    return name, canonical_text(value) or ""
 
 
 def _invalid(field: str, message: str, code: str) -> InvalidRequestError:
@@ -226,4 +272,7 @@ def _check(payload: bytes, query: BoardQuery) -> bytes:
     )
     if query.active_s is not None or selection.id_prefix:
         bound += f"{query.active_s} {selection.id_prefix!r} "
+    of_rows = (query.wanted_property, query.min_cart_value, query.crossed)
+    if of_rows != (None, 0.0, None):
+        bound += repr(of_rows)
     return blake2b(bound.encode() + payload, digest_size=_CHECK_BYTES, person=b"willbuy-cursor").digest()

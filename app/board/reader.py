@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from math import ceil, sqrt
 from typing import Final
 
+from app.board.carts import Carts, without_carts
 from app.board.content import Content, content_of
 from app.board.query import BoardQuery, encode_cursor
 from app.schemas.board import BoardOut, BoardSessionOut
@@ -28,6 +29,7 @@ _MOST_ROUNDS: Final = 3
 _MOST_STRETCHES: Final = 4
 _PROBABILITY_DIGITS: Final = 6
 _RECENT_DIGITS: Final = 4
+_AMOUNT_DIGITS: Final = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,23 +54,33 @@ class _Stretch:
     live: int
 
 
-async def read_board(store: BoardStore, now_ms: Callable[[], int], query: BoardQuery) -> Content:
+async def read_board(store: BoardStore, carts: Carts, now_ms: Callable[[], int], query: BoardQuery) -> Content:
     """Return the answer to a query; raise `StoreError` when any part of the board cannot be read."""
     query = query.begun(now_ms())
-    return content_of(board_out(await read_page(store, query), query), leave_out_unset=True)
+    return content_of(board_out(await read_page(store, query, carts), query), leave_out_unset=True)
 
 
-async def read_page(store: BoardStore, query: BoardQuery) -> Page:
-    """Return one page; raise `StoreError` when any part of the board cannot be read."""
+async def read_page(store: BoardStore, query: BoardQuery, carts: Carts = without_carts) -> Page:
+    """Return one page; raise `StoreError` when any part of the board cannot be read.
+
+    Args:
+        store: the board.
+        query: the page.
+        carts: adds the value of its cart to each row.
+    """
     found: dict[str, tuple[Position, Row]] = {}
     selection, after, live = query.narrowed, query.after, 0
     for stretch_number in range(_MOST_STRETCHES):
         stretch = await _stretch(store, selection, after, query.limit)
         if not stretch_number:
             live = stretch.live
-        rows = await store.rows([position.session_id for position in stretch.positions], recent=query.recent)
-        for position, row in zip(stretch.positions, rows, strict=True):
-            if row is not None and query.admits(row.record):
+        rows = await store.rows(
+            [position.session_id for position in stretch.positions],
+            recent=query.probabilities_read,
+            with_properties=query.wanted_property is not None,
+        )
+        for position, row in zip(stretch.positions, carts(rows), strict=True):
+            if row is not None and query.admits(row):
                 found.setdefault(position.session_id, (position, row))
         after = stretch.following
         if len(found) >= query.limit or after is None or len(stretch.positions) < query.limit:
@@ -149,8 +161,14 @@ def _session(session_id: str, row: Row, recent: int) -> BoardSessionOut:
         last_event=row.last_event,
         last_item_id=row.last_item_id,
     )
+    if row.cart_value:
+        session.cart_value = round(row.cart_value, _AMOUNT_DIGITS)
+        session.currency = row.currency
+        if session.probability is not None:
+            session.value_at_stake = round(row.cart_value * session.probability, _AMOUNT_DIGITS)
     if recent:
-        session.recent_probabilities = [round(probability, _RECENT_DIGITS) for probability in row.recent_probabilities]
+        served = row.recent_probabilities[-recent:]
+        session.recent_probabilities = [round(probability, _RECENT_DIGITS) for probability in served]
     return session
 
 

@@ -13,6 +13,7 @@ from structlog.typing import FilteringBoundLogger
 
 from app.board.content import Content, content_of
 from app.board.meter import RATES_WINDOW_S, Meter, Report, quantile_ms
+from app.board.stake import AtStake
 from app.errors import StoreError
 from app.runtime.periodic import PeriodicTask
 from app.schemas.board import LatencyOut, OutcomesOut, QueueOut, RatesOut, ScoresOut, StatsOut, TotalsOut
@@ -38,6 +39,7 @@ class Stats:
         model: returns the fingerprint of the model in use.
         outcomes: returns the counts of ended sessions, see `app.schemas.board`.
         quality: returns the figures of model quality.
+        at_stake: the value at stake in open sessions; closed with this.
         logger: where defects are logged.
         interval_s: interval of the reports.
     """
@@ -50,6 +52,7 @@ class Stats:
         model: Callable[[], str],
         outcomes: Callable[[], Awaitable[OutcomesOut]],
         quality: Callable[[], Awaitable[ModelQualityOut]],
+        at_stake: AtStake,
         logger: FilteringBoundLogger,
         interval_s: float = STATS_INTERVAL_S,
     ) -> None:
@@ -58,6 +61,7 @@ class Stats:
         self._model = model
         self._outcomes = outcomes
         self._quality = quality
+        self._at_stake = at_stake
         self._name = secrets.token_hex(_NAME_BYTES)
         self._task = PeriodicTask(
             self._report, name="replica-report", every_s=interval_s, logger=logger, failed="report_failed"
@@ -70,6 +74,7 @@ class Stats:
     async def close(self) -> None:
         """Stop reporting, and remove this replica's report."""
         await self._task.close()
+        await self._at_stake.close()
         with contextlib.suppress(StoreError):
             await self._store.replicas.report(self._name, b"")
 
@@ -81,11 +86,12 @@ class Stats:
 
     async def read(self) -> Content:
         """Return the answer; raise `StoreError` when a part of it cannot be read."""
-        spread, reports, outcomes, quality = await gather(
+        spread, reports, outcomes, quality, at_stake = await gather(
             self._store.board.spread(SCORE_EDGES[1:-1]),
             self._store.replicas.reports(),
             self._outcomes(),
             self._quality(),
+            self._at_stake.get(),
         )
         others = [report for name, report in reports.items() if name != self._name]
         known = [self._meter.report(), *_decoded(others)]
@@ -100,6 +106,7 @@ class Stats:
                 scores=ScoresOut(edges=list(SCORE_EDGES), counts=spread.counts),
                 totals=_totals(known),
                 outcomes=outcomes,
+                at_stake=at_stake,
                 queue=QueueOut(
                     length=sum(report.queue_length for report in known),
                     capacity=sum(report.queue_capacity for report in known),

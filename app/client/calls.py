@@ -71,6 +71,9 @@ class BoardQuery(TypedDict, total=False):
     seen_since: Timestamp | None
     active_s: int | None
     id_prefix: str | None
+    property: str | None
+    min_cart_value: float | None
+    crossed: float | None
     recent: int
     cursor: str | None
 

@@ -33,6 +33,12 @@ class BoardSessionOut(BaseModel):
     """Name of the last event that was folded; a purchase is none."""
     last_item_id: str | None = None
     """Its item; null where it has none."""
+    cart_value: float | None = None
+    """What is in its cart, less what was taken out, to hundredths; only with something in it."""
+    currency: str | None = None
+    """Currency of the cart: the last one among the events that were read; null: none of them has one."""
+    value_at_stake: float | None = None
+    """Cart value times probability, of an open session."""
     recent_probabilities: list[float] | None = None
     """The last probabilities as they were served, oldest first, to four decimals; only with `recent`."""
 
@@ -134,6 +140,34 @@ class OutcomesOut(BaseModel):
     """Age, in seconds since its begin, from which a session counts."""
 
 
+class CartsOut(BaseModel):
+    """Carts of open sessions in one currency."""
+
+    model_config = _DOCUMENTED
+
+    currency: str | None
+    """ISO 4217 code; null: not known."""
+    carts: int
+    """Sessions with something in the cart."""
+    cart_value: float
+    """Sum of what is in the carts."""
+    at_stake: float
+    """Sum of cart value times probability."""
+
+
+class AtStakeOut(BaseModel):
+    """The value at stake in open sessions, read at most every 15 seconds."""
+
+    model_config = _DOCUMENTED
+
+    sessions: int
+    """Sessions that were read: the likeliest, at most 2,000."""
+    complete: bool
+    """Whether these are all open sessions; if not, the values are those of the sessions that were read, so at least."""
+    values: list[CartsOut]
+    """By currency, that of most carts first; those of different currencies are never added."""
+
+
 class QueueOut(BaseModel):
     """Events that wait for a batch, all replicas together."""
 
@@ -165,6 +199,7 @@ class StatsOut(BaseModel):
     scores: ScoresOut
     totals: TotalsOut
     outcomes: OutcomesOut
+    at_stake: AtStakeOut
     queue: QueueOut
     model: str
     """Fingerprint of the model in use on the replica that answers."""

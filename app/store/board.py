@@ -6,19 +6,22 @@ sessions are live. `app.board.reader` merges the shards into pages.
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final, NamedTuple, Protocol
 
 from app.errors import CorruptRecordError
-from app.store.history_codec import decode_for_board, is_event
+from app.store.history_codec import decode_events, decode_for_board, is_event
 from app.store.keys import Keys, shard_of
 from app.store.record_codec import Record, decode_record
 from app.store.redis.scripts import ScriptRunner, load_script, unavailable
 from app.store.redis.server import Reply, RespArg
+from model.events import PropertyValue
 from model.redis_keys import SHARDS
 
 ALL_SHARDS: Final = range(SHARDS)
+# More events than any session has.
+_WHOLE_HISTORY: Final = 2**31
 
 
 class Order(StrEnum):
@@ -78,12 +81,18 @@ class Row:
         last_event: name of the last folded event; None if there is none.
         last_item_id: item of that event; None if it has none.
         recent_probabilities: the last served probabilities, oldest first; unknown ones are left out.
+        currency: the last one among the events that were read; None: none of them has one.
+        properties: the last value of each property; empty unless they were asked for.
+        cart_value: of the cart; None: not known.
     """
 
     record: Record
     last_event: str | None
     last_item_id: str | None
     recent_probabilities: list[float]
+    currency: str | None = None
+    properties: Mapping[str, PropertyValue] = field(default_factory=dict)
+    cart_value: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,8 +120,11 @@ class BoardStore(Protocol):
         """
         ...
 
-    async def rows(self, session_ids: Sequence[str], *, recent: int) -> list[Row | None]:
-        """Return each session with its last `recent` probabilities; None if it has ended or cannot be decoded."""
+    async def rows(self, session_ids: Sequence[str], *, recent: int, with_properties: bool = False) -> list[Row | None]:
+        """Return each session with its last `recent` probabilities; None if it has ended or cannot be decoded.
+
+        Properties need the whole histories.
+        """
         ...
 
     async def spread(self, edges: Sequence[float]) -> Spread:
@@ -155,7 +167,8 @@ class RedisBoard:
             slices.update(zip(group, map(_slice, reply), strict=True))
         return slices
 
-    async def rows(self, session_ids: Sequence[str], *, recent: int) -> list[Row | None]:
+    async def rows(self, session_ids: Sequence[str], *, recent: int, with_properties: bool = False) -> list[Row | None]:
+        asked = _WHOLE_HISTORY if with_properties else max(1, recent)
         shards: dict[int, list[int]] = defaultdict(list)
         for place, session_id in enumerate(session_ids):
             shards[shard_of(session_id)].append(place)
@@ -165,14 +178,14 @@ class RedisBoard:
             keys: list[RespArg] = [2 * len(group)]
             for place in group:
                 keys += (self._keys.record(session_ids[place]), self._keys.history(session_ids[place]))
-            calls.append((shard_of(session_ids[group[0]]), [*keys, max(1, recent)]))
+            calls.append((shard_of(session_ids[group[0]]), [*keys, asked]))
         replies = await self._scripts.run("board_rows", self._rows_script, calls)
         rows: list[Row | None] = [None] * len(session_ids)
         for group, reply in zip(groups, replies, strict=True):
             if isinstance(reply, Exception):
                 raise unavailable(reply)
             for place, row in zip(group, reply, strict=True):
-                rows[place] = _row(row, recent)
+                rows[place] = _row(row, recent, with_properties=with_properties)
         return rows
 
     async def spread(self, edges: Sequence[float]) -> Spread:
@@ -199,17 +212,22 @@ class RedisBoard:
         return keys
 
 
-def row_of(record: Record, last_entries: Sequence[bytes], recent: int) -> Row:
-    """Return a row from a record and the end of its history, oldest entry first.
+def row_of(record: Record, last_entries: Sequence[bytes], recent: int, *, with_properties: bool = False) -> Row:
+    """Return a row from a record and the end of its history, oldest entry first; with properties, the whole history.
 
     Raises:
         CorruptRecordError: an entry cannot be decoded.
     """
     # Every event's entry has its name, score and item, so the end of the history is enough.
     entries = [decode_for_board(entry) for entry in last_entries if is_event(entry)]
-    known = [probability for _, probability, _ in entries if probability is not None]
-    last_event, _, last_item_id = entries[-1] if entries else (None, None, None)
-    return Row(record, last_event, last_item_id, known[-recent:] if recent else [])
+    known = [probability for _, probability, _, _ in entries if probability is not None]
+    last_event, _, last_item_id, _ = entries[-1] if entries else (None, None, None, None)
+    currency = next((one for *_, one in reversed(entries) if one), None)
+    properties: dict[str, PropertyValue] = {}
+    if with_properties:
+        for event in decode_events(last_entries):
+            properties.update(event.properties)
+    return Row(record, last_event, last_item_id, known[-recent:] if recent else [], currency, properties)
 
 
 def _from(after: Mapping[int, Position | None], shards: Sequence[int]) -> list[RespArg]:
@@ -230,10 +248,10 @@ def _slice(reply: Reply) -> Slice:
     return Slice(positions, Position(float(last_score), last_id.decode()) if more else None, live)
 
 
-def _row(reply: Reply, recent: int) -> Row | None:
+def _row(reply: Reply, recent: int, *, with_properties: bool) -> Row | None:
     value, entries = reply
     try:
-        return None if value is None else row_of(decode_record(value), entries, recent)
+        return None if value is None else row_of(decode_record(value), entries, recent, with_properties=with_properties)
     except CorruptRecordError:
         # The session's own route reports the error; the board leaves the session out.
         return None

@@ -339,14 +339,14 @@ def decode_joined(data: bytes) -> list[Entry]:
     return decode_history(map(bytes, parts))
 
 
-def decode_for_board(data: bytes) -> tuple[str, float | None, str | None]:
-    """Return event name, probability and item id of one entry; the entries before it are not needed.
+def decode_for_board(data: bytes) -> tuple[str, float | None, str | None, str | None]:
+    """Return event name, probability, item id and currency of one entry; the entries before it are not needed.
 
     Raises:
         CorruptRecordError: the bytes are no entry.
     """
     stored = _decoded(data)
-    return _name(stored), _probability(stored.score), stored.item_id
+    return _name(stored), _probability(stored.score), stored.item_id, stored.currency
 
 
 def hundredths(amount: float) -> int | float:

@@ -3,18 +3,23 @@
 Starts a service with simulated visitors, and stops the service at the end.
 """
 
+import random
 import shutil
 import threading
+import time
+from math import pi, sin
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated, Any, Literal
 
 import typer
 from playwright.sync_api import Page, expect, sync_playwright
+from redis import Redis
 from rich.console import Console
 from support.redis_servers import RedisServer, find_binary
 from support.service import Service
 
+from app.store.keys import Keys
 from browser.shop import Shop, simulated_visits
 from model.events import PURCHASE
 
@@ -39,7 +44,9 @@ def main(
     out.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory() as folder:
         redis = RedisServer(valkey, Path(folder) / "valkey")
-        service = Service(Path(folder) / "service.log", {"artifact": artifact.resolve(), "redis_url": redis.url})
+        # Visits end soon, so that outcomes count within the minute.
+        settings = {"artifact": artifact.resolve(), "redis_url": redis.url, "session_idle_s": 30}
+        service = Service(Path(folder) / "service.log", settings)
         try:
             redis.start()
             service.start()
@@ -55,20 +62,36 @@ def main(
 
                 if every:
                     _save(opened(_DESKTOP, "light"), out / "dashboard-empty.png")
+                    _save(opened(_PHONE, "light"), out / "dashboard-empty-phone.png")
+                _add_history(redis.url)
                 desktop, dark, phone = opened(_DESKTOP, "light"), opened(_DESKTOP, "dark"), opened(_PHONE, "light")
                 _let_visits_end(shop, past)
                 with _Visitors(shop, 60):
+                    if every:
+                        desktop.wait_for_timeout(8_000)
+                        _save(desktop, out / "dashboard-first-minute.png")
                     desktop.wait_for_timeout(minutes * 60_000)
                 expect(desktop.locator("#rows tr")).not_to_have_count(0)
                 _save(desktop, out / "dashboard.png")
                 _save(dark, out / "dashboard-dark.png")
                 _save(phone, out / "dashboard-phone.png")
                 if every:
-                    desktop.locator("#quality").screenshot(path=out / "dashboard-quality.png")
-                desktop.locator("#rows a").nth(2).click()
-                expect(desktop.locator("#session-chart canvas")).to_be_visible()
-                _save(desktop, out / "dashboard-session.png")
+                    for page, name in ((desktop, ""), (phone, "-phone"), (dark, "-dark")):
+                        for section in ("history", "quality", "model", "interventions"):
+                            page.locator(f"#{section}").screenshot(path=out / f"dashboard-{section}{name}.png")
+                for page, name in ((desktop, ""), (phone, "-phone"), (dark, "-dark"))[: 3 if every else 1]:
+                    page.locator("#rows a").nth(2).click()
+                    expect(page.locator("#session-chart canvas")).to_be_visible()
+                    page.locator("#ask-why").click()
+                    expect(page.locator("#why")).to_be_visible()
+                    _save(page, out / f"dashboard-session{name}.png")
                 if every:
+                    redis.kill()
+                    dark.goto(shop.url)
+                    expect(phone.locator("#banner")).to_be_visible(timeout=30_000)
+                    expect(dark.locator("#banner")).to_be_visible(timeout=30_000)
+                    _save(phone, out / "dashboard-redis-down-phone.png")
+                    _save(dark, out / "dashboard-redis-down-dark.png")
                     shop.kill_service()
                     expect(dark.locator("#connection-text")).to_have_text("Not reachable", timeout=30_000)
                     _save(dark, out / "dashboard-down.png")
@@ -85,6 +108,18 @@ def _save(page: Page, path: Path) -> None:
     page.mouse.move(0, 0)
     page.wait_for_timeout(1500)
     page.screenshot(path=path)
+
+
+def _add_history(url: str) -> None:
+    """Add sessions of the last two days to the history, more by day than by night."""
+    chance, now_h = random.Random(1), int(time.time() // 3600)
+    with Redis.from_url(url) as client:
+        for hour in range(now_h - 48, now_h):
+            sessions = 20 + int(180 * max(0.0, sin((hour % 24 - 6) / 24 * 2 * pi))) + chance.randrange(20)
+            bought = sum(chance.random() < 0.08 for _ in range(sessions))
+            counts = {"s": sessions, "b": bought, "e": 7 * sessions, "f": sessions}
+            counts |= {"p": int(0.08e9 * sessions), "v:EUR": bought, "r:EUR": 6_350 * bought}
+            client.hset(Keys("wb").trust("hours", hour), mapping=counts)
 
 
 def _let_visits_end(shop: Shop, count: int) -> None:
@@ -120,7 +155,9 @@ class _Visitors:
                 if self._over.wait(1 + (place * 7 + number) % 5):
                     return
                 known = {name: value for name, value in body.items() if name != "timestamp"}
-                self._shop.post(**known | {"session_id": f"visit-{place:02d}{number:03d}"})
+                # As a shop sends them that has one currency.
+                facts = {"session_id": f"visit-{place:02d}{number:03d}", "currency": "EUR"}
+                self._shop.post(**known | facts)
 
 
 if __name__ == "__main__":

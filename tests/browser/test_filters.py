@@ -161,3 +161,24 @@ def test_the_rows_are_saved_as_csv_without_formulas(shop, page, tmp_path) -> Non
         "outcome": "open",
         "model": answer["model"],
     }
+
+
+def test_carts_properties_and_crossings_filter_the_board_and_stand_in_the_address(shop, page) -> None:
+    for session_id, device, price in (("phone", "mobile", 59.9), ("desk", "desktop", 20.0)):
+        shop.post(session_id, "view_item", properties={"device": device})
+        shop.post(session_id, "add_to_cart", price=price, currency="EUR", properties={"device": device})
+    expect(ids(page)).to_have_count(2)
+    row = page.locator("#rows tr", has_text="phone")
+    expect(row.locator(".c-cart")).to_contain_text("59.90 EUR")
+    expect(page.locator("#tiles > *", has_text="At stake")).to_contain_text("2 filled carts", timeout=60_000)
+    # When
+    page.get_by_label("Minimum value of the cart").fill("40")
+    # Then
+    expect(ids(page)).to_have_text(["phone"])
+    expect(page).to_have_url(re.compile(r"min_cart=40"))
+    page.get_by_label("Minimum value of the cart").fill("")
+    page.get_by_label("Property").fill("device=desktop")
+    expect(ids(page)).to_have_text(["desk"])
+    page.get_by_label("Property").fill("")
+    page.get_by_label("Just crossed this probability in percent").fill("100")
+    expect(page.get_by_role("heading", name="No session matches the filters")).to_be_visible()

@@ -29,6 +29,7 @@ class FakeModel:
         self.fingerprint = sha256(salt.encode()).hexdigest()[:16]
         self.state_size = state_size
         self.poison = poison
+        self.cart_value: float | None = None
         self.batches: list[int] = []
         self.refolded = 0
 
@@ -85,6 +86,10 @@ class FakeModel:
         start, end = (log(p) - log1p(-p) for p in (before, self.expected(history)))
         event = Contribution("event", end - start, self.expected(history) - before)
         return Explanation(start, end, Contribution("repeat", 0.0, 0.0), (event,))
+
+    def cart_values(self, states: Sequence[bytes]) -> list[float] | None:
+        """Return a known value of each cart where the test has said so."""
+        return None if self.cart_value is None else [self.cart_value] * len(states)
 
     def expected(self, events: Sequence[Event]) -> float:
         """Return the probability after these events."""

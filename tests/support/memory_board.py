@@ -43,12 +43,13 @@ class MemoryBoard:
         most = min(count, look_at)
         return {shard: _slice(selection, shards[shard], position, most) for shard, position in after.items()}
 
-    async def rows(self, session_ids: Sequence[str], *, recent: int) -> list[Row | None]:
+    async def rows(self, session_ids: Sequence[str], *, recent: int, with_properties: bool = False) -> list[Row | None]:
         found = {session.session_id: session for session in self._sessions()}
         rows: list[Row | None] = []
         for session_id in session_ids:
             session = found.get(session_id)
-            rows.append(session and row_of(session.record, session.history[-max(1, recent) :], recent))
+            entries = session.history if session and with_properties else session and session.history[-max(1, recent) :]
+            rows.append(session and row_of(session.record, entries or (), recent, with_properties=with_properties))
         return rows
 
     async def spread(self, edges: Sequence[float]) -> Spread:

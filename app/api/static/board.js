@@ -5,7 +5,7 @@ import { secondsSince } from "./clock.js";
 import { saveCsv } from "./csv.js";
 import { arrange, byId, element, isolated, setText } from "./dom.js";
 import { clearFilters, serviceQuery, sortBy, wantedId, watchFilters, whyNothing } from "./filters.js";
-import { NO_VALUE, count, counted, duration, outcomeLabel, percent } from "./format.js";
+import { NO_VALUE, count, counted, duration, money, outcomeLabel, percent } from "./format.js";
 import { sessionHash } from "./route.js";
 import { drawSparkline, sparkline } from "./sparkline.js";
 import { announce } from "./status.js";
@@ -144,6 +144,8 @@ class Row {
   #share;
   #spark = sparkline();
   #events;
+  #cart;
+  #atStake;
   #lastEvent;
   #lastItem;
   #seen;
@@ -156,6 +158,8 @@ class Row {
     this.#share = element("span", { class: "share" });
     const cell = (kind, ...children) => element("td", { role: "cell", class: kind }, ...children);
     this.#events = cell("c-events");
+    this.#cart = element("span", {});
+    this.#atStake = element("span", { class: "at-stake", title: "At stake: cart value times probability" });
     this.#lastEvent = isolated("");
     this.#lastItem = isolated("", { class: "last-item" });
     this.#seen = cell("c-seen");
@@ -165,6 +169,7 @@ class Row {
       cell("c-probability", element("span", { class: "bar", "aria-hidden": "true" }, this.#bar), this.#share),
       cell("c-trend", this.#spark),
       this.#events,
+      cell("c-cart", this.#cart, " ", this.#atStake),
       cell("c-last-event", this.#lastEvent, " ", this.#lastItem),
       this.#seen,
       cell("c-outcome", this.#outcome));
@@ -175,6 +180,9 @@ class Row {
     setText(this.#share, percent(session.probability));
     drawSparkline(this.#spark, recent(session), max);
     setText(this.#events, count(session.events));
+    const { cart_value: cart, value_at_stake: atStake, currency } = session;
+    setText(this.#cart, cart === undefined ? NO_VALUE : money([{ value: cart, currency }]));
+    setText(this.#atStake, atStake === undefined ? "" : money([{ value: atStake }]));
     setText(this.#lastEvent, session.last_event ?? NO_VALUE);
     setText(this.#lastItem, session.last_item_id ?? "");
     this.#lastItem.title = session.last_item_id ?? "";

@@ -1,6 +1,6 @@
 // The rows of the board as a CSV file (RFC 4180), built from what the page shows.
 
-const COLUMNS = ["session_id", "probability", "events", "first_seen", "last_seen", "last_event", "last_item_id", "outcome", "model"];
+const COLUMNS = ["session_id", "probability", "events", "cart_value", "currency", "value_at_stake", "first_seen", "last_seen", "last_event", "last_item_id", "outcome", "model"];
 // A spreadsheet takes a cell that begins so for a formula. Ids and names come from visitors.
 const FORMULA = /^[=+\-@＝＋－＠\t\r\n]/;
 

@@ -4,7 +4,8 @@ import { byId, element } from "./dom.js";
 
 const ANY = "any";
 const RULE_NAME = /^[A-Za-z0-9._-]{1,64}$/;
-const LONGEST_ID = 256;
+const PROPERTY = /^[^=]{1,64}=.{1,256}$/;
+const LONGEST_TEXT = 320;
 const ORDERS = ["probability", "last_seen"];
 
 /** The controls by their name in the address; `start`: the value that the address leaves out. */
@@ -13,6 +14,9 @@ const CONTROLS = [
   { name: "active_min", id: "active", start: "5", cleared: ANY },
   { name: "min_percent", id: "minimum-probability", start: "", cleared: "" },
   { name: "min_events", id: "minimum-events", start: "", cleared: "" },
+  { name: "min_cart", id: "minimum-cart", start: "", cleared: "" },
+  { name: "crossed_percent", id: "crossed", start: "", cleared: "" },
+  { name: "property", id: "property", start: "", cleared: "" },
   { name: "rule", id: "rule", start: "", cleared: "" },
   { name: "rows", id: "row-limit", start: "25" },
 ];
@@ -67,7 +71,7 @@ export function takeFilters(text) {
     const control = byId(id);
     const wanted = query.get(name) ?? start;
     // A browser warns of a text in a number's control.
-    if (control.type !== "number" || Number.isFinite(Number(wanted))) control.value = wanted.slice(0, LONGEST_ID);
+    if (control.type !== "number" || Number.isFinite(Number(wanted))) control.value = wanted.slice(0, LONGEST_TEXT);
     else control.value = start;
     if (control.value === "") control.value = start;
   }
@@ -79,6 +83,11 @@ export function serviceQuery() {
   const [probability, events] = ["minimum-probability", "minimum-events"].map((id) => byId(id).valueAsNumber);
   if (probability > 0) query.set("min_probability", String(Math.min(100, probability) / 100));
   if (events > 1) query.set("min_events", String(Math.min(1e6, Math.floor(events))));
+  const [cart, crossed] = ["minimum-cart", "crossed"].map((id) => byId(id).valueAsNumber);
+  if (cart > 0) query.set("min_cart_value", String(Math.min(1e12, cart)));
+  if (crossed > 0) query.set("crossed", String(Math.min(100, crossed) / 100));
+  // While the user types, a property without its value is none.
+  if (PROPERTY.test(byId("property").value.trim())) query.set("property", byId("property").value.trim());
   if (byId("rule").value) query.set("rule", byId("rule").value);
   if (byId("active").value !== ANY) query.set("active_s", String(60 * Number(byId("active").value)));
   if (wantedId()) query.set("id_prefix", wantedId());

@@ -51,6 +51,7 @@ function showTiles(stats) {
     ["Events per second", measure(stats.rates.events_per_s), `mean over ${duration(stats.rates.window_s)}`],
     ["Response time", p95 === null ? NO_VALUE : `${measure(p95)} ms`, `p95; median ${measure(p50)}`],
     purchases(outcomes),
+    atStake(stats.at_stake),
     ["Queue", count(queue.length), `of ${count(queue.capacity)} events`],
     ["Replicas", count(stats.replicas), counted(stats.totals.errors, "error") + " since start"],
   ];
@@ -69,6 +70,14 @@ function purchases({ purchase, none, revenue = [], pending, pending_s: wait, win
   return ended === 0
     ? ["Purchases", "not yet known", `${counted(pending, "ended session")}; they count ${duration(wait)} after they began`]
     : ["Purchases", count(purchase), `${revenue.length ? `worth ${money(revenue)}; ` : ""}of ${counted(ended, "ended session")} in ${duration(window)}; ${count(pending)} not yet counted`];
+}
+
+/** Cart value times probability, summed over open sessions. */
+function atStake({ values, complete, sessions }) {
+  const [first, ...others] = values.map(({ currency, at_stake: value }) => money([{ currency, value }]));
+  const carts = values.reduce((sum, { carts: number }) => sum + number, 0);
+  const basis = complete ? counted(carts, "filled cart") : `${counted(carts, "filled cart")} of the likeliest ${count(sessions)}, so at least`;
+  return ["At stake", first ?? NO_VALUE, others.length ? `and ${others.join(" and ")}; ${basis}` : basis];
 }
 
 function showScores({ edges, counts }) {

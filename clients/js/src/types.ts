@@ -61,6 +61,16 @@ export interface AnswersOut {
   calibration_error: number | null;
 }
 
+/** The value at stake in open sessions, read at most every 15 seconds. */
+export interface AtStakeOut {
+  /** Sessions that were read: the likeliest, at most 2,000. */
+  sessions: number;
+  /** Whether these are all open sessions; if not, the values are those of the sessions that were read, so at least. */
+  complete: boolean;
+  /** By currency, that of most carts first; those of different currencies are never added. */
+  values: CartsOut[];
+}
+
 /** The answer to a batch. */
 export interface BatchOut {
   /** One an event, in the request's order; blank lines of NDJSON are no events. */
@@ -97,8 +107,26 @@ export interface BoardSessionOut {
   last_event: string | null;
   /** Its item; null where it has none. */
   last_item_id?: string | null;
+  /** What is in its cart, less what was taken out, to hundredths; only with something in it. */
+  cart_value?: number | null;
+  /** Currency of the cart: the last one among the events that were read; null: none of them has one. */
+  currency?: string | null;
+  /** Cart value times probability, of an open session. */
+  value_at_stake?: number | null;
   /** The last probabilities as they were served, oldest first, to four decimals; only with `recent`. */
   recent_probabilities?: number[] | null;
+}
+
+/** Carts of open sessions in one currency. */
+export interface CartsOut {
+  /** ISO 4217 code; null: not known. */
+  currency: string | null;
+  /** Sessions with something in the cart. */
+  carts: number;
+  /** Sum of what is in the carts. */
+  cart_value: number;
+  /** Sum of cart value times probability. */
+  at_stake: number;
 }
 
 /** A change of a probability. */
@@ -635,6 +663,7 @@ export interface StatsOut {
   scores: ScoresOut;
   totals: TotalsOut;
   outcomes: OutcomesOut;
+  at_stake: AtStakeOut;
   queue: QueueOut;
   /** Fingerprint of the model in use on the replica that answers. */
   model: string;
@@ -784,6 +813,12 @@ export interface SessionsQuery {
   active_s?: number | null;
   /** Only sessions whose id begins with this text, in upper and lower case as it is. */
   id_prefix?: string | null;
+  /** Only sessions in which this property last had this value: `device=mobile`. */
+  property?: string | null;
+  /** Only sessions whose cart is worth at least this, whatever the currency. */
+  min_cart_value?: number;
+  /** Only sessions that just crossed this probability: now at least so high, and below it in their last 8 events. */
+  crossed?: number | null;
   /** How many of each session's last probabilities to add. */
   recent?: number;
   /** `next_cursor` of the page before, with the same order and filters. */

@@ -18,6 +18,7 @@ from model.cells import CELLS
 from model.columns import fingerprint
 from model.device_step import DeviceStep
 from model.events import Event
+from model.interventions.decide import cart_value, facts_of
 from model.predictor import Predictor, _faster, _step_s, load_predictor  # private: there is no GPU here
 
 LENGTHS = [60, 1, 33, 2, 60, 17, 5, 48]
@@ -628,3 +629,17 @@ def test_answers_on_a_gpu_are_those_of_the_cpu(artifacts, predictor):
     on_gpu.warm_up()
     for (trace, _), (expected, _) in zip(on_gpu.traces(shopping), predictor.traces(shopping), strict=True):
         assert trace == pytest.approx(expected, abs=1e-4)
+
+
+# --- the cart
+
+
+@pytest.mark.parametrize("state_dtype", ["float32", "float16"])
+def test_the_carts_value_is_read_from_the_state_as_the_rules_count_it(artifacts, state_dtype):
+    predictor = load_predictor(artifacts[8][0], state_dtype=state_dtype)
+    histories = [random_session(seed, 30) for seed in range(20)] + [[Event("add_to_cart", 1, price=59.9, quantity=2.0)]]
+    states = [state for _, state in predictor.refold(histories)]
+    values = predictor.cart_values(states) or []
+    assert values == pytest.approx([cart_value(facts_of(history)) for history in histories], rel=1e-5, abs=1e-3)
+    assert values[-1] == pytest.approx(119.8)
+    assert max(values[:-1]) > 0

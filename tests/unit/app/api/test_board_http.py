@@ -1,6 +1,7 @@
 """The board and the numbers over HTTP, with a store in memory."""
 
 import pytest
+from support.fakes import FakeModel
 from support.memory_store import MemoryStore
 from unit.app.api.test_http import assert_problem, running
 
@@ -54,6 +55,81 @@ async def test_an_empty_board_says_so(client):
     assert response.json() == {"sessions": [], "next_cursor": None, "live_sessions": 0}
     assert response.headers["content-type"] == "application/json"
     assert response.headers["cache-control"] == "private, no-cache"
+
+
+async def test_carts_are_shown_and_what_is_at_stake_is_summed_by_currency(store, monkeypatch):
+    model = FakeModel()
+    model.cart_value = 40.0
+    monkeypatch.setattr("app.wiring.BOARD_KEPT_S", 0)
+    async with running(store, model=model, now_ms=lambda: store.now_ms) as client:
+        scores = {}
+        for session_id, currency in (("a", "EUR"), ("b", "CHF"), ("c", "EUR"), ("d", None)):
+            body = {"session_id": session_id, "event_name": "add_to_cart", "currency": currency}
+            scores[session_id] = (await client.post("/v1/events", json=body)).json()["probability"]
+        await client.post("/v1/events", json={"session_id": "e", "event_name": "purchase"})
+        sessions = {one["session_id"]: one for one in (await client.get("/v1/sessions")).json()["sessions"]}
+        assert {one: (row["cart_value"], row.get("currency")) for one, row in sessions.items()} == {
+            "a": (40.0, "EUR"),
+            "b": (40.0, "CHF"),
+            "c": (40.0, "EUR"),
+            "d": (40.0, None),
+        }
+        assert sessions["a"]["value_at_stake"] == pytest.approx(40 * scores["a"], abs=0.01)
+        stake = (await client.get("/v1/stats")).json()["at_stake"]
+        assert (stake["sessions"], stake["complete"]) == (4, True)
+        assert [(one["currency"], one["carts"], one["cart_value"]) for one in stake["values"]] == [
+            ("EUR", 2, 80.0),
+            (None, 1, 40.0),
+            ("CHF", 1, 40.0),
+        ]
+        assert stake["values"][0]["at_stake"] == pytest.approx(40 * (scores["a"] + scores["c"]), abs=0.01)
+        for least, number in ((40, 4), (40.01, 0)):
+            assert len((await client.get(f"/v1/sessions?min_cart_value={least}")).json()["sessions"]) == number
+        # A session of a model that is not in use has a state that nobody can read
+        model.fingerprint = "0" * 16
+        assert all("cart_value" not in one for one in (await client.get("/v1/sessions")).json()["sessions"])
+
+
+async def test_more_open_sessions_than_are_read_make_the_value_at_stake_a_lower_bound(store, monkeypatch):
+    monkeypatch.setattr("app.board.stake._PAGE", 2)
+    monkeypatch.setattr("app.board.stake._MOST_PAGES", 1)
+    model = FakeModel()
+    model.cart_value = 10.0
+    async with running(store, model=model, now_ms=lambda: store.now_ms) as client:
+        scores = sorted([(await post(client, f"s-{number}", "search"))["probability"] for number in range(5)])
+        stake = (await client.get("/v1/stats")).json()["at_stake"]
+        assert (stake["sessions"], stake["complete"]) == (2, False)
+        assert stake["values"][0]["at_stake"] == pytest.approx(10 * sum(scores[-2:]), abs=0.01)
+
+
+async def test_sessions_that_just_crossed_a_probability_are_found(client):
+    trails = {}
+    for number in range(12):
+        trails[f"s-{number}"] = [(await post(client, f"s-{number}", "search"))["probability"] for _ in range(12)]
+    for threshold in (0.2, 0.5, 0.8):
+        expected = {
+            session_id
+            for session_id, trail in trails.items()
+            if trail[-1] >= threshold and min(trail[-9:-1]) < threshold
+        }
+        found = (await client.get(f"/v1/sessions?crossed={threshold}&recent=2")).json()["sessions"]
+        assert {one["session_id"] for one in found} == expected
+        assert all(len(one["recent_probabilities"]) == 2 for one in found)
+
+
+async def test_sessions_are_found_by_the_last_value_of_a_property(client):
+    async def send(session_id, **properties):
+        body = {"session_id": session_id, "event_name": "search", "properties": properties}
+        assert (await client.post("/v1/events", json=body)).status_code == 200
+
+    await send("a", device="mobile", premium=True)
+    await send("a")
+    await send("b", device="mobile")
+    await send("b", device="desktop")
+    for wanted, ids in (("device=mobile", ["a"]), ("device=desktop", ["b"]), ("premium=TRUE", ["a"]), ("x=y", [])):
+        found = (await client.get("/v1/sessions", params={"property": wanted})).json()["sessions"]
+        assert [one["session_id"] for one in found] == ids
+    assert_problem(await client.get("/v1/sessions?property=device"), 422, "invalid_request")
 
 
 async def test_a_row_has_what_a_dashboard_shows(client):
@@ -165,7 +241,8 @@ async def test_openapi_documents_the_parameters(client):
     names = [parameter["name"] for parameter in paths["/v1/sessions"]["get"]["parameters"]]
     assert names == [
         *("order", "limit", "min_probability", "max_probability"),
-        *("min_events", "rule", "seen_since", "active_s", "id_prefix", "recent", "cursor"),
+        *("min_events", "rule", "seen_since", "active_s", "id_prefix"),
+        *("property", "min_cart_value", "crossed", "recent", "cursor"),
     ]
     order = paths["/v1/sessions"]["get"]["parameters"][0]
     assert order["schema"]["enum"] == ["probability", "last_seen"]

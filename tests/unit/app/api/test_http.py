@@ -45,10 +45,10 @@ class GatedStore(MemoryStore):
 
 
 @asynccontextmanager
-async def running(store, *, now_ms=lambda: NOW_MS, **settings):
+async def running(store, *, model=None, now_ms=lambda: NOW_MS, **settings):
     """A client of a service that runs, as a server would run it."""
     chosen = Settings(artifact="unused.pt", open_access=True, log_format="console", **settings)
-    app = create_app(chosen, model=FakeModel(), store=store, now_ms=now_ms)
+    app = create_app(chosen, model=model or FakeModel(), store=store, now_ms=now_ms)
     async with app.router.lifespan_context(app):
         transport = httpx.ASGITransport(app, raise_app_exceptions=False)
         async with httpx.AsyncClient(transport=transport, base_url="http://willbuy") as client:

@@ -28,6 +28,9 @@ queries = st.builds(
     min_events=st.integers(0, 5),
     rule=st.none() | st.text("ab", min_size=1, max_size=2),
     active_s=st.none() | st.integers(1, 5),
+    wanted_property=st.none() | st.tuples(st.text(max_size=2), st.text(max_size=2)),
+    min_cart_value=st.floats(0, 3),
+    crossed=st.none() | st.floats(0.1, 1),
 )
 
 

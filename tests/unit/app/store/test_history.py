@@ -234,7 +234,7 @@ def test_a_score_comes_back_to_the_last_bit_of_a_float32(event, probability):
 @given(events, st.floats(0, 1, width=32))
 def test_name_score_and_item_stand_in_an_entry_alone(event, probability):
     stored = decode_for_board(encode_event(event, probability, after_ms=NOW_MS, repeats_properties=True))
-    assert stored == (event.event_name, probability, event.item_id)
+    assert stored == (event.event_name, probability, event.item_id, event.currency)
 
 
 @given(st.floats())
