@@ -7,6 +7,7 @@ import random
 import shutil
 import threading
 import time
+from collections.abc import Iterable
 from math import pi, sin
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -75,26 +76,13 @@ def main(
                 _save(desktop, out / "dashboard.png")
                 _save(dark, out / "dashboard-dark.png")
                 _save(phone, out / "dashboard-phone.png")
+                named = ((desktop, ""), (phone, "-phone"), (dark, "-dark"))
                 if every:
-                    for page, name in ((desktop, ""), (phone, "-phone"), (dark, "-dark")):
-                        for section in ("history", "quality", "model", "interventions"):
-                            page.locator(f"#{section}").screenshot(path=out / f"dashboard-{section}{name}.png")
-                for page, name in ((desktop, ""), (phone, "-phone"), (dark, "-dark"))[: 3 if every else 1]:
-                    page.locator("#rows a").nth(2).click()
-                    expect(page.locator("#session-chart canvas")).to_be_visible()
-                    page.locator("#ask-why").click()
-                    expect(page.locator("#why")).to_be_visible()
-                    _save(page, out / f"dashboard-session{name}.png")
+                    _save_sections(named, out)
+                for page, name in named[: 3 if every else 1]:
+                    _save_session(page, out / f"dashboard-session{name}.png")
                 if every:
-                    redis.kill()
-                    dark.goto(shop.url)
-                    expect(phone.locator("#banner")).to_be_visible(timeout=30_000)
-                    expect(dark.locator("#banner")).to_be_visible(timeout=30_000)
-                    _save(phone, out / "dashboard-redis-down-phone.png")
-                    _save(dark, out / "dashboard-redis-down-dark.png")
-                    shop.kill_service()
-                    expect(dark.locator("#connection-text")).to_have_text("Not reachable", timeout=30_000)
-                    _save(dark, out / "dashboard-down.png")
+                    _save_failures(shop, phone, dark, out)
                 browser.close()
         finally:
             try:
@@ -110,6 +98,32 @@ def _save(page: Page, path: Path) -> None:
     page.screenshot(path=path)
 
 
+def _save_sections(named: Iterable[tuple[Page, str]], out: Path) -> None:
+    for page, name in named:
+        for section in ("history", "quality", "model", "interventions"):
+            page.locator(f"#{section}").screenshot(path=out / f"dashboard-{section}{name}.png")
+
+
+def _save_session(page: Page, path: Path) -> None:
+    page.locator("#rows a").nth(2).click()
+    expect(page.locator("#session-chart canvas")).to_be_visible()
+    page.locator("#ask-why").click()
+    expect(page.locator("#why")).to_be_visible()
+    _save(page, path)
+
+
+def _save_failures(shop: Shop, phone: Page, dark: Page, out: Path) -> None:
+    """Save the pages while Redis is away, and then while the service is."""
+    shop.redis.kill()
+    for page, name in ((phone, "redis-down-phone"), (dark, "redis-down-dark")):
+        page.goto(shop.url)
+        expect(page.locator("#banner")).to_be_visible(timeout=30_000)
+        _save(page, out / f"dashboard-{name}.png")
+    shop.kill_service()
+    expect(dark.locator("#connection-text")).to_have_text("Not reachable", timeout=30_000)
+    _save(dark, out / "dashboard-down.png")
+
+
 def _add_history(url: str) -> None:
     """Add sessions of the last two days to the history, more by day than by night."""
     chance, now_h = random.Random(1), int(time.time() // 3600)
@@ -119,7 +133,7 @@ def _add_history(url: str) -> None:
             bought = sum(chance.random() < 0.08 for _ in range(sessions))
             counts = {"s": sessions, "b": bought, "e": 7 * sessions, "f": sessions}
             counts |= {"p": int(0.08e9 * sessions), "v:EUR": bought, "r:EUR": 6_350 * bought}
-            client.hset(Keys("wb").trust("hours", hour), mapping=counts)
+            client.hset(Keys().trust("hours", hour), mapping=counts)
 
 
 def _let_visits_end(shop: Shop, count: int) -> None:
