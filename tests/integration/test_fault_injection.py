@@ -53,7 +53,7 @@ OF_A_REQUEST = {
     "api.bodies.read_body",
     "api.bodies.read_body_in_time",
     "api.events._encoded",
-    "api.events._log_failures",
+    "api.events.log_failures",
     "api.events._submissions",
     "api.events.post_events",
     "scoring.parsing._all_fast",
