@@ -343,7 +343,7 @@ class KafkaFeed:
             if options.scores is None:
                 return None
             event_id = row.body.event_id if row.body is not None else None
-            name = (("willbuy-event-id", str(event_id).encode()),)
+            name: list[tuple[str, str | bytes | None]] = [("willbuy-event-id", str(event_id).encode())]
             return OutMessage(options.scores, result.session_id.encode(), score_json(result), name)
         if isinstance(result, WillbuyError):
             code, reason = result.code, result.detail
@@ -361,7 +361,7 @@ class KafkaFeed:
         if value is not None and len(value) > _LARGEST_DEAD_LETTER:
             headers.append(("willbuy-bytes", str(len(value)).encode()))
             value = value[:_LARGEST_DEAD_LETTER]
-        return OutMessage(options.dead_letters, message.key(), value, tuple(headers))
+        return OutMessage(options.dead_letters, message.key(), value, headers)
 
     async def _release(self, partitions: AbstractSet[int], is_lost: bool) -> None:
         """Return once nothing of these partitions is worked on, or when all of it must have been given up."""

@@ -12,6 +12,9 @@ _CONSUMER: Final[Mapping[str, str | int]] = {
     "auto.offset.reset": "earliest",
     # A rebalance stops only the partitions that move.
     "partition.assignment.strategy": "cooperative-sticky",
+    # Of each partition so much at a time, about 80 events; else a batch of a backlog is of one partition, so of few
+    # sessions, and the model steps different sessions together.
+    "fetch.message.max.bytes": 16384,
     # librdkafka's default is 64 MiB, and 100,000 messages.
     "queued.max.messages.kbytes": 16384,
     "queued.min.messages": 10_000,

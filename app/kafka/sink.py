@@ -2,10 +2,10 @@
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
+import msgspec
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer
 
 from app.kafka.options import KafkaOptions
@@ -17,14 +17,13 @@ _AGAIN_S: Final = 0.5
 _ROOM_S: Final = 0.1
 
 
-@dataclass(frozen=True, slots=True)
-class OutMessage:
+class OutMessage(msgspec.Struct, frozen=True):
     """One message to send."""
 
     topic: str
     key: bytes | None
     value: bytes | None
-    headers: tuple[tuple[str, bytes | None], ...] = ()
+    headers: list[tuple[str, str | bytes | None]]
 
 
 class Sink:
@@ -49,7 +48,7 @@ class Sink:
                     message.topic,
                     message.value,
                     message.key,
-                    headers=list(message.headers) or None,
+                    headers=message.headers,
                     on_delivery=partial(self._on_delivery, message),
                 )
             except BufferError:
