@@ -13,7 +13,7 @@ WORKDIR /build
 COPY constraints.txt pyproject.toml ./
 COPY deploy/image/requirements.py ./
 RUN python3 -m venv /opt/willbuy \
-    && python3 requirements.py pyproject.toml > serve.txt \
+    && python3 requirements.py pyproject.toml --extra kafka > serve.txt \
     && python3 requirements.py pyproject.toml --extra train > train.txt
 # Torch first and in a separate layer: it is most of the image and changes least.
 RUN --mount=type=secret,id=pip_conf,target=/etc/pip.conf \

@@ -804,6 +804,7 @@ class DemoSettings:
         speed: how much faster than real time they act.
         port: of the service; 0 takes a free one.
         folder: for log, artifact and report.
+        kafka: brokers whose topics have events and answers, instead of requests.
         url: a running service to play at, instead of training and starting one.
         api_key: key of the service at `url`.
     """
@@ -814,6 +815,7 @@ class DemoSettings:
     speed: float = option(20.0, "How much faster than real time they act.", low=1.0)
     port: int = option(0, "Port of the service; 0 takes a free one.", low=0, high=65535)
     folder: Path = option(Path("artifacts/demo"), "Folder for log, artifact and report.")
+    kafka: str | None = option(None, "Brokers, HOST:PORT: events and answers in topics made for it.", shown=False)
     url: str | None = option(None, "Play at this service, and train and start nothing.", shown=False)
     api_key: str | None = option(None, "Key of the service at --url.", envvar="WILLBUY_API_KEY", shown=False)
 

@@ -36,7 +36,7 @@ empty=$("${store[@]}" from scratch)
 rm -rf --one-file-system "$scratch/debian"
 
 say "the packages"
-"$PYTHON" deploy/image/requirements.py pyproject.toml > "$scratch/serve.txt"
+"$PYTHON" deploy/image/requirements.py pyproject.toml --extra kafka > "$scratch/serve.txt"
 # redis-py requires async-timeout before Python 3.11.3, and Debian has 3.11.2.
 "$PYTHON" -m pip download --quiet --dest "$scratch/wheels" --constraint constraints.txt \
     --requirement "$scratch/serve.txt" hatchling async-timeout

@@ -18,6 +18,7 @@ from pathlib import Path
 import httpx
 import pytest
 import redis
+import typer
 import yaml
 from conftest import missing
 from packaging.requirements import Requirement
@@ -27,7 +28,8 @@ from redis.retry import Retry
 from support.deployment import PYPROJECT, ROOT, SETTINGS, environment_of_settings, seconds
 from support.redis_servers import find_binary, free_port
 
-from app.cli import _GRACE_S  # private: no caller needs it
+from app.cli import _GRACE_S, cli  # private: no caller needs it
+from app.kafka.options import read_properties
 from app.settings import Settings
 from model.artifact import read_manifest
 
@@ -95,11 +97,15 @@ def test_the_dockerfile_copies_only_what_dockerignore_lets_through():
 
 def test_the_serving_image_installs_the_services_dependencies_and_none_of_training():
     script = ROOT / "deploy/image/requirements.py"
-    serve = run(sys.executable, script, ROOT / "pyproject.toml").stdout.splitlines()
-    train = run(sys.executable, script, ROOT / "pyproject.toml", "--extra", "train").stdout.splitlines()
+    project, optional = PYPROJECT["project"], PYPROJECT["project"]["optional-dependencies"]
+    serve, train = (
+        run(sys.executable, script, ROOT / "pyproject.toml", "--extra", extra).stdout.splitlines()
+        for extra in ("kafka", "train")
+    )
 
-    assert serve == PYPROJECT["project"]["dependencies"]
-    assert train == [*serve, *PYPROJECT["project"]["optional-dependencies"]["train"]]
+    assert serve == [*project["dependencies"], *optional["kafka"]]
+    assert train == [*project["dependencies"], *optional["train"]]
+    assert "--extra kafka > serve.txt" in stage("requirements")
     assert "serve.txt" in stage("requirements").split("pip install")[-1]
     assert "train.txt" not in stage("serve-environment")
 
@@ -134,7 +140,7 @@ def imported_by(package):
 
 @pytest.mark.parametrize(
     ("packages", "extras"),
-    [(("app", "model"), ("embedded", "otel")), (("training", "model"), ("train", "embedded"))],
+    [(("app", "model"), ("embedded", "kafka", "otel")), (("training", "model"), ("train", "embedded"))],
     ids=["serve", "train"],
 )
 def test_what_the_source_imports_is_among_the_requirements(packages, extras):
@@ -160,7 +166,11 @@ def test_every_package_of_the_images_is_pinned():
         if "==" in line
     }
     project = PYPROJECT["project"]
-    wanted = [*project["dependencies"], *project["optional-dependencies"]["train"], "hatchling"]
+    wanted = [
+        *project["dependencies"],
+        *(line for extra in ("train", "kafka") for line in project["optional-dependencies"][extra]),
+        "hatchling",
+    ]
     # The images are without installers, though torch asks for one; a CUDA build of torch pins its own libraries.
     unpinned = {
         name
@@ -233,12 +243,27 @@ def test_a_container_has_a_read_only_root_and_gains_no_privileges(name):
         assert re.search(r":v?\d+\.\d+\.\d+", container["image"]), "pinned to a version"
 
 
+def test_the_consumer_of_compose_is_the_service_with_another_command():
+    serve, consume = SERVICES["serve"], SERVICES["consume"]
+
+    assert consume["environment"] == serve["environment"] | {"WILLBUY_DRAIN_DELAY_S": "0"}
+    assert consume["env_file"] == serve["env_file"]
+    name, *options = consume["command"]
+    filled = [re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", option) for option in options]
+    given = typer.main.get_group(cli).commands[name].make_context(name, filled).params
+    assert (given["host"], given["brokers"], given["topic"], given["scores"]) == (
+        *("0.0.0.0", "kafka:9092", "events", "scores"),
+    )
+    mounted = {volume.split(":")[1]: ROOT / volume.split(":")[0] for volume in consume["volumes"] if volume[0] == "."}
+    assert read_properties(mounted[str(given["properties"])]) == {}
+
+
 def test_prometheus_asks_every_replica_and_has_the_alerts():
     configuration = yaml.safe_load((ROOT / "deploy/compose/prometheus.yml").read_text())
     [found] = configuration["scrape_configs"][0]["dns_sd_configs"]
     mounted = {volume.split(":")[1] for volume in SERVICES["prometheus"]["volumes"]}
 
-    assert found["names"] == ["serve"]
+    assert found["names"] == ["serve", "consume"]
     assert f"EXPOSE {found['port']}\n" in stage("serve")
     assert {f"/etc/prometheus/{rules}" for rules in configuration["rule_files"]} <= mounted
 
@@ -258,7 +283,7 @@ def test_a_service_has_a_memory_limit_and_only_its_own_passwords(name):
 
     assert re.fullmatch(r"\d+[mg]", container["mem_limit"])
     assert ".env" not in [one["path"] for one in container.get("env_file", [])]
-    assert ("REDIS_PASSWORD" in text) == (name in {"redis", "serve"})
+    assert ("REDIS_PASSWORD" in text) == (name in {"consume", "redis", "serve"})
     assert ("GRAFANA_PASSWORD" in text) == (name == "grafana")
     assert ('WILLBUY_API_KEY"' in text) == (name == "shoppers")
     assert "PASSWORD" not in json.dumps([container.get("command"), container.get("healthcheck")])

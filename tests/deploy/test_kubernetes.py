@@ -9,6 +9,7 @@ import typer
 from support.deployment import PYPROJECT, ROOT, SETTINGS, documents
 
 from app.cli import _GRACE_S  # private: no caller needs it
+from app.cli import cli as serving
 from app.main import create_app
 from app.settings import Settings
 from training.cli import cli
@@ -73,7 +74,7 @@ def test_a_kustomization_lists_every_manifest_of_its_folder(folder):
         assert image["newTag"] == PYPROJECT["project"]["version"]
 
 
-@pytest.mark.parametrize("path", ["base/deployment.yaml", "training/job.yaml"])
+@pytest.mark.parametrize("path", ["base/deployment.yaml", "kafka/deployment.yaml", "training/job.yaml"])
 def test_a_pod_keeps_to_the_restricted_security_standard(path):
     spec = pod(path)
     [container] = spec["containers"]
@@ -92,25 +93,50 @@ def test_a_pod_keeps_to_the_restricted_security_standard(path):
 
 
 @pytest.mark.parametrize(
-    ("path", "kind"), [("base/deployment.yaml", "Deployment"), ("training/job.yaml", "Job")], ids=["serve", "train"]
+    ("path", "folders"),
+    [
+        ("base/deployment.yaml", {"base", "monitoring"}),
+        ("kafka/deployment.yaml", {"kafka", "monitoring"}),
+        ("training/job.yaml", {"training"}),
+    ],
+    ids=["serve", "consume", "train"],
 )
-def test_everything_that_selects_pods_finds_them(path, kind):
+def test_everything_that_selects_pods_finds_them(path, folders):
     labels = resource(path)["spec"]["template"]["metadata"]["labels"]
     selecting = [
         document
         for manifest in MANIFESTS
-        # The operator makes the pods of Redis.
-        if manifest.parent.name != "redis"
+        if manifest.parent.name in folders
         and (document := resource(manifest.relative_to(FOLDER)))["kind"]
         in {"Service", "NetworkPolicy", "PodDisruptionBudget", "PodMonitor"}
-        and (manifest.parent.name == "training") == (kind == "Job")
     ]
 
     assert selecting
     for document in selecting:
         spec = document["spec"]
         selector = spec.get("podSelector", spec.get("selector"))
-        assert selector.get("matchLabels", selector) == labels, document["kind"]
+        assert selector.get("matchLabels", selector).items() <= labels.items(), document["kind"]
+        one_of = {one["key"]: one["values"] for one in selector.get("matchExpressions", [])}
+        component = one_of.get(
+            "app.kubernetes.io/component", [selector.get("matchLabels", selector).get("app.kubernetes.io/component")]
+        )
+        assert labels["app.kubernetes.io/component"] in component, document["kind"]
+
+
+def test_the_consumer_is_the_service_with_another_command():
+    serve, consume = pod("base/deployment.yaml"), pod("kafka/deployment.yaml")
+    [container] = consume["containers"]
+    name, *options = container["args"]
+    given = typer.main.get_group(serving).commands[name].make_context(name, options).params
+
+    assert (given["host"], given["topic"], given["scores"]) == ("0.0.0.0", "events", "scores")
+    [mount] = [one for one in container["volumeMounts"] if one not in SERVE["volumeMounts"]]
+    assert Path(mount["mountPath"]) == given["properties"].parent
+    [volume] = [one for one in consume["volumes"] if one not in serve["volumes"]]
+    assert volume["name"] == mount["name"]
+    for part in ("envFrom", "ports", "startupProbe", "livenessProbe", "readinessProbe", "resources", "securityContext"):
+        assert container[part] == SERVE[part], part
+    assert [one for one in container["env"] if one["name"] != "WILLBUY_DRAIN_DELAY_S"] == SERVE["env"]
 
 
 def test_the_configuration_is_one_that_the_service_takes(monkeypatch):

@@ -13,11 +13,12 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import httpx
 from rich.live import Live
@@ -33,9 +34,13 @@ from training.config_file import read_config
 from training.data.prepare import prepare
 from training.synthetic import PRESETS, generate, sessions, write
 
+if TYPE_CHECKING:
+    from training.commands.demo_kafka import Topics
+
 _START_TIMEOUT_S: Final = 60.0
 _STOP_TIMEOUT_S: Final = 15.0
 _LONGEST_PAUSE_S: Final = 4.0
+_Ask = Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]
 _UNREACHABLE_PAUSE_S: Final = 1.0
 # The quick recipe with a small network: half a minute of one core instead of a minute and a half. The AUC is 0.767, and
 # 0.774 with pre-training and distillation.
@@ -71,9 +76,15 @@ def run_demo(settings: DemoSettings) -> None:
     OUT.rule("1. past sessions, and a model of them")
     artifact = _train(folder, settings.sessions)
     OUT.rule("2. Redis and the service")
-    with _terminated_like_interrupted(), _service(artifact, settings.port or _free_port()) as url:
+    with (
+        _terminated_like_interrupted(),
+        _topics(settings.kafka) as topics,
+        _service(artifact, settings.port or _free_port(), topics) as url,
+    ):
         OUT.print(f"[green]ready[/green] at {url}")
         OUT.rule("3. shoppers")
+        if topics is not None:
+            print_line(f"topics            {topics.events}, {topics.scores} at {topics.brokers}")
         print_line(f"the dashboard     {url}/dashboard/")
         print_line(f"API description   {url}/openapi.json")
         print_line(f"one session       curl {url}/v1/sessions/SESSION")
@@ -81,16 +92,30 @@ def run_demo(settings: DemoSettings) -> None:
         print_line(f"metrics           curl {url}/metrics")
         print_line(f"training report   {folder / 'model.report.html'}")
         OUT.print("[bold]Ctrl-C stops everything.[/bold]\n")
-        _play_until_interrupted(url, settings)
+        _play_until_interrupted(url, settings, topics)
     OUT.print("\nStopped the service and its Redis.")
     print_line(f"Serve this model again: willbuy serve --artifact {artifact} --open")
     print_line("Train on your own log:  willbuy train LOG --out model.pt")
 
 
-def _play_until_interrupted(url: str, settings: DemoSettings) -> None:
+def _play_until_interrupted(url: str, settings: DemoSettings, topics: "Topics | None" = None) -> None:
     # Ctrl-C is the regular end of a demo, not an error.
     with contextlib.suppress(KeyboardInterrupt):
-        asyncio.run(_play(url, settings))
+        asyncio.run(_play(url, settings, topics))
+
+
+@contextmanager
+def _topics(brokers: str | None) -> "Iterator[Topics | None]":
+    if brokers is None:
+        yield None
+        return
+    try:
+        from training.commands.demo_kafka import Topics  # noqa: PLC0415  # an extra
+    except ModuleNotFoundError as exc:
+        raise ValueError("--kafka: needs confluent-kafka: install the extra `kafka`") from exc
+    topics = Topics(brokers)
+    with topics.created():
+        yield topics
 
 
 def _train(folder: Path, sessions: int) -> Path:
@@ -114,10 +139,11 @@ def _free_port() -> int:
 
 
 @contextmanager
-def _service(artifact: Path, port: int) -> Iterator[str]:
-    """Run `willbuy serve` and yield its URL once it is ready; stop it by its pid."""
+def _service(artifact: Path, port: int, topics: "Topics | None") -> Iterator[str]:
+    """Run `willbuy serve` or `consume` and yield its URL once it is ready; stop it by its pid."""
     url = f"http://127.0.0.1:{port}"
-    command = [sys.executable, "-m", "app", "serve", "--open", "--artifact", str(artifact), "--port", str(port)]
+    way = ["serve"] if topics is None else topics.command()
+    command = [sys.executable, "-m", "app", *way, "--open", "--artifact", str(artifact), "--port", str(port)]
     log = artifact.with_name("service.log")
     process: subprocess.Popen[bytes] | None = None
     try:
@@ -211,21 +237,20 @@ def _ignore_signals() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-async def _play(url: str, settings: DemoSettings) -> None:
+async def _play(url: str, settings: DemoSettings, topics: "Topics | None") -> None:
     shop = Shop()
     visits = sessions(PRESETS["default"], seed=secrets.randbits(32))
     numbers = itertools.count(1)
     with Live(console=OUT, refresh_per_second=4, transient=False) as live:
         async with (
             client_of(url, settings.shoppers, settings.api_key) as client,
+            _asking(client, shop, topics, waits=settings.url is not None) as ask,
             asyncio.timeout(settings.seconds) as limit,
         ):
             try:
                 async with asyncio.TaskGroup() as group:
                     for _ in range(settings.shoppers):
-                        group.create_task(
-                            _shopper(client, shop, visits, numbers, settings.speed, waits=settings.url is not None)
-                        )
+                        group.create_task(_shopper(ask, shop, visits, numbers, settings.speed))
                     group.create_task(_redraw(live, shop))
             except asyncio.CancelledError:
                 live.update(screen(shop))
@@ -243,16 +268,27 @@ async def _redraw(live: Live, shop: Shop) -> None:
         await asyncio.sleep(0.25)
 
 
+@asynccontextmanager
+async def _asking(
+    client: httpx.AsyncClient, shop: Shop, topics: "Topics | None", *, waits: bool
+) -> "AsyncIterator[_Ask]":
+    """Yield what answers an event: the service at a URL, or the one behind topics."""
+    if topics is None:
+        yield partial(_answered, client, shop, waits=waits)
+        return
+    from training.commands.demo_kafka import TopicClient  # noqa: PLC0415  # an extra
+
+    topic_client = TopicClient(topics)
+    try:
+        yield topic_client.answered
+    finally:
+        topic_client.close()
+
+
 async def _shopper(
-    client: httpx.AsyncClient,
-    shop: Shop,
-    visits: Iterator[list[Event]],
-    numbers: Iterator[int],
-    speed: float,
-    *,
-    waits: bool,
+    ask: "_Ask", shop: Shop, visits: Iterator[list[Event]], numbers: Iterator[int], speed: float
 ) -> None:
-    """Play sessions one after another; with `waits`, stay while the service is away, which others may restart."""
+    """Play sessions one after another."""
     while True:
         session_id = f"demo-{secrets.token_hex(3)}-{next(numbers)}"
         events = ending_now(next(visits), time.time_ns() // 1_000_000)
@@ -266,7 +302,7 @@ async def _shopper(
             await asyncio.sleep(min(_LONGEST_PAUSE_S, pause_s))
             started = time.perf_counter()
             body = event_body(session_id, f"{session_id}/{number}", event)
-            answer = await _answered(client, shop, body, waits=waits)
+            answer = await ask(body)
             latency_ms = (time.perf_counter() - started) * 1000
             shop.latency_ms = latency_ms if not shop.events else 0.98 * shop.latency_ms + 0.02 * latency_ms
             shop.events += 1
