@@ -62,6 +62,7 @@ class Source:
         self._failures = failures
         self._logger = logger
         self._committed: dict[int, int] = {}
+        self._has_joined = False
         self._gone: frozenset[int] = frozenset()
         self._lag_due_s = 0.0
         self._thread = ThreadPoolExecutor(1, "kafka")
@@ -124,7 +125,7 @@ class Source:
         return True
 
     async def check(self) -> str:
-        """Return `ok` if a broker knows the topic, else the error."""
+        """Return `ok` if a broker knows the topic and the group has this member; otherwise the error, or `joining`."""
         ask = partial(self._consumer.list_topics, self._topic, timeout=_ASK_TIMEOUT_S)
         try:
             error = (await asyncio.to_thread(ask)).topics[self._topic].error
@@ -132,7 +133,9 @@ class Source:
             error = error_of(exc)
         except RuntimeError:
             return "closed"
-        return "ok" if error is None else error.name().strip("_").lower()
+        if error is not None:
+            return str(error.name()).strip("_").lower()
+        return "ok" if self._has_joined else "joining"
 
     async def _call(self, function: Callable[..., Any], *args: Any, **options: Any) -> Any:  # noqa: ANN401 - any function's
         return await self._loop.run_in_executor(self._thread, partial(function, *args, **options))
@@ -175,6 +178,7 @@ class Source:
     def _on_assign(self, _consumer: Consumer, places: list[TopicPartition]) -> None:
         numbers = {place.partition for place in places}
         self.partitions |= numbers
+        self._has_joined = True
         self._metrics.kafka_partitions.set(len(self.partitions))
         self._logger.info("kafka_assigned", partitions=sorted(self.partitions), new=sorted(numbers))
 

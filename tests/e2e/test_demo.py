@@ -1,6 +1,7 @@
 """`willbuy demo` as a user runs it: it ends by itself, by Ctrl-C and by SIGTERM, and leaves no process behind."""
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -12,6 +13,8 @@ from typing import Any
 
 import pytest
 import redis
+from conftest import missing
+from support.kafka import Tansu, find_tansu
 from support.redis_acl import PASSWORD, documented_user, url_of
 
 ROOT = Path(__file__).parents[2]
@@ -151,6 +154,27 @@ def demo(tmp_path: Path) -> Iterator[Callable[..., Demo]]:
     yield start
     for started in demos:
         started.clean_up()
+
+
+def test_a_demo_through_kafka_answers_its_shoppers_from_the_topic(demo, artifact, tmp_path) -> None:
+    binary = find_tansu()
+    if binary is None:
+        raise missing("tansu")
+    tansu = Tansu(binary, tmp_path / "tansu.log")
+    try:
+        running = demo("--kafka", tansu.brokers, "--speed", 1000, "--seconds", 15, artifact=artifact)
+        running.wait_until(running.playing)
+        began = {command_of(pid) for pid in descendants(running.process.pid)}
+        assert running.end() == 0, running.text()[-3000:]
+        assert any(" consume " in command for command in began)
+        # The last screen: every event of it was answered by the topic.
+        answered = re.search(r"(\d[\d,]*) events, ", running.text())
+        assert answered is not None, running.text()[-3000:]
+        assert int(answered[1].replace(",", "")) > 0
+        assert running.left() == set()
+        assert "Traceback" not in running.text()
+    finally:
+        tansu.stop()
 
 
 @pytest.mark.slow

@@ -216,8 +216,9 @@ def test_brokers_that_go_and_errors_of_commits_lose_nothing(mock_cluster, consum
     topics.send("events", [event("k", number) for number in range(30, 40)])
     until(lambda: topics.committed("events") == 40)
     assert events_of(service, "k") == 40
-    answers = [json.loads(message.value()) for message in topics.read("scores", 40)]
-    assert [answer["events"] for answer in answers] == list(range(1, 41))
+    answers = [json.loads(message.value()) for message in topics.read("scores")]
+    # What a rebalance had read again is a duplicate.
+    assert [answer["events"] for answer in answers if not answer["duplicate"]] == list(range(1, 41))
     assert metric(service, "kafka_errors_total") >= 2
 
 
