@@ -12,10 +12,11 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from importlib.metadata import entry_points, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 from rich.console import Console
+from typer.main import get_command
 
 from app.auth.cli import cli as key_cli
 from app.interventions.cli import cli as webhooks_cli
@@ -347,6 +348,24 @@ def complete_cli() -> typer.Typer:
     return cli
 
 
+def readable(command: Any) -> Any:  # noqa: ANN401 - typer carries click inside and shows no types of it
+    """Return the command, and its sub-commands, with plain help: `DATA`, not `{DATA}`, and no `<bool>` at a flag."""
+    for child in getattr(command, "commands", {}).values():
+        readable(child)
+    pieces, params = command.collect_usage_pieces, command.get_params
+
+    def params_of(context: Any) -> list[Any]:  # noqa: ANN401 - same
+        found: list[Any] = params(context)
+        for one in found:
+            if getattr(one, "is_bool_flag", False):
+                one.metavar = ""
+        return found
+
+    command.collect_usage_pieces = lambda context: [piece.strip("{}") for piece in pieces(context)]
+    command.get_params = params_of
+    return command
+
+
 def main() -> None:
     """Run `willbuy`."""
-    complete_cli()()
+    readable(get_command(complete_cli()))()

@@ -8,7 +8,7 @@ import typer
 from typer.main import get_group
 
 from app.auth.cli import cli as keys
-from app.cli import cli
+from app.cli import cli, readable
 from app.interventions.cli import cli as webhooks
 
 _INTRODUCTION: Final = """# Commands
@@ -36,11 +36,11 @@ def _commands(prefix: str, groups: list[Any]) -> Iterator[tuple[str, Any]]:
 
 
 def _section(name: str, command: Any) -> Iterator[str]:  # noqa: ANN401 - typer carries click inside and shows no types of it
-    context = typer.Context(command, info_name=name)
+    context = typer.Context(readable(command), info_name=name)
     yield f"## `{name}`\n"
-    yield f"    {' '.join([name, *command.collect_usage_pieces(context)])}\n".replace("{", "").replace("}", "")
+    yield f"    {' '.join([name, *command.collect_usage_pieces(context)])}\n"
     yield f"{(command.help or '').strip()}\n"
-    records = [(one, one.get_help_record(context)) for one in command.params]
+    records = [(one, one.get_help_record(context)) for one in command.get_params(context) if one.name != "help"]
     if any(record for _, record in records):
         yield "| | |\n|---|---|"
     yield from (f"| `{record[0].strip()}` | {_cell(record[1])} |" for _, record in records if record)

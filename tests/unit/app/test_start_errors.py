@@ -5,9 +5,10 @@ import socket
 from contextlib import contextmanager
 
 import pytest
+from typer.main import get_command
 from typer.testing import CliRunner
 
-from app.cli import cli, complete_cli
+from app.cli import cli, complete_cli, readable
 from app.main import StartupError, create_app
 
 TLS = "rediss://127.0.0.1:1/0"
@@ -94,6 +95,15 @@ def test_help_has_a_short_name(command):
     short, long = (CliRunner().invoke(complete, [*command, name]) for name in ("-h", "--help"))
     assert short.exit_code == 0
     assert short.output == long.output
+
+
+@pytest.mark.parametrize("command", ["serve", "train", "evaluate", "webhooks"])
+def test_help_shows_arguments_without_braces_and_flags_without_a_type(command, capsys):
+    with pytest.raises(SystemExit):
+        readable(get_command(complete_cli()))([command, "-h"])
+    told = capsys.readouterr().out
+    assert "Usage:" in told
+    assert [sign for sign in ("{", "<bool>") if sign in told] == []
 
 
 @pytest.mark.parametrize("sha256", ["0" * 64])
