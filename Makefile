@@ -64,7 +64,7 @@ bench: .bench/.installed  ## Measure the hot path against other servers; needs w
 compose-test: setup  ## Build and run the compose file on a Docker engine: load, kill, scale, restart, roll (Linux).
 	PYTHONPATH=tests $(BIN)/python -m faults.containers
 
-image-test: setup  ## Build and test the real image without Docker (root on Debian; apt: buildah debootstrap).
+image-test: setup  ## Build and test the image, with Docker or without (root on Debian; apt: buildah debootstrap).
 	PYTHON=$(BIN)/python deploy/image-test/run.sh
 
 lint: setup  ## Check style, types and import rules.

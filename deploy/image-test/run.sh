@@ -1,13 +1,18 @@
 #!/usr/bin/env bash
-# Build the Dockerfile and test the image on a machine without a Docker engine: `make image-test`, as root on Debian.
+# Build the Dockerfile and test the image: `make image-test`, with a Docker engine, or without one as root on Debian.
 #
-# Needs buildah and debootstrap (apt), Python 3.11 with willbuy[train,embedded] in $PYTHON, and 15 GB below $TMPDIR.
+# With an engine, engine.py does it all; BUILD_OPTIONS are further options of `docker build`. Without, the rest of this file
+# needs buildah and debootstrap (apt), Python 3.11 with willbuy[train,embedded] in $PYTHON, and 15 GB below $TMPDIR.
 # The base image is Debian's Python 3.11 under the name in the Dockerfile's FROM. This machine's pip, with its
 # configuration, downloads the packages; the build gets them as a folder and needs no index.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 PYTHON=${PYTHON:-.venv/bin/python}
 PYTHON=$(realpath --no-symlinks "$PYTHON")
+
+if docker info > /dev/null 2>&1; then
+    exec "$PYTHON" deploy/image-test/engine.py
+fi
 
 for tool in buildah debootstrap unshare; do
     command -v "$tool" > /dev/null || { echo "$tool is missing: apt-get install buildah debootstrap util-linux"; exit 1; }
