@@ -4,7 +4,8 @@
     python -m benchmarks.training --rounds 0 --whole 20000 100000       # whole runs alone, of two sizes of log
     python -m benchmarks.training --rounds 3 --sessions 2000 --whole    # the comparison alone
 
-Whole runs are `willbuy prepare` and `willbuy train` with default settings on a synthetic log, each in its own process.
+Whole runs are `willbuy prepare` and `willbuy train` on a synthetic log, each in its own process, with default settings
+but for `--set`.
 
 The bare loop is `torch.nn.LSTM` and a linear head on padded batches of the same sessions, with the network's numbers of
 inputs and units, log loss, backward and AdamW. It has no encodings, no head on the inputs and no dropout. Rounds of
@@ -196,8 +197,8 @@ def cost_of(*arguments: object) -> Cost:
     return Cost(used.ru_utime + used.ru_stime, time.perf_counter() - began, used.ru_maxrss * 1024 / 1e9)
 
 
-def whole_runs(counts: list[int], devices: list[str], folder: Path) -> list[str]:
-    """Measure `prepare` and `train` with default settings by size of the log, a line each."""
+def whole_runs(counts: list[int], devices: list[str], settings: list[str], folder: Path) -> list[str]:
+    """Measure `prepare` and `train` by size of the log, a line each."""
     heads = ("sessions", "events", "command", "CPU s", "clock s", "peak GB", "held-out log loss")
     points: dict[str, list[tuple[int, float]]] = {}
     rows = []
@@ -209,9 +210,9 @@ def whole_runs(counts: list[int], devices: list[str], folder: Path) -> list[str]
         losses = {"prepare": ""}
         for device in devices:
             name = f"train --device {device}"
-            taken[name] = cost_of("train", sessions, "--out", out, "--device", device)
+            taken[name] = cost_of("train", sessions, "--out", out, "--device", device, *settings)
             scores = json.loads(out.with_suffix(".report.json").read_text())["models"]["willbuy"]
-            losses[name] = f"{scores[-1]['log_loss']:.4f}"
+            losses[name] = f"{scores[-1]['scores']['log_loss']:.4f}"
         for name, cost in taken.items():
             points.setdefault(name, []).append((events, cost.wall_s if "cuda" in name else cost.cpu_s))
             figures = (f"{cost.cpu_s:.0f}", f"{cost.wall_s:.0f}", f"{cost.peak_gb:.2f}")
@@ -241,6 +242,7 @@ def main() -> None:
     parser.add_argument("--sessions", type=int, default=5000, help="for the comparison")
     parser.add_argument("--rounds", type=int, default=7, help="of the comparison")
     parser.add_argument("--whole", type=int, nargs="*", default=[20_000, 100_000, 300_000], help="sizes of logs")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="another setting of whole runs")
     parser.add_argument("--folder", type=Path, help="for the logs; a temporary one by default")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -251,7 +253,7 @@ def main() -> None:
     for device in devices if arguments.rounds else []:
         out.print(against_bare(arguments.sessions, arguments.rounds, device))
     with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
-        for line in whole_runs(arguments.whole, devices, Path(folder)):
+        for line in whole_runs(arguments.whole, devices, [f"--set={one}" for one in arguments.set], Path(folder)):
             out.print(line, markup=False, highlight=False, soft_wrap=True)
 
 

@@ -31,9 +31,12 @@ EVALUATE_RESAMPLES: Final = 500
 COMPARE_RESAMPLES: Final = 2_000
 # Sessions that suffice to choose an epoch, and to fit a calibration: a tenth of a large log would be more than needed.
 _ENOUGH_HELD_OUT: Final = 2_500
-# Passes over the training sessions, whatever the steps.
+# Passes over the training sessions, whatever the steps that suffice. Three are the least where they have at most
+# `_MOST_STEPS`; the most of pre-training are fewer, because nothing stops it early.
 _LEAST_PASSES: Final = 3
 _MOST_PASSES: Final = 60
+_MOST_PRETRAINING_PASSES: Final = 20
+_MOST_STEPS: Final = 20_000
 _LEAST_SHARE: Final = 0.02
 
 DATA: Final = "Data"
@@ -83,8 +86,11 @@ def _require_positive(settings: object, *names: str) -> None:
     _require(settings, "a whole number from 1 up", lambda value: value >= 1, *names)
 
 
-def _passes(asked: int | None, by_steps: float) -> int:
-    return min(_MOST_PASSES, max(_LEAST_PASSES, round(by_steps))) if asked is None else asked
+def _passes(asked: int | None, steps: int, steps_a_pass: float, most: int) -> int:
+    if asked is not None:
+        return asked
+    least = min(_LEAST_PASSES, max(1, round(_MOST_STEPS / steps_a_pass)))
+    return min(most, max(least, round(steps / steps_a_pass)))
 
 
 # --- the data
@@ -230,7 +236,8 @@ class FitSettings:
 
     Attributes:
         steps: optimiser steps that suffice; a small log is passed over more often, a large one less.
-        epochs: most passes over the training sessions; None for as many as have `steps`, from 3 to 60.
+        epochs: most passes over the training sessions; None for as many as have `steps`, from 3 to 60, and
+            fewer where three have more than 20,000 steps.
         patience: epochs without a lower validation loss before the fit stops; None for a third of the passes, at
             least 3.
         batch_sessions: sessions a step.
@@ -251,7 +258,7 @@ class FitSettings:
         None, "Epochs without a better validation loss.", kind=int, low=1, panel=MODEL, shown="a third of the passes"
     )
     batch_sessions: int = option(128, "Sessions a step.", low=1, panel=MODEL)
-    learning_rate: float = option(2e-3, "Highest learning rate.", panel=MODEL)
+    learning_rate: float = option(1e-3, "Highest learning rate.", panel=MODEL)
     weight_decay: float = option(1e-2, "AdamW's weight decay.", panel=MODEL)
     gradient_norm: float = 1.0
     bucket_batches: int = 4
@@ -268,7 +275,7 @@ class FitSettings:
 
     def passes(self, sessions: int) -> int:
         """Return the most passes over so many training sessions."""
-        return _passes(self.epochs, self.steps * self.batch_sessions / sessions)
+        return _passes(self.epochs, self.steps, sessions / self.batch_sessions, _MOST_PASSES)
 
     def patience_of(self, passes: int) -> int:
         """Return the passes without a lower validation loss after which a fit of so many passes stops."""
@@ -299,7 +306,7 @@ class PretrainingSettings:
 
     def passes(self, sessions: int, batch_sessions: int) -> int:
         """Return the passes over so many training sessions."""
-        return _passes(self.epochs, self.steps * batch_sessions / sessions)
+        return _passes(self.epochs, self.steps, sessions / batch_sessions, _MOST_PRETRAINING_PASSES)
 
 
 @dataclass(frozen=True, slots=True)

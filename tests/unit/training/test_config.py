@@ -49,7 +49,7 @@ def test_the_parts_of_a_large_log_are_chosen_for_it_unless_file_or_flags_chose_t
 
 
 @pytest.mark.parametrize(
-    ("sessions", "passes", "patience"), [(1, 60, 20), (885, 60, 20), (12_800, 5, 3), (250_000, 3, 3)]
+    ("sessions", "passes", "patience"), [(1, 60, 20), (885, 60, 20), (12_800, 5, 3), (250_000, 3, 3), (8_500_000, 1, 3)]
 )
 def test_a_budget_of_steps_is_more_passes_over_a_small_log_and_fewer_over_a_large_one(
     sessions: int, passes: int, patience: int
@@ -59,6 +59,7 @@ def test_a_budget_of_steps_is_more_passes_over_a_small_log_and_fewer_over_a_larg
     assert FitSettings(epochs=7, patience=2).passes(sessions) == 7
     assert FitSettings(epochs=7, patience=2).patience_of(7) == 2
     assert PretrainingSettings(epochs=0).passes(sessions, 128) == 0
+    assert PretrainingSettings().passes(885, 128) == 20
     assert PretrainingSettings(steps=200).passes(12_800, 64) == 3
 
 
