@@ -29,7 +29,7 @@ from training.data.dataset import batches, event_indices
 from training.data.encoded import Encoded
 from training.fit.objective import Objective, batch_of
 
-# Small trees on few bins, each on a quarter of the inputs, are quick, and as good a teacher as large trees (docs/recipe.md).
+# Small trees on few bins and a quarter of the inputs are quick, and as good a teacher as large ones (docs/recipe.md).
 _SMALL_TREES: Final = {"num_leaves": 8, "max_bin": 63, "learning_rate": 0.1, "feature_fraction": 0.25}
 _ROUNDS: Final = 3000
 _STOPPING_ROUNDS: Final = 20
