@@ -5,15 +5,18 @@ whose validation loss after some epoch is worse than the median of the earlier t
 the log loss on the validation sessions at the best epoch; calibration and test sessions are not used. Trials run one
 after another with fixed seeds, so the same seed on the same data repeats the search.
 
-    setting             tried
-    fit.learning_rate   0.0003 to 0.005, by its logarithm
-    fit.weight_decay    0.001 to 0.5, by its logarithm
-    fit.bucket_batches  1, 2, 4, 8
-    sizes.dropout       0 to 0.6
-    sizes.input_dropout 0 to 0.3
-    sizes.hidden_size   16, 32, 48, 64
-    sizes.head_size     32, 64, 96, 128
-    quantile_bins       1, 6, 12, 24
+    setting                    tried
+    fit.learning_rate          0.0003 to 0.005, by its logarithm
+    fit.weight_decay           0.001 to 0.5, by its logarithm
+    fit.teacher_weight         0 to 1; without effect where there is no teacher
+    fit.bucket_batches         1, 2, 4, 8
+    pretraining.learning_rate  0.001 to 0.01, by its logarithm
+    pretraining.steps          150, 300, 600; without effect where `pretraining.epochs` is given
+    sizes.dropout              0 to 0.6
+    sizes.input_dropout        0 to 0.3
+    sizes.hidden_size          32, 64, 96, 128
+    sizes.head_size            32, 64, 96, 128
+    quantile_bins              1, 6, 12, 24
 
 The first trial has the given settings; settings outside the space widen it.
 """
@@ -44,6 +47,8 @@ RANGES: Final[Mapping[str, tuple[float, float, bool]]] = MappingProxyType(
     {
         "fit.learning_rate": (3e-4, 5e-3, True),
         "fit.weight_decay": (1e-3, 0.5, True),
+        "fit.teacher_weight": (0.0, 1.0, False),
+        "pretraining.learning_rate": (1e-3, 1e-2, True),
         "sizes.dropout": (0.0, 0.6, False),
         "sizes.input_dropout": (0.0, 0.3, False),
     }
@@ -53,7 +58,8 @@ RANGES: Final[Mapping[str, tuple[float, float, bool]]] = MappingProxyType(
 CHOICES: Final[Mapping[str, tuple[int, ...]]] = MappingProxyType(
     {
         "fit.bucket_batches": (1, 2, 4, 8),
-        "sizes.hidden_size": (16, 32, 48, 64),
+        "pretraining.steps": (150, 300, 600),
+        "sizes.hidden_size": (32, 64, 96, 128),
         "sizes.head_size": (32, 64, 96, 128),
         "quantile_bins": (1, 6, 12, 24),
     }
@@ -147,7 +153,7 @@ class Search:
             pruner=optuna.pruners.MedianPruner(_UNPRUNED_TRIALS, _UNPRUNED_EPOCHS),
         )
         study.enqueue_trial(_first(self.base))
-        # One teacher for all trials: its soft targets hardly depend on the searched settings.
+        # One teacher for all trials: its soft targets hardly depend on the searched settings, their weight apart.
         model = pretrained(encoder, train, validation, self.base, device=self.device)
         add_soft_targets(model, train, validation, self.base, stages=self.stages)
         epochs = self.base.fit.passes(len(train.columns.outcome))
@@ -226,13 +232,13 @@ class Search:
 
 def with_values(base: TrainSettings, values: Mapping[str, float]) -> TrainSettings:
     """Return the settings with some values replaced, by dotted key."""
-    changed: dict[str, dict[str, Any]] = {"": {}, "fit": {}, "sizes": {}}
+    changed: dict[str, dict[str, Any]] = {}
     for key, value in values.items():
         table, _, name = key.rpartition(".")
-        changed[table][name] = value
-    return replace(
-        base, fit=replace(base.fit, **changed["fit"]), sizes=replace(base.sizes, **changed["sizes"]), **changed[""]
-    )
+        changed.setdefault(table, {})[name] = value
+    top = changed.pop("", {})
+    tables: dict[str, Any] = {table: replace(getattr(base, table), **given) for table, given in changed.items()}
+    return replace(base, **tables, **top)
 
 
 def write_trials(path: Path, trials: list[Trial]) -> None:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from operator import attrgetter
 from pathlib import Path
 
 import pytest
@@ -95,6 +96,17 @@ def test_the_first_trial_is_the_settings_as_given(six) -> None:
     assert with_values(BASE, first.settings) == BASE
     assert first.settings.keys() == {*RANGES, *CHOICES}
     assert first.state == "complete"
+
+
+def test_the_space_covers_all_steps_of_the_recipe_and_reaches_the_defaults() -> None:
+    assert {key.partition(".")[0] for key in (*RANGES, *CHOICES)} == {"fit", "pretraining", "sizes", "quantile_bins"}
+    defaults = TrainSettings()
+    for key, (low, high, _) in RANGES.items():
+        assert low <= attrgetter(key)(defaults) <= high
+    for key, choices in CHOICES.items():
+        assert attrgetter(key)(defaults) in choices
+    changed = with_values(defaults, {"pretraining.steps": 150, "fit.teacher_weight": 0.5, "quantile_bins": 6})
+    assert (changed.pretraining.steps, changed.fit.teacher_weight, changed.quantile_bins) == (150, 0.5, 6)
 
 
 def test_the_best_trial_is_trained_with_as_it_was_tried(six) -> None:
