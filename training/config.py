@@ -15,6 +15,7 @@ from model.redis_keys import DEFAULT_KEY_PREFIX
 from model.sizes import CELL_KINDS, NetworkSizes
 
 Device = Literal["auto", "cpu", "cuda"]
+Tracker = Literal["tensorboard", "mlflow"]
 Interventions = Literal["keep", "leave-out", "property"]
 AfterPurchase = Literal["ignore", "restart"]
 Part = Literal["train", "validation", "calibration", "test"]
@@ -525,6 +526,7 @@ class TrainOptions:
         start: artifact of an earlier model to continue from.
         posterior: exact posterior of a synthetic log.
         compile: add the compiled step to the artifact.
+        logger: experiment tracker that the run is logged in.
         storage: where encoded sessions are kept.
     """
 
@@ -536,6 +538,7 @@ class TrainOptions:
     search: int | None = option(None, "Try this many settings first, and train with the best.", low=1)
     start: Path | None = option(None, "Artifact of an earlier model to continue from, on newer data.", flag="--from")
     posterior: Path | None = option(None, _POSTERIOR_HELP, panel=DATA)
+    logger: Tracker | None = option(None, "Experiment tracker to log the run in (docs/training.md).", kind=Tracker)
     storage: StorageBudget = field(default_factory=StorageBudget)
 
 

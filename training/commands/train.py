@@ -31,11 +31,12 @@ from training.data.prepared import PreparedDataset, is_prepared
 from training.data.provenance import data_fingerprint, lineage
 from training.data.training_set import TrainingError
 from training.evaluation.posterior import posterior_of
-from training.fit.checkpoint import CheckpointError
+from training.fit.checkpoint import CheckpointError, Epoch
 from training.fit.compilation import require_compiler
 from training.fit.forecast import expected_seconds
 from training.fit.recipe import pretraining_checkpoint
 from training.fit.result import TrainResult, export
+from training.fit.run_logger import RunLogger, flat, numbers_of, run_logger
 from training.fit.run_record import Timings, config_path, record_path, write_record
 from training.fit.train import train
 from training.fit.warm_start import (
@@ -113,21 +114,23 @@ def _run(data: Path, out: Path, config: RunConfig, options: TrainOptions, worker
         dataset = prepared_or_read(data, Path(temporary) / "prepared", config.log, keep_rejected=rejected)
         config = config.for_sessions(dataset.counts.sessions.sessions)
         if workers.first:
-            run_training(
-                dataset,
-                config.train,
-                out,
-                device=config.compute.device,
-                threads=config.compute.threads,
-                resume=options.resume,
-                posterior=options.posterior,
-                log=config.log,
-                start=start,
-                trials=options.search or 0,
-                budget=options.storage,
-                workers=workers,
-                warnings=[QUICK] if options.quick else [],
-            )
+            with run_logger(options.logger, out) as logger:
+                run_training(
+                    dataset,
+                    config.train,
+                    out,
+                    device=config.compute.device,
+                    threads=config.compute.threads,
+                    resume=options.resume,
+                    posterior=options.posterior,
+                    log=config.log,
+                    start=start,
+                    trials=options.search or 0,
+                    budget=options.storage,
+                    workers=workers,
+                    warnings=[QUICK] if options.quick else [],
+                    logger=logger,
+                )
             if options.compile:
                 run_compile(out, out)
         else:
@@ -159,6 +162,7 @@ def run_training(
     budget: StorageBudget | None = None,
     workers: Workers = SINGLE_PROCESS,
     warnings: Sequence[str] = (),
+    logger: RunLogger | None = None,
 ) -> Manifest:
     """Train, write artifact and report, and print the table.
 
@@ -180,6 +184,7 @@ def run_training(
         budget: where encoded sessions are kept.
         workers: the processes of the run, of which this is the first; the others call `training.fit.train.train`.
         warnings: of the command, for the report.
+        logger: an experiment tracker.
 
     Raises:
         TrainingError: the data cannot be trained on.
@@ -213,6 +218,7 @@ def run_training(
                 tune=search,
                 budget=budget,
                 workers=workers,
+                on_epoch=None if logger is None else partial(_log_epoch, logger),
             )
         except KeyboardInterrupt:
             if search is not None and not search.finished:
@@ -253,6 +259,8 @@ def run_training(
     write_html(html, report)
     write_json(out.with_name(f"{out.stem}.report.json"), report)
     write_record(out, manifest, config, dataset, result, timings)
+    if logger is not None:
+        _log_result(logger, config, report, [out, html])
     print_scores(report)
     size = out.stat().st_size / 1024
     OUT.print(
@@ -263,6 +271,18 @@ def run_training(
     print_line(f"settings  {config_path(out)} (record: {record_path(out).name})")
     print_line(f"next      willbuy serve --artifact {out} --open")
     return manifest
+
+
+def _log_epoch(logger: RunLogger, stage: str, epoch: Epoch) -> None:
+    logger.numbers(numbers_of(stage, epoch), epoch.number)
+
+
+def _log_result(logger: RunLogger, config: RunConfig, report: Report, files: Sequence[Path]) -> None:
+    """Log the settings, a search's included, and the scores over all prefixes of the test sessions."""
+    logger.settings(flat(config.to_dict()))
+    scores = report.pooled.scores[report.subject]
+    logger.numbers({f"test/{name}": one.value for name, one in scores.items() if one.value is not None}, 0)
+    logger.files(files)
 
 
 def checkpoint_path(artifact: Path) -> Path:

@@ -5,6 +5,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -39,6 +40,9 @@ BASE_RATE: Final = "base rate"
 Tune = Callable[[Encoder, Encoded, Encoded], TrainSettings]
 """Called with the encoder and the encoded training and validation sessions; returns the settings to fit with."""
 
+OnEpoch = Callable[[str, Epoch], None]
+"""Called with the name of the stage, `pre-training` or `fit`, and the result of an epoch."""
+
 
 def parts_of(dataset: PreparedDataset, fractions: tuple[float, ...], seed: int) -> dict[str, set[str]]:
     """Return the session ids of each part of the split."""
@@ -59,6 +63,7 @@ def train(
     tune: Tune | None = None,
     budget: StorageBudget | None = None,
     workers: Workers = SINGLE_PROCESS,
+    on_epoch: OnEpoch | None = None,
 ) -> TrainResult:
     """Train on prepared sessions.
 
@@ -76,6 +81,7 @@ def train(
         tune: called once with the encoded sessions; returns the settings to fit with.
         budget: where encoded sessions are kept; the result does not depend on it.
         workers: the processes of the run; only the first compares with LightGBM.
+        on_epoch: called after each epoch.
 
     Raises:
         TrainingError: a part of the data lacks buyers or non-buyers, or a property is not in the data.
@@ -92,7 +98,7 @@ def train(
     data = load(dataset, settings, encoder=encoder, budget=budget, stages=stages, workers=workers)
     if tune is not None:
         settings = tune(data.encoder, data.parts["train"], data.parts["validation"])
-    run = _Run(data, settings, device, checkpoint, resume, stages, workers)
+    run = _Run(data, settings, device, checkpoint, resume, stages, workers, on_epoch)
     teacher_warning = None
     if start is None:
         model = run.pretrain()
@@ -161,6 +167,7 @@ class _Run:
     resume: bool
     stages: StageFactory
     workers: Workers
+    on_epoch: OnEpoch | None
 
     def pretrain(self) -> SessionModel:
         """Return a new model after pre-training, or with its initial weights where there are no epochs of it."""
@@ -176,7 +183,7 @@ class _Run:
                 checkpoint=self.checkpoint,
                 resume=self.resume,
                 identity=self._identity({}),
-                progress=_shown(stage, sessions),
+                progress=_shown(stage, sessions, self._after("pre-training")),
                 workers=self.workers,
             )
 
@@ -194,10 +201,13 @@ class _Run:
                 checkpoint=self.checkpoint,
                 resume=self.resume,
                 identity=self._identity({"loss to beat": loss_to_beat, "teacher": asdict(self.settings.teacher)}),
-                progress=_shown(stage, sessions),
+                progress=_shown(stage, sessions, self._after("fit")),
                 loss_to_beat=loss_to_beat,
                 workers=self.workers,
             )
+
+    def _after(self, name: str) -> Callable[[Epoch], None] | None:
+        return None if self.on_epoch is None else partial(self.on_epoch, name)
 
     def _identity(self, further: dict[str, Any]) -> dict[str, Any]:
         """Return the facts that a checkpoint's run and this run must share."""
@@ -219,13 +229,15 @@ class _Run:
         }
 
 
-def _shown(stage: Stage, sessions: int) -> Progress:
+def _shown(stage: Stage, sessions: int, after: Callable[[Epoch], None] | None) -> Progress:
     note = ""
 
     def progress(number: int, done: int, epoch: Epoch | None) -> None:
         nonlocal note
         if epoch is not None:
             note = f"epoch {number}: train {epoch.train_loss:.4f}, validation {epoch.validation_loss:.4f} nats"
+            if after is not None:
+                after(epoch)
         stage((number - 1) * sessions + done, note)
 
     return progress
