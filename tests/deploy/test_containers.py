@@ -140,7 +140,7 @@ def imported_by(package):
 
 @pytest.mark.parametrize(
     ("packages", "extras"),
-    [(("app", "model"), ("embedded", "kafka", "otel")), (("training", "model"), ("train", "embedded"))],
+    [(("app", "model"), ("embedded", "kafka", "otel")), (("training", "model"), ("train", "loggers", "embedded"))],
     ids=["serve", "train"],
 )
 def test_what_the_source_imports_is_among_the_requirements(packages, extras):
