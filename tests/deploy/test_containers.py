@@ -140,7 +140,10 @@ def imported_by(package):
 
 @pytest.mark.parametrize(
     ("packages", "extras"),
-    [(("app", "model"), ("embedded", "kafka", "otel")), (("training", "model"), ("train", "loggers", "embedded"))],
+    [
+        (("app", "model"), ("embedded", "kafka", "otel")),
+        (("training", "model"), ("train", "loggers", "kafka", "embedded")),
+    ],
     ids=["serve", "train"],
 )
 def test_what_the_source_imports_is_among_the_requirements(packages, extras):
