@@ -33,7 +33,7 @@ def main(
     artifact: Annotated[Path, typer.Option(help="The model to serve; `willbuy demo` writes one.")],
     out: Annotated[Path, typer.Option(help="Folder for the screenshots.")] = Path("docs/images"),
     past: Annotated[int, typer.Option(help="Ended visits, for the model quality panel.")] = 600,
-    minutes: Annotated[float, typer.Option(help="How long live visitors act before the screenshots.")] = 1.0,
+    minutes: Annotated[float, typer.Option(help="How long live visitors act before the screenshots.")] = 1.7,
     every: Annotated[
         bool, typer.Option("--all", help="Also the empty board, the model quality panel and the unreachable service.")
     ] = False,
@@ -46,10 +46,12 @@ def main(
     with TemporaryDirectory() as folder:
         redis = RedisServer(valkey, Path(folder) / "valkey")
         # Visits end soon, so that outcomes count within the minute.
-        settings = {"artifact": artifact.resolve(), "redis_url": redis.url, "session_idle_s": 30}
+        settings = {"artifact": artifact.resolve(), "redis_url": redis.url, "session_idle_s": 60}
         service = Service(Path(folder) / "service.log", settings)
         try:
             redis.start()
+            # Before the service reads them: settled hours are read once.
+            _add_history(redis.url)
             service.start()
             shop = Shop(service, redis)
             with sync_playwright() as playwright, _CONSOLE.status("simulating visitors"):
@@ -64,7 +66,6 @@ def main(
                 if every:
                     _save(opened(_DESKTOP, "light"), out / "dashboard-empty.png")
                     _save(opened(_PHONE, "light"), out / "dashboard-empty-phone.png")
-                _add_history(redis.url)
                 desktop, dark, phone = opened(_DESKTOP, "light"), opened(_DESKTOP, "dark"), opened(_PHONE, "light")
                 _let_visits_end(shop, past)
                 with _Visitors(shop, 60):

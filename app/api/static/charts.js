@@ -122,8 +122,8 @@ const hourLabels = (plot, splits) => {
   return splits.map((split) => (max - min > 2 * 86400 ? dayOf : hourOf)(1000 * split));
 };
 const hourAxis = () => axis({ grid: { show: false }, space: 70, size: 28, values: hourLabels });
-// One hour alone still has a width.
-const hourRange = (_plot, min, max) => [min - 1800, Math.max(max, min + 3600) + 1800];
+// uPlot's own range of one point alone is years.
+const hourRange = ({ data: [hours] }) => [hours[0] - 1800, Math.max(hours[hours.length - 1], hours[0] + 3600) + 1800];
 
 /** Predicted and actual conversion: `show([seconds, actual, predicted])`. A null value breaks a line. */
 export function conversionLines(host) {
@@ -218,6 +218,7 @@ export function probabilityTrend(host, onPoint, label) {
 }
 
 const LABEL_WIDTH = 44;
+const LABEL_HEIGHT = 24;
 
 function drawLabels(plot, label) {
   const [numbers, values] = plot.data;
@@ -228,8 +229,9 @@ function drawLabels(plot, label) {
   ctx.font = FONT.replace("12px", `${12 * devicePixelRatio}px`);
   ctx.textAlign = "center";
   for (let at = 1; at < numbers.length; at += 1) {
-    const rises = values[at] >= values[at - 1];
-    const y = plot.valToPos(values[at], "y", true) + (rises ? -10 : 18) * devicePixelRatio;
+    const point = plot.valToPos(values[at], "y", true);
+    const isLow = point + LABEL_HEIGHT * devicePixelRatio > plot.bbox.top + plot.bbox.height;
+    const y = point + (values[at] >= values[at - 1] || isLow ? -10 : 18) * devicePixelRatio;
     ctx.fillText(label(at), plot.valToPos(numbers[at], "x", true), y);
   }
   ctx.restore();
