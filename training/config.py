@@ -242,7 +242,8 @@ class FitSettings:
         patience: epochs without a lower validation loss before the fit stops; None for a third of the passes, at
             least 3.
         batch_sessions: sessions a step.
-        learning_rate: highest rate of AdamW; it warms up over the first epoch, then follows a cosine down.
+        learning_rate: highest rate of AdamW against outcomes, twice as high against soft targets; it warms up over the
+            first epoch, then follows a cosine down.
         weight_decay: decoupled weight decay of AdamW.
         gradient_norm: longer gradients are clipped to this.
         bucket_batches: see `training.data.dataset.batches`.
@@ -259,7 +260,7 @@ class FitSettings:
         None, "Epochs without a better validation loss.", kind=int, low=1, panel=MODEL, shown="a third of the passes"
     )
     batch_sessions: int = option(128, "Sessions a step.", low=1, panel=MODEL)
-    learning_rate: float = option(1e-3, "Highest learning rate.", panel=MODEL)
+    learning_rate: float = option(1e-3, "Highest learning rate; twice as high against soft targets.", panel=MODEL)
     weight_decay: float = option(1e-2, "AdamW's weight decay.", panel=MODEL)
     gradient_norm: float = 1.0
     bucket_batches: int = 4

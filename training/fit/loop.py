@@ -27,6 +27,8 @@ from training.runtime.distributed import SINGLE_PROCESS, Workers
 _EVALUATED_SESSIONS: Final = 512
 # The learning rate warms up over the first epoch, or over so many steps of it.
 _WARM_UP_STEPS: Final = 100
+# Soft targets are smoother than outcomes and allow a higher rate; on few outcomes it would overfit (docs/recipe.md).
+_SOFT_TARGETS_RATE: Final = 2.0
 
 
 Progress = Callable[[int, int, Epoch | None], None]
@@ -105,7 +107,9 @@ def fit(
     )
     passes = settings.passes(len(train.columns.outcome))
     patience = settings.patience_of(passes)
-    optimisation = _Optimisation(objective, settings, passes, device, workers)
+    has_soft_targets = train.soft_targets is not None and objective.teacher_weight > 0
+    rate = settings.learning_rate * (_SOFT_TARGETS_RATE if has_soft_targets else 1.0)
+    optimisation = _Optimisation(objective, settings, passes, rate, device, workers)
     state = Fit(best_loss=loss_to_beat)
     best = _copied(model)
     identity = {**asdict(settings), **(identity or {})}
@@ -137,15 +141,24 @@ def fit(
 class _Optimisation:
     """Minimises the loss by AdamW, each process with its share of every batch."""
 
-    def __init__(self, objective: Objective, settings: FitSettings, passes: int, device: str, workers: Workers) -> None:
+    def __init__(
+        self,
+        objective: Objective,
+        settings: FitSettings,
+        passes: int,
+        highest_rate: float,
+        device: str,
+        workers: Workers,
+    ) -> None:
         self._objective = objective
         self._settings = settings
         self._passes = passes
+        self._highest_rate = highest_rate
         self._device = device
         self._workers = workers
         self._parameters = [parameter for parameter in objective.parameters() if parameter.requires_grad]
         self.optimizer = torch.optim.AdamW(
-            self._parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
+            self._parameters, lr=highest_rate, weight_decay=settings.weight_decay, fused=True
         )
         self._loss: nn.Module = objective
         if workers.count > 1:
@@ -168,7 +181,7 @@ class _Optimisation:
         for index, chosen in enumerate(
             batches(lengths, settings.batch_sessions, generator, bucket_batches=settings.bucket_batches)
         ):
-            rate = _rate(settings.learning_rate, (number - 1) * steps + index, steps, self._passes)
+            rate = _rate(self._highest_rate, (number - 1) * steps + index, steps, self._passes)
             total += self._step(train, chosen, int(lengths[chosen].sum()), rate)
             done += len(chosen)
             if progress is not None:

@@ -292,6 +292,10 @@ def test_the_learning_rate_warms_up_over_the_first_epoch_and_falls_after_it(draw
     assert max(rates) == rates[0] <= QUICK.learning_rate
     assert rates == sorted(rates, reverse=True)
     assert 0 < rates[-1] < 0.2 * QUICK.learning_rate
+    # And soft targets allow a rate twice as high
+    train.soft_targets = torch.full((len(train.features),), 0.3)
+    taught = fit(model_of(train), train, train, replace(QUICK, epochs=5, patience=5))
+    assert [epoch.learning_rate for epoch in taught.epochs] == pytest.approx([2 * rate for rate in rates])
 
 
 def test_progress_tells_of_every_session_and_of_every_epoch(draw) -> None:
