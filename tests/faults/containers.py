@@ -103,9 +103,19 @@ class Engine:
         except (OSError, http.client.HTTPException):
             return False
 
-    def apply(self, *options: str) -> None:
-        """Bring the service to the wanted scale and release; return once all its containers are healthy."""
-        words = ("--detach", "--no-build", "--no-deps", "--wait", *options, "--scale", f"serve={self.scale}", "serve")
+    def apply(self) -> None:
+        """Bring the service to the wanted scale, new ones of the current release; return once all are healthy."""
+        # Without `--no-recreate`, `--no-deps` replaces the running ones, all at once.
+        words = (
+            "--detach",
+            "--no-build",
+            "--no-deps",
+            "--wait",
+            "--no-recreate",
+            "--scale",
+            f"serve={self.scale}",
+            "serve",
+        )
         self.compose("up", *words)
 
     def redis_url(self) -> str:
@@ -166,7 +176,7 @@ def roll_to_another_image(engine: Engine) -> None:
     engine.release = "compose-test-second"
     engine.scale = len(old) + 1
     for container in old:
-        engine.apply("--no-recreate")
+        engine.apply()
         engine.run("stop", "--time", "60", container)
         engine.run("rm", container)
     if len(engine.images()) != 1 or engine.images() & before:
