@@ -15,7 +15,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' \
 		|| { echo "Python 3.11, 3.12 or 3.13 is needed (TorchScript supports no later one): make PYTHON=python3.13 ..."; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[train,embedded,kafka,otel,dev]"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[train,loggers,embedded,kafka,otel,dev]"
 	@touch $@
 
 demo: setup  ## Train on a synthetic shop, start Redis and the service, simulate shoppers. Ctrl-C stops.
@@ -92,7 +92,7 @@ format: setup  ## Format the code.
 
 lock:  ## Write constraints.txt from the ranges in pyproject.toml, in a new environment.
 	rm -rf .lock && $(PYTHON) -m venv .lock
-	.lock/bin/python -m pip install --quiet --editable ".[train,embedded,kafka,otel,dev]"
+	.lock/bin/python -m pip install --quiet --editable ".[train,loggers,embedded,kafka,otel,dev]"
 	@{ echo "# Exact versions of all packages in .venv; 'make lock' writes this file from pyproject.toml."; \
 		.lock/bin/python -m pip freeze --exclude-editable | sed -E 's/^(torch==[0-9.]+)\+.*/\1/'; } > constraints.txt
 	rm -rf .lock
