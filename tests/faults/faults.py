@@ -23,6 +23,7 @@ _LAG_S: Final = 0.05
 # Longer than any client waits.
 _STALLED_S: Final = 30.0
 _MOVED_SLOTS: Final = 60
+EVENTS_TOPIC: Final = "events"
 # After so long without a heartbeat, the group gives a consumer's partitions to others.
 SESSION_S: Final = 6.0
 # A loop that takes most of a second: not every server has DEBUG SLEEP or a clock in scripts.
@@ -46,6 +47,19 @@ async def kill_waiting_replica(fleet: Fleet, random: Random) -> None:
     """kill -9 a replica while its commits wait for Redis, and restart it."""
     fleet.proxy.delay_s = _SLOW_S
     await asyncio.sleep(0.8)
+    number = random.randrange(len(fleet.replicas))
+    fleet.replicas[number].crash()
+    fleet.proxy.delay_s = 0.0
+    await fleet.restart(number)
+
+
+async def kill_committed_consumer(fleet: Fleet, random: Random) -> None:
+    """kill -9 a consumer as soon as it has committed an offset, while Redis answers too late; restart it."""
+    if fleet.kafka is None:
+        raise ValueError("there is no broker")
+    fleet.proxy.delay_s = _TOO_SLOW_S
+    while not await asyncio.to_thread(fleet.kafka.topics.committed, EVENTS_TOPIC):
+        pass
     number = random.randrange(len(fleet.replicas))
     fleet.replicas[number].crash()
     fleet.proxy.delay_s = 0.0

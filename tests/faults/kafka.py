@@ -9,11 +9,11 @@ from typing import Final
 
 from support.kafka import Tansu, headers_of
 
-from faults.faults import SESSION_S
+from faults.faults import EVENTS_TOPIC, SESSION_S
 from faults.ledger import HTTP_OK, Attempt, Ledger, Sent
 from faults.workload import Posting, SessionPlan
 
-_EVENTS, _SCORES, _DEAD = "events", "scores", "events-dead-letters"
+_SCORES, _DEAD = "scores", f"{EVENTS_TOPIC}-dead-letters"
 _PARTITIONS: Final = 6
 # After the last fault: a rebalance, and what has piled up.
 _PATIENCE_S: Final = 90.0
@@ -21,12 +21,12 @@ _PATIENCE_S: Final = 90.0
 
 def consume_command(kafka: Tansu, directory: Path) -> list[str]:
     """Create the topics, and return command and options of a consumer."""
-    kafka.topics.create(_EVENTS, _SCORES, _DEAD, partitions=_PARTITIONS)
+    kafka.topics.create(EVENTS_TOPIC, _SCORES, _DEAD, partitions=_PARTITIONS)
     properties = directory / "consumer.properties"
     properties.write_text(f"session.timeout.ms={SESSION_S * 1000:.0f}\nheartbeat.interval.ms=300\n")
     return [
         "consume",
-        *("--brokers", kafka.brokers, "--topic", _EVENTS, "--scores", _SCORES, "--properties", str(properties)),
+        *("--brokers", kafka.brokers, "--topic", EVENTS_TOPIC, "--scores", _SCORES, "--properties", str(properties)),
     ]
 
 
@@ -58,12 +58,12 @@ class KafkaDriver:
                 self._note(plan.session_id, posting)
             messages = [(plan.session_id, posting.body) for posting in step for _ in range(posting.copies)]
             self._messages += len(messages)
-            await asyncio.to_thread(self._topics.send, _EVENTS, messages)
+            await asyncio.to_thread(self._topics.send, EVENTS_TOPIC, messages)
 
     def collect(self) -> None:
         """File every answer and dead letter once all messages are committed, or after a time in which they were not."""
         deadline_s = time.monotonic() + _PATIENCE_S
-        while self._topics.committed(_EVENTS) < self._messages and time.monotonic() < deadline_s:
+        while self._topics.committed(EVENTS_TOPIC) < self._messages and time.monotonic() < deadline_s:
             time.sleep(0.2)
         by_id = {sent.posting.event_id: sent for sent in self._ledger}
         for message in self._topics.read(_SCORES):

@@ -56,7 +56,7 @@ async def test_under_faults_consumers_of_a_topic_lose_nothing_and_count_nothing_
 
 
 async def test_consumers_that_commit_before_redis_has_the_events_are_caught(binary, kafka, tmp_path):
-    schedule = (faults.kill_waiting_replica,)
+    schedule = (faults.kill_committed_consumer,)
     campaign = Campaign(
         "offsets", binary, schedule, sessions=60, shoppers=30, replicas=1, think_s=0.05, kafka=kafka, breakage="offsets"
     )
