@@ -5,7 +5,8 @@ import re
 import pytest
 from playwright.sync_api import expect
 
-CHANGE = re.compile(r"[+\N{MINUS SIGN}]\d+\.\d")
+# The character itself: the browser matches, and does not know its name.
+CHANGE = re.compile("[+\N{MINUS SIGN}]\\d+\\.\\d")
 PAINTED = """() => {
     const canvas = document.querySelector("#session-chart canvas");
     const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
