@@ -67,7 +67,7 @@ def test_a_group_is_known_from_the_event_after_the_decision_on() -> None:
     ]
     assert [row.get("property.willbuy.intervention.chat") for row in events] == [None] * 4
     assert {row["property.willbuy.interventions"] for row in events} == {"chat=control voucher=treatment"}
-    assert purchase["price"] == 30.0
+    assert purchase["value"] == 30.0
     assert not any("willbuy" in name for name in purchase)
 
 
