@@ -189,7 +189,7 @@ def _orders(groups: int) -> list[tuple[int, ...]]:
     """Return the orders in which groups are added: all, or some and the same backwards, the same ones always."""
     if factorial(groups) <= _ORDERS:
         return list(permutations(range(groups)))
-    chance = Random(groups)  # noqa: S311 - no secret
+    chance = Random(groups)  # noqa: S311 - no secret  # nosec B311
     some = [tuple(chance.sample(range(groups), groups)) for _ in range(_ORDERS // 2)]
     return [*some, *(order[::-1] for order in some)]
 

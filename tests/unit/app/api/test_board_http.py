@@ -91,8 +91,8 @@ async def test_carts_are_shown_and_what_is_at_stake_is_summed_by_currency(store,
 
 
 async def test_more_open_sessions_than_are_read_make_the_value_at_stake_a_lower_bound(store, monkeypatch):
-    monkeypatch.setattr("app.board.stake._PAGE", 2)
-    monkeypatch.setattr("app.board.stake._MOST_PAGES", 1)
+    monkeypatch.setattr("app.board.stake._PAGE", 2)  # private: pages of two rows
+    monkeypatch.setattr("app.board.stake._MOST_PAGES", 1)  # private: same
     model = FakeModel()
     model.cart_value = 10.0
     async with running(store, model=model, now_ms=lambda: store.now_ms) as client:
