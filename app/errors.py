@@ -30,7 +30,8 @@ MAX_FIELD_ERRORS: Final = 20
 FRAMEWORK_CODES: Final[Mapping[int, str]] = {404: "not_found", 405: "method_not_allowed"}
 OTHER_FRAMEWORK_CODE: Final = "http_error"
 _MAX_ECHO_CHARS: Final = 64
-_OWN_FACTS: Final = "unknown field; the shop's own facts belong into `properties`"
+UNKNOWN_FIELD: Final = "unknown field"
+OWN_FACTS: Final = "unknown field; the shop's own facts belong into `properties`"
 
 
 class WillbuyError(Exception):
@@ -445,12 +446,17 @@ def error_response(error: WillbuyError) -> Response:
     return problem_response(to_problem(error), dict(error.headers))
 
 
-def field_errors(errors: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
-    """Return pydantic's errors as field, message and code; of the input only shortened field names are echoed."""
+def field_errors(errors: Sequence[Mapping[str, Any]], unknown: str = UNKNOWN_FIELD) -> list[dict[str, str]]:
+    """Return pydantic's errors as field, message and code; of the input only shortened field names are echoed.
+
+    Args:
+        errors: pydantic's.
+        unknown: the message of a field that there is not.
+    """
     return [
         {
             "field": shortened(".".join(str(part) for part in error["loc"] if part != "[key]")) or "body",
-            "message": _OWN_FACTS if error["type"] == "extra_forbidden" else error["msg"],
+            "message": unknown if error["type"] == "extra_forbidden" else error["msg"],
             "code": error["type"],
         }
         for error in errors[:MAX_FIELD_ERRORS]

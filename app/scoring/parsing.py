@@ -22,6 +22,8 @@ from pydantic_core import PydanticCustomError
 
 from app.errors import (
     MAX_FIELD_ERRORS,
+    OWN_FACTS,
+    UNKNOWN_FIELD,
     BodyTooLargeError,
     InvalidEventError,
     InvalidJsonError,
@@ -449,7 +451,7 @@ def _careful_event(value: object) -> EventBody:
     try:
         return event_body(EventIn.model_validate(_bounded(value, EventIn)))
     except ValidationError as exc:
-        raise InvalidEventError(*_faults(exc)) from exc
+        raise InvalidEventError(*_faults(exc, OWN_FACTS)) from exc
 
 
 def _bounded(value: dict[str, Any], kind: type[BaseModel]) -> dict[str, Any]:
@@ -461,7 +463,7 @@ def _bounded(value: dict[str, Any], kind: type[BaseModel]) -> dict[str, Any]:
     return {name: value[name] for name in (*(name for name in known if name in value), *unknown)}
 
 
-def _faults(invalid: ValidationError) -> tuple[str, list[dict[str, str]]]:
-    """Return what is wrong, as one line and field by field."""
-    errors = field_errors(invalid.errors(include_url=False, include_context=False, include_input=False))
+def _faults(invalid: ValidationError, unknown: str = UNKNOWN_FIELD) -> tuple[str, list[dict[str, str]]]:
+    """Return what is wrong, as one line and field by field; `unknown` says that there is no such field."""
+    errors = field_errors(invalid.errors(include_url=False, include_context=False, include_input=False), unknown)
     return "; ".join(f"{error['field']}: {error['message']}" for error in errors), errors
