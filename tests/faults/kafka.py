@@ -17,6 +17,8 @@ _SCORES, _DEAD = "scores", f"{EVENTS_TOPIC}-dead-letters"
 _PARTITIONS: Final = 6
 # After the last fault: a rebalance, and what has piled up.
 _PATIENCE_S: Final = 90.0
+# The broker tells the end of a topic late: what was written last is seen some moments after its acknowledgement.
+_READ_S: Final = 15.0
 
 
 def consume_command(kafka: Tansu, directory: Path) -> list[str]:
@@ -66,10 +68,14 @@ class KafkaDriver:
         while self._topics.committed(EVENTS_TOPIC) < self._messages and time.monotonic() < deadline_s:
             time.sleep(0.2)
         by_id = {sent.posting.event_id: sent for sent in self._ledger}
-        for message in self._topics.read(_SCORES):
+        scores, dead = self._topics.read(_SCORES), self._topics.read(_DEAD)
+        deadline_s = time.monotonic() + _READ_S
+        while len(scores) + len(dead) < self._messages and time.monotonic() < deadline_s:
+            scores, dead = self._topics.read(_SCORES), self._topics.read(_DEAD)
+        for message in scores:
             sent = by_id[headers_of(message)["willbuy-event-id"]]
             sent.attempts.append(_attempt(sent, HTTP_OK, json.loads(message.value() or b"")))
-        for message in self._topics.read(_DEAD):
+        for message in dead:
             sent = by_id[json.loads(message.value() or b"")["event_id"]]
             code = headers_of(message)["willbuy-code"]
             sent.attempts.append(_attempt(sent, 422, {"code": code}))
