@@ -41,7 +41,7 @@ from app.scoring.events import QueuedEvent
 from app.scoring.parsing import parse_event
 from app.scoring.session_update import Score
 
-# What another attempt can mend; everything else is an answer or a dead letter.
+# Failures that another attempt may not have; everything else is an answer or a dead letter.
 _TEMPORARY: Final = (
     ConflictError,
     DeadlineExceededError,

@@ -12,6 +12,7 @@ Fields are spelt out here, as loops over `model.events.FIELDS` would take three 
 import json
 import re
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import islice
 from typing import Any, Final, NamedTuple, TypeVar
 
@@ -142,15 +143,8 @@ def read_document(text: bytes) -> Any:  # noqa: ANN401 - JSON
         return _document_decoder.decode(text)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         pass  # half a surrogate pair or NaN, which Python reads, or no JSON
-    try:
+    with _refusals():
         return json.loads(_text(text.removeprefix(_BOM)))
-    except json.JSONDecodeError as exc:
-        raise _not_json(exc) from exc
-    except RecursionError as exc:
-        raise InvalidJsonError("The body is nested too deeply.") from exc
-    except ValueError as exc:
-        # Python refuses to convert an integer of thousands of digits.
-        raise InvalidJsonError("The body has a number with too many digits.") from exc
 
 
 def parse_object(body: bytes, kind: type[_Body]) -> _Body:
@@ -407,8 +401,17 @@ def _read_value(text: str, at: int) -> tuple[Any, int, InvalidJsonError | None]:
             twice.append(_repeated(key for key, _ in pairs))
         return found
 
-    try:
+    with _refusals():
         value, end = json.JSONDecoder(object_pairs_hook=members).raw_decode(text, at)
+    error = InvalidJsonError(f"The key {shortened(repr(twice[0]))} appears twice in one object.") if twice else None
+    return value, end, error
+
+
+@contextmanager
+def _refusals() -> Iterator[None]:
+    """Raise `InvalidJsonError` for a text that Python's JSON parser refuses."""
+    try:
+        yield
     except json.JSONDecodeError as exc:
         raise _not_json(exc) from exc
     except RecursionError as exc:
@@ -416,8 +419,6 @@ def _read_value(text: str, at: int) -> tuple[Any, int, InvalidJsonError | None]:
     except ValueError as exc:
         # Python refuses to convert an integer of thousands of digits.
         raise InvalidJsonError("The body has a number with too many digits.") from exc
-    error = InvalidJsonError(f"The key {shortened(repr(twice[0]))} appears twice in one object.") if twice else None
-    return value, end, error
 
 
 def _repeated(keys: Iterable[str]) -> str:
