@@ -1,4 +1,4 @@
-"""The tables of docs/scaling.md: from the measured cost of an event to the number of machines for a rate.
+"""From the measured cost of an event to the number of machines for a rate: tables of docs/scaling.md and hot-path.md.
 
     python -m benchmarks.scaling
 
@@ -13,7 +13,6 @@ simulated throughput, batch sizes and latencies with the measured ones.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from statistics import median
 from typing import Annotated, Any, Final
 
@@ -23,13 +22,15 @@ from rich.console import Console
 from benchmarks.batch_queue import BatchCost, fit, simulate_open, simulate_pausing
 from benchmarks.hotpath.flat import FEW
 from benchmarks.hotpath.processes import BenchmarkError
-from benchmarks.hotpath.results import machine_line, markdown_table, read_section, write_markdown
+from benchmarks.hotpath.results import DOCUMENT, machine_line, markdown_table, read_section, write_markdown
 from benchmarks.hotpath.servers import ROOT
 from benchmarks.hotpath.tails import CONNECTIONS, SHARES
 from model.redis_keys import SHARDS
 from training.commands.console import errors_for_people
 
-DOCUMENT: Final = ROOT / "docs" / "scaling.md"
+PAGE: Final = ROOT / "docs" / "scaling.md"
+# Tables that the page has; the others are in the reference.
+_ON_PAGE: Final = {"cost", "machines"}
 RATES: Final = (1_000, 100_000, 10_000_000)
 _LOADS: Final = (0.3, 0.5, 0.6, 0.7, 0.8, 0.9)
 _SECOND_US: Final = 1e6
@@ -237,9 +238,8 @@ def main(
     events_per_session: Annotated[float, typer.Option(min=1, help="On average.")] = 10.0,
     session_s: Annotated[float, typer.Option(min=1, help="Life of a record: the visit and the idle time.")] = 2400.0,
     primary_gib: Annotated[float, typer.Option(min=1, help="Memory of a Redis primary for sessions.")] = 32.0,
-    document: Annotated[Path, typer.Option(help="Where the tables go.")] = DOCUMENT,
 ) -> None:
-    """Print the tables of docs/scaling.md."""
+    """Print the tables, and write them into docs/scaling.md and docs/reference/hot-path.md."""
     cost, runs = read_cost(), read_section("connections")["runs"]
     batch = fit([_cycle(run) for run in runs])
     plan = Plan(load, events_per_session, session_s, primary_gib * 2**30)
@@ -258,8 +258,7 @@ def main(
     for name, lines in tables.items():
         for line in [*lines, ""]:
             _OUT.print(line, markup=False, highlight=False, soft_wrap=True)
-        write_markdown(f"scaling-{name}", lines, document)
-    _OUT.print(f"written: {document}", markup=False, highlight=False, soft_wrap=True)
+        write_markdown(f"scaling-{name}", lines, PAGE if name in _ON_PAGE else DOCUMENT)
 
 
 if __name__ == "__main__":

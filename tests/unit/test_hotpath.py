@@ -159,12 +159,15 @@ def test_a_table_takes_the_place_of_the_one_before_it_and_of_nothing_else(tmp_pa
     [
         (
             "docs/reference/hot-path.md",
-            ("compare", "workers", "tails", "connections", "step", "flat", "memory", "leak"),
+            [
+                *("compare", "workers", "tails", "connections", "step", "flat", "memory", "leak"),
+                *("scaling-fit", "scaling-load", "scaling-check"),
+            ],
         ),
-        ("docs/scaling.md", tuple(f"scaling-{name}" for name in ("cost", "machines", "fit", "load", "check"))),
+        ("docs/scaling.md", ["scaling-cost", "scaling-machines"]),
     ],
 )
-def test_every_table_has_its_place_in_the_documents(tmp_path: Path, page: str, names: tuple[str, ...]) -> None:
+def test_every_table_has_its_place_in_the_documents(tmp_path: Path, page: str, names: list[str]) -> None:
     copy = tmp_path / "copy.md"
     copy.write_bytes((ROOT / page).read_bytes())
 
