@@ -35,9 +35,11 @@ from app.client.retries import (
     exchange,
     retry_after_s,
 )
-from app.schemas.board import BoardOut, StatsOut
+from app.schemas.board import BoardOut, HistoryOut, StatsOut
 from app.schemas.events import BatchOut, EventIn, ItemOut, Problem, ScoreOut, SessionOut, TracedSessionOut
+from app.schemas.interventions import InterventionsOut
 from app.schemas.model import ModelOut
+from app.schemas.tokens import TokenOut
 from model.text_rules import session_id_text
 
 Event = Mapping[str, Any] | EventIn
@@ -46,6 +48,7 @@ Timestamp = datetime | str | int
 DEFAULT_BATCH_EVENTS: Final = 1000
 DEFAULT_BATCH_BYTES: Final = 4_000_000
 DEFAULT_SESSION_EVENTS: Final = 64
+DEFAULT_TOKEN_LIFETIME_S: Final = 300
 _JSON: Final = "application/json"
 _NDJSON: Final = "application/x-ndjson"
 _EXCERPT: Final = 200
@@ -110,26 +113,27 @@ class Calls:
             self, retries=replace(self.retries, **limits), batch_retries=replace(self.batch_retries, **limits)
         )
 
-    def send(self, event: Event) -> Exchange[ScoreOut]:
+    def send(self, event: Event, *, control: bool) -> Exchange[ScoreOut]:
         """Send one event."""
         body = with_event_id(event)
+        params = _flags(control=control)
         try:
             answer = yield from exchange(
-                Request("POST", "/v1/events", content=_json(body), content_type=_JSON), self.retries
+                Request("POST", "/v1/events", params, content=_json(body), content_type=_JSON), self.retries
             )
             return _body(answer, ScoreOut)
         except ClientError as exc:
             exc.event_id = body["event_id"]
             raise
 
-    def send_batch(self, events: Sequence[Event]) -> Exchange[list[SentEvent]]:
+    def send_batch(self, events: Sequence[Event], *, control: bool) -> Exchange[list[SentEvent]]:
         """Send many events, in order, in as many requests as needed."""
         bodies = [with_event_id(event) for event in events]
         results: list[SentEvent] = []
         for count, lines in self._requests(bodies):
             chunk = bodies[len(results) : len(results) + count]
             try:
-                items = yield from self._batch(lines)
+                items = yield from self._batch(lines, _flags(control=control))
             except ClientError as exc:
                 raise IncompleteBatchError(exc, results, bodies[len(results) :]) from exc
             results += [
@@ -137,11 +141,11 @@ class Calls:
             ]
         return results
 
-    def session(self, session_id: str, *, trace: bool) -> Exchange[SessionOut | TracedSessionOut]:
+    def session(self, session_id: str, *, trace: bool, why: bool) -> Exchange[SessionOut | TracedSessionOut]:
         """Read a session."""
-        params = {"trace": "true"} if trace else {}
+        params = _flags(trace=trace, why=why)
         answer = yield from exchange(Request("GET", session_path(session_id), params), self.retries)
-        return _body(answer, TracedSessionOut if trace else SessionOut)
+        return _body(answer, TracedSessionOut if params else SessionOut)
 
     def sessions(self, query: BoardQuery) -> Exchange[BoardOut]:
         """Read a page of the board."""
@@ -151,6 +155,22 @@ class Calls:
     def stats(self) -> Exchange[StatsOut]:
         """Read the statistics of the service."""
         return _body((yield from exchange(Request("GET", "/v1/stats"), self.retries)), StatsOut)
+
+    def history(self, hours: int) -> Exchange[HistoryOut]:
+        """Read the last hours."""
+        return _body(
+            (yield from exchange(Request("GET", "/v1/history", {"hours": str(hours)}), self.retries)), HistoryOut
+        )
+
+    def interventions(self) -> Exchange[InterventionsOut]:
+        """Read the rules and their experiments."""
+        return _body((yield from exchange(Request("GET", "/v1/interventions"), self.retries)), InterventionsOut)
+
+    def token(self, session_id: str | None, lifetime_s: int) -> Exchange[TokenOut]:
+        """Make a token for a browser."""
+        content = _json({"session_id": session_id, "lifetime_s": lifetime_s})
+        request = Request("POST", "/v1/tokens", content=content, content_type=_JSON)
+        return _body((yield from exchange(request, self.retries)), TokenOut)
 
     def model(self) -> Exchange[ModelOut]:
         """Read the model in use."""
@@ -190,7 +210,7 @@ class Calls:
         if lines:
             yield len(lines), lines
 
-    def _batch(self, lines: list[bytes]) -> Exchange[list[ItemOut]]:
+    def _batch(self, lines: list[bytes], params: Mapping[str, str]) -> Exchange[list[ItemOut]]:
         """Send one request, and send again those of its events that the service could not take."""
         retries = self.batch_retries
         give_up_at = retries.clock() + retries.deadline_s
@@ -198,7 +218,7 @@ class Calls:
         waiting, attempts = list(range(len(lines))), 0
         while True:
             content = b"\n".join(lines[position] for position in waiting)
-            request = Request("POST", "/v1/events/batch", content=content, content_type=_NDJSON)
+            request = Request("POST", "/v1/events/batch", params, content=content, content_type=_NDJSON)
             answer = yield from exchange(request, retries, give_up_at)
             attempts += 1
             results = _body(answer, BatchOut).results
@@ -225,6 +245,11 @@ def session_path(session_id: str) -> str:
         raise ValueError("session_id: expected at least one character")
     # Clients and proxies resolve the ids `.` and `..` as path segments.
     return f"/v1/sessions/{quote(session_id, safe='').replace('.', '%2E')}"
+
+
+def _flags(**flags: bool) -> dict[str, str]:
+    """Return the query parameters of the flags that are set."""
+    return {name: "true" for name, is_set in flags.items() if is_set}
 
 
 def _json(value: Mapping[str, Any]) -> bytes:

@@ -20,6 +20,7 @@ from app.client.calls import (
     DEFAULT_BATCH_BYTES,
     DEFAULT_BATCH_EVENTS,
     DEFAULT_SESSION_EVENTS,
+    DEFAULT_TOKEN_LIFETIME_S,
     BoardQuery,
     Calls,
     Event,
@@ -38,9 +39,11 @@ from app.client.retries import (
     Exchange,
     Retries,
 )
-from app.schemas.board import BoardOut, StatsOut
+from app.schemas.board import BoardOut, HistoryOut, StatsOut
 from app.schemas.events import ScoreOut, SessionOut, TracedSessionOut
+from app.schemas.interventions import InterventionsOut
 from app.schemas.model import ModelOut
+from app.schemas.tokens import TokenOut
 
 _Result = TypeVar("_Result")
 
@@ -148,12 +151,17 @@ class Client(_ServiceAddress):
         if self._own:
             self._http.close()
 
-    def send(self, event: Event, **limits: Unpack[Limits]) -> ScoreOut:
-        """Send one event, with a new id if it has none, and return its session's score."""
-        return self._run(self._calls.within(limits).send(event))
+    def send(self, event: Event, *, control: bool = False, **limits: Unpack[Limits]) -> ScoreOut:
+        """Send one event, with a new id if it has none, and return its session's score.
 
-    def send_batch(self, events: Sequence[Event], **limits: Unpack[Limits]) -> list[SentEvent]:
-        """Send many events in order, in as many requests as needed, and return one result for each.
+        With `control`, the answer has decisions of control groups too; the key needs the scope `sessions:read` for it.
+        """
+        return self._run(self._calls.within(limits).send(event, control=control))
+
+    def send_batch(
+        self, events: Sequence[Event], *, control: bool = False, **limits: Unpack[Limits]
+    ) -> list[SentEvent]:
+        """Send many events in order, in as many requests as needed, and return one result for each; see `send`.
 
         An event that the service refuses is a result with a `problem`. An event that the service cannot take now is
         sent again; it then counts after the events of its session that were taken.
@@ -161,15 +169,28 @@ class Client(_ServiceAddress):
         Raises:
             IncompleteBatchError: a request had no answer. The error has the results so far, and the other events.
         """
-        return self._run(self._calls.within(limits).send_batch(events))
+        return self._run(self._calls.within(limits).send_batch(events, control=control))
 
     @overload
-    def session(self, session_id: str, *, trace: Literal[True], **limits: Unpack[Limits]) -> TracedSessionOut: ...
+    def session(
+        self, session_id: str, *, trace: Literal[True], why: bool = False, **limits: Unpack[Limits]
+    ) -> TracedSessionOut: ...
     @overload
-    def session(self, session_id: str, *, trace: bool = False, **limits: Unpack[Limits]) -> SessionOut: ...
-    def session(self, session_id: str, *, trace: bool = False, **limits: Unpack[Limits]) -> SessionOut:
-        """Return a session; with `trace`, also the probability after each of its events."""
-        return self._run(self._calls.within(limits).session(session_id, trace=trace))
+    def session(
+        self, session_id: str, *, trace: bool = False, why: Literal[True], **limits: Unpack[Limits]
+    ) -> TracedSessionOut: ...
+    @overload
+    def session(
+        self, session_id: str, *, trace: bool = False, why: bool = False, **limits: Unpack[Limits]
+    ) -> SessionOut: ...
+    def session(
+        self, session_id: str, *, trace: bool = False, why: bool = False, **limits: Unpack[Limits]
+    ) -> SessionOut:
+        """Return a session.
+
+        With `trace`, also the probability after each of its events; with `why`, which inputs moved it at the last one.
+        """
+        return self._run(self._calls.within(limits).session(session_id, trace=trace, why=why))
 
     def sessions(self, *, limits: Limits | None = None, **query: Unpack[BoardQuery]) -> BoardOut:
         """Return a page of the live board; `cursor=page.next_cursor` returns the next one."""
@@ -178,6 +199,24 @@ class Client(_ServiceAddress):
     def stats(self, **limits: Unpack[Limits]) -> StatsOut:
         """Return the statistics of the service."""
         return self._run(self._calls.within(limits).stats())
+
+    def history(self, hours: int = 24, **limits: Unpack[Limits]) -> HistoryOut:
+        """Return conversion, volume and revenue by the hour, of at most the last week."""
+        return self._run(self._calls.within(limits).history(hours))
+
+    def interventions(self, **limits: Unpack[Limits]) -> InterventionsOut:
+        """Return the rules, how often each fired, and its experiment."""
+        return self._run(self._calls.within(limits).interventions())
+
+    def token(
+        self,
+        session_id: str | None = None,
+        *,
+        lifetime_s: int = DEFAULT_TOKEN_LIFETIME_S,
+        **limits: Unpack[Limits],
+    ) -> TokenOut:
+        """Return a token with which a browser may read one session; without an id, board, statistics and stream."""
+        return self._run(self._calls.within(limits).token(session_id, lifetime_s))
 
     def outcome(
         self,
@@ -244,24 +283,51 @@ class AsyncClient(_ServiceAddress):
         if self._own:
             await self._http.aclose()
 
-    async def send(self, event: Event, **limits: Unpack[Limits]) -> ScoreOut:
-        return await self._run(self._calls.within(limits).send(event))
+    async def send(self, event: Event, *, control: bool = False, **limits: Unpack[Limits]) -> ScoreOut:
+        return await self._run(self._calls.within(limits).send(event, control=control))
 
-    async def send_batch(self, events: Sequence[Event], **limits: Unpack[Limits]) -> list[SentEvent]:
-        return await self._run(self._calls.within(limits).send_batch(events))
+    async def send_batch(
+        self, events: Sequence[Event], *, control: bool = False, **limits: Unpack[Limits]
+    ) -> list[SentEvent]:
+        return await self._run(self._calls.within(limits).send_batch(events, control=control))
 
     @overload
-    async def session(self, session_id: str, *, trace: Literal[True], **limits: Unpack[Limits]) -> TracedSessionOut: ...
+    async def session(
+        self, session_id: str, *, trace: Literal[True], why: bool = False, **limits: Unpack[Limits]
+    ) -> TracedSessionOut: ...
     @overload
-    async def session(self, session_id: str, *, trace: bool = False, **limits: Unpack[Limits]) -> SessionOut: ...
-    async def session(self, session_id: str, *, trace: bool = False, **limits: Unpack[Limits]) -> SessionOut:
-        return await self._run(self._calls.within(limits).session(session_id, trace=trace))
+    async def session(
+        self, session_id: str, *, trace: bool = False, why: Literal[True], **limits: Unpack[Limits]
+    ) -> TracedSessionOut: ...
+    @overload
+    async def session(
+        self, session_id: str, *, trace: bool = False, why: bool = False, **limits: Unpack[Limits]
+    ) -> SessionOut: ...
+    async def session(
+        self, session_id: str, *, trace: bool = False, why: bool = False, **limits: Unpack[Limits]
+    ) -> SessionOut:
+        return await self._run(self._calls.within(limits).session(session_id, trace=trace, why=why))
 
     async def sessions(self, *, limits: Limits | None = None, **query: Unpack[BoardQuery]) -> BoardOut:
         return await self._run(self._calls.within(limits or {}).sessions(query))
 
     async def stats(self, **limits: Unpack[Limits]) -> StatsOut:
         return await self._run(self._calls.within(limits).stats())
+
+    async def history(self, hours: int = 24, **limits: Unpack[Limits]) -> HistoryOut:
+        return await self._run(self._calls.within(limits).history(hours))
+
+    async def interventions(self, **limits: Unpack[Limits]) -> InterventionsOut:
+        return await self._run(self._calls.within(limits).interventions())
+
+    async def token(
+        self,
+        session_id: str | None = None,
+        *,
+        lifetime_s: int = DEFAULT_TOKEN_LIFETIME_S,
+        **limits: Unpack[Limits],
+    ) -> TokenOut:
+        return await self._run(self._calls.within(limits).token(session_id, lifetime_s))
 
     async def outcome(
         self,

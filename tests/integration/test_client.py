@@ -27,13 +27,26 @@ from app.client import (
 pytestmark = pytest.mark.anyio
 
 NAMES = ["page_view", "view_item_list", "view_item", "search", "add_to_cart", "view_cart"]
+RULES = """
+[[rules]]
+name = "chat"
+events = ["view_cart"]
+control = 1.0
+"""
 STRANGE_IDS = ["a/b", "50%", "a?b#c", "..", "a b", "größe", "+", "%2F", "x/outcome", "'\"<&>"]
 
 
 @pytest.fixture(scope="module")
 def shared_service(artifact, shared_valkey, tmp_path_factory):
-    settings = {"artifact": artifact, "redis_url": shared_valkey.url, "state_dtype": "float32"}
-    started = Service(tmp_path_factory.mktemp("client") / "service.log", settings)
+    folder = tmp_path_factory.mktemp("client")
+    (folder / "rules.toml").write_text(RULES)
+    settings = {
+        "artifact": artifact,
+        "redis_url": shared_valkey.url,
+        "state_dtype": "float32",
+        "interventions_file": folder / "rules.toml",
+    }
+    started = Service(folder / "service.log", settings)
     try:
         started.start()
         yield started
@@ -170,6 +183,34 @@ def test_board_and_stats_and_model_are_read(client, running):
         time.sleep(0.1)
 
 
+def test_decisions_of_control_groups_are_told_on_request(client):
+    viewed = {"session_id": "s-0", "event_name": "view_cart", "event_id": "e-0"}
+    assert client.send(viewed).interventions == []
+    assert [one.group for one in client.send(viewed, control=True).interventions] == ["control"]
+    (told,) = client.send_batch([viewed], control=True)
+    assert [one.name for one in told.score.interventions] == ["chat"]
+
+
+def test_reasons_history_and_rules_are_read(client):
+    for event in visits(1, 3):
+        score = client.send(event)
+    explained = client.session("s-0", why=True)
+    assert explained.why.after == pytest.approx(score.probability, abs=1e-5)
+    assert (explained.trace, len(client.session("s-0", why=True, trace=True).trace)) == ([], 3)
+    assert client.history(hours=1).as_of
+    assert [rule.name for rule in client.interventions().rules] == ["chat"]
+    with pytest.raises(ProblemError, match="hours"):
+        client.history(hours=0)
+
+
+def test_a_token_reads_one_session(client, running):
+    client.send({**EVENT, "session_id": "s-0"})
+    made = client.token("s-0", lifetime_s=60)
+    assert (made.session_id, made.lifetime_s) == ("s-0", 60)
+    assert httpx.get(f"{running.base_url}/v1/sessions/s-0", params={"token": made.token}).status_code == 200
+    assert client.token().session_id is None
+
+
 @pytest.mark.parametrize("session_id", STRANGE_IDS)
 def test_every_session_id_is_found_again(client, session_id):
     client.send({**EVENT, "session_id": session_id})
@@ -186,6 +227,11 @@ async def test_the_async_client_does_the_same(running):
         assert (await client.send({**EVENT, "event_id": "more"})).events == 4
         assert len((await client.session("s-0", trace=True)).trace) == 4
         assert (await client.session("s-1")).events == 3
+        assert (await client.session("s-1", why=True)).why.event == 3
+        assert (await client.send({**EVENT, "event_name": "view_cart"}, control=True)).interventions[0].name == "chat"
+        assert (await client.history(hours=1)).as_of
+        assert len((await client.interventions()).rules) == 1
+        assert (await client.token("s-0")).lifetime_s == 300
         assert len((await client.sessions(order="last_seen")).sessions) == 2
         assert (await client.stats()).replicas == 1
         assert (await client.model()).state_dtype == "float32"

@@ -14,6 +14,12 @@ from support.service import Service
 
 from app.auth.scopes import Scope
 
+RULES = """
+[[rules]]
+name = "chat"
+events = ["view_cart"]
+control = 1.0
+"""
 # A caller's program; each line below `@ts-expect-error` must be an error of types.
 CALLER = """
 import { Client, ProblemError, type EventIn, type ScoreOut } from "@willbuy/client";
@@ -54,6 +60,8 @@ def running(artifact, shared_valkey, tmp_path_factory):
     folder = tmp_path_factory.mktemp("javascript")
     key = make_key(*Scope, name="shop")
     settings = {"artifact": artifact, "redis_url": shared_valkey.url}
+    (folder / "rules.toml").write_text(RULES)
+    settings |= {"interventions_file": folder / "rules.toml"}
     settings |= {"api_keys_file": write_keys(folder / "keys.toml", key), "request_timeout_s": 20}
     started = Service(folder / "service.log", settings)
     try:

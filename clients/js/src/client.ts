@@ -5,8 +5,9 @@ import { ClientError, IncompleteBatchError, ProblemError, UnavailableError, Unex
 import { EventQueue, type OnLost } from "./queue.ts";
 import { type Answer, exchange, type Limits, pause, type Request, RETRIED_STATUSES } from "./retries.ts";
 import { retryAfterMs, waitMs } from "./retries.ts";
-import type { BatchOut, BoardOut, EventIn, ItemOut, ModelOut, OutcomeIn, Problem, ScoreOut } from "./types.ts";
-import type { SessionOut, SessionsQuery, StatsOut, TracedSessionOut } from "./types.ts";
+import type { BatchOut, BoardOut, EventIn, HistoryOut, InterventionsOut, ItemOut, ModelOut } from "./types.ts";
+import type { OutcomeIn, Problem, ScoreOut, SessionOut, SessionsQuery, StatsOut } from "./types.ts";
+import type { TokenIn, TokenOut, TracedSessionOut } from "./types.ts";
 
 /** Options of the client. */
 export interface Options {
@@ -32,6 +33,20 @@ export interface Options {
   onLost?: OnLost;
   /** In place of the global `fetch`, for proxies or certificates. */
   fetch?: typeof fetch;
+}
+
+/** What the answer to an event has beside its score. */
+export interface SendOptions extends Limits {
+  /** Decisions of control groups too; the key needs the scope `sessions:read` for it. */
+  control?: boolean;
+}
+
+/** What the answer to a reading of a session has beside its score. */
+export interface SessionOptions extends Limits {
+  /** The probability after each event. */
+  trace?: boolean;
+  /** Which inputs moved the probability at the last event. */
+  why?: boolean;
 }
 
 const MEDIA_TYPES = { json: "application/json", lines: "application/x-ndjson" };
@@ -82,10 +97,10 @@ export class Client {
   }
 
   /** Sends one event, with a new id if it has none, and returns its session's score. */
-  async send(event: EventIn, limits: Limits = {}): Promise<ScoreOut> {
+  async send(event: EventIn, { control, ...limits }: SendOptions = {}): Promise<ScoreOut> {
     const body = withEventId(event);
     try {
-      return await this.#call<ScoreOut>("session_id", "POST", "/v1/events", limits, json(body));
+      return await this.#call<ScoreOut>("session_id", "POST", `/v1/events${flags({ control })}`, limits, json(body));
     } catch (error) {
       if (error instanceof ClientError) error.eventId = body.event_id;
       throw error;
@@ -100,12 +115,12 @@ export class Client {
    *
    * @throws IncompleteBatchError where a request had no answer.
    */
-  async sendBatch(events: readonly EventIn[], limits: Limits = {}): Promise<SentEvent[]> {
+  async sendBatch(events: readonly EventIn[], options: SendOptions = {}): Promise<SentEvent[]> {
     const bodies = events.map(withEventId);
     const results: SentEvent[] = [];
     for (const lines of this.#requests(bodies)) {
       try {
-        for (const { score, problem } of await this.#sendLines(lines, limits)) {
+        for (const { score, problem } of await this.#sendLines(lines, options)) {
           const { event_id } = bodies[results.length]!;
           results.push({ event_id, score: score ?? null, problem: problem ?? null });
         }
@@ -140,16 +155,11 @@ export class Client {
     await this.#queue.finish();
   }
 
-  /** Returns a session; with `trace`, also the probability after each of its events. */
-  session(sessionId: string, limits: Limits & { trace: true }): Promise<TracedSessionOut>;
-  session(sessionId: string, limits?: Limits & { trace?: boolean }): Promise<SessionOut>;
-  async session(sessionId: string, limits: Limits & { trace?: boolean } = {}): Promise<SessionOut> {
-    return await this.#call(
-      "session_id",
-      "GET",
-      `${sessionPath(sessionId)}${limits.trace ? "?trace=true" : ""}`,
-      limits,
-    );
+  /** Returns a session; with `trace` also the probability after each of its events, with `why` what moved the last. */
+  session(sessionId: string, options: SessionOptions & ({ trace: true } | { why: true })): Promise<TracedSessionOut>;
+  session(sessionId: string, options?: SessionOptions): Promise<SessionOut>;
+  async session(sessionId: string, { trace, why, ...limits }: SessionOptions = {}): Promise<SessionOut> {
+    return await this.#call("session_id", "GET", sessionPath(sessionId) + flags({ trace, why }), limits);
   }
 
   /** Returns a page of the live board; `cursor: page.next_cursor` returns the next one. */
@@ -162,6 +172,21 @@ export class Client {
   /** Returns the statistics of the service. */
   stats(limits: Limits = {}): Promise<StatsOut> {
     return this.#call("as_of", "GET", "/v1/stats", limits);
+  }
+
+  /** Returns conversion, volume and revenue by the hour, of at most the last week. */
+  history(hours = 24, limits: Limits = {}): Promise<HistoryOut> {
+    return this.#call("hours", "GET", `/v1/history?hours=${hours}`, limits);
+  }
+
+  /** Returns the rules, how often each fired, and its experiment. */
+  interventions(limits: Limits = {}): Promise<InterventionsOut> {
+    return this.#call("rules", "GET", "/v1/interventions", limits);
+  }
+
+  /** Returns a token with which a browser may read one session; without `session_id`, board, statistics and stream. */
+  token({ timeoutMs, deadlineMs, ...wanted }: Limits & TokenIn = {}): Promise<TokenOut> {
+    return this.#call("token", "POST", "/v1/tokens", { timeoutMs, deadlineMs }, json(wanted));
   }
 
   /** Returns the model in use. */
@@ -209,14 +234,15 @@ export class Client {
   }
 
   /** Sends one request, and sends again those of its events that the service could not take. */
-  async #sendLines(lines: string[], limits: Limits): Promise<ItemOut[]> {
+  async #sendLines(lines: string[], { control, ...limits }: SendOptions): Promise<ItemOut[]> {
     const deadlineMs = limits.deadlineMs ?? this.#batch.deadlineMs;
     const giveUpAt = performance.now() + deadlineMs;
     const items: ItemOut[] = [];
     let waiting = [...lines.keys()];
     for (let attempts = 1;; attempts++) {
       const body = waiting.map((at) => lines[at]).join("\n");
-      const request = { method: "POST", path: "/v1/events/batch", body, contentType: MEDIA_TYPES.lines };
+      const path = `/v1/events/batch${flags({ control })}`;
+      const request = { method: "POST", path, body, contentType: MEDIA_TYPES.lines };
       const answer = await this.#exchange(request, { ...limits, deadlineMs }, giveUpAt);
       const { results } = parsed<BatchOut>(answer, "results");
       if (results.length !== waiting.length) {
@@ -277,6 +303,12 @@ function sessionPath(sessionId: string): string {
     throw new TypeError(`no path leads to the session ${JSON.stringify(sessionId)}`);
   }
   return `/v1/sessions/${encodeURIComponent(sessionId)}`;
+}
+
+/** Returns the query of the flags that are set. */
+function flags(given: Record<string, boolean | undefined>): string {
+  const names = Object.keys(given).filter((name) => given[name]);
+  return names.length ? `?${names.map((name) => `${name}=true`).join("&")}` : "";
 }
 
 /** Returns JSON; numbers and times that JSON cannot hold are no null, but an error. */

@@ -13,6 +13,7 @@ import {
   UnexpectedAnswerError,
 } from "@willbuy/client";
 import {
+  answering,
   API_KEY,
   batchScored,
   lossyProxy,
@@ -53,6 +54,27 @@ test("a session from its first event to its end", async () => {
   await client.delete(session_id);
   await client.delete(session_id);
   await assert.rejects(client.session(session_id), { name: "ProblemError", status: 404, code: "session_not_found" });
+});
+
+test("decisions of control groups are told on request", async () => {
+  const viewed = { session_id: newSession(), event_name: "view_cart", event_id: "e-0" };
+  assert.deepEqual((await client.send(viewed)).interventions, []);
+  assert.equal((await client.send(viewed, { control: true })).interventions[0].group, "control");
+  const [{ score }] = await client.sendBatch([viewed], { control: true });
+  assert.equal(score.interventions[0].name, "chat");
+});
+
+test("reasons, history, rules and tokens are read", async () => {
+  const session_id = newSession();
+  const { probability } = await client.send({ session_id, event_name: "page_view" });
+  const { why, trace } = await client.session(session_id, { why: true });
+  assert.ok(Math.abs(why.after - probability) < 2e-3);
+  assert.equal(trace, undefined);
+  assert.ok(Array.isArray((await client.history(1)).hours));
+  assert.equal((await client.interventions()).rules[0].name, "chat");
+  const { token, lifetime_s } = await client.token({ session_id, lifetime_s: 60 });
+  assert.equal(lifetime_s, 60);
+  assert.equal((await new Client(SERVICE, { ...PATIENT, apiKey: token }).session(session_id)).events, 1);
 });
 
 test("an outcome is recorded with its time", async () => {
@@ -148,13 +170,13 @@ test("the wait of Retry-After is kept, also where it passes the deadline", async
 
   const inAnHour = new Date(Date.now() + 3_600_000).toUTCString();
   for (const [value, least] of [["2", 2000], [inAnHour, 3_590_000], ["soon", undefined], ["1.5", undefined]]) {
-    const script = await scripted(t, problem(503, "overloaded", { "retry-after": value }));
-    await assert.rejects(new Client(script.url).send({ ...EVENT, event_id: "e-1" }), (error) => {
+    const script = answering(problem(503, "overloaded", { "retry-after": value }));
+    await assert.rejects(new Client(script.url, script).send({ ...EVENT, event_id: "e-1" }), (error) => {
       assert.ok(error instanceof UnavailableError, `${error}`);
       assert.deepEqual([error.code, error.eventId], ["overloaded", "e-1"]);
       assert.equal(error.retryAfterMs === undefined, least === undefined);
-      if (least === undefined) return script.received.length > 1;
-      return error.retryAfterMs >= least && script.received.length === 1;
+      if (least === undefined) return script.count > 1;
+      return error.retryAfterMs >= least && script.count === 1;
     });
   }
 });
@@ -232,8 +254,8 @@ test("an answer of another program is told apart", async (t) => {
   const script = await scripted(t, html);
   const message = "not an answer of willbuy: <html>hello</html>";
   await assert.rejects(new Client(script.url, PATIENT).send(EVENT), { name: "UnexpectedAnswerError", message });
-  const gateway = await scripted(t, { ...html, status: 502 });
-  await assert.rejects(new Client(gateway.url).send(EVENT), { name: "UnavailableError", code: "http_502" });
+  const gateway = answering({ ...html, status: 502 });
+  await assert.rejects(new Client(gateway.url, gateway).send(EVENT), { name: "UnavailableError", code: "http_502" });
 });
 
 test("what JSON cannot hold is thrown before it is sent", async () => {

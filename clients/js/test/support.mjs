@@ -56,6 +56,16 @@ export async function scripted(t, ...replies) {
   return { url: await listening(t, server), received };
 }
 
+/** A server without a network, which answers in no time: a deadline that passes is that of the retries alone. */
+export function answering({ status, headers, body }) {
+  const server = { url: "http://127.0.0.1:1", count: 0 };
+  server.fetch = () => {
+    server.count++;
+    return Promise.resolve(new Response(body, { status, headers }));
+  };
+  return server;
+}
+
 /** Starts a proxy to the service that passes requests on and loses the first `toLose` answers. */
 export async function lossyProxy(t, toLose) {
   const state = { toLose, lost: 0 };
