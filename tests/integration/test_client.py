@@ -195,6 +195,7 @@ def test_reasons_history_and_rules_are_read(client):
     for event in visits(1, 3):
         score = client.send(event)
     explained = client.session("s-0", why=True)
+    assert explained.why is not None
     assert explained.why.after == pytest.approx(score.probability, abs=1e-5)
     assert (explained.trace, len(client.session("s-0", why=True, trace=True).trace)) == ([], 3)
     assert client.history(hours=1).as_of
@@ -227,7 +228,9 @@ async def test_the_async_client_does_the_same(running):
         assert (await client.send({**EVENT, "event_id": "more"})).events == 4
         assert len((await client.session("s-0", trace=True)).trace) == 4
         assert (await client.session("s-1")).events == 3
-        assert (await client.session("s-1", why=True)).why.event == 3
+        explained = await client.session("s-1", why=True)
+        assert explained.why is not None
+        assert explained.why.event == 3
         assert (await client.send({**EVENT, "event_name": "view_cart"}, control=True)).interventions[0].name == "chat"
         assert (await client.history(hours=1)).as_of
         assert len((await client.interventions()).rules) == 1
