@@ -20,7 +20,6 @@ import typer
 from rich.console import Console
 
 from benchmarks.batch_queue import BatchCost, fit, simulate_open, simulate_pausing
-from benchmarks.hotpath.flat import FEW
 from benchmarks.hotpath.processes import BenchmarkError
 from benchmarks.hotpath.results import DOCUMENT, machine_line, markdown_table, read_section, write_markdown
 from benchmarks.hotpath.servers import ROOT
@@ -200,8 +199,10 @@ def read_cost() -> Cost:
         few_us, many_us = (median(one["redis_us"] for one in live[name]) for name in ("with_few", "with_many"))
         return float(many_us - few_us)
 
+    crowd = max(live["many"] for live in lives)
     crowd_us, crowd_huge_us = (
-        next(crowded(live) for live in lives if live["huge_pages"] is huge_pages) for huge_pages in (False, True)
+        next(crowded(live) for live in lives if live["huge_pages"] is huge_pages and live["many"] == crowd)
+        for huge_pages in (False, True)
     )
     return Cost(
         middle("willbuy-cluster", "server_us"),
@@ -212,8 +213,8 @@ def read_cost() -> Cost:
         crowd_huge_us,
         max(memory["used_bytes"], memory["key_bytes"]),
         compared["redis_alone"]["bytes_per_event"],
-        FEW,
-        lives[0]["many"],
+        lives[0]["few"],
+        crowd,
     )
 
 

@@ -34,6 +34,7 @@ from training.commands.stages import stage
 _HIDDEN_SIZE: Final = 128
 _EVENTS_A_REQUEST: Final = 200
 _CONNECTIONS: Final = (1, 2, 4, 8, 16, 32, 64)
+_MANY: Final = "33000,300000,1000000"
 _OUT: Final = Console()
 
 cli = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
@@ -76,8 +77,8 @@ def compare_command(
             with _OUT.status("Redis alone, on the same commits"):
                 alone = commits.redis_alone(batched, replays=2 if quick else 9)
             figures["redis_alone"] = commits.figures(alone)
-            reached = median(sample.events_per_s for sample in samples[batched.name])
-            lines += ["", *commits.table(alone, reached)]
+            if batches := compare.valid(samples[batched.name]):
+                lines += ["", *commits.table(alone, median(sample.events_per_s for sample in batches))]
     _finish("compare", figures, lines, write=write and not quick)
 
 
@@ -154,19 +155,18 @@ def flat_command(
     artifact: ArtifactOption = None,
     rounds: RoundsOption = 5,
     seconds: SecondsOption = 10.0,
-    many: Annotated[int, typer.Option(min=1000, help="Live sessions of the full Redis.")] = 1_000_000,
+    many: Annotated[str, typer.Option(help="Live sessions of the full Redis servers, with commas between.")] = _MANY,
     quick: QuickOption = False,
     write: WriteOption = True,
 ) -> None:
     """Measure cost by live sessions, by the length of a session, and by the size of a batch."""
     taken = 1 if quick else rounds
+    sizes = [20_000] if quick else [*map(int, many.split(","))]
     with _artifact(artifact) as served, _stage("flat") as show:
         service = willbuy(served)
         lengths = flat.by_length(service, 100 if quick else 1000, show)
         batches = flat.by_batch(service, 4000 if quick else 20_000, show)
-        live = flat.by_live_sessions(
-            service, 20_000 if quick else many, rounds=taken, seconds=3 if quick else seconds, show=show
-        )
+        live = flat.by_live_sessions(service, sizes, rounds=taken, seconds=3 if quick else seconds, show=show)
     figures, lines = flat.figures(live, lengths, batches), flat.tables(live, lengths, batches)
     _finish("flat", figures, lines, write=write and not quick)
 

@@ -1,8 +1,10 @@
-"""willbuy and its peers under the same load, in turn, round by round."""
+"""willbuy and its peers under the same load, in turn, round by round.
+
+A server's round in which a request or an event failed is void: it is counted, and enters no figure and no ratio.
+"""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from statistics import median
 from typing import Any, Final
 
 from benchmarks.hotpath.load import load
@@ -29,7 +31,8 @@ class Sample:
         generator_us: processor's time of the load generator, a request.
         resident_mib: of all the server's processes, at the end.
         processes: that the server had.
-        failed: requests refused, or not answered.
+        failed: requests that were refused or not answered, and events refused inside an answer.
+        board_entries: of a shard of willbuy's board at the end, on average; 0 for peers.
     """
 
     requests_per_s: float
@@ -43,6 +46,7 @@ class Sample:
     resident_mib: float
     processes: int
     failed: int
+    board_entries: float
 
 
 def compare(
@@ -94,8 +98,25 @@ def measure(
         found.generator_s / found.requests * _MICROSECONDS,
         server.resident_bytes() / 2**20,
         server.processes(),
-        found.refused + found.broken,
+        found.failed,
+        redis.board_entries(),
     )
+
+
+def valid(samples: Sequence[Sample]) -> list[Sample]:
+    """Return those in which nothing failed."""
+    return [sample for sample in samples if not sample.failed]
+
+
+def pairs(samples: Sequence[Sample], others: Sequence[Sample]) -> list[tuple[Sample, Sample]]:
+    """Return two servers' samples of the rounds in which nothing failed with either."""
+    return [pair for pair in zip(samples, others, strict=True) if not any(sample.failed for sample in pair)]
+
+
+def void_line(samples: dict[str, list[Sample]], titles: dict[str, str]) -> list[str]:
+    """Return a sentence about the void rounds, by server; no line if there are none."""
+    told = [f"{titles[name]}: {number}" for name, some in samples.items() if (number := len(some) - len(valid(some)))]
+    return ["", f"Void rounds, in which requests or events failed: {', '.join(told)}."] if told else []
 
 
 def figures(contestants: Sequence[Contestant], samples: dict[str, list[Sample]]) -> dict[str, Any]:
@@ -125,8 +146,9 @@ def tables(contestants: Sequence[Contestant], samples: dict[str, list[Sample]]) 
             "Redis CPU, µs/event",
             "generator CPU, µs/request",
             "memory, MiB",
+            "board entries/shard",
         ),
-        [_row(contestant, samples[contestant.name]) for contestant in contestants],
+        [_row(contestant, valid(samples[contestant.name])) for contestant in contestants],
     )
     if samples.get(REFERENCE):
         heads = ("ratio to willbuy", "events/s", "p50", "p99", "p99.9", "server CPU/event", "Redis CPU/event")
@@ -136,22 +158,14 @@ def tables(contestants: Sequence[Contestant], samples: dict[str, list[Sample]]) 
             if contestant.name != REFERENCE
         ]
         lines += ["", *markdown_table(heads, rows)]
-    failed = {
-        contestant.title: count
-        for contestant in contestants
-        if (count := sum(sample.failed for sample in samples[contestant.name]))
-    }
-    if failed:
-        told = ", ".join(f"{title}: {count}" for title, count in failed.items())
-        lines += ["", f"Requests that were refused or not answered: {told}."]
-    return lines
+    return lines + void_line(samples, {contestant.name: contestant.title for contestant in contestants})
 
 
 def workers_table(contestants: Sequence[Contestant], samples: dict[str, list[Sample]]) -> list[str]:
     """Return how many cores server, Redis and generator took, as Markdown: who may have been the limit."""
     rows = []
     for contestant in contestants:
-        found, events = samples[contestant.name], contestant.events_per_request
+        found, events = valid(samples[contestant.name]), contestant.events_per_request
         rows.append(
             [
                 contestant.title,
@@ -164,15 +178,16 @@ def workers_table(contestants: Sequence[Contestant], samples: dict[str, list[Sam
         )
     heads = ("server", "events/s", "cores: server", "cores: Redis", "cores: generator", "server CPU, µs/request")
     one, two = (samples[contestant.name] for contestant in contestants)
-    ratios = [after.events_per_s / before.events_per_s for before, after in zip(one, two, strict=True)]
-    return [*markdown_table(heads, rows), "", f"Throughput, ratio in the same round: {spread(ratios, '.2f')}."]
+    ratios = [after.events_per_s / before.events_per_s for before, after in pairs(one, two)]
+    lines = [*markdown_table(heads, rows), "", f"Throughput, ratio in the same round: {spread(ratios, '.2f')}."]
+    return lines + void_line(samples, {contestant.name: contestant.title for contestant in contestants})
 
 
 def _row(contestant: Contestant, samples: Sequence[Sample]) -> list[str]:
-    events = contestant.events_per_request
+    events, entries = contestant.events_per_request, [sample.board_entries for sample in samples]
     return [
         contestant.title,
-        f"{median(sample.processes for sample in samples):.0f}",
+        f"{max((sample.processes for sample in samples), default=0)}",
         spread([sample.events_per_s for sample in samples]),
         spread([sample.p50_ms for sample in samples], ".1f"),
         spread([sample.p99_ms for sample in samples], ".1f"),
@@ -182,15 +197,14 @@ def _row(contestant: Contestant, samples: Sequence[Sample]) -> list[str]:
         spread([sample.redis_us for sample in samples], ".1f"),
         spread([sample.generator_us for sample in samples]),
         spread([sample.resident_mib for sample in samples]),
+        spread(entries) if any(entries) else "-",
     ]
 
 
 def _ratios(contestant: Contestant, samples: Sequence[Sample], reference: Sequence[Sample]) -> list[str]:
     def ratio(value: str, share: int = 1) -> str:
-        pairs = [
-            (getattr(ours, value) / share, getattr(base, value)) for ours, base in zip(samples, reference, strict=True)
-        ]
-        return spread([one / base for one, base in pairs], ".2f") if all(base for _, base in pairs) else "-"
+        found = [(getattr(ours, value) / share, getattr(base, value)) for ours, base in pairs(samples, reference)]
+        return spread([one / base for one, base in found], ".2f") if all(base for _, base in found) else "-"
 
     cells = [ratio(name) for name in ("events_per_s", "p50_ms", "p99_ms", "p999_ms")]
     return [contestant.title, *cells, ratio("server_us", contestant.events_per_request), ratio("redis_us")]

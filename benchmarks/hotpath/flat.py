@@ -1,10 +1,10 @@
 """Whether a request costs the same however many sessions live, however long one is, and however many are in a batch.
 
-* Live sessions: Redis servers with 1,000 and with 1,000,000 sessions, in pages of 4 KiB and of 2 MiB, each with a
-  service; all get the same load in turn. With 1,000,000, each request goes to one of them at random, which has three
-  events and gets its fourth. With 1,000, as many sessions go on at a time, each of six events, so that a request finds
-  as long a session on average; what ends stays in Redis until its idle time, which is why that Redis is emptied before
-  each round.
+* Live sessions: Redis servers with 3,000 sessions and with many, the largest number in pages of 4 KiB and of 2 MiB,
+  each with a service; all get the same load in turn. With many, each request goes to one of them at random, which has
+  three events and gets its fourth. With 3,000, as many sessions go on at a time, each of six events, so that a request
+  finds as long a session on average; what ends stays in Redis until its idle time, which is why that Redis is emptied
+  before each round.
 * Length: events on one connection, one after another, in turns to sessions that have 2 events and that have 299.
 * Batch: requests of 25 to 800 events, each of another session, on one connection.
 """
@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from statistics import median
 from typing import Any, Final
 
-from benchmarks.hotpath.compare import Sample, measure
+from benchmarks.hotpath.compare import Sample, measure, pairs, valid
 from benchmarks.hotpath.fill import fill
 from benchmarks.hotpath.one_by_one import OneByOne, timed
 from benchmarks.hotpath.redis_server import RedisServer, running_redis
@@ -23,7 +23,7 @@ from benchmarks.hotpath.results import markdown_table, spread
 from benchmarks.hotpath.servers import BATCH_PATH, SINGLE_PATH, Contestant, Server, running
 from benchmarks.hotpath.traffic import Traffic, batch_body, new_prefix, session_id, single_body
 
-FEW: Final = 1000
+FEW: Final = 3000
 _EVENTS_OF_MANY: Final = 3
 _EVENTS_OF_FEW: Final = 6
 LENGTHS: Final = (3, 300)
@@ -37,10 +37,11 @@ class Live:
     """Samples with few and with many live sessions, one a round.
 
     Attributes:
-        many: how many.
+        few, many: how many.
         huge_pages: whether the two Redis servers had pages of 2 MiB.
     """
 
+    few: int
     many: int
     huge_pages: bool
     with_few: list[Sample]
@@ -80,10 +81,11 @@ class Batch:
 
 
 def by_live_sessions(
-    contestant: Contestant, many: int, *, rounds: int, seconds: float, show: Callable[[str], None]
+    contestant: Contestant, sizes: Sequence[int], *, rounds: int, seconds: float, show: Callable[[str], None]
 ) -> list[Live]:
-    """Return the samples, all in turn: with pages of the usual size, and with huge ones."""
-    found = [Live(many, huge_pages, [], []) for huge_pages in (False, True)]
+    """Return the samples, all in turn: each number of sessions, and the largest also in huge pages."""
+    found = [Live(FEW, many, huge_pages=False, with_few=[], with_many=[]) for many in sizes]
+    found.append(Live(FEW, max(sizes), huge_pages=True, with_few=[], with_many=[]))
     few = Traffic(slots=FEW, buyers=0.0, longest=_EVENTS_OF_FEW, shortest=_EVENTS_OF_FEW)
     with ExitStack() as stack:
 
@@ -96,17 +98,17 @@ def by_live_sessions(
         def told(events: int) -> None:
             nonlocal done
             done += events
-            total = len(found) * many * _EVENTS_OF_MANY
-            show(f"{done:,} of {total:,} events into {len(found)} times {many:,} sessions")
+            total = sum(live.many for live in found) * _EVENTS_OF_MANY
+            show(f"{done:,} of {total:,} events of live sessions")
 
-        pairs: list[tuple[Live, tuple[RedisServer, Server], tuple[RedisServer, Server], Traffic]] = []
+        running_pairs: list[tuple[Live, tuple[RedisServer, Server], tuple[RedisServer, Server], Traffic]] = []
         for live in found:
             with_few, with_many, prefix = started(live), started(live), new_prefix()
-            fill(with_many[1], prefix, range(1, many + 1), _EVENTS_OF_MANY, told)
-            pairs.append((live, with_few, with_many, Traffic(visited=many, prefix=prefix)))
+            fill(with_many[1], prefix, range(1, live.many + 1), _EVENTS_OF_MANY, told)
+            running_pairs.append((live, with_few, with_many, Traffic(visited=live.many, prefix=prefix)))
         for number in range(-1, rounds):
             show(f"round {max(1, number + 1)} of {rounds}")
-            for live, (redis_few, server_few), (redis_many, server_many), visits in pairs:
+            for live, (redis_few, server_few), (redis_many, server_many), visits in running_pairs:
                 with redis_few.connect() as client:
                     client.flushall()
                 samples = [
@@ -177,13 +179,14 @@ def figures(lives: Sequence[Live], lengths: Sequence[Length], batches: Sequence[
 def tables(lives: Sequence[Live], lengths: Sequence[Length], batches: Sequence[Batch]) -> list[str]:
     """Return the figures as Markdown."""
     columns = ("server CPU, µs/event", "Redis CPU, µs/event")
-    heads: tuple[str, ...] = ("live sessions", "pages", "events/s", "p50 ms", "p99 ms", *columns)
+    heads: tuple[str, ...] = ("live sessions", "board entries/shard", "pages", "events/s", "p50 ms", "p99 ms", *columns)
     rows = []
     for live in lives:
         pages = "2 MiB" if live.huge_pages else "4 KiB"
         rows += [
             [
                 f"{count:,}",
+                spread([sample.board_entries for sample in samples]),
                 pages,
                 spread([sample.events_per_s for sample in samples]),
                 spread([sample.p50_ms for sample in samples], ".1f"),
@@ -191,10 +194,14 @@ def tables(lives: Sequence[Live], lengths: Sequence[Length], batches: Sequence[B
                 spread([sample.server_us for sample in samples]),
                 spread([sample.redis_us for sample in samples], ".1f"),
             ]
-            for count, samples in ((FEW, live.with_few), (live.many, live.with_many))
+            for count, samples in ((live.few, valid(live.with_few)), (live.many, valid(live.with_many)))
         ]
-        ratios = [many.events_per_s / few.events_per_s for few, many in zip(live.with_few, live.with_many, strict=True)]
-        rows.append(["ratio", pages, spread(ratios, ".2f"), "", "", "", ""])
+        both = pairs(live.with_few, live.with_many)
+        ratios = [
+            spread([getattr(many, name) / getattr(few, name) for few, many in both], ".2f")
+            for name in ("events_per_s", "p50_ms", "p99_ms", "server_us", "redis_us")
+        ]
+        rows.append(["ratio", "", pages, *ratios])
     lines = markdown_table(heads, rows)
     heads = ("event of its session", "requests", "latency µs, median", *columns)
     rows = [

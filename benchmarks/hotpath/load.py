@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from benchmarks.hotpath.processes import BenchmarkError
+from benchmarks.hotpath.processes import CORES, BenchmarkError, pinned
 from benchmarks.hotpath.traffic import Traffic
 
 _SCRIPT: Final = Path(__file__).with_name("wrk.lua")
@@ -27,6 +27,7 @@ class Load:
         seconds: how long it lasted.
         refused: answered with another status than 2xx or 3xx.
         broken: not answered: connecting, reading, writing or time-out.
+        refused_events: refused inside the answer to a batch.
         mean_ms, p50_ms, p90_ms, p99_ms, p999_ms, max_ms: latency, as wrk corrects it for coordinated omission.
         generator_s: processor's seconds that wrk took itself.
     """
@@ -35,6 +36,7 @@ class Load:
     seconds: float
     refused: int
     broken: int
+    refused_events: int
     mean_ms: float
     p50_ms: float
     p90_ms: float
@@ -47,6 +49,11 @@ class Load:
     def requests_per_s(self) -> float:
         """Answered requests a second."""
         return self.requests / self.seconds
+
+    @property
+    def failed(self) -> int:
+        """Requests that were refused or not answered, and events that were refused inside an answer."""
+        return self.refused + self.broken + self.refused_events
 
 
 def wrk_version() -> str:
@@ -73,8 +80,15 @@ def load(
     with tempfile.TemporaryDirectory(prefix="willbuy-") as folder:
         file = Path(folder) / "traffic.lua"
         file.write_text(traffic.lua(path, headers or {}), encoding="utf-8")
-        command = [_wrk(), "--threads", "1", "--connections", str(connections), "--duration", f"{round(seconds)}s"]
-        command += ["--latency", "--script", str(_SCRIPT), f"http://127.0.0.1:{port}{path}"]
+        command = [*pinned(CORES.generator), _wrk(), "--threads", "1", "--connections", str(connections)]
+        command += [
+            "--duration",
+            f"{round(seconds)}s",
+            "--latency",
+            "--script",
+            str(_SCRIPT),
+            f"http://127.0.0.1:{port}{path}",
+        ]
         before_s = _children_s()
         told = subprocess.run(  # noqa: S603  # no part of the command comes from outside
             command, env=os.environ | {"HOTPATH_TRAFFIC": str(file)}, capture_output=True, text=True, check=False
@@ -92,6 +106,7 @@ def load(
         latency.pop("duration_ms") / 1000,
         found["refused"],
         found["broken"],
+        found["refused_events"],
         **latency,
         generator_s=generator_s,
     )

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from benchmarks.hotpath.load import wrk_version
+from benchmarks.hotpath.processes import CORES
 from benchmarks.hotpath.redis_server import RedisServer
 
 _PACKAGES: Final = ("torch", "fastapi", "pydantic", "uvicorn", "uvloop", "redis", "hiredis", "mosec", "litserve")
@@ -21,6 +22,7 @@ def machine() -> dict[str, str]:
         "processor": f"{os.cpu_count()} cores, {_processor()}",
         "memory": f"{memory_bytes / 2**30:.0f} GiB",
         "system": f"Linux {platform.release().split('-')[0]}, Python {platform.python_version()}",
+        "cores": ", ".join(f"{part} {'+'.join(map(str, cores))}" for part, cores in CORES.parts().items()),
         "packages": ", ".join(f"{name} {number}" for name in _PACKAGES if (number := _version(name))),
     }
 

@@ -14,6 +14,8 @@ from typing import Final
 _TICKS_PER_S: Final = os.sysconf("SC_CLK_TCK")
 _STOP_TIMEOUT_S: Final = 15.0
 _KIB: Final = 1024
+# Two workers, Redis and the generator.
+_CORES_FOR_ALL: Final = 4
 
 
 class BenchmarkError(RuntimeError):
@@ -24,6 +26,46 @@ class BenchmarkError(RuntimeError):
 class _Process:
     parent: int
     cpu_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Cores:
+    """Which cores of a machine each part of a measurement runs on, so that none takes another's.
+
+    With two cores, Redis and the generator share one; with three, they do too, and two workers have the others.
+
+    Attributes:
+        machine: all cores of the machine that this program may use.
+    """
+
+    machine: tuple[int, ...]
+
+    def server(self, workers: int = 1) -> tuple[int, ...]:
+        """Return the server's cores, one for each worker if there are so many."""
+        return self.machine[:workers]
+
+    @property
+    def redis(self) -> tuple[int, ...]:
+        """Redis' core."""
+        return self.machine[-2:-1] if len(self.machine) >= _CORES_FOR_ALL else self.generator
+
+    @property
+    def generator(self) -> tuple[int, ...]:
+        """The load generator's core."""
+        return self.machine[-1:]
+
+    def parts(self) -> dict[str, tuple[int, ...]]:
+        """Return the cores of each part, by its name."""
+        servers = {"server": self.server(), "server of two workers": self.server(2)}
+        return {**servers, "Redis": self.redis, "generator": self.generator}
+
+
+CORES: Final = Cores(tuple(sorted(os.sched_getaffinity(0))))
+
+
+def pinned(cores: Sequence[int]) -> list[str]:
+    """Return what precedes a command so that it and its children run on these cores only."""
+    return ["taskset", "--cpu-list", ",".join(map(str, cores))]
 
 
 def free_port() -> int:

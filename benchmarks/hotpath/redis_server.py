@@ -6,13 +6,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Final
 
 from redis import Redis
 from redis.exceptions import RedisError
 
 from app.runtime.embedded_redis import find_server
-from benchmarks.hotpath.processes import BenchmarkError, free_port, start, stop
+from app.store.keys import Keys
+from benchmarks.hotpath.processes import CORES, BenchmarkError, free_port, pinned, start, stop
+from model.redis_keys import SHARDS
 
 _CLUSTER_TIMEOUT_S: Final = 10.0
 _LAST_SLOT: Final = 16383
@@ -45,6 +48,14 @@ class RedisServer:
             found = client.info("cpu")
         return float(found["used_cpu_user"]) + float(found["used_cpu_sys"])
 
+    def board_entries(self) -> float:
+        """Return how many sessions a shard of willbuy's board has, on average."""
+        keys = Keys()
+        with self.connect() as client, client.pipeline(transaction=False) as pipeline:
+            for shard in range(SHARDS):
+                pipeline.zcard(keys.board(shard))
+            return float(fmean(pipeline.execute()))
+
 
 @contextmanager
 def running_redis(*, as_cluster: bool = False, huge_pages: bool = False) -> Iterator[RedisServer]:
@@ -69,7 +80,8 @@ def running_redis(*, as_cluster: bool = False, huge_pages: bool = False) -> Iter
             return False
 
     with tempfile.TemporaryDirectory(prefix="willbuy-") as folder:
-        process = start([str(find_server()), *options, "--dir", folder], environment, Path(folder) / "log", answers)
+        command = [*pinned(CORES.redis), str(find_server()), *options, "--dir", folder]
+        process = start(command, environment, Path(folder) / "log", answers)
         try:
             if as_cluster:
                 _take_all_slots(port)

@@ -45,8 +45,10 @@ def write_markdown(name: str, lines: Sequence[str], document: Path = DOCUMENT) -
 
 
 def machine_line(machine: Mapping[str, str]) -> str:
-    """Return one sentence with date, processor and memory; versions of all packages are in the JSON file."""
-    return f"Measured on {machine['date']}: {machine['processor']}, {machine['memory']}."
+    """Return date, processor, memory and who ran on which core; versions of all packages are in the JSON file."""
+    told = f"Measured on {machine['date']}: {machine['processor']}, {machine['memory']}."
+    # Older figures are of parts that shared all cores.
+    return f"{told} Cores: {machine['cores']}." if "cores" in machine else told
 
 
 def markdown_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
@@ -56,7 +58,9 @@ def markdown_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[
 
 
 def spread(values: Sequence[float], form: str = ",.0f") -> str:
-    """Return the median, and from where to where the values go."""
+    """Return the median, and from where to where the values go; of none, that all rounds were void."""
+    if not values:
+        return "void"
     if len(values) == 1:
         return format(values[0], form)
     return f"{median(values):{form}} ({min(values):{form}} to {max(values):{form}})"

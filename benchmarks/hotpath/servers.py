@@ -11,7 +11,18 @@ from typing import Final
 
 import httpx
 
-from benchmarks.hotpath.processes import BenchmarkError, cpu_s, fine_cpu_s, free_port, resident_bytes, start, stop, tree
+from benchmarks.hotpath.processes import (
+    CORES,
+    BenchmarkError,
+    cpu_s,
+    fine_cpu_s,
+    free_port,
+    pinned,
+    resident_bytes,
+    start,
+    stop,
+    tree,
+)
 from benchmarks.hotpath.redis_server import RedisServer
 
 ROOT: Final = Path(__file__).parents[2]
@@ -69,6 +80,7 @@ class Contestant:
         with_key: whether it is willbuy, which lets in who has an API key.
         batch: events a request; 0: one.
         connections: at a time; None as many as the run says.
+        workers: that serve requests; it runs on as many cores.
     """
 
     name: str
@@ -79,6 +91,7 @@ class Contestant:
     on_cluster: bool = False
     batch: int = 0
     connections: int | None = None
+    workers: int = 1
 
     @property
     def path(self) -> str:
@@ -116,7 +129,8 @@ def running(contestant: Contestant, redis: RedisServer, *, with_event: bool = Tr
             keys = Path(folder) / _KEYS_FILE
             headers["Authorization"] = f"Bearer {_new_key(keys)}"
             environment["WILLBUY_API_KEYS_FILE"] = str(keys)
-        process = start(contestant.command(port), environment, Path(folder) / "log", answers)
+        command = [*pinned(CORES.server(contestant.workers)), *contestant.command(port)]
+        process = start(command, environment, Path(folder) / "log", answers)
         try:
             yield Server(port, process, headers)
         finally:
@@ -158,6 +172,7 @@ def willbuy(
         on_cluster=on_cluster,
         batch=batch,
         connections=connections,
+        workers=workers,
     )
 
 
@@ -220,7 +235,7 @@ def peers(artifact: Path) -> list[Contestant]:
             lambda port: mosec(1)(port) | {"HOTPATH_ARTIFACT": str(artifact)},
         ),
         Contestant("bare", "ASGI callable, batching, Redis", fastapi("bare")),
-        Contestant("mosec-2", "mosec, 2 workers, batching, Redis", module("mosec_peer"), mosec(2)),
+        Contestant("mosec-2", "mosec, 2 workers, batching, Redis", module("mosec_peer"), mosec(2), workers=2),
         Contestant(
             "litserve",
             "LitServe, batching, Redis",

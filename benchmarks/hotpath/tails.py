@@ -38,7 +38,7 @@ class Shared:
         server_us: processor's time of the service, a request.
         batch_size: events in a batch, on average.
         batch_ms: what a batch takes from load to commit, on average.
-        failed: requests refused, or not answered.
+        failed: requests that were refused or not answered.
     """
 
     share: float
@@ -123,7 +123,7 @@ def measured(server: Server, share: float, pause_ms: float, seconds: float, conn
         used_s / found.requests * _MICROSECONDS,
         counted["willbuy_batch_size_sum"] / batches,
         counted["willbuy_batch_seconds_sum"] / batches * _MILLISECONDS,
-        found.refused + found.broken,
+        found.failed,
     )
 
 
@@ -170,7 +170,7 @@ def tables(first: Sequence[Sequence[float]], runs: Sequence[Shared]) -> list[str
     """Return the figures as Markdown."""
     rows = []
     for share in (1.0, *SHARES):
-        chosen = [run for run in runs if run.share == share]
+        chosen = [run for run in runs if run.share == share and not run.failed]
         rows.append(
             [
                 "highest" if share == 1.0 else f"{share:.0%} of it",

@@ -25,15 +25,15 @@ local bodies, last, visitors = traffic.bodies, traffic.last, traffic.visitors
 local lengths, slots = traffic.lengths, traffic.slots
 local ids, left, visitor_of, pieces, heads = {}, {}, {}, {}, {}
 local prefix, run, started, posted, time_ms = '', '', 0, 0, ''
-local threads = 0
+local threads = {}
 local paddings = {}
 for length = 0, 63 do
   paddings[length + 1] = string.rep(' ', length)
 end
 
 function setup(thread)
-  thread:set('thread_number', threads)
-  threads = threads + 1
+  thread:set('thread_number', #threads)
+  table.insert(threads, thread)
 end
 
 local function head_of(length)
@@ -134,6 +134,18 @@ function request()
   return head_of(#body) .. body
 end
 
+-- Events of a batch that were refused inside an answer of 200. Global, as `done` asks each thread for it.
+refused_events = 0
+if traffic.batch > 0 then
+  -- Only here, as with this function wrk makes a table of every answer's headers.
+  function response(status, _, body)
+    if status == 200 then
+      local _, accepted = string.gsub(body, '"status":200', '')
+      refused_events = refused_events + traffic.batch - accepted
+    end
+  end
+end
+
 if traffic.pause_ms > 0 then
   function delay()
     return floor(-traffic.pause_ms * math.log(1 - random()) + 0.5)
@@ -141,12 +153,15 @@ if traffic.pause_ms > 0 then
 end
 
 function done(summary, latency)
-  local errors = summary.errors
+  local errors, refused = summary.errors, 0
+  for _, thread in ipairs(threads) do
+    refused = refused + thread:get('refused_events')
+  end
   io.write(format(
-    '\nHOTPATH {"requests":%d,"duration_us":%d,"refused":%d,"broken":%d,"mean_us":%.1f,"p50_us":%d,"p90_us":%d,'
-      .. '"p99_us":%d,"p999_us":%d,"max_us":%d}\n',
+    '\nHOTPATH {"requests":%d,"duration_us":%d,"refused":%d,"broken":%d,"refused_events":%d,"mean_us":%.1f,'
+      .. '"p50_us":%d,"p90_us":%d,"p99_us":%d,"p999_us":%d,"max_us":%d}\n',
     summary.requests, summary.duration, errors.status, errors.connect + errors.read + errors.write + errors.timeout,
-    latency.mean, latency:percentile(50), latency:percentile(90), latency:percentile(99), latency:percentile(99.9),
+    refused, latency.mean, latency:percentile(50), latency:percentile(90), latency:percentile(99), latency:percentile(99.9),
     latency.max
   ))
 end

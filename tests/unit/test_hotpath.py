@@ -1,6 +1,10 @@
 """The parts of `make bench` that could be wrong without anybody noticing."""
 
 import json
+import os
+import shutil
+import socket
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -14,9 +18,23 @@ from app.schemas.events import EventIn
 from benchmarks import gpu_step
 from benchmarks.batch_queue import BatchCost, fit, simulate_open, simulate_pausing
 from benchmarks.hotpath.commits import commit_calls, recorded, replay
-from benchmarks.hotpath.processes import BenchmarkError, cpu_s, fine_cpu_s, resident_bytes, start, stop, tree
+from benchmarks.hotpath.compare import Sample, tables, workers_table
+from benchmarks.hotpath.load import load
+from benchmarks.hotpath.processes import (
+    BenchmarkError,
+    Cores,
+    cpu_s,
+    fine_cpu_s,
+    free_port,
+    pinned,
+    resident_bytes,
+    start,
+    stop,
+    tree,
+)
 from benchmarks.hotpath.redis_server import running_redis
 from benchmarks.hotpath.results import read_section, write_markdown, write_section
+from benchmarks.hotpath.servers import Contestant
 from benchmarks.hotpath.traffic import Traffic, batch_body, session_id, single_body, zipf_lengths
 from benchmarks.scaling import Cost
 
@@ -72,6 +90,104 @@ def test_the_file_for_wrk_has_the_whole_head_of_a_request() -> None:
     assert "  batch = 200,\n" in told
     assert "  pause_ms = 1.5,\n" in told
     assert told.count('"visits\\": ') == 1024
+
+
+# What it makes of failures
+
+# Answers 200 to every batch; every second event in it was refused. Told each request's head and length.
+BATCH_SERVER = """
+import http.server, json, sys
+class Handler(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    def do_POST(self):
+        events = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        print(self.headers["traceparent"], self.headers["X-Request-Id"], self.headers["Content-Length"], flush=True)
+        results = [{"status": (200, 503)[at % 2]} for at in range(len(events))]
+        body = json.dumps({"results": results}, separators=(",", ":"))
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body.encode())
+    def log_message(self, *_): pass
+http.server.HTTPServer(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()
+"""
+
+
+@pytest.mark.skipif(shutil.which("wrk") is None, reason="needs wrk")
+def test_refused_events_of_a_batch_are_failures_and_no_two_requests_are_alike(tmp_path: Path) -> None:
+    port, log = free_port(), tmp_path / "log"
+
+    def answers() -> bool:
+        with socket.socket() as client:
+            return client.connect_ex(("127.0.0.1", port)) == 0
+
+    process = start([sys.executable, "-c", BATCH_SERVER, str(port)], {}, log, answers)
+    try:
+        found = load(port, "/v1/events/batch", Traffic(batch=4), seconds=1, connections=1)
+    finally:
+        stop(process)
+
+    assert (found.refused, found.broken) == (0, 0)
+    assert found.failed == found.refused_events == 2 * found.requests > 0
+    posted = [line.split() for line in log.read_text().splitlines()]
+    traces, ids, lengths = ({line[column] for line in posted} for column in range(3))
+    assert len(traces) == len(ids) == len(posted)
+    assert len(lengths) > 1
+
+
+def a_sample(events_per_s: float, failed: int = 0, board_entries: float = 0.0) -> Sample:
+    return Sample(events_per_s, events_per_s, 1.0, 2.0, 3.0, 50.0, 20.0, 10.0, 100.0, 1, failed, board_entries)
+
+
+def test_a_round_with_a_failure_is_void_in_figures_and_ratios() -> None:
+    contestants = [Contestant(name, name.upper(), lambda _port: []) for name in ("willbuy", "peer", "broken")]
+    samples = {
+        "willbuy": [a_sample(1000, board_entries=31), a_sample(9, failed=1), a_sample(2000, board_entries=33)],
+        "peer": [a_sample(500), a_sample(700), a_sample(90_000, failed=80_000)],
+        "broken": [a_sample(5, failed=5)] * 3,
+    }
+
+    told = "\n".join(tables(contestants, samples))
+
+    assert "| WILLBUY | 1 | 1,500 (1,000 to 2,000) |" in told
+    assert "| 32 (31 to 33) |" in told
+    assert "| PEER | 1 | 600 (500 to 700) |" in told
+    # Of the first round alone.
+    assert "| PEER | 0.50 |" in told
+    assert "| BROKEN | 0 | void |" in told
+    assert told.endswith("Void rounds, in which requests or events failed: WILLBUY: 1, PEER: 1, BROKEN: 3.")
+    assert workers_table(contestants[:2], {name: samples[name] for name in ("willbuy", "peer")})[-1].startswith("Void")
+
+
+# Where it runs
+
+
+@pytest.mark.parametrize(
+    ("cores", "server", "two_workers", "redis", "generator"),
+    [
+        ((0,), (0,), (0,), (0,), (0,)),
+        ((0, 1), (0,), (0, 1), (1,), (1,)),
+        ((0, 1, 2), (0,), (0, 1), (2,), (2,)),
+        ((4, 5, 6, 7), (4,), (4, 5), (6,), (7,)),
+    ],
+)
+def test_parts_have_cores_of_their_own_where_there_are_enough(
+    cores: tuple[int, ...],
+    server: tuple[int, ...],
+    two_workers: tuple[int, ...],
+    redis: tuple[int, ...],
+    generator: tuple[int, ...],
+) -> None:
+    assert list(Cores(cores).parts().values()) == [server, two_workers, redis, generator]
+
+
+def test_a_pinned_program_runs_on_its_cores_alone() -> None:
+    core = min(os.sched_getaffinity(0))
+    program = "import os; print(*os.sched_getaffinity(0))"
+
+    told = subprocess.run([*pinned((core,)), sys.executable, "-c", program], capture_output=True, text=True, check=True)
+
+    assert told.stdout.split() == [str(core)]
 
 
 # What it replays
