@@ -80,8 +80,9 @@ audit: setup  ## Check for known vulnerabilities in the dependencies and for ris
 sbom: setup  ## Write sbom.json, a list of all installed packages (CycloneDX).
 	$(BIN)/cyclonedx-py environment $(BIN)/python --pyproject pyproject.toml --mc-type application --output-reproducible --of JSON -o sbom.json
 
-fuzz: setup  ## Run thousands of generated requests and mutated bytes.
+fuzz: setup  ## Run thousands of generated requests, mutated bytes, and other examples for all property tests.
 	WILLBUY_FUZZ_CASES=300 $(BIN)/python -m pytest tests/fuzz -s --timeout 3600
+	WILLBUY_FUZZ_CASES=300 $(BIN)/python -m pytest tests -m hypothesis --ignore tests/fuzz --timeout 3600
 
 check: lint audit  ## Run what CI runs: all checks, and all tests with branch coverage.
 	$(MAKE) test COVERAGE=95

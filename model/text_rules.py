@@ -144,7 +144,7 @@ def _canonical(text: str) -> str | None:
 
 def is_placeholder_id(text: str) -> bool:
     """Return whether an id stands for nothing, such as `undefined`, `(not set)` or blanks only."""
-    lowered = text.strip(BLANKS).lower()
+    lowered = _seen(text.strip(BLANKS)).lower()
     return not lowered or lowered in PLACEHOLDER_IDS or lowered.startswith(_TEMPLATES)
 
 

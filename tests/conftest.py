@@ -4,13 +4,18 @@ import os
 from pathlib import Path
 
 import pytest
+from fuzz.cases import CASES
 from hypothesis import settings
 from support.artifacts import write_artifact
 from support.redis_servers import BINARIES, RedisServer, find_binary
 from support.service import Service
 
+# The same examples each time, so that only a change of the code fails a test; `make fuzz` tries others. No time limit:
+# an example that a busy machine takes long for is no failure.
+settings.register_profile("tests", max_examples=CASES or 100, derandomize=not CASES, deadline=None)
 # `make quick` tries a quarter of the examples.
-settings.register_profile("quick", max_examples=25)
+settings.register_profile("quick", settings.get_profile("tests"), max_examples=25)
+settings.load_profile("tests")
 
 
 @pytest.fixture(scope="session")

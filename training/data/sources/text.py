@@ -96,6 +96,7 @@ def no_rejections() -> pl.DataFrame:
 MAX_LINE_BYTES: Final = 16 * 1024 * 1024
 # Descriptions and addresses have fewer; after a stray quote, no more lines than these are looked at together.
 _MOST_LINES_OF_A_ROW: Final = 100
+_MOST_BYTES_OF_A_HEADER: Final = 64 * 1024
 _BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
 
 
@@ -122,10 +123,23 @@ class TextLayout:
 
 
 def header(path: Path, separator: str | None = None) -> list[str]:
-    """Return the fields of the first line; raises decoding errors where the file is not text."""
+    """Return the fields of the first row; raises decoding errors where the file is not text."""
     with opened(path) as (stream, _):
-        first = stream.readline(MAX_LINE_BYTES).decode("utf-8-sig").rstrip("\r\n")
-    return _names(first, separator or sniffed_separator(first))
+        first = stream.readline(MAX_LINE_BYTES).decode("utf-8-sig")
+        more = stream.readlines(_MOST_BYTES_OF_A_HEADER) if '"' in first else []
+    lines = [line.rstrip("\r\n") for line in (first, *(line.decode(errors="replace") for line in more))]
+    row, _ = _first_row(lines, separator)
+    return _names(row, separator or sniffed_separator(row))
+
+
+def _first_row(lines: Sequence[str], separator: str | None) -> tuple[str, int]:
+    """Return the first row and how many lines it has: more than one where there are line breaks inside its quotes."""
+    text = ""
+    for count, line in enumerate(lines[:_MOST_LINES_OF_A_ROW], 1):
+        text = f"{text} {line}" if text else line
+        if split_quoted(text, separator or sniffed_separator(text)) is not None:
+            return text, count
+    return lines[0], 1
 
 
 def sniffed_separator(line: str, needed: Collection[str] = (), width: int | None = None) -> str:
@@ -283,11 +297,14 @@ class _Head:
         """Return the lines without those that are headers: the first one, and its copies in files that were joined."""
         if self._line is None and table.height and (said := _SAID_SEPARATOR.fullmatch(table["text"][0])):
             self.separator, table = self.separator or said[1], table[1:]
-        if not self.separator and table.height:
-            self._find_separator(table["text"][0])
-        if self.names is None and table.height:
-            self._find_names(table["text"][0])
-            table = table[1:] if self._layout.has_header else table
+        if table.height and not (self.separator and self.names):
+            is_quoted = self._layout.has_quotes and self._layout.has_header
+            first, count = _first_row(table["text"], self.separator) if is_quoted else (table["text"][0], 1)
+            if not self.separator:
+                self._find_separator(first)
+            if self.names is None:
+                self._find_names(first)
+                table = table[count:] if self._layout.has_header else table
         if self._line is None:
             return table
         rows = table.filter(pl.col("text") != self._line)

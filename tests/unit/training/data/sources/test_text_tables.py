@@ -2,13 +2,14 @@
 
 import gzip
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from training.data.sources import ColumnMapping, SourceError
-from training.data.sources.text import split_quoted
+from training.data.sources.text import header, split_quoted
 
 MAPPING = ColumnMapping(
     session_id="sid",
@@ -238,6 +239,27 @@ BROKEN_ROWS = HEADER + (
     '"a\n",4,view,z,"\n4"\n'  # two fields of one row
     "a,7,purchase,,5\n"
 )
+
+
+@pytest.mark.parametrize("separator", [",", ";"])
+def test_a_line_break_inside_the_quotes_of_a_header_is_a_blank(
+    write: Callable[..., Path], read: Callable[..., Any], separator: str
+) -> None:
+    lines = ['"s\nid","t\r\ns",what,item,price', "a,1,view,x,2", 'a,2,"view",y,3']
+    path = write("log.csv", "\n".join(lines).replace(",", separator) + "\n")
+    reading = read(path, mapping=replace(MAPPING, session_id="s id", timestamp="t s"))
+    assert reading.rows("session_id", "timestamp_ms", "item_id", "source_line") == [("a", 1, "x", 4), ("a", 2, "y", 5)]
+    assert header(path) == ["s id", "t s", "what", "item", "price"]
+
+
+def test_a_quote_that_a_header_never_closes_is_no_reason_to_lose_rows(
+    write: Callable[..., Path], read: Callable[..., Any]
+) -> None:
+    path = write("log.csv", 'sid,ts,what,item,pri"ce\na,1,view,x,2\na,2,view,y"s,3\n')
+    reading = read(path, mapping=replace(MAPPING, price='pri"ce'))
+    assert reading.rows("timestamp_ms") == [(1,), (2,)]
+    with pytest.raises(SourceError, match="no column is called 'sid'"):
+        read(write("open.csv", 'sid,ts,what,item,"price\na,1,view,x,2\n'), mapping=MAPPING)
 
 
 @pytest.mark.parametrize("block_bytes", [20, 30, 50, 1000])

@@ -4,7 +4,7 @@ from datetime import UTC, date, datetime, timedelta, timezone
 
 import polars as pl
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from model.text_rules import BLANKS, is_placeholder_id, session_id_text
@@ -84,6 +84,7 @@ def test_truth_values_are_one_and_zero_or_words() -> None:
 
 
 @given(st.lists(st.text("012.-eE\u0301\u00e9truTRUE\u200b" + BLANKS) | st.text(max_size=8), min_size=1))
+@example(["\xad", "\xad-", "a\xad"])
 def test_the_ids_of_a_log_are_those_of_the_service(texts: list[str]) -> None:
     ids, problems = identifier(pl.Series(texts, dtype=pl.String))
     (placeholders,) = [mask for mask, reason in problems if reason == PLACEHOLDER]
