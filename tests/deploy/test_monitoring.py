@@ -150,14 +150,14 @@ def test_each_alert_says_how_bad_it_is_what_it_means_and_where_the_runbook_is(ru
     assert (site, anchor) == ("https://willbuy.example/docs/runbook.html", rule["alert"].lower())
     [section] = [part for part in sections() if part.partition("\n")[0].lower() == anchor]
     # As bad there as here
-    assert f"`{rule['labels']['severity']}`" in section.partition("**Where to look.**")[0]
+    assert f"`{rule['labels']['severity']}`" in section.partition("**Look.**")[0]
 
 
 def test_the_runbook_has_a_section_for_each_alert_and_for_no_other() -> None:
     names = [section.partition("\n")[0] for section in sections()]
     assert names == [rule["alert"] for rule in alerts()]
     for section in sections():
-        for part in ("**What it means.**", "**Where to look.**", "```bash", "**What to do.**"):
+        for part in ("**Meaning.**", "**Look.**", "```bash", "**Do.**"):
             assert part in section, section
 
 

@@ -99,14 +99,18 @@ def test_a_wrong_mapping_file_is_explained(write: Callable[..., Path], text: str
 def test_the_example_of_the_documentation_does_what_it_says(
     write: Callable[..., Path], read: Callable[..., Any]
 ) -> None:
-    text = (paths.DOCS / "event-table.md").read_text("utf-8")
+    text = (paths.DOCS / "train-your-log.md").read_text("utf-8")
     log = text.split('```csv title="shop.csv"\n')[1].split("```")[0]
     toml = text.split('```toml title="shop.toml"\n')[1].split("```")[0]
-    table = text.split("The events are:\n\n")[1].split("\n\n")[0].splitlines()
-    names, *rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table if "---" not in line]
     reading = read(write("shop.csv", log), mapping=ColumnMapping.from_toml(write("shop.toml", toml)))
-    assert [[str(value) for value in row] for row in reading.rows(*names)] == rows
-    assert len(rows) == 3
+    names = ("session_id", "timestamp_ms", "event_name", "item_id", "price", "property.device")
+    assert reading.rows(*names)[:4] == [
+        ("v-17", 1790845200000, "view_item", "SKU-1", 59.9, "phone"),
+        ("v-17", 1790845242000, "add_to_cart", "SKU-1", 59.9, "phone"),
+        ("v-17", 1790845290000, "purchase", "SKU-1", 59.9, "phone"),
+        ("v-17", 1790845300000, "thanks", None, None, "phone"),
+    ]
+    assert len(reading.rows(*names)) == 8
 
 
 def test_a_missing_mapping_file_is_an_error(tmp_path: Path) -> None:
