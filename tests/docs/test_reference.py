@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[2]
 REFERENCE = ROOT / "docs" / "reference"
 TYPES = ROOT / "clients/js/src/types.ts"
 # Written by people and by a benchmark.
-OTHERS = {"files.md", "hot-path.md", "levers.md", "metrics.md"}
+OTHERS = {"files.md", "hot-path.md", "levers.md", "log.md", "metrics.md"}
 WRITE = """
 import json
 from docs.generate import api, typescript
