@@ -1,15 +1,48 @@
 """The commands' terminal output, and errors without a traceback."""
 
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Final
 
 import typer
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, ConsoleRenderable, RenderHook, RenderResult
+from rich.segment import Segment
 
-OUT: Final = Console()
-ERR: Final = Console(stderr=True)
+# Escape sequences begin with one; line breaks and tabs are those of the output itself.
+_CONTROL: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+_REPLACEMENT: Final = "\N{REPLACEMENT CHARACTER}"
+
+
+@dataclass(frozen=True, slots=True)
+class _Harmless:
+    """Something to print, without the control characters of its texts."""
+
+    printed: ConsoleRenderable
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        for segment in console.render(self.printed, options):
+            is_text = segment.control is None
+            yield Segment(_CONTROL.sub(_REPLACEMENT, segment.text), segment.style) if is_text else segment
+
+
+class _HarmlessTexts(RenderHook):
+    """Keeps names from a log from moving the cursor or changing the terminal."""
+
+    def process_renderables(self, renderables: list[ConsoleRenderable]) -> list[ConsoleRenderable]:
+        return [_Harmless(one) for one in renderables]
+
+
+def _console(*, stderr: bool) -> Console:
+    console = Console(stderr=stderr)
+    console.push_render_hook(_HarmlessTexts())
+    return console
+
+
+OUT: Final = _console(stderr=False)
+ERR: Final = _console(stderr=True)
 _INTERRUPTED: Final = 130
 
 

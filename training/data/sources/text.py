@@ -33,6 +33,8 @@ UTF_8: Final = "utf-8"
 _EIGHT_BIT: Final = "windows-1252"
 # A first line that spreadsheets write and read.
 _SAID_SEPARATOR: Final = re.compile(r'"?sep=(.)"?', re.IGNORECASE)
+# Begins lines that some exports have before the header.
+_COMMENT: Final = "#"
 _SEPARATOR_WORDS: Final = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar"}
 
 
@@ -123,9 +125,11 @@ class TextLayout:
 
 
 def header(path: Path, separator: str | None = None) -> list[str]:
-    """Return the fields of the first row; raises decoding errors where the file is not text."""
+    """Return the fields of the first row, without comments; raises decoding errors where the file is not text."""
     with opened(path) as (stream, _):
         first = stream.readline(MAX_LINE_BYTES).decode("utf-8-sig")
+        while first.startswith(_COMMENT) and (line := stream.readline(MAX_LINE_BYTES)):
+            first = line.decode()
         more = stream.readlines(_MOST_BYTES_OF_A_HEADER) if '"' in first else []
     lines = [line.rstrip("\r\n") for line in (first, *(line.decode(errors="replace") for line in more))]
     row, _ = _first_row(lines, separator)
@@ -295,11 +299,16 @@ class _Head:
 
     def below(self, table: pl.DataFrame) -> pl.DataFrame:
         """Return the lines without those that are headers: the first one, and its copies in files that were joined."""
+        table = self._without_comments(table)
         if self._line is None and table.height and (said := _SAID_SEPARATOR.fullmatch(table["text"][0])):
             self.separator, table = self.separator or said[1], table[1:]
         if table.height and not (self.separator and self.names):
             is_quoted = self._layout.has_quotes and self._layout.has_header
-            first, count = _first_row(table["text"], self.separator) if is_quoted else (table["text"][0], 1)
+            first, count = (
+                _first_row(table["text"].head(_MOST_LINES_OF_A_ROW).to_list(), self.separator)
+                if is_quoted
+                else (table["text"][0], 1)
+            )
             if not self.separator:
                 self._find_separator(first)
             if self.names is None:
@@ -311,6 +320,19 @@ class _Head:
         if rows.height < table.height:
             self.notes.append(f"{self._path.name}: {table.height - rows.height:,} lines repeat the header")
         return rows
+
+    def _without_comments(self, table: pl.DataFrame) -> pl.DataFrame:
+        """Return the lines without comments before the header, unless one of them names a needed column."""
+        if self.names is not None or not self._layout.has_header:
+            return table
+        count = next((at for at, line in enumerate(table["text"]) if not self._is_comment(line)), table.height)
+        if count:
+            self.notes.append(f"{self._path.name}: lines before the header that begin with {_COMMENT} are left out")
+        return table[count:]
+
+    def _is_comment(self, line: str) -> bool:
+        names = _names(line, self.separator or sniffed_separator(line, self._needed))
+        return line.startswith(_COMMENT) and self._needed.keys().isdisjoint(names)
 
     def _find_separator(self, line: str) -> None:
         width = len(self.names) if self.names else None

@@ -252,6 +252,21 @@ def test_a_line_break_inside_the_quotes_of_a_header_is_a_blank(
     assert header(path) == ["s id", "t s", "what", "item", "price"]
 
 
+def test_comments_before_the_header_are_left_out(write: Callable[..., Path], read: Callable[..., Any]) -> None:
+    path = write("log.csv", f"# ----\n# Events, by day\n#\n{HEADER}a,1,view,x,2\n# b,2,view,y,3\n")
+    reading = read(path, mapping=MAPPING)
+    assert reading.rows("session_id", "timestamp_ms", "source_line") == [("a", 1, 5), ("# b", 2, 6)]
+    assert [note for note in reading.notes if "before the header that begin with # are left out" in note]
+    assert header(path) == HEADER.strip().split(",")
+    # A header that begins with the character is no comment
+    named = read(write("named.csv", f"#{HEADER}a,1,view,x,2\n"), mapping=replace(MAPPING, session_id="#sid"))
+    assert named.rows("timestamp_ms") == [(1,)]
+    with pytest.raises(SourceError, match=r"no column is called 'sid' \(for session_id\); found: #sid, ts"):
+        read(write("named.csv", f"#{HEADER}a,1,view,x,2\n"), mapping=MAPPING)
+    with pytest.raises(SourceError, match="the file is empty"):
+        read(write("comments.csv", "# nothing\n# else\n"), mapping=MAPPING)
+
+
 def test_a_quote_that_a_header_never_closes_is_no_reason_to_lose_rows(
     write: Callable[..., Path], read: Callable[..., Any]
 ) -> None:
