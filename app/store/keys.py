@@ -73,6 +73,10 @@ class Keys:
         self._of_shard = tuple(shard_prefix(prefix, shard) for shard in range(SHARDS))
         self._sets = tuple((f"{start}board", f"{start}seen", f"{start}closed") for start in self._of_shard)
 
+    def start(self, shard: int) -> str:
+        """Return what all keys of a shard begin with."""
+        return self._of_shard[shard]
+
     def record(self, session_id: str) -> str:
         """Return the key of a session's record, a string."""
         return f"{self._of_shard[shard_of(session_id)]}s:{session_id}"
@@ -152,10 +156,13 @@ class Keys:
         start = self._of_shard[COUNTS_SHARD]
         return f"{start}replicas", f"{start}reports"
 
-    def probe(self, shard: int, token: str) -> tuple[str, str, str, str, str]:
-        """Return keys for a commit that only checks that commits work: board, seen, closed, record, history."""
+    def probe(self, shard: int, token: str) -> tuple[str, str, str, str, str, str]:
+        """Return keys for a commit that only checks that commits work: their beginning, then those of a session.
+
+        These are in the order record, history, board, seen, closed.
+        """
         start = f"{self._of_shard[shard]}probe:{token}:"
-        return f"{start}board", f"{start}seen", f"{start}closed", f"{start}s", f"{start}h"
+        return start, f"{start}s:probe", f"{start}h:probe", f"{start}board", f"{start}seen", f"{start}closed"
 
     def webhook(self, name: str) -> tuple[str, str, str, str, str]:
         """Return the keys of a webhook's queue: due, bodies, tries, dead, causes."""

@@ -10,6 +10,7 @@ because a commit that is sent twice counts once (`commit.lua`).
 
 import asyncio
 import re
+import struct
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -44,10 +45,15 @@ Stored = TypeVar("Stored")
 _OUTCOMES_TIMEOUT_S: Final = 5.0
 _OUTCOMES_CONNECTIONS: Final = 4
 _PROBE_MS: Final = 10_000
-# What `commit.lua` takes after its keys, for one session that is closed by its first event.
+# The argument `head` of `commit.lua` up to the probability.
+_HEAD: Final = struct.Struct("<???H8s")
+# What `commit.lua` takes after its keys and the length of their beginning, for one session closed by its first event.
+_PROBE_LIMITS: Final[tuple[RespArg, ...]] = (
+    *(_PROBE_MS, _PROBE_MS, BACKLOG, _PROBE_MS, 1, 1, _PROBE_MS, _PROBE_MS, 0),
+)
 _PROBE: Final[tuple[RespArg, ...]] = (
-    *(_PROBE_MS, _PROBE_MS, BACKLOG, _PROBE_MS, 1, 1, _PROBE_MS, _PROBE_MS, 0, "probe", b"", b"\x00probe---", b"0.5"),
-    *(b'{"outcome":"none","closed_by":"idle"}', 1, b"probe"),
+    _HEAD.pack(False, False, True, 1, b"") + b"0.5",
+    *(b"\x00probe---", b'{"outcome":"none","closed_by":"idle"}', b"probe"),
 )
 _POLICY: Final = re.compile(r"maxmemory_policy:([\w-]+)")
 _NO_POLICY: Final = ValueError("the server does not tell its maxmemory-policy")
@@ -219,9 +225,12 @@ class RedisStore:
         if not shards and (failure := await self._client.ping()) is not None:
             raise unavailable(failure)
         token = uuid4().hex
-        calls = [(shard, [5, *self._keys.probe(shard, token), *_PROBE]) for shard in shards]
+        calls: list[tuple[int, list[RespArg]]] = []
+        for shard in shards:
+            start, *keys = self._keys.probe(shard, token)
+            calls.append((shard, [len(keys), *keys, *_PROBE_LIMITS, len(start), *_PROBE]))
         replies = await self._scripts.run("ping", self._commit_script, calls, wait_replicas=self._wait_replicas)
-        loaded = await self._client.get(shards, [self._keys.probe(shard, token)[3] for shard in shards])
+        loaded = await self._client.get(shards, [self._keys.probe(shard, token)[1] for shard in shards])
         failures: list[Exception] = []
         for pair in zip(replies, loaded, strict=True):
             if not (failed := [one for one in pair if isinstance(one, Exception)]):
@@ -253,37 +262,38 @@ class RedisStore:
     def _call(self, commits: Sequence[Commit], group: "_Group") -> list[RespArg]:
         """Return the arguments of one EVALSHA after the hash: number of keys, keys, arguments (see `commit.lua`)."""
         keys: list[RespArg] = []
-        keys_of = self._keys.session
+        # Those that the script derives.
+        others: list[RespArg] = []
         arguments: list[RespArg] = []
-        decision_keys: list[RespArg] = []
         decided: list[RespArg] = []
+        names_all_keys = self._scripts.names_all_keys
         for shard, places in group:
+            start = self._keys.start(shard)
             for place in places:
                 commit = commits[place]
                 record, session_id = commit.record, commit.session_id
                 is_open, probability = record.outcome is _OPEN, record.probability
-                entries = commit.entries()
+                entries, expected = commit.entries(), commit.expected
+                keys.append(f"{start}s:{session_id}")
                 if commit.decided:
                     visitor_id = visitor_of(record.facts) if record.facts else None
                     for decision in commit.decided:
                         day = decision.decided_ms // DAY_MS
-                        decision_keys += (self._keys.decisions(shard), self._keys.fired(shard, day))
                         label = label_of(decision.rule, decision.group.word)
-                        decided += (len(keys) // 5 + 1, handed_over(session_id, decision, visitor_id), label)
-                keys += keys_of(shard, session_id)
-                arguments += (
-                    session_id,
-                    commit.expected or b"",
-                    encode_record(record),
-                    b"" if probability is None or not is_open else _number(probability),
-                    (b"restart" if commit.restarts else b"") + (b"" if is_open else _closing(commit)),
-                    len(entries),
-                    *entries,
-                )
-        sessions = len(keys) // 5
-        keys += decision_keys
+                        decided += (len(keys), day, handed_over(session_id, decision, visitor_id), label)
+                        others += (self._keys.decisions(shard), self._keys.fired(shard, day))
+                if names_all_keys:
+                    others += self._keys.session(shard, session_id)
+                head = _HEAD.pack(expected is not None, commit.restarts, not is_open, len(entries), expected or b"")
+                if is_open:
+                    score = b"" if probability is None else _number(probability)
+                    arguments += (head + score, encode_record(record), *entries)
+                else:
+                    arguments += (head, encode_record(record), _closing(commit), *entries)
         limits: tuple[RespArg, ...] = (self._idle_ms, self._grace_ms, BACKLOG, self._limits.kept_ms)
-        limits += (sessions, DECISIONS_KEPT, DECISIONS_KEPT_MS, FIRED_KEPT_MS, len(decision_keys) // 2)
+        limits += (len(keys), DECISIONS_KEPT, DECISIONS_KEPT_MS, FIRED_KEPT_MS, len(decided) // 4, len(start))
+        if names_all_keys:
+            keys += others
         return [len(keys), *keys, *limits, *decided, *arguments]
 
 

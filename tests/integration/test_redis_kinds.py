@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from conftest import missing
+from msgspec.structs import replace
 from support.redis_servers import BINARIES, RedisServer, find_binary
 from support.redis_topologies import RedisCluster, Sentinels, until
 from support.tls import behind_tls, make_certificate
@@ -19,6 +20,7 @@ from app.store.record_codec import Answers, Outcome, Record
 from app.store.redis.connection import ConnectionOptions
 from app.store.sessions import RedisStore
 from model.events import Event
+from model.interventions.decide import Decision, Group
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
@@ -153,6 +155,31 @@ async def test_a_slot_that_moves_while_it_is_used_loses_nothing(cluster):
         await commit_until_done(store, second)
         assert await store.load([session_id]) == [second.record]
         assert await store.load_histories([session_id]) == [[Event("page_view", 1)] * 2]
+
+
+@pytest.mark.parametrize("kind_of_key", ["board", "seen", "h:s-1", "decisions"])
+async def test_a_commit_changes_nothing_while_one_of_its_keys_has_moved(cluster, kind_of_key):
+    """Whichever it is: the script could write the record before it comes to that key."""
+    session_id = "s-1"
+    slot = cluster.slot_of(session_id)
+    source = cluster.owner_of(session_id)
+    target = next(node for node in cluster.primaries if node is not source)
+    decision = Decision("voucher", Group.CONTROL, 0.5, 1, 1000)
+    async with opened(cluster.url) as store:
+        first = replace(a_commit(session_id), decided=[decision])
+        await commit_until_done(store, first)
+        cluster.begin_to_move(slot, source, target)
+        cluster.move_key(f"wb:{{{shard_of(session_id):02x}}}:{kind_of_key}", source, target)
+        second = replace(a_commit(session_id, first.record), decided=[decision])
+
+        (result,) = await store.commit([second])
+
+        assert isinstance(result, StoreUnavailableError)
+        assert await store.load([session_id]) == [first.record]
+        cluster.move_keys(slot, source, target)
+        cluster.end_the_move(slot, target)
+        await commit_until_done(store, second)
+        assert await store.load([session_id]) == [second.record]
 
 
 async def test_one_node_that_hangs_or_is_gone_fails_its_own_sessions_alone(cluster):

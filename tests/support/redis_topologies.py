@@ -102,9 +102,11 @@ class RedisCluster:
         for _ in range(most):
             if (reply := source.command("CLUSTER", "GETKEYSINSLOT", str(slot), "1")) == b"*0\r\n":
                 return
-            key = reply.split(b"\r\n")[2].decode()
-            answer = source.command("MIGRATE", "127.0.0.1", str(target.port), key, "0", "5000")
-            assert answer == b"+OK\r\n", answer
+            self.move_key(reply.split(b"\r\n")[2].decode(), source, target)
+
+    def move_key(self, key: str, source: RedisServer, target: RedisServer) -> None:
+        answer = source.command("MIGRATE", "127.0.0.1", str(target.port), key, "0", "5000")
+        assert answer == b"+OK\r\n", answer
 
     def end_the_move(self, slot: int, target: RedisServer) -> None:
         for node in (target, *(node for node in self.primaries if node is not target)):

@@ -2,15 +2,16 @@
 Commits sessions by compare-and-set: each only if its record still has the version that was read.
 On a cluster all sessions of a call are of one shard.
 
-KEYS, five for each session:
+KEYS, one for each session:
+  record        of the session          string: one codec byte, eight bytes of version, the rest
+The script derives its other keys from these, as each word of a call costs time:
   board         of its shard            sorted set: session ids by probability
   last seen     of its shard            sorted set: session ids by time of last commit, ms, Redis' clock
   closed        of its shard            stream: see `closing.lua`, whose text precedes this one
-  record        of the session          string: one codec byte, eight bytes of version, the rest
   history       of the session          list: one entry for each event, oldest first
-then two for each decision of a rule:
   decisions     of its shard            stream: fields `id`, the session id, and `decision`, JSON
   fired         of its shard and day    hash: number of decisions by rule and group: `voucher:control`
+On a cluster these follow in KEYS, so that a node that is moving some of them refuses the call before it changes any.
 
 ARGV
   ARGV[1]       idle time that ends a session, in milliseconds
@@ -22,18 +23,18 @@ ARGV
   ARGV[7]       lifetime of `decisions` in milliseconds
   ARGV[8]       lifetime of `fired` in milliseconds
   ARGV[9]       number of decisions
+  ARGV[10]      length of what precedes `s:` in the key of a record
   then for each decision:
     session     number of its session in this call, from 1
+    day         of `fired`
     decision    the decision as JSON
     label       its rule and group
   then for each session:
-    id          session id
-    expected    version that was read, eight bytes; empty: there must be no record
+    head        bytes: 1 if a record was read, 0 if there must be none; 1 if the session begins anew after its purchase;
+                1 if the word `closing` follows; number of history entries (2, the lower one first); version that was
+                read (8); probability for the board as text, or nothing to remove the session from the board
     record      the new record, its version inside
-    score       probability for the board; empty: remove the session from the board
-    closing     facts for `closed` if this commit closes the session; 'closed' if an earlier one did; else empty;
-                'restart' precedes it if the session begins anew after its purchase
-    count       number of history entries that follow
+    closing     facts for `closed` if this commit closes the session; 'closed' if an earlier one did
     entry...    history entries to append, oldest first
 
 Returns one integer for each session: 1 committed; 0 the record has another version, and nothing was changed.
@@ -66,23 +67,31 @@ local sets_end_ms = string.format('%.0f', now_ms + idle_ms + 2 * grace_ms)
 local sets_least_ms = idle_ms + 1.5 * grace_ms
 local sessions = tonumber(ARGV[5])
 local decisions_kept, decisions_kept_ms, fired_kept_ms, decisions = ARGV[6], ARGV[7], ARGV[8], tonumber(ARGV[9])
+local start_length = tonumber(ARGV[10])
 local results = {}
-local board_of, has_grown = {}, {}
+-- By what the keys of a shard begin with.
+local committed, has_grown = {}, {}
 local decided = {}
 for decision = 1, decisions do
-  local session = tonumber(ARGV[7 + 3 * decision])
+  local session = tonumber(ARGV[7 + 4 * decision])
   decided[session] = decided[session] or {}
   table.insert(decided[session], decision)
 end
-local position = 10 + 3 * decisions
+local position = 11 + 4 * decisions
 
 for session = 1, sessions do
-  local first = 5 * session - 4
-  local board_key, seen_key, closed_key = KEYS[first], KEYS[first + 1], KEYS[first + 2]
-  local record_key, history_key = KEYS[first + 3], KEYS[first + 4]
-  local id, expected, record, score = ARGV[position], ARGV[position + 1], ARGV[position + 2], ARGV[position + 3]
-  local closing, count = ARGV[position + 4], tonumber(ARGV[position + 5])
-  position = position + 6
+  local record_key = KEYS[session]
+  local start, id = string.sub(record_key, 1, start_length), string.sub(record_key, start_length + 3)
+  local board_key, seen_key, history_key = start .. 'board', start .. 'seen', start .. 'h:' .. id
+  local head, record, closing = ARGV[position], ARGV[position + 1], ''
+  local was_read, is_anew, closes, low, high = string.byte(head, 1, 5)
+  local count, score = low + 256 * high, string.sub(head, 14)
+  local expected = was_read == 1 and string.sub(head, 6, 13) or ''
+  position = position + 2
+  if closes == 1 then
+    closing = ARGV[position]
+    position = position + 1
+  end
 
   local stored = call('GETRANGE', record_key, '1', '8')
   if stored == expected then
@@ -91,17 +100,15 @@ for session = 1, sessions do
       local has_ended = before_ms and tonumber(before_ms) <= now_ms - idle_ms
       local has_history = call('EXISTS', history_key) == 1
       if has_history then
-        append_closed(
-          closed_key, longest, kept_ms, id, has_ended and IDLED_OUT or EVICTED, before_ms or seen_ms, history_key
-        )
+        local facts = has_ended and IDLED_OUT or EVICTED
+        append_closed(start .. 'closed', longest, kept_ms, id, facts, before_ms or seen_ms, history_key)
         call('DEL', history_key)
       end
       if not has_ended and (has_history or before_ms) then
         call('RPUSH', history_key, START_UNKNOWN)
       end
-    elseif string.sub(closing, 1, 7) == 'restart' then
+    elseif is_anew == 1 then
       -- Its purchase is in `closed` already.
-      closing = string.sub(closing, 8)
       call('DEL', history_key)
     end
     -- Before the record: if a key has another type, a command fails before anything has changed.
@@ -109,10 +116,10 @@ for session = 1, sessions do
       call('LRANGE', history_key, 0, 0)
     end
     for _, decision in ipairs(decided[session] or {}) do
-      local decisions_key, fired_key = KEYS[5 * sessions + 2 * decision - 1], KEYS[5 * sessions + 2 * decision]
-      call('XADD', decisions_key, 'MAXLEN', '~', decisions_kept, '*', 'id', id, 'decision', ARGV[8 + 3 * decision])
+      local decisions_key, fired_key = start .. 'decisions', start .. 'fired:' .. ARGV[8 + 4 * decision]
+      call('XADD', decisions_key, 'MAXLEN', '~', decisions_kept, '*', 'id', id, 'decision', ARGV[9 + 4 * decision])
       call('PEXPIRE', decisions_key, decisions_kept_ms)
-      call('HINCRBY', fired_key, ARGV[9 + 3 * decision], 1)
+      call('HINCRBY', fired_key, ARGV[10 + 4 * decision], 1)
       call('PEXPIRE', fired_key, fired_kept_ms)
     end
     for entry = position, position + count - 1 do
@@ -125,10 +132,10 @@ for session = 1, sessions do
     if score == '' then
       call('ZREM', board_key, id)
     elseif call('ZADD', board_key, score, id) == 1 then
-      has_grown[board_key] = true
+      has_grown[start] = true
     end
     if closing ~= '' and closing ~= 'closed' then
-      append_closed(closed_key, longest, kept_ms, id, closing, seen_ms, history_key)
+      append_closed(start .. 'closed', longest, kept_ms, id, closing, seen_ms, history_key)
     end
     results[session] = 1
   elseif stored == string.sub(record, 2, 9) then
@@ -137,13 +144,14 @@ for session = 1, sessions do
     results[session] = 0
   end
   position = position + count
-  board_of[seen_key] = board_key
+  committed[start] = true
 end
 
-for seen_key, board_key in pairs(board_of) do
+for start in pairs(committed) do
+  local board_key, seen_key = start .. 'board', start .. 'seen'
   -- Both sets expire together. One read usually shows that no write is needed; two writes would also go to every
   -- replica and into the append-only file. A board that was empty did not exist, so its expiry has to be set.
-  if has_grown[board_key] or call('PTTL', seen_key) < sets_least_ms then
+  if has_grown[start] or call('PTTL', seen_key) < sets_least_ms then
     call('PEXPIREAT', board_key, sets_end_ms)
     call('PEXPIREAT', seen_key, sets_end_ms)
   end

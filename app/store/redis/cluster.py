@@ -55,6 +55,8 @@ class ClusterClient:
 
     # A script's keys must be in one slot, and each shard has a slot of its own.
     max_shards_per_script = 1
+    # A node that is moving one of them refuses the call. A script that fails half-way is not undone.
+    names_all_keys = True
 
     def __init__(
         self, seeds: Sequence[Endpoint], open_server: Callable[[Endpoint], Server], *, timeout_s: float

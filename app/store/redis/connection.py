@@ -60,6 +60,11 @@ class RedisClient(Protocol):
         """How many shards one script call may touch; the server serves no other client while a script runs."""
         ...
 
+    @property
+    def names_all_keys(self) -> bool:
+        """Whether a script's call must name every key that the script may touch."""
+        ...
+
     async def get(self, shards: Sequence[int], keys: Sequence[str]) -> list[Reply]:
         """Return the strings under keys, given the shard of each, in one round trip per server."""
         ...
@@ -88,6 +93,7 @@ class SingleClient:
     """Client of one server, or of the primary that sentinels name; implements `RedisClient`."""
 
     max_shards_per_script = 16
+    names_all_keys = False
 
     def __init__(self, server: Server, sentinel: Sentinel | None = None) -> None:
         self._server = server

@@ -50,6 +50,11 @@ class ScriptRunner:
         """How many shards one call may touch."""
         return self._client.max_shards_per_script
 
+    @property
+    def names_all_keys(self) -> bool:
+        """Whether a call must name every key that its script may touch."""
+        return self._client.names_all_keys
+
     async def run(
         self, operation: str, script: Script, calls: Sequence[tuple[int, Sequence[RespArg]]], *, wait_replicas: int = 0
     ) -> list[Reply]:
