@@ -7,6 +7,7 @@ import pytest
 from fuzz.cases import CASES
 from hypothesis import settings
 from support.artifacts import write_artifact
+from support.patience import be_patient
 from support.redis_servers import BINARIES, RedisServer, find_binary
 from support.service import Service
 
@@ -16,6 +17,8 @@ settings.register_profile("tests", max_examples=CASES or 100, derandomize=not CA
 # `make quick` tries a quarter of the examples.
 settings.register_profile("quick", settings.get_profile("tests"), max_examples=25)
 settings.load_profile("tests")
+# Nothing fails because the machine is busy.
+be_patient()
 
 
 @pytest.fixture(scope="session")
@@ -119,10 +122,6 @@ def valkey(shared_valkey):
 def artifact(tmp_path_factory):
     """A small artifact of random weights."""
     return write_artifact(tmp_path_factory.mktemp("artifact") / "model.pt")
-
-
-# For services whose tests are of something else: nothing fails because the machine is busy.
-PATIENT = {"redis_timeout_s": 10, "request_timeout_s": 30}
 
 
 @pytest.fixture

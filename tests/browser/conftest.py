@@ -31,12 +31,10 @@ _NETWORK_FAILURE = "Failed to load resource"
 def running_shop(artifact, start_redis, tmp_path_factory) -> Iterator[Shop]:
     redis = start_redis("valkey-8.1")
     log = tmp_path_factory.mktemp("dashboard") / "service.log"
-    # Long timeouts: on a busy machine, no request fails for being slow. Other tests cover the recovery of the page.
-    waits = {"redis_timeout_s": 10, "request_timeout_s": 30}
     rules = log.with_name("rules.toml")
     rules.write_text(RULES)
     settings = {"artifact": artifact, "redis_url": redis.url, "log_format": "console", "interventions_file": rules}
-    service = Service(log, settings | waits)
+    service = Service(log, settings)
     try:
         service.start()
         shop = Shop(service, redis)

@@ -19,7 +19,7 @@ def running_shop(artifact, start_redis, tmp_path_factory) -> Iterator[Shop]:
     """A shop whose service accepts two keys; one has the scope `sessions:read`."""
     redis = start_redis("valkey-8.1")
     folder = tmp_path_factory.mktemp("keys")
-    settings = {"artifact": artifact, "redis_url": redis.url, "redis_timeout_s": 10, "request_timeout_s": 30}
+    settings = {"artifact": artifact, "redis_url": redis.url}
     settings["api_keys_file"] = write_keys(folder / "keys.toml", DESK, BACKEND)
     service = Service(folder / "service.log", settings)
     try:

@@ -22,6 +22,7 @@ from support.javascript_client import install
 from support.keys import make_key, write_keys
 from support.log_exports import export_ga4, export_pages, export_segment
 from support.paths import ROOT
+from support.patience import service_environment
 from support.redis_servers import RedisServer, find_binary, free_port
 from support.service import Service
 from typer.testing import CliRunner
@@ -232,11 +233,10 @@ def test_the_readmes_commands_for_an_own_shop_work_one_after_another(month: Path
         r"^## Your own shop$.*?^```sh\n(.*?)^```$", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL
     )
     port = free_port()
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("WILLBUY_")} | {
+    environment = service_environment() | {
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         # Where other commands of this user would look, too
         "XDG_RUNTIME_DIR": str(tmp_path),
-        "WILLBUY_REQUEST_TIMEOUT_S": "20",
     }
     shutil.copy(month / "log.parquet", tmp_path / "log.parquet")
     changes = SMALLER | {" LOG ": " log.parquet ", "willbuy serve ": f"willbuy serve --port {port} "}

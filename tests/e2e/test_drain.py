@@ -2,18 +2,11 @@
 
 import asyncio
 import time
-from functools import partial
 
 import httpx
 import pytest
-from conftest import PATIENT
 
 pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture
-def service(service):
-    return partial(service, **PATIENT)
 
 
 class Load:

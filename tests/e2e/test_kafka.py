@@ -5,7 +5,7 @@ import time
 
 import httpx
 import pytest
-from conftest import PATIENT, missing
+from conftest import missing
 from support.kafka import HEARTBEAT, OFFSET_COMMIT, ConsumingService, MockCluster, Tansu, find_tansu
 
 # Codes of errors: a coordinator that moves, a group that rebalances, a member that another one replaces
@@ -43,7 +43,7 @@ def consume(artifact, tmp_path, valkey):
         options["scores"] = topic.replace("events", "scores")
         service = ConsumingService(
             tmp_path / f"consumer-{number}.log",
-            {"artifact": artifact, "log_format": "console", "redis_url": valkey.url} | PATIENT | settings,
+            {"artifact": artifact, "log_format": "console", "redis_url": valkey.url} | settings,
             options,
         )
         started.append(service)

@@ -4,7 +4,6 @@ import asyncio
 
 import httpx
 import pytest
-from conftest import PATIENT
 from support.tls import make_certificate
 from support.webhook_receiver import receiver
 
@@ -41,7 +40,7 @@ async def test_no_decision_is_lost_and_no_session_counts_twice_when_replicas_are
             '[[rules]]\nname = "always"\n'
             f'[[webhooks]]\nurl = "{shop.url}"\nsecret_file = "secret"\nallow_private = true\nca_file = "server.crt"\n'
         )
-        settings = {"redis_url": valkey.url, "interventions_file": rules, "session_idle_s": 4, "tuned": QUICK} | PATIENT
+        settings = {"redis_url": valkey.url, "interventions_file": rules, "session_idle_s": 4, "tuned": QUICK}
         replicas = [service(**settings) for _ in range(2)]
         decided: set[str] = set()
         async with httpx.AsyncClient(timeout=30) as client:

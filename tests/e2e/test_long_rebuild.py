@@ -12,7 +12,7 @@ def posted(client, session_id):
 
 def test_a_long_session_gets_through_after_a_reload_although_its_first_callers_left(service, valkey, tmp_path):
     settings = {"redis_url": valkey.url, "max_session_events": 10_000, "state_dtype": "float32"}
-    before = service(**settings, request_timeout_s=60)
+    before = service(**settings)
     with httpx.Client(base_url=before.base_url, timeout=60) as client:
         for first in range(0, EVENTS, 50):
             numbers = range(first, first + 50)

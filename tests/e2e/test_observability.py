@@ -37,8 +37,7 @@ def serve(artifact, tmp_path):
 
     def start(*, workers=1, **settings):
         log = tmp_path / f"served-{len(started)}.log"
-        patient = {"redis_timeout_s": 30, "request_timeout_s": 60}  # for a loaded machine
-        served = Served(log, {"artifact": artifact} | patient | settings, workers=workers)
+        served = Served(log, {"artifact": artifact} | settings, workers=workers)
         started.append(served)
         served.start()
         return served

@@ -110,7 +110,7 @@ def test_what_comes_after_a_purchase_is_the_same_in_the_service_and_in_a_log(
         {"session_id": "s", "event_id": f"e{at}", "event_name": name, "item_id": f"i{at}", "timestamp": now_ms + at}
         for at, name in enumerate(names)
     ]
-    running = service(redis_url=valkey.url, after_purchase=after_purchase, session_idle_s=3, request_timeout_s=20)
+    running = service(redis_url=valkey.url, after_purchase=after_purchase, session_idle_s=3)
     with httpx.Client(base_url=running.base_url, timeout=30) as client:
         requests = [events] if in_one_request else [[event] for event in events]
         results = [
@@ -170,9 +170,6 @@ def test_the_next_model_trains_on_what_the_service_saw(service, valkey, tmp_path
         "session_idle_s": IDLE_S,
         "trust_window_s": TRUST_WINDOW_S,
         "max_event_age_s": ANY_AGE_S,
-        # However slow this machine is
-        "request_timeout_s": 60,
-        "redis_timeout_s": 30,
     }
     first = service(**settings)
     answers = shop(first.base_url, bodies(log.events))

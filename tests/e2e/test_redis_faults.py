@@ -8,8 +8,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-# The deadline of a request, and what an answer without Redis may take on a busy machine: far less.
-REQUEST_S = 30
+# The deadline of a request, of a call of Redis, and what an answer without Redis may take on a busy machine: far less.
+TIMEOUTS = {"request_timeout_s": 30, "redis_timeout_s": 0.5}
 AT_ONCE_S = 15
 
 
@@ -46,7 +46,7 @@ def wait_until_ready(service):
 
 def test_without_redis_at_the_start_it_starts_and_recovers(service, redis_to_kill):
     redis_to_kill.kill()
-    replica = service(redis_url=redis_to_kill.url, request_timeout_s=REQUEST_S)
+    replica = service(redis_url=redis_to_kill.url, **TIMEOUTS)
     assert_unavailable(replica)
     redis_to_kill.start()
     wait_until_ready(replica)
@@ -54,7 +54,7 @@ def test_without_redis_at_the_start_it_starts_and_recovers(service, redis_to_kil
 
 
 def test_a_redis_that_dies_and_comes_back_has_lost_nothing(service, redis_to_kill):
-    replica = service(redis_url=redis_to_kill.url, request_timeout_s=REQUEST_S)
+    replica = service(redis_url=redis_to_kill.url, **TIMEOUTS)
     first, _ = post(replica, event_id="e1")
     redis_to_kill.kill()
     assert_unavailable(replica)
@@ -67,7 +67,7 @@ def test_a_redis_that_dies_and_comes_back_has_lost_nothing(service, redis_to_kil
 
 
 def test_a_redis_that_restarts_between_two_events_is_not_noticed(service, redis_to_kill):
-    replica = service(redis_url=redis_to_kill.url, request_timeout_s=REQUEST_S)
+    replica = service(redis_url=redis_to_kill.url, **TIMEOUTS)
     assert post(replica)[0].json()["events"] == 1
     redis_to_kill.kill()
     redis_to_kill.start()
@@ -76,7 +76,7 @@ def test_a_redis_that_restarts_between_two_events_is_not_noticed(service, redis_
 
 
 def test_a_redis_that_hangs_is_503_at_once_and_folds_at_most_once(service, redis_to_kill):
-    replica = service(redis_url=redis_to_kill.url, request_timeout_s=REQUEST_S)
+    replica = service(redis_url=redis_to_kill.url, **TIMEOUTS)
     assert post(replica, event_id="e1")[0].json()["events"] == 1
     redis_to_kill.pause()
     assert_unavailable(replica)
@@ -90,7 +90,7 @@ def test_a_redis_that_hangs_is_503_at_once_and_folds_at_most_once(service, redis
 
 def test_the_password_of_the_url_is_never_logged(service, start_redis):
     server = start_redis("valkey-8.1")
-    replica = service(redis_url=server.url.replace("//", "//user:hunter2@"), request_timeout_s=REQUEST_S)
+    replica = service(redis_url=server.url.replace("//", "//user:hunter2@"), **TIMEOUTS)
     assert_unavailable(replica)
     assert "hunter2" not in replica.output()
     assert "user:***@127.0.0.1" in replica.output()

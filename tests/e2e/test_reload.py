@@ -4,11 +4,9 @@ import asyncio
 import re
 import shutil
 import time
-from functools import partial
 
 import httpx
 import pytest
-from conftest import PATIENT
 from support.artifacts import write_artifact
 from support.keys import make_key, write_keys
 
@@ -21,11 +19,6 @@ pytestmark = pytest.mark.anyio
 # Without keys, a reload by request is refused.
 KEY = make_key("events:write", "sessions:read", "model:admin")
 NAMES = ("page_view", "view_item", "search", "add_to_cart")
-
-
-@pytest.fixture
-def service(service):
-    return partial(service, **PATIENT)
 
 
 def put_in_place(source, path):

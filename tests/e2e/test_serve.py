@@ -2,7 +2,6 @@
 
 import errno
 import json
-import os
 import socket
 import subprocess
 import sys
@@ -11,6 +10,7 @@ import time
 import httpx
 import pytest
 from support.paths import ROOT
+from support.patience import service_environment
 from support.warm_process import WarmProcess
 
 EVENT = {"session_id": "s-1", "event_name": "view_item"}
@@ -53,11 +53,10 @@ class Served:
 @pytest.fixture
 def serve(artifact, valkey, tmp_path):
     started: list[Served] = []
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("WILLBUY_")} | {
+    environment = service_environment() | {
         "WILLBUY_ARTIFACT": str(artifact),
         "WILLBUY_REDIS_URL": valkey.url,
         "WILLBUY_OPEN_ACCESS": "true",
-        "WILLBUY_REQUEST_TIMEOUT_S": "20",
     }
 
     def start(*options):

@@ -2,11 +2,9 @@
 
 import asyncio
 import time
-from functools import partial
 
 import httpx
 import pytest
-from conftest import PATIENT
 from support.artifacts import write_artifact
 
 from model.events import Event
@@ -16,11 +14,6 @@ pytestmark = pytest.mark.anyio
 
 # Two replicas compete for one session all the time.
 MANY_ATTEMPTS = {"app.scoring.scorer:Scorer": {"commit_attempts": 100}}
-
-
-@pytest.fixture
-def service(service):
-    return partial(service, **PATIENT)
 
 
 def shopper(session_id, length=8):

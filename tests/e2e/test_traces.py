@@ -62,7 +62,7 @@ def post(replica, session_id):
 def test_what_was_traced_is_sent_at_the_latest_when_the_service_ends(service, valkey, collector, monkeypatch):
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", collector.url)
     monkeypatch.setenv("OTEL_RESOURCE_ATTRIBUTES", "deployment.environment.name=test")
-    replica = service(redis_url=valkey.url, redis_timeout_s=30, request_timeout_s=60)
+    replica = service(redis_url=valkey.url)
     assert post(replica, "s-1").status_code == 200
     assert replica.stop() == 0
     assert {path for path, _ in collector.requests} == {"/v1/traces"}
@@ -77,7 +77,7 @@ def test_what_was_traced_is_sent_at_the_latest_when_the_service_ends(service, va
 
 def test_a_collector_that_is_away_holds_up_no_answer_and_no_end(service, valkey, monkeypatch):
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:9")
-    replica = service(redis_url=valkey.url, redis_timeout_s=30, request_timeout_s=60)
+    replica = service(redis_url=valkey.url)
     assert post(replica, "s-1").status_code == 200
     # It is killed, and that raised, where this takes a minute
     assert replica.stop() == 0

@@ -35,6 +35,7 @@ from model.predictor import StateDtype, load_predictor
 from model.redis_keys import SHARDS
 
 REQUEST_TIMEOUT_S: Final = 2.0
+REDIS_TIMEOUT_S: Final = 0.5
 # A client waits so much longer than the service's deadline, because test machines are busy.
 SLACK_S: Final = 3.0
 # How late the idle rule may be on a busy machine before the oracle judges.
@@ -106,6 +107,7 @@ async def run(campaign: Campaign, directory: Path) -> Report:
         replicas=campaign.replicas,
         settings={
             "request_timeout_s": REQUEST_TIMEOUT_S,
+            "redis_timeout_s": REDIS_TIMEOUT_S,
             "state_dtype": campaign.state_dtype,
             "max_event_age_s": _WEEK_S,
             "max_batch_size": 64,

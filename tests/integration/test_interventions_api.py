@@ -41,8 +41,6 @@ async def replicas(server, path, count=2):
         artifact="unused.pt",
         open_access=True,
         redis_url=server.url,
-        redis_timeout_s=10,
-        request_timeout_s=30,
         session_idle_s=10,
         interventions_file=path,
     )

@@ -62,7 +62,7 @@ def running(artifact, shared_valkey, tmp_path_factory):
     settings = {"artifact": artifact, "redis_url": shared_valkey.url}
     (folder / "rules.toml").write_text(RULES)
     settings |= {"interventions_file": folder / "rules.toml"}
-    settings |= {"api_keys_file": write_keys(folder / "keys.toml", key), "request_timeout_s": 20}
+    settings |= {"api_keys_file": write_keys(folder / "keys.toml", key)}
     started = Service(folder / "service.log", settings)
     try:
         started.start()

@@ -47,7 +47,7 @@ def a_commit(session_id, expected=None):
 
 @asynccontextmanager
 async def opened(url, *, wait_replicas=0, **options):
-    chosen = ConnectionOptions(**({"timeout_s": 2.0, "open_s": 0.1} | options))
+    chosen = ConnectionOptions(**({"timeout_s": 10.0, "open_s": 0.1} | options))
     store = RedisStore(url, session_idle_s=1800, options=chosen, wait_replicas=wait_replicas)
     try:
         yield store
@@ -183,7 +183,7 @@ async def test_a_commit_changes_nothing_while_one_of_its_keys_has_moved(cluster,
 
 
 async def test_one_node_that_hangs_or_is_gone_fails_its_own_sessions_alone(cluster):
-    async with opened(cluster.url) as store:
+    async with opened(cluster.url, timeout_s=2.0) as store:
         commits = {session_id: a_commit(session_id) for session_id in SESSIONS}
         assert await store.commit(list(commits.values())) == [True] * len(SESSIONS)
         lost = cluster.primaries[1]

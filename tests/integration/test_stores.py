@@ -45,7 +45,7 @@ def a_commit(session_id, expected, version, *events):
 
 
 def redis_store(server, *, session_idle_s=1800, options=None, **others):
-    options = options or ConnectionOptions(timeout_s=2.0)
+    options = options or ConnectionOptions(timeout_s=10.0)
     return RedisStore(server.url, session_idle_s=session_idle_s, options=options, **others)
 
 
@@ -422,7 +422,7 @@ async def test_a_full_server_refuses_writes_as_unavailable(start_redis):
 async def test_a_server_that_is_gone_is_told_at_once_and_found_again(start_redis):
     server = start_redis("valkey-8.1", appendonly=True)
     # It is asked every time, however often it failed
-    store = redis_store(server, options=ConnectionOptions(timeout_s=2.0, failures_to_open=1000))
+    store = redis_store(server, options=ConnectionOptions(timeout_s=10.0, failures_to_open=1000))
     await store.commit([a_commit("a", None, 1)])
     server.kill()
     for results in (
@@ -442,7 +442,7 @@ async def test_a_server_that_is_gone_is_told_at_once_and_found_again(start_redis
 
 async def test_a_server_that_hangs_is_given_up_and_found_again(start_redis):
     server = start_redis("valkey-8.1")
-    store = redis_store(server, options=ConnectionOptions(timeout_s=0.1))
+    store = redis_store(server, options=ConnectionOptions(timeout_s=1.0))
     await store.commit([a_commit("a", None, 1)])
     server.pause()
     (result,) = await store.load(["a"])
@@ -453,7 +453,7 @@ async def test_a_server_that_hangs_is_given_up_and_found_again(start_redis):
 
 
 async def test_more_callers_than_connections_wait_for_a_free_one(redis_server):
-    store = redis_store(redis_server, options=ConnectionOptions(max_connections=2))
+    store = redis_store(redis_server, options=ConnectionOptions(max_connections=2, timeout_s=10.0))
     results = await asyncio.gather(*(store.commit([a_commit(str(i), None, 1)]) for i in range(50)))
     assert results == [[True]] * 50
     await store.close()

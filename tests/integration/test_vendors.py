@@ -28,7 +28,6 @@ ROUTES = [SEGMENT, RUDDERSTACK, SNOWPLOW, GA4]
 KEY = make_key("events:write", name="vendor")
 READER = make_key("sessions:read", name="reader")
 NOW = datetime.now(UTC).replace(microsecond=0)
-WAITS = {"redis_timeout_s": 10, "request_timeout_s": 30}
 
 
 def at(minutes: float = 0) -> str:
@@ -86,7 +85,7 @@ EXAMPLES = {SEGMENT: track(1), RUDDERSTACK: track(1), SNOWPLOW: [enriched(1)], G
 
 @asynccontextmanager
 async def running(url: str, **settings: Any):
-    chosen = {"artifact": "unused.pt", "redis_url": url, "log_format": "console", **WAITS, **settings}
+    chosen = {"artifact": "unused.pt", "redis_url": url, "log_format": "console", **settings}
     if "api_keys_file" not in chosen:
         chosen["open_access"] = True
     app = create_app(Settings(**chosen), model=FakeModel())

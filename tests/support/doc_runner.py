@@ -24,6 +24,7 @@ from typing import Any, Final
 from typer.testing import CliRunner
 
 from support.doc_blocks import ANSWERS, COMMANDS, FILES, PROGRAMS, Block, PageError
+from support.patience import service_environment
 from support.redis_servers import free_port
 from training.cli import cli
 
@@ -195,8 +196,8 @@ def tools(folder: Path, found: Mapping[str, Path]) -> Path:
 
 
 def environment(path: Sequence[Path], **variables: str) -> dict[str, str]:
-    """Return this process's environment with folders prepended to PATH and without WILLBUY_ variables."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("WILLBUY_")}
+    """Return this process's environment with folders prepended to PATH, and long time-outs as only settings."""
+    kept = service_environment()
     kept["PATH"] = os.pathsep.join([*map(str, path), kept.get("PATH", os.defpath)])
     # Narrower than that, tables are cut and their lines are not those of the page.
     return kept | {"COLUMNS": "120", "OMP_NUM_THREADS": "1"} | variables

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import httpx
 
+from support.patience import service_environment
 from support.redis_servers import free_port
 from support.warm_process import WarmProcess
 
@@ -22,7 +23,8 @@ class Service:
 
     A service of one worker is forked from a process with the same imports, see `support.warm_process`.
     `settings` become `WILLBUY_` variables; nothing else of that name is passed on from the tests' own environment.
-    Access is open unless they say who may ask. `tuned` has other constants, see `support.tuned_app`.
+    Access is open unless they say who may ask, and time-outs are long unless they say how long, see
+    `support.patience`. `tuned` has other constants, see `support.tuned_app`.
     """
 
     def __init__(
@@ -37,7 +39,7 @@ class Service:
         self.workers = workers
         self.port = free_port()
         self.base_url = f"http://127.0.0.1:{self.port}"
-        self._environment = {name: value for name, value in os.environ.items() if not name.startswith("WILLBUY_")}
+        self._environment = service_environment()
         if not settings.keys() & {"api_keys_file", "open_access"}:
             self._environment["WILLBUY_OPEN_ACCESS"] = "true"
         self._environment |= {f"WILLBUY_{name.upper()}": str(value) for name, value in settings.items()}

@@ -58,8 +58,6 @@ async def traced(artifact, redis_url, sampler=ALWAYS_ON):
         log_format="json",
         open_access=True,
         redis_url=redis_url,
-        redis_timeout_s=30,
-        request_timeout_s=60,
     )
     app = create_app(settings, tracer_provider=provider, now_ms=lambda: NOW_MS)
     async with app.router.lifespan_context(app):

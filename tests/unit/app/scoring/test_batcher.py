@@ -428,7 +428,7 @@ def test_whatever_the_interleaving_each_item_is_handled_once_and_in_order(
     script, pauses, max_batch_size, max_items_per_key, put_off, max_batches
 ):
     asyncio.run(
-        asyncio.wait_for(run_script(script, pauses, max_batch_size, max_items_per_key, put_off, max_batches), 5)
+        asyncio.wait_for(run_script(script, pauses, max_batch_size, max_items_per_key, put_off, max_batches), 30)
     )
 
 
