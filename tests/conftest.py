@@ -1,6 +1,7 @@
 """Fixtures of all tests: real servers, real processes. What they start they stop, by process id."""
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,8 @@ PROCESSES_S = 60
 OF_PROCESSES = {"browser", "e2e", "faults", "fuzz"}
 # The first test that asks for one of these trains a model meanwhile, or starts a browser.
 SLOW_FIXTURES = {"trained", "month", "demo_model", "chromium"}
+# Tests of what coverage does not count: measuring it would cost a third of their time.
+UNMEASURED = [TESTS / name for name in ("deploy", "docs", "leaks", "sources", "unit/training")]
 # Why a test may be skipped in CI too.
 SKIPPED_IN_CI = ("torch sees no GPU", "no GPU", "no real logs", "only Linux", "processes are counted in /proc")
 
@@ -57,6 +60,20 @@ def pytest_collection_modifyitems(items):
         elif item.path.relative_to(TESTS).parts[0] in OF_PROCESSES:
             item.add_marker(pytest.mark.timeout(PROCESSES_S))
     items.sort(key=lambda item: item.path not in slow)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item):
+    if not any(item.path.is_relative_to(folder) for folder in UNMEASURED):
+        return (yield)
+    tracer = sys.gettrace()
+    sys.settrace(None)
+    with pytest.MonkeyPatch.context() as patch:
+        # Nor the programs that the test starts
+        patch.delenv("COVERAGE_PROCESS_CONFIG", raising=False)
+        result = yield
+    sys.settrace(tracer)
+    return result
 
 
 @pytest.hookimpl(wrapper=True)

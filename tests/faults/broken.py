@@ -1,4 +1,4 @@
-"""The service without one of its guarantees: `python -m faults.broken compare_and_set serve --port 8001`.
+"""The service without one of its guarantees: `broken compare_and_set serve --port 8001`, see `support.warm_process`.
 
 Only for the harness, to prove that it detects the violation. The product has no such switch: this program replaces
 parts of it before the command starts.
@@ -72,6 +72,8 @@ BREAKS = {
     "offsets": break_offsets,
 }
 
-if __name__ == "__main__":
+
+def main() -> None:
+    """Break it, and run the command."""
     BREAKS[sys.argv.pop(1)]()
     cli.main()

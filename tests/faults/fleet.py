@@ -6,7 +6,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from support.keys import make_key, write_keys
 from support.redis_servers import RedisServer
 from support.redis_topologies import RedisCluster
 from support.service import ROOT, Service
+from support.warm_process import WarmProcess
 
 from app.auth.scopes import Scope
 from faults.client import HttpClient
@@ -60,25 +60,13 @@ class Replica(Service):
     ) -> None:
         super().__init__(log, dict(settings))
         self._command = command
-        self._program = ["app"] if breakage is None else ["faults.broken", breakage]
+        self._program, *self._breakage = ["willbuy"] if breakage is None else ["broken", breakage]
         self._environment["PYTHONPATH"] = str(ROOT / "tests")
 
     def launch(self) -> None:
         """Start the process without waiting."""
-        command = [
-            sys.executable,
-            "-m",
-            *self._program,
-            *self._command,
-            "--host",
-            "127.0.0.1",
-            "--port",
-            str(self.port),
-        ]
-        with self.log.open("ab") as log:
-            self._process = subprocess.Popen(
-                command, cwd=ROOT, env=self._environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log
-            )
+        arguments = [*self._breakage, *self._command, "--host", "127.0.0.1", "--port", str(self.port)]
+        self._process = WarmProcess(self._program, arguments, cwd=ROOT, env=self._environment, log=self.log)
 
     def _answers(self) -> bool:
         # Cheap, because it is called many times a second while a fleet starts on few cores.

@@ -9,21 +9,28 @@ import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from importlib import import_module
+from multiprocessing import forkserver
 from pathlib import Path
 
 _forkserver = multiprocessing.get_context("forkserver")
 # One server for each process of pytest; it ends with that process.
 _forkserver.set_forkserver_preload(["pytest", "uvicorn.main", "app.main"])
+# Whichever test is the first to start that server, its processes are measured.
+_COVERAGE = {name: value for name, value in os.environ.items() if name.startswith("COVERAGE_")}
+# Modules whose `main` is the program.
+_PROGRAMS = {"uvicorn": "uvicorn.main", "willbuy": "app.cli", "broken": "faults.broken"}
 
 
 class WarmProcess:
-    """`uvicorn ARGUMENTS` or `willbuy ARGUMENTS` from a warm process; its methods are those of `subprocess.Popen`."""
+    """`PROGRAM ARGUMENTS` from a warm process; its methods are those of `subprocess.Popen`."""
 
     def __init__(self, program: str, arguments: Sequence[str], *, cwd: Path, env: Mapping[str, str], log: Path) -> None:
         # A daemon: should a test leave it behind, it is ended with pytest instead of keeping pytest from ending.
         self._process = _forkserver.Process(
             target=_run, args=([program, *arguments], str(cwd), dict(env), str(log)), daemon=True
         )
+        _ensure_server()
         self._process.start()
 
     @property
@@ -48,6 +55,14 @@ class WarmProcess:
         self._process.kill()
 
 
+def _ensure_server() -> None:
+    absent = _COVERAGE.keys() - os.environ.keys()
+    os.environ.update(_COVERAGE)
+    forkserver.ensure_running()
+    for name in absent:
+        os.environ.pop(name, None)
+
+
 def _run(command: list[str], cwd: str, env: dict[str, str], log: str) -> None:
     os.chdir(cwd)
     os.environ.clear()
@@ -60,12 +75,4 @@ def _run(command: list[str], cwd: str, env: dict[str, str], log: str) -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.path[:0] = [path for path in env.get("PYTHONPATH", "").split(os.pathsep) if path]
     sys.argv = command
-    # In the forked process alone
-    if command[0] == "uvicorn":
-        from uvicorn.main import main as run  # noqa: PLC0415
-
-        run()
-    else:
-        from app.cli import main  # noqa: PLC0415
-
-        main()
+    import_module(_PROGRAMS[command[0]]).main()
