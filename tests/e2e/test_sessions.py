@@ -123,7 +123,8 @@ async def test_a_stop_in_the_middle_answers_every_event_that_was_accepted(servic
 
     async with httpx.AsyncClient() as client:
         posting = asyncio.gather(*(post(client, number) for number in range(20)))
-        await asyncio.sleep(0.5)
+        while len(accepted) <= 20:
+            await asyncio.sleep(0.01)
         replica.terminate()
         await posting
         replica.stop()

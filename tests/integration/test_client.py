@@ -252,7 +252,7 @@ def test_an_event_whose_answer_is_lost_counts_once(running, passed_bytes):
     with (
         lossy_proxy(running.port) as proxy,
         Client(proxy.url, deadline_s=120, batch_deadline_s=120) as client,
-        Client(running.base_url) as direct,
+        Client(running.base_url, deadline_s=30) as direct,
     ):
         expected = [direct.send({**event, "session_id": "undisturbed"}) for event in visits(1, 4)]
         answers = []
