@@ -109,7 +109,7 @@ async def test_events_of_one_session_at_the_same_moment_are_all_folded_one_after
 async def test_a_stop_in_the_middle_answers_every_event_that_was_accepted(service, valkey):
     replica = service(redis_url=valkey.url)
     body = {"session_id": "drained", "event_name": "view_item"}
-    accepted = []
+    accepted, enough = [], asyncio.Event()
 
     async def post(client, number):
         while True:
@@ -119,12 +119,13 @@ async def test_a_stop_in_the_middle_answers_every_event_that_was_accepted(servic
                 return
             if response.status_code == 200:
                 accepted.append(response.json()["events"])
+            if len(accepted) > 20:
+                enough.set()
             number += 1000
 
     async with httpx.AsyncClient() as client:
         posting = asyncio.gather(*(post(client, number) for number in range(20)))
-        while len(accepted) <= 20:
-            await asyncio.sleep(0.01)
+        await enough.wait()
         replica.terminate()
         await posting
         replica.stop()
