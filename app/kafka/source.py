@@ -21,15 +21,6 @@ from app.monitoring.metrics import Metrics
 _POLL_S: Final = 0.2
 _LAG_EVERY_S: Final = 1.0
 _ASK_TIMEOUT_S: Final = 2.0
-# The group has other owners by now: they read these messages again.
-_FENCED: Final = frozenset(
-    {
-        KafkaError.ILLEGAL_GENERATION,
-        KafkaError.UNKNOWN_MEMBER_ID,
-        KafkaError.FENCED_INSTANCE_ID,
-        KafkaError._ASSIGNMENT_LOST,  # noqa: SLF001 - librdkafka's own error codes begin like this
-    }
-)
 
 
 class Source:
@@ -106,7 +97,7 @@ class Source:
         await self._call(lambda: self._consumer.resume(self._consumer.assignment()))
 
     async def commit(self, offsets: Mapping[int, int]) -> bool:
-        """Commit the next offset of each partition; return False if others own them, or if it has to be tried again."""
+        """Commit the next offset of each partition; return False if it has to be tried again."""
         if not offsets:
             return True
         wanted = [TopicPartition(self._topic, partition, offset) for partition, offset in offsets.items()]
@@ -118,8 +109,7 @@ class Source:
             error = error_of(exc)
         if error is not None:
             self._failures.note(error.name(), KafkaException(error))
-            if error.code() in _FENCED:
-                self.partitions = self.partitions.difference(offsets)
+            # Also of an old generation: the next one may keep the partitions, and `on_lost` tells if it does not.
             return False
         self._committed |= offsets
         return True

@@ -8,6 +8,9 @@ import pytest
 from conftest import missing
 from support.kafka import HEARTBEAT, OFFSET_COMMIT, ConsumingService, MockCluster, Tansu, find_tansu
 
+# A group forms and changes in seconds, on a busy machine in ten times that.
+pytestmark = pytest.mark.timeout(240)
+
 # Codes of errors: a coordinator that moves, a group that rebalances, a member that another one replaces
 NOT_COORDINATOR, REBALANCE_IN_PROGRESS, FENCED_INSTANCE_ID = 16, 27, 82
 
@@ -60,7 +63,7 @@ def event(session_id, number, **fields):
     return session_id, json.dumps(body).encode()
 
 
-def until(state, timeout_s=30):
+def until(state, timeout_s=60):
     deadline_s = time.monotonic() + timeout_s
     while not (found := state()):
         assert time.monotonic() < deadline_s
@@ -169,27 +172,26 @@ def test_without_brokers_sigterm_ends_the_process(artifact, tmp_path, consume):
     assert service.wait(30) == 0
 
 
-def test_without_redis_reading_pauses_and_nothing_is_lost_or_out_of_order(tansu, consume, start_redis):
+def test_without_redis_reading_pauses_and_nothing_is_lost_or_out_of_order(mock_cluster, consume, start_redis):
     redis = start_redis("valkey-8.1")
-    topics = tansu.topics
-    topics.create("events-pause", "scores-pause", "events-pause-dead-letters")
+    topics = mock_cluster.topics
     settings = {"redis_url": redis.url, "redis_timeout_s": 0.3, "request_timeout_s": 0.5, "max_batch_events": 50}
-    service = consume(tansu, topic="events-pause", **settings)
+    service = consume(mock_cluster, **settings)
     sessions = [f"p-{number}" for number in range(40)]
-    topics.send("events-pause", [event(name, 0) for name in sessions])
-    topics.read("scores-pause", 40)
+    topics.send("events", [event(name, 0) for name in sessions])
+    topics.read("scores", 40)
     redis.pause()
-    topics.send("events-pause", [event(name, number) for number in range(1, 6) for name in sessions])
+    topics.send("events", [event(name, number) for number in range(1, 6) for name in sessions])
     until(lambda: metric(service, "kafka_paused") == 1)
     until(lambda: metric(service, "kafka_lag") == 200)
     assert httpx.get(f"{service.base_url}/readyz", timeout=30).json()["checks"]["kafka"] == "ok"
     redis.resume()
     by_session: dict[str, list[int]] = {name: [] for name in sessions}
-    for answer in topics.read("scores-pause", 240):
+    for answer in topics.read("scores", 240):
         body = json.loads(answer.value())
         by_session[body["session_id"]].append(body["events"])
     assert by_session == {name: [1, 2, 3, 4, 5, 6] for name in sessions}
-    until(lambda: topics.committed("events-pause") == 240)
+    until(lambda: topics.committed("events") == 240)
     until(lambda: metric(service, "kafka_lag") == 0)
     assert metric(service, "kafka_paused") == 0
     assert metric(service, "kafka_dead_letters_total") == 0
@@ -220,6 +222,24 @@ def test_brokers_that_go_and_errors_of_commits_lose_nothing(mock_cluster, consum
     # What a rebalance had read again is a duplicate.
     assert [answer["events"] for answer in answers if not answer["duplicate"]] == list(range(1, 41))
     assert metric(service, "kafka_errors_total") >= 2
+
+
+def test_a_member_whose_commit_meets_a_rebalance_goes_on_with_the_partitions_that_it_keeps(mock_cluster, consume):
+    topics = mock_cluster.topics
+    services = [consume(mock_cluster)]
+    sent = 0
+
+    def shares():
+        # Events without a break, so that a commit is under way when the group changes
+        nonlocal sent
+        topics.send("events", [event(f"r-{number}", f"{sent}-{number}") for number in range(20)])
+        sent += 20
+        return [metric(service, "kafka_partitions ") for service in services]
+
+    until(lambda: shares() == [4])
+    services.append(consume(mock_cluster))
+    until(lambda: shares() == [2, 2])
+    until(lambda: topics.committed("events") == sent)
 
 
 def test_sigterm_commits_what_was_answered_and_the_next_one_goes_on_there(tansu, consume):

@@ -9,7 +9,6 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from support.kafka import find_tansu
 from support.redis_servers import BINARIES, find_binary
 
 from faults import report
@@ -66,11 +65,7 @@ def _of_redis(binaries: Mapping[str, Path], seed: int) -> list[Campaign]:
         Campaign("cluster, slots and primaries move", binary, CLUSTER, 1000, seed=seed, has_cluster=True),
         Campaign("restart, append-only file", binary, RESTART, 200, seed=seed),
         Campaign("restart, nothing on disk", binary, RESTART, 200, seed=seed, appendonly=False, may_lose=True),
-        *(
-            Campaign("consumers of a topic", binary, CONSUMERS, 1000, seed=seed, kafka=tansu)
-            for tansu in (find_tansu(),)
-            if tansu is not None
-        ),
+        Campaign("consumers of a topic", binary, CONSUMERS, 1000, seed=seed, has_kafka=True),
         *(
             Campaign(
                 f"fail-over, {link} link, redis_wait_replicas={confirmations}",

@@ -11,7 +11,6 @@ from typing import Any, Final
 
 from redis.asyncio import Redis, RedisCluster
 from support.artifacts import write_artifact
-from support.kafka import Tansu
 from support.redis_keys import board_key
 from support.redis_servers import RedisServer
 from support.redis_topologies import RedisCluster as ClusterServers
@@ -26,7 +25,7 @@ from faults.decisions import IDLE_S, are_settled, judge_decisions, write_rules
 from faults.driver import Driver
 from faults.faults import Fault
 from faults.fleet import Fleet
-from faults.kafka import KafkaDriver, consume_command
+from faults.kafka import KafkaDriver, consume_command, start_broker
 from faults.ledger import Ledger
 from faults.oracle import Oracle
 from faults.report import Report, counts_of
@@ -62,7 +61,7 @@ class Campaign:
         has_standby: whether Redis has a replica, which `faults.fail_over` makes the primary.
         may_lose: whether Redis itself may lose acknowledged writes, so that losses are counted and are no failure.
         breakage: the guarantee that the service lacks, for a negative control.
-        kafka: binary of the broker, whose topic has the events of `willbuy consume`; None: requests have them.
+        has_kafka: whether a topic has the events, of `willbuy consume`; otherwise requests have them.
     """
 
     title: str
@@ -81,7 +80,7 @@ class Campaign:
     has_standby: bool = False
     may_lose: bool = False
     breakage: str | None = None
-    kafka: Path | None = None
+    has_kafka: bool = False
 
 
 @dataclass(slots=True)
@@ -99,7 +98,7 @@ async def run(campaign: Campaign, directory: Path) -> Report:
         write_artifact(directory / "first.pt", seed=0),
         write_artifact(directory / "second.pt", seed=1, hidden_size=16),
     )
-    kafka = None if campaign.kafka is None else Tansu(campaign.kafka, directory / "tansu.log")
+    kafka = start_broker() if campaign.has_kafka else None
     fleet = Fleet(
         RedisServer(campaign.binary, directory / "redis", appendonly=campaign.appendonly),
         directory,

@@ -23,7 +23,7 @@ _LAG_S: Final = 0.05
 # Longer than any client waits.
 _STALLED_S: Final = 30.0
 _MOVED_SLOTS: Final = 60
-EVENTS_TOPIC: Final = "events"
+EVENTS_TOPIC, SCORES_TOPIC = "events", "scores"
 # After so long without a heartbeat, the group gives a consumer's partitions to others.
 SESSION_S: Final = 6.0
 # A loop that takes most of a second: not every server has DEBUG SLEEP or a clock in scripts.
@@ -54,11 +54,12 @@ async def kill_waiting_replica(fleet: Fleet, random: Random) -> None:
 
 
 async def kill_committed_consumer(fleet: Fleet, random: Random) -> None:
-    """kill -9 a consumer as soon as it has committed an offset, while Redis answers too late; restart it."""
+    """kill -9 a consumer once it has committed more than it has answered, while Redis answers too late; restart it."""
     if fleet.kafka is None:
         raise ValueError("there is no broker")
+    topics = fleet.kafka.topics
     fleet.proxy.delay_s = _TOO_SLOW_S
-    while not await asyncio.to_thread(fleet.kafka.topics.committed, EVENTS_TOPIC):
+    while await asyncio.to_thread(topics.committed, EVENTS_TOPIC) <= await asyncio.to_thread(topics.end, SCORES_TOPIC):
         pass
     number = random.randrange(len(fleet.replicas))
     fleet.replicas[number].crash()

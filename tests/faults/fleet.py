@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from support.kafka import Tansu
+from support.kafka import MockBroker
 from support.keys import make_key, write_keys
 from support.redis_servers import RedisServer
 from support.redis_topologies import RedisCluster
@@ -109,7 +109,7 @@ class Fleet:
         standby: RedisServer | None = None,
         cluster: RedisCluster | None = None,
         breakage: str | None = None,
-        kafka: Tansu | None = None,
+        kafka: MockBroker | None = None,
         command: Sequence[str] = ("serve",),
     ) -> None:
         self.redis = redis

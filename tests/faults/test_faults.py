@@ -2,7 +2,6 @@
 
 import pytest
 from conftest import missing
-from support.kafka import find_tansu
 from support.redis_servers import find_binary
 
 from faults import faults
@@ -18,6 +17,9 @@ CAUGHT_BY = {
     "drain": ("dropped_by_drain", 1),
     "marks": ("decisions_doubled", 1),
 }
+
+# With the group's time-outs, and the time in which the oracle waits for the last commit.
+CONSUMERS_S = 300
 
 
 @pytest.fixture
@@ -38,27 +40,29 @@ async def test_under_faults_every_session_is_the_offline_fold_of_its_acknowledge
     assert {"200", "503", "no answer"} <= report.counts["statuses"].keys()
 
 
-@pytest.fixture
-def kafka():
-    found = find_tansu()
-    if found is None:
-        raise missing("tansu")
-    return found
-
-
-async def test_under_faults_consumers_of_a_topic_lose_nothing_and_count_nothing_twice(binary, kafka, tmp_path):
+@pytest.mark.timeout(CONSUMERS_S)
+async def test_under_faults_consumers_of_a_topic_lose_nothing_and_count_nothing_twice(binary, tmp_path):
     schedule = (faults.kill_replica, faults.pause_redis, faults.roll_replica)
-    campaign = Campaign("consumers", binary, schedule, sessions=150, shoppers=30, replicas=2, kafka=kafka)
+    campaign = Campaign("consumers", binary, schedule, sessions=150, shoppers=30, replicas=2, has_kafka=True)
     report = await run(campaign, tmp_path)
     assert report.passed, report.summary()
     assert report.counts["acknowledgements_of_duplicates"] > 50
     assert report.counts["acknowledged_events"] == report.counts["events"]
 
 
-async def test_consumers_that_commit_before_redis_has_the_events_are_caught(binary, kafka, tmp_path):
+@pytest.mark.timeout(CONSUMERS_S)
+async def test_consumers_that_commit_before_redis_has_the_events_are_caught(binary, tmp_path):
     schedule = (faults.kill_committed_consumer,)
     campaign = Campaign(
-        "offsets", binary, schedule, sessions=60, shoppers=30, replicas=1, think_s=0.05, kafka=kafka, breakage="offsets"
+        "offsets",
+        binary,
+        schedule,
+        sessions=60,
+        shoppers=30,
+        replicas=1,
+        think_s=0.05,
+        has_kafka=True,
+        breakage="offsets",
     )
     report = await run(campaign, tmp_path)
     assert report.verdict.counts["undelivered"] > 0, report.summary()
