@@ -26,6 +26,8 @@ from model.purchase_names import looks_like_purchase
 from model.text_rules import currency_code, is_placeholder_id
 
 _encode: Final = msgspec.msgpack.Encoder().encode
+_ID_MASK: Final = (1 << 8 * ID_BYTES) - 1
+_CODE_MASK: Final = (1 << 64) - 1
 _LOG_EVERY_MS: Final = 60_000
 _MOST_LOGGED: Final = 1024
 # A price so many times outside of the training log's has another unit: cents, or another currency.
@@ -253,11 +255,9 @@ def _with_digest(id_code: int, event: Event) -> int:
         # Without it, the digest is that of releases which did not know the field.
         fields += (event.currency,)
     digest = crc32(_encode((*fields, sorted(event.properties.items()))))
-    return int.from_bytes(
-        id_code.to_bytes(8, "little", signed=True)[:ID_BYTES] + digest.to_bytes(4, "little")[: 8 - ID_BYTES],
-        "little",
-        signed=True,
-    )
+    code = (digest << 8 * ID_BYTES) & _CODE_MASK | id_code & _ID_MASK
+    # As a signed number of eight bytes.
+    return code - (code >> 63 << 64)
 
 
 def _random_code() -> int:

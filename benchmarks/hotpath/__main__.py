@@ -156,6 +156,7 @@ def flat_command(
     rounds: RoundsOption = 5,
     seconds: SecondsOption = 10.0,
     many: Annotated[str, typer.Option(help="Live sessions of the full Redis servers, with commas between.")] = _MANY,
+    huge_pages: Annotated[bool, typer.Option(help="Whether the largest number is also measured in huge pages.")] = True,
     quick: QuickOption = False,
     write: WriteOption = True,
 ) -> None:
@@ -166,7 +167,9 @@ def flat_command(
         service = willbuy(served)
         lengths = flat.by_length(service, 100 if quick else 1000, show)
         batches = flat.by_batch(service, 4000 if quick else 20_000, show)
-        live = flat.by_live_sessions(service, sizes, rounds=taken, seconds=3 if quick else seconds, show=show)
+        live = flat.by_live_sessions(
+            service, sizes, rounds=taken, seconds=3 if quick else seconds, show=show, huge_pages=huge_pages
+        )
     figures, lines = flat.figures(live, lengths, batches), flat.tables(live, lengths, batches)
     _finish("flat", figures, lines, write=write and not quick)
 

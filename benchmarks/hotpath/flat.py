@@ -81,11 +81,17 @@ class Batch:
 
 
 def by_live_sessions(
-    contestant: Contestant, sizes: Sequence[int], *, rounds: int, seconds: float, show: Callable[[str], None]
+    contestant: Contestant,
+    sizes: Sequence[int],
+    *,
+    rounds: int,
+    seconds: float,
+    show: Callable[[str], None],
+    huge_pages: bool = True,
 ) -> list[Live]:
     """Return the samples, all in turn: each number of sessions, and the largest also in huge pages."""
-    found = [Live(FEW, many, huge_pages=False, with_few=[], with_many=[]) for many in sizes]
-    found.append(Live(FEW, max(sizes), huge_pages=True, with_few=[], with_many=[]))
+    kinds = [(many, False) for many in sizes] + [(max(sizes), True)] * huge_pages
+    found = [Live(FEW, many, is_huge, with_few=[], with_many=[]) for many, is_huge in kinds]
     few = Traffic(slots=FEW, buyers=0.0, longest=_EVENTS_OF_FEW, shortest=_EVENTS_OF_FEW)
     with ExitStack() as stack:
 

@@ -177,6 +177,11 @@ def test_events_without_id_never_share_a_code_and_those_with_one_do():
     assert submitted(an_event(event_id="e")).code == submitted(an_event(event_id="e")).code
 
 
+@pytest.mark.parametrize(("price", "code"), [(1.0, -7447493975211649008), (4.0, 3738321599269820432)])
+def test_an_event_has_the_code_that_earlier_releases_stored(price, code):
+    assert submitted(an_event(event_id="e", price=price)).code == code
+
+
 @pytest.mark.parametrize("offset_ms", [-100_000, 0])
 def test_times_within_the_bound_are_kept(offset_ms):
     submission = submitted(an_event(timestamp=NOW_MS + offset_ms))
