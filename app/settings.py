@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from types import MappingProxyType
-from typing import Annotated, Final, Literal, Self
+from typing import Annotated, ClassVar, Final, Literal, Self
 
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -22,15 +22,22 @@ from model.redis_url import mask_redis_url, parse_redis_url
 ENV_PREFIX: Final = "WILLBUY_"
 REMOVED_SETTINGS: Final[Mapping[str, str]] = MappingProxyType(
     {
+        "WILLBUY_ALLOW_PLACEHOLDER_IDS": "ids such as undefined are refused, since all broken tags share them",
         "WILLBUY_ALLOW_RELOAD": "a reload needs an API key with the scope model:admin",
         "WILLBUY_API_KEYS": "use WILLBUY_API_KEYS_FILE",
         "WILLBUY_BOARD_CACHE_S": "constant: 0.5",
         "WILLBUY_CLOSE_EVERY_S": "a tenth of WILLBUY_SESSION_IDLE_S, 0.1 to 5",
         "WILLBUY_COMMIT_ATTEMPTS": "constant: 8",
+        "WILLBUY_DEVICE": "the faster device is chosen; CUDA_VISIBLE_DEVICES= hides the GPUs",
         "WILLBUY_DRIFT_EVENTS_PER_S": "constant: 200",
-        "WILLBUY_MAX_BATCH_BODY_BYTES": "WILLBUY_MAX_BATCH_EVENTS x WILLBUY_MAX_BODY_BYTES, at most 4 MiB",
+        "WILLBUY_MAX_BATCH_BODY_BYTES": "WILLBUY_MAX_BATCH_EVENTS x 64 KiB, at most 4 MiB",
+        "WILLBUY_MAX_BATCH_SIZE": "constant: 256",
+        "WILLBUY_MAX_BODY_BYTES": "constant: 65536",
+        "WILLBUY_MAX_EVENT_AHEAD_S": "constant: 300",
         "WILLBUY_MAX_HEAD_BYTES": "constant: 16384",
         "WILLBUY_MAX_REBUILD_EVENTS": "constant: 8192",
+        "WILLBUY_MAX_SESSION_BYTES": "constant: 4194304",
+        "WILLBUY_MAX_STREAMS": "constant: 256",
         "WILLBUY_REDIS_FAILURES_TO_OPEN": "constant: 3",
         "WILLBUY_REDIS_MAX_CONNECTIONS": "constant: 16",
         "WILLBUY_REDIS_OPEN_S": "constant: 1",
@@ -41,7 +48,7 @@ REMOVED_SETTINGS: Final[Mapping[str, str]] = MappingProxyType(
         "WILLBUY_TRACES": "OTEL_EXPORTER_OTLP_ENDPOINT turns traces on, OTEL_SDK_DISABLED=true turns them off",
     }
 )
-"""Variables of earlier releases, each with what holds now."""
+"""Variables of earlier releases, each with what holds now. One that is set stops the start."""
 
 # Read by the client, by Compose and by tests.
 _OTHER_VARIABLES: Final = frozenset(
@@ -75,6 +82,18 @@ class Settings(BaseSettings):
         protected_namespaces=(),
     )
 
+    # Limits that no shop changes: attributes of the class, not settings.
+    max_batch_size: ClassVar[int] = 256
+    """Most events of one micro-batch; the cost of an event hardly falls beyond."""
+    max_body_bytes: ClassVar[int] = 65536
+    """Largest request body; an event has some hundred bytes."""
+    max_event_ahead_s: ClassVar[int] = 300
+    """How far a timestamp may be ahead of the server's clock; a clock that is set by the network is off by less."""
+    max_session_bytes: ClassVar[int] = 4 * 2**20
+    """Largest size of one session's events as Redis stores them: `max_session_events` of 4 KiB."""
+    max_streams: ClassVar[int] = 256
+    """Most open streams of one process."""
+
     artifact: Path
     """The model: the file that `willbuy train` writes."""
 
@@ -91,10 +110,6 @@ class Settings(BaseSettings):
 
     shadow_share: Annotated[float, Field(ge=0, le=1)] = 0.1
     """Share of sessions that the candidate scores, 0 to 1; the same sessions on every replica."""
-
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    """`cpu`, `cuda` or `auto`. With a GPU, `auto` times a batch on both at start and takes the faster; the log
-    line `started` gives the reason. A step is small, so the CPU may win."""
 
     state_dtype: Literal["float16", "float32"] = "float16"
     """Stored type of a session's hidden state. `float16`: small records, answers within 2e-3 of the offline
@@ -170,27 +185,12 @@ class Settings(BaseSettings):
     """Most events of one session (409 `session_full`). The bound keeps every history complete, so that a state
     can be rebuilt."""
 
-    max_session_bytes: Annotated[int, Field(ge=1024, le=64 * 2**20)] = 4 * 2**20
-    """Largest size of one session's events as Redis stores them. An event that would exceed it is refused (409
-    `session_too_large`). The bound limits memory, rebuilds and sweeps."""
-
     dedupe_window: Annotated[int, Field(ge=1, le=LARGEST_DEDUPE_WINDOW)] = 64
     """Number of a session's last events whose answers are stored, at most 255. A repeated `event_id` among them
     gets the stored answer; an older one would count again."""
 
-    allow_placeholder_ids: bool = False
-    """Whether a session or event id may be `undefined`, `null`, blank or the like. Broken tags send these for
-    all visitors, who would share one session."""
-
     max_event_age_s: Annotated[int, Field(ge=1)] = 86400
     """Largest age of an event's timestamp; older events are refused (422)."""
-
-    max_event_ahead_s: Annotated[int, Field(ge=0)] = 300
-    """How far a timestamp may be ahead of the server's clock. Within the bound the event counts as happening
-    now, with a warning; beyond it is refused (422)."""
-
-    max_batch_size: Annotated[int, Field(ge=1, le=4096)] = 256
-    """Most events of one micro-batch; the model steps those of different sessions together."""
 
     max_queue: Annotated[int, Field(ge=1, le=1_000_000)] = 4096
     """Most events that wait for a micro-batch; more are refused at once (503 `overloaded`)."""
@@ -198,9 +198,6 @@ class Settings(BaseSettings):
     request_timeout_s: Annotated[float, Field(gt=0, le=60)] = 2.0
     """Deadline of a request, from its first byte to its answer (503 `deadline_exceeded`). An event whose commit
     had begun may be stored: send it again with the same `event_id`."""
-
-    max_body_bytes: Annotated[int, Field(ge=1024, le=64 * 2**20)] = 65536
-    """Largest request body (413 `body_too_large`)."""
 
     max_batch_events: Annotated[int, Field(ge=1, le=100_000)] = 1000
     """Most events of one `POST /v1/events/batch` (413 `too_many_events`), at most `WILLBUY_MAX_QUEUE`. Of one
@@ -216,9 +213,6 @@ class Settings(BaseSettings):
     trust_window_s: Annotated[int, Field(ge=24, le=90 * 86400)] = 86400
     """Window of the outcomes and model quality figures (docs/quality.md#which-sessions-count)."""
 
-    max_streams: Annotated[int, Field(ge=0, le=10_000)] = 256
-    """Most open streams of one process; more are refused (503 `too_many_streams`)."""
-
     drain_delay_s: Annotated[float, Field(ge=0, le=300)] = 0.0
     """How long after SIGTERM events are accepted while `/readyz` answers 503: the time that load balancers need
     (docs/operate.md#stopping)."""
@@ -232,6 +226,13 @@ class Settings(BaseSettings):
 
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """Lowest level that is logged: `debug`, `info`, `warning` or `error`."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_variable_of_an_earlier_release(cls, values: object) -> object:
+        if found := [f"{name} ({hint})" for name, hint in REMOVED_SETTINGS.items() if name in os.environ]:
+            raise ValueError(f"no longer settings, remove them from the environment: {'; '.join(found)}")
+        return values
 
     @field_validator("redis_url")
     @classmethod
@@ -269,8 +270,8 @@ class Settings(BaseSettings):
 
     @property
     def max_batch_body_bytes(self) -> int:
-        """Largest body of one request to `/v1/events/batch`; never below `max_body_bytes`."""
-        return max(self.max_body_bytes, min(_LARGEST_BATCH_BODY, self.max_batch_events * self.max_body_bytes))
+        """Largest body of one request to `/v1/events/batch`."""
+        return min(_LARGEST_BATCH_BODY, self.max_batch_events * self.max_body_bytes)
 
 
 def faults_of(error: ValidationError) -> list[str]:
@@ -280,11 +281,6 @@ def faults_of(error: ValidationError) -> list[str]:
         + fault["msg"].removeprefix("Value error, ")
         for fault in error.errors(include_url=False, include_context=False, include_input=False)
     ]
-
-
-def removed_settings() -> dict[str, str]:
-    """Return the variables of earlier releases that are set, each with what holds now."""
-    return {name: hint for name, hint in REMOVED_SETTINGS.items() if name in os.environ}
 
 
 def unknown_settings() -> dict[str, str]:
@@ -300,9 +296,7 @@ def unknown_settings() -> dict[str, str]:
     return {name: f"did you mean {found[0]}?" if found else "no such setting" for name, found in near.items()}
 
 
-def warn_of_ignored_settings(logger: FilteringBoundLogger) -> None:
-    """Log one warning each for variables of earlier releases, and for names that are no setting's."""
-    if removed := removed_settings():
-        logger.warning("settings_removed", ignored=removed)
+def warn_of_unknown_settings(logger: FilteringBoundLogger) -> None:
+    """Log one warning for the names that are no setting's."""
     if unknown := unknown_settings():
         logger.warning("settings_unknown", ignored=unknown)

@@ -30,7 +30,6 @@ from typing import Final
 import torch
 from torch import Tensor, nn
 
-DEFAULT_CELL: Final = "lstm"
 # Torch's number of the LSTM among oneDNN's recurrent cells.
 _LSTM_MODE: Final = 2
 # For smaller batches oneDNN's overhead exceeds its gain: 28 instead of 17 µs for one session.

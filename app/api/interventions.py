@@ -44,15 +44,14 @@ from model.interventions.rules import Rule
 
 router = APIRouter(tags=["interventions"])
 
-_LARGEST_BODY: Final = 65_536
 _BODY_ERRORS: Final = (
     InvalidJsonError, UnsupportedMediaTypeError, UnsupportedEncodingError, BodyTooLargeError, InvalidRequestError
 )  # fmt: skip
 
 
-def _body_of(model: type[BaseModel], *, is_needed: bool) -> dict[str, Any]:
+def _body_of(model: type[BaseModel]) -> dict[str, Any]:
     content = {"application/json": {"schema": model.model_json_schema()}}
-    return {"requestBody": {"required": is_needed, "content": content}}
+    return {"requestBody": {"required": True, "content": content}}
 
 
 @router.get(
@@ -95,7 +94,7 @@ async def get_interventions(request: Request) -> Response:
     summary="Switch a rule on or off, everywhere",
     response_model=SwitchOut,
     responses=documented(RuleNotFoundError, DeadlineExceededError, StoreUnavailableError, *_BODY_ERRORS),
-    openapi_extra=_body_of(SwitchIn, is_needed=True),
+    openapi_extra=_body_of(SwitchIn),
 )
 async def switch_rule(request: Request, name: Annotated[str, Path(description="The rule.")]) -> SwitchOut:
     """Switch the rule in all replicas within two seconds; the same again changes nothing.
@@ -104,7 +103,7 @@ async def switch_rule(request: Request, name: Annotated[str, Path(description="T
     """
     services = services_of(request)
     with in_time(request):
-        wanted = await read_object(request, SwitchIn, _LARGEST_BODY)
+        wanted = await read_object(request, SwitchIn, services.settings.max_body_bytes)
         await services.experiments.switch(name, on=wanted.on)
     services.logger.info("rule_switched", rule=name, on=wanted.on, key=holder_of(request.scope))
     return SwitchOut(name=name, on=wanted.on)
@@ -142,14 +141,14 @@ async def dead_messages(
     summary="Send dead messages again",
     response_model=ResendOut,
     responses=documented(WebhookNotFoundError, DeadlineExceededError, StoreUnavailableError, *_BODY_ERRORS),
-    openapi_extra=_body_of(ResendIn, is_needed=True),
+    openapi_extra=_body_of(ResendIn),
 )
 async def resend_messages(request: Request, name: Annotated[str, Path(description="The webhook's name.")]) -> ResendOut:
     """Put dead messages back into the queue, with all attempts ahead; each keeps its id."""
     services = services_of(request)
     webhook = _webhook(request, name)
     with in_time(request):
-        wanted = await read_object(request, ResendIn, _LARGEST_BODY)
+        wanted = await read_object(request, ResendIn, services.settings.max_body_bytes)
         resent = await services.store.webhooks.resend(webhook.name, wanted.ids or ())
     services.logger.info("webhook_resent", webhook=name, messages=resent, key=holder_of(request.scope))
     return ResendOut(webhook=name, resent=resent)

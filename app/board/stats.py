@@ -41,7 +41,6 @@ class Stats:
         quality: returns the figures of model quality.
         at_stake: the value at stake in open sessions; closed with this.
         logger: where defects are logged.
-        interval_s: interval of the reports.
     """
 
     def __init__(
@@ -54,7 +53,6 @@ class Stats:
         quality: Callable[[], Awaitable[ModelQualityOut]],
         at_stake: AtStake,
         logger: FilteringBoundLogger,
-        interval_s: float = STATS_INTERVAL_S,
     ) -> None:
         self._store = store
         self._meter = meter
@@ -64,7 +62,7 @@ class Stats:
         self._at_stake = at_stake
         self._name = secrets.token_hex(_NAME_BYTES)
         self._task = PeriodicTask(
-            self._report, name="replica-report", every_s=interval_s, logger=logger, failed="report_failed"
+            self._report, name="replica-report", every_s=STATS_INTERVAL_S, logger=logger, failed="report_failed"
         )
 
     def start(self) -> None:

@@ -363,8 +363,3 @@ def _tls(webhook: Webhook, where: str) -> ssl.SSLContext:
         return ssl.create_default_context(cafile=webhook.ca_file)
     except (OSError, ssl.SSLError) as exc:
         raise WebhookError(f"{where}: ca_file: {webhook.ca_file}: expected certificates in PEM") from exc
-
-
-def new_secret() -> str:
-    """Return a new random secret in the form of Standard Webhooks."""
-    return _SECRET_PREFIX + base64.b64encode(os.urandom(32)).decode()

@@ -21,6 +21,9 @@ from typing import Final, Self
 
 _PR_SET_PDEATHSIG: Final = 1
 # Longest path of a Unix socket on macOS, NUL included; Linux has 108.
+# Longest waits for the first answer, and for an orderly end before the server is killed.
+_START_TIMEOUT_S: Final = 10.0
+_STOP_TIMEOUT_S: Final = 5.0
 _LONGEST_SOCKET_PATH: Final = 104
 
 
@@ -53,19 +56,13 @@ class EmbeddedRedis:
 
     Args:
         server: the binary; None calls `find_server`.
-        start_timeout_s: longest wait until the server answers.
-        stop_timeout_s: longest wait for an orderly end; then the server is killed.
 
     Raises:
         EmbeddedServerError: on entering, if there is no server or it does not start.
     """
 
-    def __init__(
-        self, server: Path | None = None, *, start_timeout_s: float = 10.0, stop_timeout_s: float = 5.0
-    ) -> None:
+    def __init__(self, server: Path | None = None) -> None:
         self._server = server
-        self._start_timeout_s = start_timeout_s
-        self._stop_timeout_s = stop_timeout_s
         self._directory: Path | None = None
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -125,14 +122,14 @@ class EmbeddedRedis:
         ]
 
     def _wait_until_it_answers(self, process: "subprocess.Popen[bytes]") -> None:
-        deadline = time.monotonic() + self._start_timeout_s
+        deadline = time.monotonic() + _START_TIMEOUT_S
         while time.monotonic() < deadline:
             if process.poll() is not None:
                 raise EmbeddedServerError(f"The embedded server ended at once: {self._last_log_line()}")
             if _answers(self._socket_path()):
                 return
             time.sleep(0.01)
-        raise EmbeddedServerError(f"The embedded server did not answer within {self._start_timeout_s:g} s.")
+        raise EmbeddedServerError(f"The embedded server did not answer within {_START_TIMEOUT_S:g} s.")
 
     def _last_log_line(self) -> str:
         log = self._socket_path().with_name("server.log")
@@ -144,7 +141,7 @@ class EmbeddedRedis:
         if process is not None:
             process.terminate()
             try:
-                process.wait(self._stop_timeout_s)
+                process.wait(_STOP_TIMEOUT_S)
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()

@@ -28,7 +28,7 @@ class ArtifactFile:
     Args:
         path: the file.
         sha256: digest that the file must have, if any.
-        settings: device, state type and batch size of the model.
+        settings: state type, batch size and base rate of the model.
     """
 
     def __init__(self, path: Path, sha256: str | None, settings: Settings) -> None:
@@ -42,7 +42,7 @@ class ArtifactFile:
         self._compiled_digest = compiled_digest(self.path)
         return load_predictor(
             self.path,
-            device=self._settings.device,
+            device="auto",
             state_dtype=self._settings.state_dtype,
             max_batch_size=self._settings.max_batch_size,
             sha256=self._sha256,

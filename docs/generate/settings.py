@@ -7,12 +7,20 @@ from typing import Final
 from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 
-from app.settings import ENV_PREFIX, Settings
+from app.settings import ENV_PREFIX, REMOVED_SETTINGS, Settings
 
 _INTRODUCTION: Final = """# Settings of the service
 
 Each setting is an environment variable, read once at start. An invalid value stops the start with one line that names
 the variable. Times are in seconds, sizes in bytes.
+"""
+_REMOVED: Final = """
+## Variables of earlier releases
+
+A variable of this list stops the start.
+
+| Variable | What holds now |
+|---|---|
 """
 _HEAD: Final = "| Variable | Default | Meaning |\n|---|---|---|\n"
 
@@ -22,12 +30,11 @@ _SECTIONS: Final[Mapping[str, tuple[str, str]]] = {
     "api_keys_file": ("Access", "See [security](../security.md)."),
     "redis_url": ("Redis", ""),
     "session_idle_s": ("Sessions", ""),
-    "max_batch_size": ("Limits", ""),
+    "max_queue": ("Limits", ""),
     "outcomes_kept": (
         "Outcomes and model quality",
         "See [outcomes](../outcomes.md) and [model quality](../quality.md).",
     ),
-    "max_streams": ("Board", "See [board](../dashboard.md)."),
     "drain_delay_s": ("Stopping", ""),
     "log_format": ("Log", ""),
 }
@@ -42,6 +49,7 @@ def page() -> str:
             title, introduction = _SECTIONS[name]
             parts.append(f"\n## {title}\n\n" + (f"{introduction}\n\n" if introduction else "") + _HEAD)
         parts.append(f"| `{ENV_PREFIX}{name.upper()}` | {_default(field)} | {_meaning(field)} |\n")
+    parts.append(_REMOVED + "".join(f"| `{name}` | {hint} |\n" for name, hint in REMOVED_SETTINGS.items()))
     return "".join(parts)
 
 

@@ -4,10 +4,13 @@ import asyncio
 import json
 import time
 from collections import defaultdict
+from contextlib import AsyncExitStack
 
 import httpx
 import pytest
 import redis
+
+from app.settings import Settings
 
 pytestmark = pytest.mark.anyio
 
@@ -300,13 +303,17 @@ async def test_a_stream_that_was_cut_off_goes_on_with_the_decisions_since(servic
 
 
 async def test_streams_are_bounded_and_free_their_place_when_their_callers_leave(service, valkey):
-    replica = service(redis_url=valkey.url, max_streams=2)
-    async with client_of(replica) as client:
-        async with client.stream("GET", "/v1/stream"), client.stream("GET", "/v1/stream?limit=3"):
+    replica = service(redis_url=valkey.url)
+    many = httpx.Limits(max_connections=Settings.max_streams + 1)
+    async with httpx.AsyncClient(base_url=replica.base_url, timeout=30, limits=many) as client:
+        async with AsyncExitStack() as streams:
+            for number in range(Settings.max_streams):
+                stream = await streams.enter_async_context(client.stream("GET", f"/v1/stream?limit={number % 2 + 1}"))
+                assert stream.status_code == 200
             refused = await client.get("/v1/stream")
             assert refused.status_code == 503
             assert refused.json()["code"] == "too_many_streams"
-            assert "willbuy_streams_open 2.0" in (await client.get("/metrics")).text
+            assert "willbuy_streams_open 256.0" in (await client.get("/metrics")).text
 
         async def is_free():
             return "willbuy_streams_open 0.0" in (await client.get("/metrics")).text

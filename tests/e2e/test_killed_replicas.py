@@ -6,8 +6,7 @@ import httpx
 import pytest
 from support.tls import make_certificate
 from support.webhook_receiver import receiver
-
-from app.interventions.webhooks import new_secret
+from support.webhook_secrets import new_secret
 
 pytestmark = pytest.mark.anyio
 

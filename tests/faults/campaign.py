@@ -109,7 +109,6 @@ async def run(campaign: Campaign, directory: Path) -> Report:
             "redis_timeout_s": REDIS_TIMEOUT_S,
             "state_dtype": campaign.state_dtype,
             "max_event_age_s": _WEEK_S,
-            "max_batch_size": 64,
             "log_level": "warning",
             "interventions_file": write_rules(directory / "rules.toml"),
             **campaign.settings,

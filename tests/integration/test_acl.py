@@ -13,9 +13,9 @@ from support.keys import make_key, write_keys
 from support.paths import ROOT
 from support.redis_acl import PASSWORD, documented_user, url_of
 from support.tls import behind_tls, make_certificate
+from support.webhook_secrets import new_secret
 
 from app.auth.scopes import Scope
-from app.interventions.webhooks import new_secret
 
 EVENT = {"session_id": "s-1", "event_name": "view_item", "item_id": "SKU-1"}
 

@@ -147,7 +147,7 @@ def test_a_batch_is_answered_event_by_event(client):
 
 def test_a_batch_larger_than_a_request_is_taken_in_order(service, valkey):
     # Given a service that takes few events at a time, and a client that knows
-    running = service(redis_url=valkey.url, max_batch_events=5, dedupe_window=8, max_body_bytes=1024)
+    running = service(redis_url=valkey.url, max_batch_events=5, dedupe_window=8)
     events = visits(7, 40, with_ids=False)
     with Client(running.base_url, deadline_s=30, batch_events=5, batch_bytes=5000, session_events=8) as client:
         results = client.send_batch(events)
@@ -156,7 +156,7 @@ def test_a_batch_larger_than_a_request_is_taken_in_order(service, valkey):
     with Client(running.base_url, deadline_s=30) as client, pytest.raises(IncompleteBatchError) as refused:
         client.send_batch(events)
     assert isinstance(refused.value.__cause__, ProblemError)
-    assert refused.value.__cause__.code == "body_too_large"
+    assert refused.value.__cause__.code == "too_many_events"
     assert (len(refused.value.results), len(refused.value.unanswered)) == (0, 280)
 
 

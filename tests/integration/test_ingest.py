@@ -275,10 +275,11 @@ async def test_a_body_that_does_not_come_is_a_problem():
         assert (status, body["code"]) == (408, "body_timeout")
 
 
-async def test_a_full_service_refuses():
+async def test_a_full_service_refuses(monkeypatch):
+    monkeypatch.setattr(Settings, "max_batch_size", 1)
     store = GatedStore()
     async with (
-        served(store, max_queue=1, max_batch_size=1) as server,
+        served(store, max_queue=1) as server,
         connected(server) as running,
         connected(server) as waiting,
         connected(server) as refused,

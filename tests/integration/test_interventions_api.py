@@ -9,10 +9,10 @@ import pytest
 from support.fakes import FakeModel
 from support.tls import make_certificate
 from support.webhook_receiver import receiver
+from support.webhook_secrets import new_secret
 
 from app.interventions import sender as sending
 from app.interventions.sender import WebhookSender
-from app.interventions.webhooks import new_secret
 from app.main import create_app
 from app.settings import Settings
 from app.store import experiments as counting

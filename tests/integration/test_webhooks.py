@@ -10,11 +10,12 @@ import msgspec
 import pytest
 from support.tls import make_certificate
 from support.webhook_receiver import receiver
+from support.webhook_secrets import new_secret
 
 from app.interventions import sender as sending
 from app.interventions import webhooks as attempts
 from app.interventions.sender import WebhookSender
-from app.interventions.webhooks import AttemptError, Receiver, Webhook, new_secret
+from app.interventions.webhooks import AttemptError, Receiver, Webhook
 from app.monitoring.logging import build_logger
 from app.monitoring.metrics import Metrics
 from app.store import webhooks as queues

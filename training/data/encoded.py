@@ -21,6 +21,8 @@ _CONSTANT: Final = 1e-6
 _MOST_PADDED_EVENTS: Final = 65_536
 _CHUNK_EVENTS: Final = 262_144
 # Above this, a permutation of all events would need more memory than the sample drawn from it.
+# The quantiles are estimated from so many prefixes.
+_QUANTILE_PREFIXES: Final = 100_000
 _MOST_PERMUTED_EVENTS: Final = 10_000_000
 
 
@@ -108,23 +110,21 @@ def _chunks(lengths: Tensor, batch_sessions: int) -> list[Tensor]:
     return chunks
 
 
-def scaling_of(features: Tensor, *, bins: int = 12, sample: int = 100_000, seed: int = 0) -> FeatureScaling:
+def scaling_of(features: Tensor, *, bins: int = 12) -> FeatureScaling:
     """Return mean, deviation and quantile bins of the training features [N, F], read chunk by chunk.
 
     Args:
         features: of every prefix of the training sessions only.
         bins: most quantile bins of a feature; bins of zero width (half of all carts are empty) are left out.
-        sample: most prefixes that the quantiles are estimated from.
-        seed: of that sample.
     """
     mean, deviation = _mean_and_deviation(features)
     # A constant feature stays zero after centring; scale 1 keeps a later, different value finite.
     deviation = torch.where(deviation > _CONSTANT, deviation, 1.0)
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(0)
     if len(features) <= _MOST_PERMUTED_EVENTS:
-        chosen = torch.randperm(len(features), generator=generator)[:sample]
+        chosen = torch.randperm(len(features), generator=generator)[:_QUANTILE_PREFIXES]
     else:
-        chosen = torch.randint(len(features), (sample,), generator=generator)
+        chosen = torch.randint(len(features), (_QUANTILE_PREFIXES,), generator=generator)
     quantiles = torch.quantile(features[chosen], torch.linspace(0, 1, bins + 1), dim=0).t()
     low, width = quantiles[:, :-1], quantiles.diff()
     wide = width > _CONSTANT

@@ -62,6 +62,14 @@ _ZSTD_PIECE_BYTES: Final = 4096
 _BUFFER_BYTES: Final = 1 << 20
 
 
+def every_table(path: Path, is_ours: Callable[[Path], bool]) -> bool:
+    """Return whether every table below a path is of one format; a table that cannot be read is of none."""
+    try:
+        return all(map(is_ours, table_files(path)))
+    except (SourceError, OSError):
+        return False
+
+
 def table_files(path: Path) -> list[Path]:
     """Return the file itself, or every table below a folder in the order of their names.
 

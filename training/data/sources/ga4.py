@@ -15,7 +15,7 @@ from model.vendors.paths import value_at
 from training.data.sources.base import Adapter, EventFile, Source
 from training.data.sources.conversion import ORDER
 from training.data.sources.errors import SourceError
-from training.data.sources.files import table_files
+from training.data.sources.files import every_table, table_files
 from training.data.sources.json_lines import sample
 from training.data.sources.nested import expression
 from training.data.sources.tables import column_names, is_parquet, parquet_schema
@@ -63,10 +63,7 @@ def _is_ours(path: Path) -> bool:
 
 
 def _recognises(path: Path) -> bool:
-    try:
-        return all(map(_is_ours, table_files(path)))
-    except SourceError:
-        return False
+    return every_table(path, _is_ours)
 
 
 def _open(path: Path) -> Source:

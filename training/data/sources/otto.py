@@ -12,7 +12,7 @@ from typing import Any, Final
 from training.data.sources.base import Adapter, EventFile, Source
 from training.data.sources.conversion import ORDER
 from training.data.sources.errors import SourceError
-from training.data.sources.files import table_files
+from training.data.sources.files import every_table, table_files
 from training.data.sources.json_lines import is_json, sample
 from training.data.sources.mapping import ColumnMapping
 from training.data.sources.tables import column_names, is_parquet, parquet_head
@@ -63,10 +63,7 @@ def _is_otto(path: Path) -> bool:
 
 
 def _recognises(path: Path) -> bool:
-    try:
-        return all(map(_is_otto, table_files(path)))
-    except SourceError:
-        return False
+    return every_table(path, _is_otto)
 
 
 def _open(path: Path) -> Source:

@@ -12,7 +12,7 @@ from typing import Any, Final
 from model.vendors.paths import value_at
 from training.data.sources.base import Adapter, EventFile, Source
 from training.data.sources.errors import SourceError
-from training.data.sources.files import table_files
+from training.data.sources.files import every_table, table_files
 from training.data.sources.json_lines import is_json, sample
 from training.data.sources.mapping import ColumnMapping, PropertyColumn
 
@@ -73,10 +73,7 @@ def _is_ours(path: Path) -> bool:
 
 
 def _recognises(path: Path) -> bool:
-    try:
-        return all(map(_is_ours, table_files(path)))
-    except (SourceError, OSError):
-        return False
+    return every_table(path, _is_ours)
 
 
 def _open(path: Path) -> Source:

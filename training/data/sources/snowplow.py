@@ -14,7 +14,7 @@ import polars as pl
 from model.vendors.snowplow import PRODUCT, SESSION, SESSION_INDEX, SESSION_PARTS, SNOWPLOW, TABLE, TRANSACTION
 from training.data.sources.base import Adapter, EventFile, Source
 from training.data.sources.errors import SourceError
-from training.data.sources.files import opened, table_files
+from training.data.sources.files import every_table, opened, table_files
 from training.data.sources.json_lines import is_json
 from training.data.sources.mapping import ColumnMapping
 from training.data.sources.nested import expression
@@ -169,10 +169,7 @@ def _is_ours(path: Path) -> bool:
 
 
 def _recognises(path: Path) -> bool:
-    try:
-        return all(map(_is_ours, table_files(path)))
-    except SourceError:
-        return False
+    return every_table(path, _is_ours)
 
 
 def _open(path: Path) -> Source:

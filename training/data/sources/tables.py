@@ -50,10 +50,10 @@ def parquet_schema(path: Path) -> pl.Schema:
         raise SourceError(f"{path}: not a readable Parquet file: {exc}") from exc
 
 
-def parquet_head(path: Path, columns: Sequence[str], rows: int = 1) -> pl.DataFrame:
-    """Return some columns of a Parquet file's first rows; raise `SourceError` if it is damaged."""
+def parquet_head(path: Path, columns: Sequence[str]) -> pl.DataFrame:
+    """Return some columns of a Parquet file's first row; raise `SourceError` if it is damaged."""
     try:
-        return pl.scan_parquet(path, glob=False).select(columns).head(rows).collect()
+        return pl.scan_parquet(path, glob=False).select(columns).head(1).collect()
     except PARQUET_ERRORS as exc:
         raise SourceError(f"{path}: not a readable Parquet file: {exc}") from exc
 

@@ -149,8 +149,9 @@ async def test_more_events_than_the_limit_are_refused_whole(store, limits, lines
     assert await store.load(["t"]) == [None]
 
 
-async def test_the_body_has_a_limit_of_its_own(store):
-    async with running(store, max_body_bytes=1024, max_batch_events=2) as client:
+async def test_the_body_has_a_limit_of_its_own(store, monkeypatch):
+    monkeypatch.setattr(Settings, "max_body_bytes", 1024)
+    async with running(store, max_batch_events=2) as client:
         fitting = json.dumps([event()]).encode().ljust(2048)
         assert (await client.post("/v1/events/batch", content=fitting, headers=JSON)).status_code == 200
         response = await client.post("/v1/events/batch", content=fitting + b" ", headers=JSON)
@@ -198,7 +199,8 @@ async def test_a_batch_that_finds_too_little_room_is_refused_whole(store):
     assert await load(["t"]) == [None]
 
 
-async def test_what_is_not_ready_in_time_is_its_own_problem_and_is_not_folded(store):
+async def test_what_is_not_ready_in_time_is_its_own_problem_and_is_not_folded(store, monkeypatch):
+    monkeypatch.setattr(Settings, "max_batch_size", 1)
     load = store.load
 
     async def slow_from_t_on(session_ids):
@@ -207,7 +209,7 @@ async def test_what_is_not_ready_in_time_is_its_own_problem_and_is_not_folded(st
         return await load(session_ids)
 
     store.load = slow_from_t_on
-    async with running(store, request_timeout_s=0.2, redis_timeout_s=0.1, max_batch_size=1) as client:
+    async with running(store, request_timeout_s=0.2, redis_timeout_s=0.1) as client:
         results = await results_of(client, [event(session) for session in "stuv"])
     assert [result["status"] for result in results] == [200, 503, 503, 503]
     assert [result["problem"]["code"] for result in results[1:]] == ["deadline_exceeded"] * 3

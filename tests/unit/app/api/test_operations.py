@@ -20,12 +20,17 @@ NOW_MS = 1_795_342_600_000
 EVENT = {"session_id": "s-1", "event_name": "page_view"}
 
 
+@pytest.fixture(autouse=True)
+def few_sizes_to_warm_up(monkeypatch):
+    monkeypatch.setattr(Settings, "max_batch_size", 4)
+
+
 @asynccontextmanager
 async def running(path, tmp_path, **settings):
     """An app and a client of it with a key that may do everything."""
     key = make_key("events:write", "sessions:read", "model:admin")
     keys = write_keys(tmp_path / "keys.toml", key)
-    chosen = Settings(artifact=path, api_keys_file=keys, log_format="console", max_batch_size=4, **settings)
+    chosen = Settings(artifact=path, api_keys_file=keys, log_format="console", **settings)
     store = MemoryStore(session_idle_s=1800, now_ms=lambda: NOW_MS)
     app = create_app(chosen, store=store, now_ms=lambda: NOW_MS)
     async with app.router.lifespan_context(app):

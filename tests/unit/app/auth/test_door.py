@@ -350,11 +350,12 @@ async def test_the_api_description_says_which_key_each_call_needs() -> None:
 
 
 @pytest.mark.parametrize("depth", [500, 30_000, 100_000])
-async def test_json_however_deep_is_refused_as_such(depth) -> None:
+async def test_json_however_deep_is_refused_as_such(depth, monkeypatch) -> None:
+    monkeypatch.setattr(Settings, "max_body_bytes", 2**20)
     deep = '{"session_id": "s-1", "event_name": "page_view", "properties": {"a": ' + "[" * depth + "]" * depth + "}}"
     json_type = {"content-type": "application/json"}
     ndjson = {"content-type": "application/x-ndjson"}
-    async with running(open_access=True, max_body_bytes=2**20) as client:
+    async with running(open_access=True) as client:
         one = await client.post("/v1/events", content=deep, headers=json_type)
         assert one.status_code in {400, 422}
         assert one.json()["code"] in {"invalid_json", "invalid_event"}

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from standardwebhooks import Webhook as Verifier
 from standardwebhooks.webhooks import WebhookVerificationError
+from support.webhook_secrets import new_secret
 
 from app.interventions.sender import FIRST_WAIT_S, MOST_ATTEMPTS, message_of, wait_s
 from app.interventions.webhooks import (
@@ -18,7 +19,6 @@ from app.interventions.webhooks import (
     Webhook,
     WebhookError,
     is_public,
-    new_secret,
     read_webhooks,
     signed_headers,
 )

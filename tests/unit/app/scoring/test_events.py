@@ -154,7 +154,7 @@ class Known(FakeModel):
 
 
 def submitted(event, *, knows=True, metrics=None):
-    settings = Settings(artifact="model.pt", max_event_age_s=100, max_event_ahead_s=10)
+    settings = Settings(artifact="model.pt", max_event_age_s=100)
     return EventValidator(settings, metrics or Metrics()).submission(
         event_body(EventIn(**event)), now_ms=NOW_MS, model=Known(knows)
     )
@@ -189,7 +189,7 @@ def test_times_within_the_bound_are_kept(offset_ms):
     assert submission.warnings == ()
 
 
-@pytest.mark.parametrize("ahead_ms", [1, 10_000])
+@pytest.mark.parametrize("ahead_ms", [1, 300_000])
 def test_times_a_little_ahead_are_taken_as_now_and_counted(ahead_ms):
     metrics = Metrics()
     submission = submitted(an_event(timestamp=NOW_MS + ahead_ms), metrics=metrics)
@@ -198,7 +198,7 @@ def test_times_a_little_ahead_are_taken_as_now_and_counted(ahead_ms):
     assert metrics.registry.get_sample_value("willbuy_future_events_total") == 1
 
 
-@pytest.mark.parametrize(("offset_ms", "says"), [(-100_001, "100 s in the past"), (10_001, "10 s ahead")])
+@pytest.mark.parametrize(("offset_ms", "says"), [(-100_001, "100 s in the past"), (300_001, "300 s ahead")])
 def test_times_out_of_bounds_are_refused_with_the_bound(offset_ms, says):
     with pytest.raises(InvalidEventError, match=says) as caught:
         submitted(an_event(timestamp=NOW_MS + offset_ms))
