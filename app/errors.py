@@ -101,7 +101,7 @@ class UnauthorizedError(WillbuyError):
 
     status = 401
     code = "unauthorized"
-    title = "Who is asking?"
+    title = "The API key is missing or unknown"
 
     def __init__(self, detail: str, *, came_with_key: bool = False) -> None:
         super().__init__(detail)
@@ -317,7 +317,7 @@ class ConflictError(WillbuyError):
 
     status = 409
     code = "conflict"
-    title = "The session was changed by others at the same time"
+    title = "Another request changed the session at the same time"
     retry_after_s = 1
 
 
@@ -333,7 +333,7 @@ class BoardBusyError(WillbuyError):
 
     status = 503
     code = "board_busy"
-    title = "Too many different questions are waiting"
+    title = "Too many different queries are waiting"
     retry_after_s = 1
 
 
@@ -359,7 +359,7 @@ class ReloadInProgressError(WillbuyError):
 
     status = 409
     code = "reload_in_progress"
-    title = "A reload is under way already"
+    title = "Another reload is running"
     retry_after_s = 5
 
 

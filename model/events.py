@@ -5,9 +5,10 @@ Segment and RudderStack (https://segment.com/docs/connections/spec/ecommerce/v2/
 (https://cloud.google.com/retail/docs/user-events) are accepted as aliases, and so are the documented names under which
 other systems and public logs record a purchase. Any other name is a page type of the shop's own and is kept as it is.
 
-To add a field, add it to `FIELDS` and `Event` here, to both bodies in `app.schemas.events`, to `EventValidator` in
-`app.scoring.events`, to `app.store.history_codec`, and to `ColumnMapping` in `training.data.sources.mapping`. All else
-derives from `FIELDS`, and tests compare these five with the table.
+To add a field, add it to `FIELDS` and `Event` here, to `VendorTable` in `model.vendors.table`, and to both bodies in
+`app.schemas.events`. Then add it to `app.scoring.parsing`, to `EventValidator` in `app.scoring.events`, to
+`app.store.history_codec`, and to `ColumnMapping` in `training.data.sources.mapping`. All else derives from `FIELDS`.
+Tests compare these seven with the table.
 """
 
 import re

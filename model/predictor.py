@@ -222,7 +222,7 @@ class Predictor:
         if not all(histories):
             raise ValueError("histories: expected at least one event in each")
         folded: list[tuple[list[float], bytes]] = [([], b"")] * len(histories)
-        # Long histories first, so that those that go on are always the first rows.
+        # Long histories first, so that those that continue are always the first rows.
         order = sorted(range(len(histories)), key=lambda index: -len(histories[index]))
         for first in range(0, len(order), self.max_batch_size):
             chosen = order[first : first + self.max_batch_size]

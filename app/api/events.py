@@ -163,8 +163,8 @@ async def post_event() -> Response:
 async def post_events(request: Request) -> Response:
     """Answer 200 with one result an event, in the request's order; each has a status of its own.
 
-    Events of one session are folded in the request's order. Each counts for itself: one that fails undoes no other,
-    and later ones of its session go on without it. A request has at most as many events of one session as the service
+    Events of one session are folded in the request's order. Each counts for itself: one that fails undoes no other, and
+    later ones of its session continue without it. A request has at most as many events of one session as the service
     remembers, so that one whose answer was lost can be sent again, with the same `event_id`s, and counts once. A
     request that finds too little room in the queue is refused whole. In NDJSON, a line that is no JSON is a problem of
     that line; in an array, of the request.

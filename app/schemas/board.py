@@ -51,7 +51,7 @@ class BoardOut(BaseModel):
     sessions: list[BoardSessionOut]
     """At most `limit`, highest first; there may be fewer although more follow."""
     next_cursor: str | None
-    """Where to go on; null: nothing follows."""
+    """Where to continue; null: nothing follows."""
     live_sessions: int
     """How many sessions live in all, those that have bought included."""
 

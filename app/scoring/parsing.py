@@ -350,7 +350,7 @@ def _read_element(text: str, at: int, max_chars: int) -> tuple[Any, int, Invalid
             if len(window) < chars or not is_cut:
                 raise _not_json(json.JSONDecodeError(cause.msg, text, at + cause.pos)) from exc
             continue
-        # A number may go on behind the window.
+        # A number may continue behind the window.
         if end < chars:
             return value, at + end, error
     raise BodyTooLargeError(f"An event is no JSON, or has more than {max_chars} bytes.")

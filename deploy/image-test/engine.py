@@ -63,7 +63,7 @@ def main() -> None:
 
 
 def service(folder: str, redis_name: str, port: int, event: str, expected: int) -> None:
-    """Start a container, post an event twice, and stop it; the session goes on from container to container."""
+    """Post an event twice to a new container, then stop the container. The session continues in the next container."""
     words = ["--read-only", "--tmpfs", "/tmp", "--cap-drop", "ALL", "--network", f"container:{redis_name}"]  # noqa: S108
     words += ["--volume", f"{folder}:/artifacts:ro", "--env", "WILLBUY_OPEN_ACCESS=true"]
     container = docker("run", "--detach", *words, "--env", "WILLBUY_REDIS_URL=redis://127.0.0.1:6379/0", _IMAGE)

@@ -71,7 +71,12 @@ def test_an_overload_is_shown_until_it_ends(shop, page) -> None:
 
 def test_a_proxy_that_requires_a_key_gets_the_key_of_the_user(shop, opened) -> None:
     opened.may_fail = True
-    problem = {"status": 401, "code": "unauthorized", "title": "Who is asking?", "detail": "Send an API key."}
+    problem = {
+        "status": 401,
+        "code": "unauthorized",
+        "title": "The API key is missing or unknown",
+        "detail": "Send an API key.",
+    }
 
     def proxy(route: Route) -> None:
         if route.request.headers.get("authorization") == "Bearer open sesame":

@@ -25,7 +25,7 @@ AVOID = {
     r"nobody": "no caller, no replica",
     r"somebody": "a visitor, a caller",
     r"(goes|went|gone) by": "follows, uses, compares",
-    r"(goes|went) on": "continues",
+    r"(go|goes|went) on": "continues",
     r"stands? (in|at|beside|before|behind|under)": "is in, is before",
     r"stands? in for": "replaces",
     r"so to speak": "delete",
@@ -39,6 +39,7 @@ AVOID = {
     r"it is no ": "it is not",
     r"of its own accord": "by itself",
     r"held against": "compared with",
+    r"mend(s|ed|ing)?": "correct, repair",
 }
 _AVOID = re.compile(
     "|".join(rf"(?P<_{number}>\b(?:{pattern})\b)" for number, pattern in enumerate(AVOID)), re.IGNORECASE

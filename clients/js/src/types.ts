@@ -81,7 +81,7 @@ export interface BatchOut {
 export interface BoardOut {
   /** At most `limit`, highest first; there may be fewer although more follow. */
   sessions: BoardSessionOut[];
-  /** Where to go on; null: nothing follows. */
+  /** Where to continue; null: nothing follows. */
   next_cursor: string | null;
   /** How many sessions live in all, those that have bought included. */
   live_sessions: number;

@@ -189,7 +189,7 @@ def _documents(path: Path, content: IO[bytes]) -> Iterator[tuple[int, Any, str]]
                 raise SourceError(f"{path}: line {line}: not valid JSON: {exc}") from exc
             end = -1
         if end < 0 or (end == len(text) and not ended):
-            # The value may go on in what was not read yet.
+            # The value may continue in what was not read yet.
             piece = content.read(_PIECE_BYTES)
             text, position = text[position:] + decoder.decode(piece, final=not piece), 0
             ended = not piece
