@@ -29,7 +29,7 @@ from app.monitoring.logging import build_logger, hide_session_ids, start_error
 from app.monitoring.metrics import Metrics
 from app.runtime.drain import Drain
 from app.runtime.gc import settled_garbage_collector
-from app.settings import Settings, faults_of, warn_of_unknown_settings
+from app.settings import Settings, faults_of, warn_of_ignored_settings
 from app.store.interface import StateStore
 from app.store.keys import Keys
 from app.wiring import log_started, open_models, open_rate_limit, open_rule_file, running_services
@@ -216,5 +216,5 @@ def _logger(settings: Settings, tracer_provider: "TracerProvider | None") -> Fil
         fields=[hide_session_ids(settings.log_session_ids), tracing.add_fields],
     )
     tracing.start(logger, tracer_provider)
-    warn_of_unknown_settings(logger)
+    warn_of_ignored_settings(logger)
     return logger

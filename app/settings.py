@@ -22,7 +22,6 @@ from model.redis_url import mask_redis_url, parse_redis_url
 ENV_PREFIX: Final = "WILLBUY_"
 REMOVED_SETTINGS: Final[Mapping[str, str]] = MappingProxyType(
     {
-        "WILLBUY_ALLOW_PLACEHOLDER_IDS": "ids such as undefined are refused, since all broken tags share them",
         "WILLBUY_ALLOW_RELOAD": "a reload needs an API key with the scope model:admin",
         "WILLBUY_API_KEYS": "use WILLBUY_API_KEYS_FILE",
         "WILLBUY_BOARD_CACHE_S": "constant: 0.5",
@@ -36,8 +35,8 @@ REMOVED_SETTINGS: Final[Mapping[str, str]] = MappingProxyType(
         "WILLBUY_MAX_EVENT_AHEAD_S": "constant: 300",
         "WILLBUY_MAX_HEAD_BYTES": "constant: 16384",
         "WILLBUY_MAX_REBUILD_EVENTS": "constant: 8192",
-        "WILLBUY_MAX_SESSION_BYTES": "constant: 4194304",
         "WILLBUY_MAX_STREAMS": "constant: 256",
+        "WILLBUY_OUTCOMES_KEPT_S": "constant: 604800",
         "WILLBUY_REDIS_FAILURES_TO_OPEN": "constant: 3",
         "WILLBUY_REDIS_MAX_CONNECTIONS": "constant: 16",
         "WILLBUY_REDIS_OPEN_S": "constant: 1",
@@ -48,7 +47,7 @@ REMOVED_SETTINGS: Final[Mapping[str, str]] = MappingProxyType(
         "WILLBUY_TRACES": "OTEL_EXPORTER_OTLP_ENDPOINT turns traces on, OTEL_SDK_DISABLED=true turns them off",
     }
 )
-"""Variables of earlier releases, each with what holds now. One that is set stops the start."""
+"""Variables of earlier releases, each with what holds now. One that is set is a warning in the log."""
 
 # Read by the client, by Compose and by tests.
 _OTHER_VARIABLES: Final = frozenset(
@@ -89,10 +88,10 @@ class Settings(BaseSettings):
     """Largest request body; an event has some hundred bytes."""
     max_event_ahead_s: ClassVar[int] = 300
     """How far a timestamp may be ahead of the server's clock; a clock that is set by the network is off by less."""
-    max_session_bytes: ClassVar[int] = 4 * 2**20
-    """Largest size of one session's events as Redis stores them: `max_session_events` of 4 KiB."""
     max_streams: ClassVar[int] = 256
     """Most open streams of one process."""
+    outcomes_kept_s: ClassVar[int] = 7 * 86400
+    """About how long Redis keeps ended sessions for `willbuy collect`."""
 
     artifact: Path
     """The model: the file that `willbuy train` writes."""
@@ -185,9 +184,17 @@ class Settings(BaseSettings):
     """Most events of one session (409 `session_full`). The bound keeps every history complete, so that a state
     can be rebuilt."""
 
+    max_session_bytes: Annotated[int, Field(ge=1024, le=64 * 2**20)] = 4 * 2**20
+    """Largest size of one session's events as Redis stores them. An event that would exceed it is refused (409
+    `session_too_large`). The bound limits memory, rebuilds and sweeps."""
+
     dedupe_window: Annotated[int, Field(ge=1, le=LARGEST_DEDUPE_WINDOW)] = 64
     """Number of a session's last events whose answers are stored, at most 255. A repeated `event_id` among them
     gets the stored answer; an older one would count again."""
+
+    allow_placeholder_ids: bool = False
+    """Whether a session or event id may be `undefined`, `null`, blank or the like. Broken tags send these for
+    all visitors, who would share one session."""
 
     max_event_age_s: Annotated[int, Field(ge=1)] = 86400
     """Largest age of an event's timestamp; older events are refused (422)."""
@@ -204,11 +211,8 @@ class Settings(BaseSettings):
     session, at most `WILLBUY_DEDUPE_WINDOW`, so that a request can safely be sent again."""
 
     outcomes_kept: Annotated[int, Field(ge=0, le=1_000_000)] = 50_000
-    """About how many ended sessions Redis keeps for `willbuy collect`; the oldest go first. 0: none; model
-    quality needs none."""
-
-    outcomes_kept_s: Annotated[int, Field(ge=60, le=365 * 86400)] = 7 * 86400
-    """About how long Redis keeps them."""
+    """About how many ended sessions Redis keeps for `willbuy collect`, at most a week; the oldest go first.
+    0: none; model quality needs none."""
 
     trust_window_s: Annotated[int, Field(ge=24, le=90 * 86400)] = 86400
     """Window of the outcomes and model quality figures (docs/quality.md#which-sessions-count)."""
@@ -226,13 +230,6 @@ class Settings(BaseSettings):
 
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """Lowest level that is logged: `debug`, `info`, `warning` or `error`."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _no_variable_of_an_earlier_release(cls, values: object) -> object:
-        if found := [f"{name} ({hint})" for name, hint in REMOVED_SETTINGS.items() if name in os.environ]:
-            raise ValueError(f"no longer settings, remove them from the environment: {'; '.join(found)}")
-        return values
 
     @field_validator("redis_url")
     @classmethod
@@ -283,6 +280,11 @@ def faults_of(error: ValidationError) -> list[str]:
     ]
 
 
+def removed_settings() -> dict[str, str]:
+    """Return the variables of earlier releases that are set, each with what holds now."""
+    return {name: hint for name, hint in REMOVED_SETTINGS.items() if name in os.environ}
+
+
 def unknown_settings() -> dict[str, str]:
     """Return the variables that are set and are no setting's, each with a hint; never a value."""
     known = [f"{ENV_PREFIX}{name.upper()}" for name in Settings.model_fields]
@@ -296,7 +298,9 @@ def unknown_settings() -> dict[str, str]:
     return {name: f"did you mean {found[0]}?" if found else "no such setting" for name, found in near.items()}
 
 
-def warn_of_unknown_settings(logger: FilteringBoundLogger) -> None:
-    """Log one warning for the names that are no setting's."""
+def warn_of_ignored_settings(logger: FilteringBoundLogger) -> None:
+    """Log one warning each for variables of earlier releases, and for names that are no setting's."""
+    if removed := removed_settings():
+        logger.warning("settings_removed", ignored=removed)
     if unknown := unknown_settings():
         logger.warning("settings_unknown", ignored=unknown)

@@ -88,6 +88,7 @@ class EventValidator:
     """
 
     def __init__(self, settings: Settings, metrics: Metrics, logger: FilteringBoundLogger | None = None) -> None:
+        self._allows_placeholders = settings.allow_placeholder_ids
         self._logger = logger
         self._logged_ms: OrderedDict[str, int] = OrderedDict()
         self._max_age_ms = settings.max_event_age_s * 1000
@@ -109,9 +110,10 @@ class EventValidator:
         event_name, event_id = model.canonical_name(body.event_name), body.event_id
         properties: dict[str, PropertyValue] = body.properties or {}  # type: ignore[assignment]  # the parsers let no null through
         warnings = []
-        _check_id("session_id", body.session_id, InvalidEventError)
-        if event_id:
-            _check_id("event_id", event_id, InvalidEventError)
+        if not self._allows_placeholders:
+            _check_id("session_id", body.session_id, InvalidEventError)
+            if event_id:
+                _check_id("event_id", event_id, InvalidEventError)
         timestamp_ms = body.timestamp if isinstance(body.timestamp, int) else now_ms
         if not self._is_within_bounds(timestamp_ms, now_ms):
             raise InvalidEventError(*self._out_of_bounds(timestamp_ms, now_ms))
@@ -167,11 +169,12 @@ class EventValidator:
 
     def check_session_id(self, session_id: str) -> None:
         """Raise `InvalidRequestError` for a session's id in a path that stands for nothing."""
-        _check_id("session_id", session_id, InvalidRequestError)
+        if not self._allows_placeholders:
+            _check_id("session_id", session_id, InvalidRequestError)
 
     def _visitor_id(self, given: str | UnsetType | None) -> str | None:
         """Return a visitor's id; None where it stands for nothing, as all such visitors would share a group."""
-        if not given or is_placeholder_id(given):
+        if not given or (not self._allows_placeholders and is_placeholder_id(given)):
             return None
         return given
 

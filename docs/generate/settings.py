@@ -17,7 +17,7 @@ the variable. Times are in seconds, sizes in bytes.
 _REMOVED: Final = """
 ## Variables of earlier releases
 
-A variable of this list stops the start.
+A variable of this list changes nothing; the log names it at the start.
 
 | Variable | What holds now |
 |---|---|

@@ -93,6 +93,16 @@ def test_ids_that_stand_for_nothing_are_refused(client, value) -> None:
         assert response.json()["errors"][0]["code"] == "placeholder_id"
 
 
+def test_a_setting_accepts_them(service, valkey) -> None:
+    lenient = service(redis_url=valkey.url, allow_placeholder_ids="true")
+    for value in ("null", " "):
+        assert httpx.post(f"{lenient.base_url}/v1/events", json=EVENT | {"session_id": value}).status_code == 200
+        path = f"{lenient.base_url}/v1/sessions/{quote(value)}"
+        assert httpx.get(path).json()["session_id"] == value
+        assert httpx.post(f"{path}/outcome", json={"outcome": "none"}).status_code == 200
+        assert httpx.delete(path).status_code == 204
+
+
 OTHERS = {
     "event_name": "purchase",
     "item_id": "SKU-2",

@@ -111,25 +111,23 @@ def test_a_bad_pair_of_variables_is_one_line_too(monkeypatch):
     assert json.loads(str(caught.value))["detail"] == "redis_timeout_s must not be larger than request_timeout_s"
 
 
-def test_variables_of_an_earlier_release_stop_the_start_in_one_line_without_their_values(artifact, monkeypatch):
-    monkeypatch.setenv("WILLBUY_ARTIFACT", str(artifact))
+def test_a_variable_of_an_earlier_release_is_named_in_one_warning_and_its_value_is_not(artifact, monkeypatch, capsys):
     monkeypatch.setenv("WILLBUY_REDIS_SENTINEL_PASSWORD", "hidden")
-    monkeypatch.setenv("WILLBUY_MAX_STREAMS", "7")
-    with pytest.raises(StartupError) as caught:
-        create_app()
-    line = str(caught.value)
-    assert "WILLBUY_REDIS_SENTINEL_PASSWORD (use ?sentinel_password= in WILLBUY_REDIS_URL)" in line
-    assert "WILLBUY_MAX_STREAMS (constant: 256)" in line
+    monkeypatch.setenv("WILLBUY_TRACES", "off")
+    create_app(Settings(artifact=artifact, open_access=True))
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "settings_removed" in line]
+    assert '"level": "warning"' in line
+    assert "WILLBUY_REDIS_SENTINEL_PASSWORD" in line
+    assert "WILLBUY_TRACES" in line
     assert "WILLBUY_API_KEYS" not in line
     assert "hidden" not in line
-    assert "\n" not in line
 
 
 def test_the_hints_of_removed_limits_are_their_values():
     limits = {name: getattr(Settings, name) for name in Settings.__class_vars__ if name.startswith("max_")}
     hints = {name: REMOVED_SETTINGS[f"WILLBUY_{name.upper()}"] for name in limits}
     assert hints == {name: f"constant: {value}" for name, value in limits.items()}
-    assert limits["max_session_bytes"] == 4 * 2**20
+    assert limits["max_body_bytes"] == 65536
 
 
 def test_names_that_are_no_settings_are_named_and_their_values_are_not(artifact, monkeypatch, capsys):
@@ -151,7 +149,7 @@ def test_names_that_are_no_settings_are_named_and_their_values_are_not(artifact,
 
 def test_no_setting_is_called_removed():
     assert not REMOVED_SETTINGS.keys() & {f"WILLBUY_{name.upper()}" for name in Settings.model_fields}
-    assert len(Settings.model_fields) <= 36
+    assert len(Settings.model_fields) <= 37
 
 
 @pytest.mark.parametrize(("idle_s", "every_s"), [(1800, 5), (50, 5), (20, 2), (1, 0.1)])
