@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Literal
 
 import pytest
-from conftest import missing
 from packaging.requirements import Requirement
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 from support.deployment import PYPROJECT, ROOT
+from support.wheels import build_wheel
 
 from app.schemas.board import BoardOut, StatsOut
 from app.schemas.events import BatchOut, EventIn, OutcomeIn, Problem, ScoreOut, SessionOut, TracedSessionOut
@@ -54,16 +54,7 @@ print(json.dumps([score.events, session.probability, version("willbuy-client"), 
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
-    try:
-        distribution("hatchling")
-    except ModuleNotFoundError:
-        raise missing("hatchling") from None
-    out = tmp_path_factory.mktemp("dist")
-    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", out, ROOT / "clients/python"]
-    built = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert built.returncode == 0, built.stdout + built.stderr
-    [path] = out.iterdir()
-    return path
+    return build_wheel(ROOT / "clients/python", tmp_path_factory.mktemp("dist"))
 
 
 def shared(schema):

@@ -7,12 +7,11 @@ import sys
 import venv
 import zipfile
 from email.parser import HeaderParser
-from importlib.metadata import distribution
 from pathlib import Path
 
 import pytest
-from conftest import missing
 from support.deployment import PYPROJECT, ROOT
+from support.wheels import build_wheel
 
 PACKAGES = ("app", "model", "training")
 VERSION = PYPROJECT["project"]["version"]
@@ -35,17 +34,7 @@ print(json.dumps({"files": files, "status": answer.status_code, "answer": answer
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
-    """The wheel, built offline with the build backend that is installed."""
-    try:
-        distribution("hatchling")
-    except ModuleNotFoundError:
-        raise missing("hatchling") from None
-    out = tmp_path_factory.mktemp("dist")
-    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--no-index"]
-    built = subprocess.run([*command, "--wheel-dir", out, ROOT], capture_output=True, text=True, check=False)
-    assert built.returncode == 0, built.stderr
-    [path] = out.iterdir()
-    return path
+    return build_wheel(ROOT, tmp_path_factory.mktemp("dist"))
 
 
 @pytest.fixture(scope="module")

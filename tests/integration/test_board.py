@@ -11,6 +11,7 @@ import pytest
 import redis
 from conftest import missing
 from support.memory_store import MemoryStore
+from support.records import a_record
 from support.redis_keys import board_key, record_key, seen_key
 from support.redis_servers import BINARIES, find_binary
 from support.redis_topologies import RedisCluster
@@ -21,7 +22,7 @@ from app.errors import StoreUnavailableError
 from app.store.board import Order, Position, Selection
 from app.store.interface import Commit
 from app.store.keys import shard_of
-from app.store.record_codec import Answers, Outcome, Record, encode_record
+from app.store.record_codec import Outcome, encode_record
 from app.store.redis.connection import ConnectionOptions
 from app.store.sessions import RedisStore
 from model.events import Event
@@ -31,20 +32,9 @@ pytestmark = pytest.mark.anyio
 IDLE_S = 1800
 
 
-def a_record(probability, *, events=1, outcome=Outcome.OPEN, seen_ms=0):
-    return Record(
-        version=random.randbytes(8),
-        model="00" * 8,
-        probability=probability,
-        events=events,
-        first_seen_ms=1,
-        last_seen_ms=seen_ms or int(time.time() * 1000),
-        last_event_ms=1,
-        outcome=outcome,
-        outcome_ms=0,
-        answers=Answers(),
-        state=b"state",
-    )
+def seen_record(probability, *, seen_ms=0, **fields):
+    seen_ms = seen_ms or int(time.time() * 1000)
+    return a_record(version=random.randbytes(8), probability=probability, last_seen_ms=seen_ms, **fields)
 
 
 class Shop:
@@ -56,13 +46,13 @@ class Shop:
 
     async def put(self, session_id, probability, **facts):
         before = self.records.get(session_id)
-        record = a_record(probability, **facts)
+        record = seen_record(probability, **facts)
         commit = Commit(session_id, before and before.version, record, [Event("page_view", 1)] * (before is None))
         assert await self.store.commit([commit]) == [True]
         self.records[session_id] = record
 
     async def put_all(self, probabilities):
-        records = {session_id: a_record(probability) for session_id, probability in probabilities.items()}
+        records = {session_id: seen_record(probability) for session_id, probability in probabilities.items()}
         commits = [Commit(session_id, None, record, [Event("page_view", 1)]) for session_id, record in records.items()]
         assert all(await self.store.commit(commits))
         self.records |= records
@@ -343,7 +333,7 @@ def fill(server, sessions, probability_of):
                     pipeline.zadd(board_key(shard), {session_id: repr(probability)})
                     pipeline.zadd(seen_key(shard), {session_id: now_ms - number % 60_000})
                     if number >= 99_000:
-                        pipeline.set(record_key(session_id), encode_record(a_record(probability)))
+                        pipeline.set(record_key(session_id), encode_record(seen_record(probability)))
                 pipeline.execute()
 
 

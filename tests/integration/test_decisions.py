@@ -5,11 +5,11 @@ import asyncio
 import pytest
 import redis
 from msgspec.structs import replace
+from support.records import a_record
 
 from app.store.interface import Commit
 from app.store.interventions import NOW, START
 from app.store.keys import Keys, shard_of
-from app.store.record_codec import Answers, Outcome, Record
 from app.store.redis.connection import ConnectionOptions
 from app.store.sessions import RedisStore
 from model.events import Event
@@ -35,21 +35,8 @@ async def store(server):
 
 def commit_of(session_id, number, *rules, expected=None, facts=b""):
     decided = Decisions(Decision(rule, Group.CONTROL, 0.5, number, 1000 + number, told=False) for rule in rules)
-    record = Record(
-        version=number.to_bytes(8, "big"),
-        model="00" * 8,
-        probability=0.5,
-        events=number,
-        first_seen_ms=1,
-        last_seen_ms=1,
-        last_event_ms=1,
-        outcome=Outcome.OPEN,
-        outcome_ms=0,
-        answers=Answers(),
-        state=b"state",
-        facts=facts,
-        decisions=decided,
-    )
+    version = number.to_bytes(8, "big")
+    record = a_record(version=version, events=number, facts=facts, decisions=decided)
     return Commit(session_id, expected and expected.to_bytes(8, "big"), record, [EVENT], [0.5], decided=decided)
 
 

@@ -2,10 +2,10 @@
 
 import json
 import time
-from typing import Any
 
 import pytest
 import redis
+from support.records import a_record
 from support.redis_keys import (
     board_key,
     closed_key,
@@ -22,7 +22,7 @@ from app.store.history_codec import encode_event
 from app.store.interface import Commit
 from app.store.keys import shard_of
 from app.store.outcomes import ClosedCount, ClosedSession, Counts, OutcomeLimits, Written
-from app.store.record_codec import Answers, Outcome, Record
+from app.store.record_codec import Outcome
 from app.store.redis.connection import ConnectionOptions
 from app.store.sessions import RedisStore
 from model.events import Event
@@ -58,21 +58,16 @@ def opened(server, **limits):
 
 
 def a_commit(session_id, version=1, *events, expected=None, outcome=Outcome.OPEN, closed_by=None):
-    fields: dict[str, Any] = {
-        "version": version.to_bytes(8, "big"),
-        "model": "00" * 8,
-        "probability": 0.5,
-        "events": len(events),
-        "first_seen_ms": 1,
-        "last_seen_ms": 2,
-        "last_event_ms": 3,
-        "outcome": outcome,
-        "outcome_ms": 4 if closed_by else 0,
-        "answers": Answers(),
-        "state": b"state",
-    }
+    record = a_record(
+        version=version.to_bytes(8, "big"),
+        events=len(events),
+        last_seen_ms=2,
+        last_event_ms=3,
+        outcome=outcome,
+        outcome_ms=4 if closed_by else 0,
+    )
     known = expected and expected.to_bytes(8, "big")
-    return Commit(session_id, known, Record(**fields), events or (Event("page_view", 1),), closed_by=closed_by)
+    return Commit(session_id, known, record, events or (Event("page_view", 1),), closed_by=closed_by)
 
 
 def ids_of(shard, count):

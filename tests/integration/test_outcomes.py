@@ -12,6 +12,7 @@ import pytest
 import redis
 from conftest import missing
 from support.fakes import FakeModel
+from support.records import a_record
 from support.redis_keys import closed_key, closer_key, history_key, outcomes_key, record_key, seen_key
 from support.redis_servers import find_binary
 from support.redis_topologies import RedisCluster
@@ -26,7 +27,7 @@ from app.scoring.session_update import Score
 from app.store.interface import Commit
 from app.store.keys import shard_of
 from app.store.outcomes import Counts, OutcomeLimits
-from app.store.record_codec import Answers, Outcome, Record
+from app.store.record_codec import Outcome
 from app.store.redis.connection import ConnectionOptions
 from app.store.sessions import RedisStore
 from model.events import Event
@@ -49,21 +50,16 @@ async def opened(url, **options):
 
 
 def a_commit(session_id, *events, expected=None, outcome=Outcome.OPEN, closed_by=None):
-    fields: dict[str, Any] = {
-        "version": next(_versions).to_bytes(8, "big"),
-        "model": "00" * 8,
-        "probability": 0.5,
-        "events": len(events),
-        "first_seen_ms": 1,
-        "last_seen_ms": 2,
-        "last_event_ms": 3,
-        "outcome": outcome,
-        "outcome_ms": 4 if closed_by else 0,
-        "answers": Answers(),
-        "state": b"state",
-    }
+    record = a_record(
+        version=next(_versions).to_bytes(8, "big"),
+        events=len(events),
+        last_seen_ms=2,
+        last_event_ms=3,
+        outcome=outcome,
+        outcome_ms=4 if closed_by else 0,
+    )
     probabilities = [0.25] * len(events)
-    return Commit(session_id, expected, Record(**fields), events, probabilities, "ab" * 8, closed_by)
+    return Commit(session_id, expected, record, events, probabilities, "ab" * 8, closed_by)
 
 
 def client_of(server):

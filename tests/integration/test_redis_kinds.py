@@ -4,11 +4,11 @@ import asyncio
 import time
 from contextlib import asynccontextmanager
 from itertools import count
-from typing import Any
 
 import pytest
 from conftest import missing
 from msgspec.structs import replace
+from support.records import a_record
 from support.redis_servers import BINARIES, RedisServer, find_binary
 from support.redis_topologies import RedisCluster, Sentinels, until
 from support.tls import behind_tls, make_certificate
@@ -16,7 +16,7 @@ from support.tls import behind_tls, make_certificate
 from app.errors import StoreUnavailableError
 from app.store.interface import Commit
 from app.store.keys import shard_of
-from app.store.record_codec import Answers, Outcome, Record
+from app.store.record_codec import Record
 from app.store.redis.connection import ConnectionOptions
 from app.store.sessions import RedisStore
 from model.events import Event
@@ -29,20 +29,12 @@ _versions = count(1)
 
 def a_commit(session_id, expected=None):
     """The next commit of a session whose record is `expected`."""
-    fields: dict[str, Any] = {
-        "version": next(_versions).to_bytes(8, "big"),
-        "model": "00" * 8,
-        "probability": 0.5,
-        "events": 1 if expected is None else expected.events + 1,
-        "first_seen_ms": 1,
-        "last_seen_ms": int(time.time() * 1000),
-        "last_event_ms": 1,
-        "outcome": Outcome.OPEN,
-        "outcome_ms": 0,
-        "answers": Answers(),
-        "state": b"state",
-    }
-    return Commit(session_id, expected and expected.version, Record(**fields), (Event("page_view", 1),))
+    record = a_record(
+        version=next(_versions).to_bytes(8, "big"),
+        events=1 if expected is None else expected.events + 1,
+        last_seen_ms=int(time.time() * 1000),
+    )
+    return Commit(session_id, expected and expected.version, record, (Event("page_view", 1),))
 
 
 @asynccontextmanager

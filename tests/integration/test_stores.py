@@ -3,19 +3,19 @@
 import asyncio
 import time
 from contextlib import asynccontextmanager
-from typing import Any
 
 import pytest
 import redis
 from msgspec.structs import replace
 from support.memory_store import MemoryStore
+from support.records import a_record
 from support.redis_keys import board_key, closed_key, history_key, outcomes_key, record_key, seen_key
 
 from app.errors import CorruptRecordError, StoreUnavailableError
 from app.store.interface import Commit
 from app.store.keys import shard_of
 from app.store.outcomes import Counts, OutcomeLimits, Written
-from app.store.record_codec import Answers, Outcome, Record
+from app.store.record_codec import Outcome, Record
 from app.store.redis.connection import ConnectionOptions
 from app.store.sessions import RedisStore
 from model.events import Event
@@ -23,25 +23,12 @@ from model.events import Event
 pytestmark = pytest.mark.anyio
 
 
-def a_record(version, **changes):
-    fields: dict[str, Any] = {
-        "version": version.to_bytes(8, "big"),
-        "model": "00" * 8,
-        "probability": 0.5,
-        "events": 1,
-        "first_seen_ms": 1,
-        "last_seen_ms": 1,
-        "last_event_ms": 1,
-        "outcome": Outcome.OPEN,
-        "outcome_ms": 0,
-        "answers": Answers(),
-        "state": b"state",
-    }
-    return Record(**(fields | changes))
+def numbered(version, **changes):
+    return a_record(version=version.to_bytes(8, "big"), **changes)
 
 
 def a_commit(session_id, expected, version, *events):
-    return Commit(session_id, expected and expected.to_bytes(8, "big"), a_record(version), events)
+    return Commit(session_id, expected and expected.to_bytes(8, "big"), numbered(version), events)
 
 
 def redis_store(server, *, session_idle_s=1800, options=None, **others):
@@ -99,7 +86,7 @@ async def test_what_is_committed_is_loaded(kind):
         first, second = Event("page_view", 1), Event("view_item", 2, "SKU", "shoes", 1.5, 2.0, {"device": "mobile"})
         assert await store.commit([a_commit("a", None, 1, first), a_commit("b", None, 2)]) == [True, True]
         assert await store.commit([a_commit("a", 1, 3, second)]) == [True]
-        assert await store.load(["b", "a", "c"]) == [a_record(2), a_record(3), None]
+        assert await store.load(["b", "a", "c"]) == [numbered(2), numbered(3), None]
         assert await store.load_histories(["a", "b", "c"]) == [[first, second], [], []]
 
 
@@ -112,7 +99,7 @@ async def test_a_commit_on_another_version_changes_nothing(kind):
         ]
         assert await store.commit(stale) == [False, False]
         assert await store.commit([a_commit("a", 7, 4, Event("page_view", 4))]) == [False]
-        assert await store.load(["a", "b"]) == [a_record(1), None]
+        assert await store.load(["a", "b"]) == [numbered(1), None]
         assert await store.load_histories(["a", "b"]) == [[Event("page_view", 1)], []]
 
 
@@ -149,7 +136,7 @@ async def test_a_hundred_racers_on_one_version_have_one_winner(kind):
         won = await asyncio.gather(*(race(number) for number in range(100)))
         winner = won.index(True)
         assert sum(won) == 1
-        assert await store.load(["a"]) == [a_record(100 + winner)]
+        assert await store.load(["a"]) == [numbered(100 + winner)]
         assert await store.load_histories(["a"]) == [[Event("page_view", winner)]]
 
 
@@ -164,7 +151,7 @@ async def test_idle_sessions_end_and_active_ones_do_not(kind):
             version += 1
             await asyncio.sleep(0.05)
         assert version > 1
-        assert await store.load(["active"]) == [a_record(version)]
+        assert await store.load(["active"]) == [numbered(version)]
         (_, active) = await store.load_histories(["idle", "active"])
         assert active == [Event("page_view", 1)]
         # And an expired session's version is worth nothing
@@ -176,7 +163,7 @@ async def test_what_cannot_be_read_fails_alone(kind):
         await store.commit([a_commit(session_id, None, 1, Event("page_view", 1)) for session_id in ("good", "bad")])
         kind.damage(store, "bad", record=b"\x01garbage", history=[b"\xc1"])
         good, bad = await store.load(["good", "bad"])
-        assert good == a_record(1)
+        assert good == numbered(1)
         assert isinstance(bad, CorruptRecordError)
         good, bad = await store.load_histories(["good", "bad"])
         assert good == [Event("page_view", 1)]
@@ -187,7 +174,7 @@ async def test_any_session_id_is_a_key(kind):
     async with kind.open() as store:
         ids = ["a/b", "{x}", "ä€😀", "a b", "*", "s:1", "x" * 256]
         assert await store.commit([a_commit(session_id, None, 1) for session_id in ids]) == [True] * len(ids)
-        assert await store.load(ids) == [a_record(1)] * len(ids)
+        assert await store.load(ids) == [numbered(1)] * len(ids)
 
 
 def test_keys_of_a_session_share_the_shards_hash_tag():
@@ -233,7 +220,7 @@ async def test_the_sets_of_a_shard_are_given_more_time_when_little_is_left(redis
         assert await store.commit([a_commit(first, 2, 3, Event("page_view", 3))]) == [True]
         assert all(220_000 < client.pttl(name) <= 260_000 for name in sets)
         # Given a board that is gone, as its last session has left it, then the next session's expires as well
-        bought = Commit(first, (3).to_bytes(8, "big"), a_record(4, outcome=Outcome.PURCHASE), closed_by="event")
+        bought = Commit(first, (3).to_bytes(8, "big"), numbered(4, outcome=Outcome.PURCHASE), closed_by="event")
         assert await store.commit([bought]) == [True]
         assert not client.exists(board_key(shard))
         assert await store.commit([a_commit(second, None, 1, Event("page_view", 1))]) == [True]
@@ -243,7 +230,7 @@ async def test_the_sets_of_a_shard_are_given_more_time_when_little_is_left(redis
 
 async def test_what_is_left_of_closed_sessions_expires_too(redis_server):
     store = redis_store(redis_server, session_idle_s=60, outcomes=OutcomeLimits(kept_s=300))
-    bought = Commit("a", None, a_record(1, outcome=Outcome.PURCHASE), (Event("page_view", 1),), closed_by="event")
+    bought = Commit("a", None, numbered(1, outcome=Outcome.PURCHASE), (Event("page_view", 1),), closed_by="event")
     assert await store.commit([bought]) == [True]
     with redis.Redis.from_url(redis_server.url) as client:
         assert 0 < client.pttl(history_key("a")) <= 60_000
@@ -262,7 +249,7 @@ async def test_a_session_is_read_whole(kind):
     async with kind.open() as store:
         await store.commit([a_commit("a", None, 1, Event("page_view", 1))])
         record, history = await store.load_session("a")
-        assert (replace(record, history_bytes=0), history) == (a_record(1), [Event("page_view", 1)])
+        assert (replace(record, history_bytes=0), history) == (numbered(1), [Event("page_view", 1)])
         assert await store.load_session("b") is None
         kind.damage(store, "a", history=[b"one", b"two"])
         with pytest.raises(CorruptRecordError):
@@ -282,7 +269,7 @@ async def test_what_is_deleted_is_gone_and_a_commit_on_it_is_a_conflict(kind):
         await store.delete("a")
         await store.delete("a")
         await store.delete("never was")
-        assert await store.load(["a", "b"]) == [None, a_record(1)]
+        assert await store.load(["a", "b"]) == [None, numbered(1)]
         assert await store.load_histories(["a", "b"]) == [[], [Event("page_view", 1)]]
         assert await store.commit([a_commit("a", 1, 2, Event("page_view", 2))]) == [False]
         assert await store.commit([a_commit("a", None, 3, Event("page_view", 3))]) == [True]
@@ -341,14 +328,14 @@ async def test_the_board_shows_open_sessions_by_probability(redis_server):
     before_ms = time.time() * 1000 - 1
     await store.commit([a_commit(first, None, 1), a_commit(second, None, 1)])
     assert board.board == {first: 0.5, second: 0.5}
-    await store.commit([Commit(first, (1).to_bytes(8, "big"), a_record(2, probability=0.1 + 0.2))])
+    await store.commit([Commit(first, (1).to_bytes(8, "big"), numbered(2, probability=0.1 + 0.2))])
     # To the last bit
     assert board.board == {first: 0.1 + 0.2, second: 0.5}
     # A commit that conflicts changes nothing
-    assert await store.commit([Commit(first, (9).to_bytes(8, "big"), a_record(3, probability=0.9))]) == [False]
+    assert await store.commit([Commit(first, (9).to_bytes(8, "big"), numbered(3, probability=0.9))]) == [False]
     assert board.board[first] == 0.1 + 0.2
     # A purchase takes the session off the board, and it stays among those that were seen
-    await store.commit([Commit(first, (2).to_bytes(8, "big"), a_record(4, outcome=Outcome.PURCHASE))])
+    await store.commit([Commit(first, (2).to_bytes(8, "big"), numbered(4, outcome=Outcome.PURCHASE))])
     assert board.board == {second: 0.5}
     assert set(board.seen) == {first, second}
     assert all(before_ms <= seen_ms <= time.time() * 1000 + 1 for seen_ms in board.seen.values())
@@ -435,7 +422,7 @@ async def test_a_server_that_is_gone_is_told_at_once_and_found_again(start_redis
         await store.ping()
     # When it is back, what was committed is there and the next commit goes through
     server.start()
-    assert await store.load(["a"]) == [a_record(1)]
+    assert await store.load(["a"]) == [numbered(1)]
     assert await store.commit([a_commit("a", 1, 2)]) == [True]
     await store.close()
 
@@ -448,7 +435,7 @@ async def test_a_server_that_hangs_is_given_up_and_found_again(start_redis):
     (result,) = await store.load(["a"])
     assert isinstance(result, StoreUnavailableError)
     server.resume()
-    assert await store.load(["a"]) == [a_record(1)]
+    assert await store.load(["a"]) == [numbered(1)]
     await store.close()
 
 

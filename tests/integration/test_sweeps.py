@@ -5,6 +5,7 @@ import json
 
 import pytest
 import redis
+from support.records import a_record
 from support.redis_keys import history_key, record_key, seen_key
 from support.redis_servers import RedisServer
 
@@ -15,7 +16,7 @@ from app.outcomes.sweeper import SessionSweeper
 from app.store.interface import Commit
 from app.store.keys import shard_of
 from app.store.outcomes import ClosedSession
-from app.store.record_codec import Answers, Outcome, Record
+from app.store.record_codec import Outcome
 from app.store.redis.connection import ConnectionOptions
 from app.store.sessions import RedisStore
 from model.events import Event
@@ -28,18 +29,13 @@ OF_ONE_SHARD = [name for name in map(str, range(5000)) if shard_of(name) == 7][:
 
 
 def a_commit(session_id, *events, before=None, outcome=Outcome.OPEN):
-    record = Record(
+    record = a_record(
         version=f"{session_id:>7}{len(events)}".encode()[-8:] if before is None else b"after---",
-        model="00" * 8,
-        probability=0.5,
         events=len(events) + (0 if before is None else before.events),
-        first_seen_ms=1,
         last_seen_ms=2,
         last_event_ms=5,
         outcome=outcome,
         outcome_ms=9 if outcome else 0,
-        answers=Answers(),
-        state=b"state",
     )
     return Commit(
         session_id,

@@ -13,13 +13,13 @@ from typing import Final
 import polars as pl
 
 from model.text_rules import stripped
-from training.data.sources.conversion import NAME_SCHEMA, Reading, convert, event_schema, labels_of_broken
+from training.data.sources.conversion import Converted, Reading, convert, event_schema, labels_of_broken
 from training.data.sources.errors import SourceError
 from training.data.sources.files import matching, partition_values, table_files
 from training.data.sources.json_lines import Records
 from training.data.sources.mapping import Changes, Clock, ColumnMapping, PropertyColumn
 from training.data.sources.tables import BLOCK_BYTES, column_names, is_parquet, parquet_schema, read_table
-from training.data.sources.text import LINE, Block, no_rejections
+from training.data.sources.text import LINE, Block
 from training.data.sources.values import NO_TIME
 
 MAPPING: Final = "mapping"
@@ -67,43 +67,23 @@ class EventFile:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Batch:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch(Converted):
     """Some rows of one file, converted.
 
     Attributes:
         file: the file's name in reports.
         file_index: its position in the source, which orders events of equal time.
-        events: canonical events.
-        rejected: `line`, `field`, `reason`, `value` of the malformed rows.
         rows_read: data rows of this batch.
         rows_lookup: those of them that are no events: they describe items or visitors.
         bytes_done: position in the file on disk.
-        nulled: `line`, `field`, `reason`, `value` of optional values that could not be read and became null.
-        lost_labels: session ids (or visitors) whose label is unknown.
-        lost_purchases: rejected rows whose name says purchase and that name no session.
-        rows_dropped: rows of names that the mapping leaves out.
-        names: `name`, `read_as`, `rows` of the log's event names.
-        placeholders: rows by id that stands for nothing.
-        notes: what was found out about the file, for people.
-        warnings: what looks wrong, in plain words.
     """
 
     file: str
     file_index: int
-    events: pl.DataFrame
-    rejected: pl.DataFrame
     rows_read: int
     rows_lookup: int
     bytes_done: int
-    nulled: pl.DataFrame = field(default_factory=no_rejections)
-    lost_labels: pl.Series = field(default_factory=lambda: pl.Series([], dtype=pl.String))
-    lost_purchases: int = 0
-    rows_dropped: int = 0
-    names: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=NAME_SCHEMA))
-    placeholders: dict[str, int] = field(default_factory=dict)
-    notes: tuple[str, ...] = ()
-    warnings: tuple[str, ...] = ()
 
 
 Enrichment = Callable[[pl.DataFrame], pl.DataFrame]

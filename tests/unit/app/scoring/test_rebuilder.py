@@ -7,35 +7,19 @@ import pytest
 from msgspec.structs import replace
 from support.fakes import FakeModel
 from support.memory_store import MemoryStore
+from support.records import a_record
 
 from app.errors import OverloadedError, PredictionError
 from app.monitoring.logging import build_logger
 from app.monitoring.metrics import Metrics
 from app.scoring.rebuilder import Rebuilder
 from app.store.interface import Commit
-from app.store.record_codec import Answers, Outcome, Record
 from model.events import Event
 
 pytestmark = pytest.mark.anyio
 
 MOST_WAITING = 10_000
 EVENT = Event("page_view", 1)
-
-
-def a_record() -> Record:
-    return Record(
-        version=bytes(8),
-        model="00" * 8,
-        probability=0.5,
-        events=1,
-        first_seen_ms=1,
-        last_seen_ms=1,
-        last_event_ms=1,
-        outcome=Outcome.OPEN,
-        outcome_ms=0,
-        answers=Answers(),
-        state=b"",
-    )
 
 
 class Bench:
