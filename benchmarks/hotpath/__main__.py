@@ -26,7 +26,7 @@ from benchmarks.hotpath.machine import machine_of_servers
 from benchmarks.hotpath.processes import BenchmarkError
 from benchmarks.hotpath.redis_server import running_redis
 from benchmarks.hotpath.results import DOCUMENT, JSON_FILE, machine_line, write_markdown, write_section
-from benchmarks.hotpath.servers import Contestant, front, peers, willbuy
+from benchmarks.hotpath.servers import BEFORE, Contestant, front, peers, willbuy
 from benchmarks.hotpath.traffic import Traffic
 from training.commands.console import errors_for_people
 from training.commands.stages import stage
@@ -35,6 +35,7 @@ _HIDDEN_SIZE: Final = 128
 _EVENTS_A_REQUEST: Final = 200
 _CONNECTIONS: Final = (1, 2, 4, 8, 16, 32, 64)
 _MANY: Final = "33000,300000,1000000"
+_FRONT: Final = "empty,nothing,willbuy,front"
 _OUT: Final = Console()
 
 cli = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
@@ -88,8 +89,12 @@ def front_command(
     artifact: ArtifactOption = None,
     rounds: RoundsOption = 6,
     seconds: SecondsOption = 4.0,
+    only: Annotated[str, typer.Option(help="Names of servers, with commas between.")] = _FRONT,
     before: Annotated[
         Path | None, typer.Option(help="Checkout of another state of the code, to compare with.", show_default=False)
+    ] = None,
+    before_artifact: Annotated[
+        Path | None, typer.Option(help="Its model, where it cannot read this one's.", show_default=False)
     ] = None,
     connections: Annotated[int, typer.Option(min=1, help="Connections at a time.")] = compare.CONNECTIONS,
     compiled: Annotated[
@@ -98,14 +103,16 @@ def front_command(
     varied: Annotated[bool, typer.Option(help="Whether each request has a head of its own.")] = True,
     quick: QuickOption = False,
 ) -> None:
-    """Compare what a request costs the processor: a FastAPI endpoint and an ASGI callable that do nothing, willbuy."""
+    """Compare servers that all run all the time, in turn: two that do nothing, willbuy, and its front alone."""
     with _artifact(artifact) as served, _stage("front") as show:
-        chosen = [peer for peer in peers(served) if peer.name in {fronts.REFERENCE, "nothing"}]
-        for checkout in (None,) if before is None else (before, None):
-            chosen += [willbuy(served, checkout=checkout), front(served, checkout)]
+        chosen = _chosen(served, only)
+        if before is not None:
+            ours = [contestant for contestant in chosen if contestant.with_key]
+            others = _chosen(before_artifact or served, ",".join(one.name for one in ours), before)
+            chosen += others
         if compiled is not None:
             chosen.append(replace(willbuy(compiled), name="willbuy-compiled", title="willbuy, compiled step"))
-        found, void = fronts.in_turn(
+        found = fronts.in_turn(
             chosen,
             rounds=1 if quick else rounds,
             seconds=2 if quick else seconds,
@@ -113,7 +120,12 @@ def front_command(
             traffic=Traffic(varied=varied),
             show=show,
         )
-    for line in fronts.table(chosen, found, void):
+    lines = compare.tables(chosen, found)
+    if fronts.REFERENCE in found:
+        lines += ["", *fronts.table(chosen, found)]
+    with running_redis() as redis:
+        lines += ["", machine_line(machine_of_servers(redis))]
+    for line in lines:
         _OUT.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
@@ -238,14 +250,28 @@ def all_command(artifact: ArtifactOption = None, quick: QuickOption = False, wri
             command(artifact=served, quick=quick, write=write)
 
 
-def _chosen(artifact: Path, only: str) -> list[Contestant]:
+def _chosen(artifact: Path, only: str, checkout: Path | None = None) -> list[Contestant]:
+    """Return the servers of these names; all that `compare` compares, if there are none.
+
+    Args:
+        artifact: the model to serve.
+        only: names with commas between.
+        checkout: folder of another state of the code, for willbuy's own.
+    """
     batch = _EVENTS_A_REQUEST
-    everyone = [willbuy(artifact), willbuy(artifact, workers=2), willbuy(artifact, batch=batch), *peers(artifact)]
-    everyone += [willbuy(artifact, on_cluster=True), willbuy(artifact, batch=batch, on_cluster=True)]
+    everyone = [
+        willbuy(artifact, checkout=checkout),
+        willbuy(artifact, workers=2, checkout=checkout),
+        willbuy(artifact, batch=batch, checkout=checkout),
+        *peers(artifact),
+        willbuy(artifact, on_cluster=True, checkout=checkout),
+        willbuy(artifact, batch=batch, on_cluster=True, checkout=checkout),
+    ]
     if not only:
         return everyone
     names = [name.strip() for name in only.split(",")]
-    known = {contestant.name: contestant for contestant in everyone}
+    suffix = "" if checkout is None else BEFORE
+    known = {one.name.removesuffix(suffix): one for one in [*everyone, front(artifact, checkout)]}
     unknown = [name for name in names if name not in known]
     if unknown:
         raise BenchmarkError(f"--only: no server {', '.join(unknown)}; there are {', '.join(known)}")

@@ -29,6 +29,8 @@ ROOT: Final = Path(__file__).parents[2]
 SINGLE_PATH: Final = "/v1/events"
 BATCH_PATH: Final = "/v1/events/batch"
 READY_PATH: Final = "/readyz"
+BEFORE: Final = "-before"
+"""Ends the name of willbuy in another state of the code."""
 _OK: Final = 200
 _ANSWER_TIMEOUT_S: Final = 5.0
 # Of 200 events a request; with many more, more events would wait than `max_queue` allows.
@@ -161,7 +163,7 @@ def willbuy(
     title += ", Redis Cluster of one node" if on_cluster else ""
     environment = {"WILLBUY_LOG_LEVEL": "warning"} | _code_of(checkout)
     if checkout is not None:
-        name, title = f"{name}-before", f"{title}, before"
+        name, title = f"{name}{BEFORE}", f"{title}, before"
     connections = _BATCH_CONNECTIONS if batch else None
     return Contestant(
         name,
@@ -192,7 +194,7 @@ def front(artifact: Path, checkout: Path | None = None) -> Contestant:
         return [sys.executable, str(program), "--port", str(port), "--http", protocol]
 
     environment = {"WILLBUY_LOG_LEVEL": "warning", "WILLBUY_ARTIFACT": str(artifact)} | _code_of(checkout)
-    name, title = ("front", "willbuy's front") if checkout is None else ("front-before", "willbuy's front, before")
+    name, title = ("front", "willbuy's front") if checkout is None else (f"front{BEFORE}", "willbuy's front, before")
     return Contestant(name, title, command, lambda _port: environment, with_key=True)
 
 

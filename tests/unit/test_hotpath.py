@@ -17,6 +17,7 @@ from support.paths import ROOT
 from app.schemas.events import EventIn
 from benchmarks import gpu_step
 from benchmarks.batch_queue import BatchCost, fit, simulate_open, simulate_pausing
+from benchmarks.hotpath import fronts
 from benchmarks.hotpath.commits import commit_calls, recorded, replay
 from benchmarks.hotpath.compare import Sample, tables, workers_table
 from benchmarks.hotpath.load import load
@@ -157,6 +158,16 @@ def test_a_round_with_a_failure_is_void_in_figures_and_ratios() -> None:
     assert "| BROKEN | 0 | void |" in told
     assert told.endswith("Void rounds, in which requests or events failed: WILLBUY: 1, PEER: 1, BROKEN: 3.")
     assert workers_table(contestants[:2], {name: samples[name] for name in ("willbuy", "peer")})[-1].startswith("Void")
+
+
+def test_the_ratio_to_the_empty_endpoint_is_of_events_and_of_valid_rounds() -> None:
+    contestants = [Contestant("empty", "EMPTY", lambda _port: []), Contestant("b", "BATCH", lambda _port: [], batch=10)]
+    samples = {"empty": [a_sample(1000), a_sample(1000, failed=1)], "b": [a_sample(100), a_sample(900)]}
+
+    told = fronts.table(contestants, samples)
+
+    # 50 us a request of ten events, against 50 us a request
+    assert told[-1] == "| BATCH | 5.0 (5.0 to 5.0) | 0.10 |"
 
 
 # Where it runs
