@@ -11,6 +11,7 @@ from support.artifacts import write_artifact
 from support.patience import be_patient
 from support.redis_servers import BINARIES, RedisServer, find_binary
 from support.service import Service
+from support.warm_commands import WarmCommands
 
 # The same examples each time, so that only a change of the code fails a test; `make fuzz` tries others. No time limit:
 # an example that a busy machine takes long for is no failure.
@@ -36,7 +37,13 @@ OF_PROCESSES = {"browser", "e2e", "faults", "fuzz"}
 # The first test that asks for one of these trains a model meanwhile, or starts a browser.
 SLOW_FIXTURES = {"trained", "month", "demo_model", "chromium"}
 # Tests of what coverage does not count: measuring it would cost a third of their time.
-UNMEASURED = [TESTS / name for name in ("deploy", "docs", "leaks", "sources", "unit/training")]
+UNMEASURED = [
+    TESTS / name
+    for name in (
+        *("deploy", "docs", "leaks", "sources", "unit/training"),
+        *("e2e/test_demo.py", "integration/test_distributed.py"),
+    )
+]
 # Why a test may be skipped in CI too.
 SKIPPED_IN_CI = ("torch sees no GPU", "no GPU", "no real logs", "only Linux", "processes are counted in /proc")
 
@@ -139,6 +146,13 @@ def valkey(shared_valkey):
 def artifact(tmp_path_factory):
     """A small artifact of random weights."""
     return write_artifact(tmp_path_factory.mktemp("artifact") / "model.pt")
+
+
+@pytest.fixture(scope="session")
+def warm_commands(tmp_path_factory):
+    """A folder for PATH with a `willbuy` that starts at once."""
+    with WarmCommands(tmp_path_factory.mktemp("warm")) as commands:
+        yield commands.folder
 
 
 @pytest.fixture

@@ -331,10 +331,10 @@ def test_compose_gives_a_replica_the_time_to_drain():
 
 
 @pytest.fixture(scope="module")
-def demo_model(tmp_path_factory):
+def demo_model(warm_commands, tmp_path_factory):
     """What the trainer of the compose file leaves in its volume."""
     volume = tmp_path_factory.mktemp("artifacts")
-    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    path = f"{warm_commands}:{os.environ['PATH']}"
     environment = {**os.environ, "PATH": path, "DEMO_SESSIONS": "600", "DEMO_EPOCHS": "1"}
 
     def train():

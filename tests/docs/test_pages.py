@@ -61,13 +61,14 @@ def on_path(name: str) -> Path | None:
 
 
 @pytest.fixture(scope="module")
-def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with what pages call: Node, PHP, and Redis under its own name."""
+def programs(warm_commands: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with what pages call: Node, PHP, Redis under its own name, and a `willbuy` that starts at once."""
     valkey = find_binary("valkey-8.1")
     found = {
         "curl": on_path("curl"),
         "php": on_path("php"),
         "node": find_node(),
+        "willbuy": warm_commands / "willbuy",
         "redis-server": valkey,
         "redis-cli": valkey and valkey.with_name("valkey-cli"),
     }
@@ -227,14 +228,16 @@ def test_a_page_does_what_it_says(
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_the_readmes_commands_for_an_own_shop_work_one_after_another(month: Path, tmp_path: Path) -> None:
+def test_the_readmes_commands_for_an_own_shop_work_one_after_another(
+    month: Path, warm_commands: Path, tmp_path: Path
+) -> None:
     """As they stand, but for the log's name, the port, and a shorter training."""
     (block,) = re.findall(
         r"^## Your own shop$.*?^```sh\n(.*?)^```$", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL
     )
     port = free_port()
     environment = service_environment() | {
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "PATH": f"{warm_commands}{os.pathsep}{os.environ['PATH']}",
         # Where other commands of this user would look, too
         "XDG_RUNTIME_DIR": str(tmp_path),
     }

@@ -162,7 +162,7 @@ def test_a_demo_through_kafka_answers_its_shoppers_from_the_topic(demo, artifact
         raise missing("tansu")
     tansu = Tansu(binary, tmp_path / "tansu.log")
     try:
-        running = demo("--kafka", tansu.brokers, "--speed", 1000, "--seconds", 15, artifact=artifact)
+        running = demo("--kafka", tansu.brokers, "--speed", 100, "--seconds", 15, artifact=artifact)
         running.wait_until(running.playing)
         began = {command_of(pid) for pid in descendants(running.process.pid)}
         assert running.end() == 0, running.text()[-3000:]
@@ -181,7 +181,7 @@ def test_a_demo_through_kafka_answers_its_shoppers_from_the_topic(demo, artifact
 @pytest.mark.timeout(300)
 def test_a_demo_of_five_seconds_ends_by_itself_and_leaves_no_process(demo) -> None:
     # When it begins with its training, which takes minutes on a busy machine
-    running = demo("--seconds", 5, "--sessions", 1500)
+    running = demo("--seconds", 5, "--sessions", 600)
     running.wait_until(running.playing, timeout_s=240)
     began = {command_of(pid) for pid in descendants(running.process.pid)}
     code = running.end()

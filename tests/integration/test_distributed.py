@@ -1,5 +1,6 @@
 """Training on several processes, started as a user does: by torchrun."""
 
+import os
 import subprocess
 import sys
 from contextlib import nullcontext
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from support.redis_servers import free_port
 
 from training.commands.train import run_train
 from training.config import RunConfig, TrainOptions
@@ -34,10 +36,30 @@ WHOLE_RECIPE = (
 )  # fmt: skip
 
 
-def run(*command: str, expect: int = 0) -> subprocess.CompletedProcess[str]:
+def run(*command: str | Path, expect: int = 0) -> subprocess.CompletedProcess[str]:
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=280, check=False)
     assert (done.returncode == 0) == (expect == 0), done.stdout + done.stderr
     return done
+
+
+def run_two(*command: str | Path) -> str:
+    """Start two processes with the variables that torchrun gives them, and return what they said."""
+    torchrun = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    started = [
+        subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env=os.environ | torchrun | {"RANK": rank, "LOCAL_RANK": rank},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in ("0", "1")
+    ]
+    said = "".join(process.communicate(timeout=280)[1] for process in started)
+    assert [process.returncode for process in started] == [0, 0], said
+    return said
 
 
 def weights(artifact: Path) -> dict[str, torch.Tensor]:
@@ -53,10 +75,10 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "prepared"
 
 
-def test_two_processes_come_to_the_weights_of_one_and_one_of_them_writes(prepared, tmp_path) -> None:
+def test_two_processes_come_to_the_weights_of_one_and_one_of_them_writes(prepared, warm_commands, tmp_path) -> None:
     alone, together = tmp_path / "alone" / "model.pt", tmp_path / "together" / "model.pt"
     # Given a run of one process
-    run(sys.executable, "-m", "training", "train", str(prepared), "--out", str(alone), *OPTIONS)
+    run(warm_commands / "willbuy", "train", prepared, "--out", alone, *OPTIONS)
     # When two do the same, with the encoded sessions in files that they share
     command = ("-m", "training", "train", str(prepared), "--out", str(together), "--memory-mib", "0", *OPTIONS)
     done = run(*TORCHRUN, *command)
@@ -71,15 +93,16 @@ def test_two_processes_come_to_the_weights_of_one_and_one_of_them_writes(prepare
     )
 
 
-def test_pretraining_and_distillation_by_two_processes_equal_those_by_one(prepared, tmp_path) -> None:
+def test_pretraining_and_distillation_by_two_processes_equal_those_by_one(prepared, warm_commands, tmp_path) -> None:
     alone, together = tmp_path / "alone.pt", tmp_path / "together.pt"
     # Given a run of one process with pre-training, distillation and fit
-    run(sys.executable, "-m", "training", "train", str(prepared), "--out", str(alone), *WHOLE_RECIPE)
+    command = (warm_commands / "willbuy", "train", prepared)
+    run(*command, "--out", alone, *WHOLE_RECIPE)
     # When two do the same, of which the first fits the teacher
-    done = run(*TORCHRUN, "-m", "training", "train", str(prepared), "--out", str(together), *WHOLE_RECIPE)
+    stderr = run_two(*command, "--out", together, *WHOLE_RECIPE)
     # Then there was a teacher, and the weights are the same but for what rounding does to trees on the cell's output;
     # a process that had not heard the teacher, or none of them, would be off by some thousandths
-    assert "the network learns from the outcomes alone" not in " ".join(done.stderr.split())
+    assert "the network learns from the outcomes alone" not in " ".join(stderr.split())
     expected = weights(alone)
     for name, value in weights(together).items():
         torch.testing.assert_close(value, expected[name], rtol=0, atol=2e-4)

@@ -5,7 +5,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -207,9 +206,9 @@ def test_the_command_trains_with_the_best_settings_and_leaves_them(small_shop, t
     assert read_manifest(again).fingerprint == manifest.fingerprint
 
 
-def test_ctrl_c_ends_the_search_and_leaves_the_best_settings_so_far(small_shop, tmp_path) -> None:
+def test_ctrl_c_ends_the_search_and_leaves_the_best_settings_so_far(small_shop, warm_commands, tmp_path) -> None:
     # Given a search that would go on for long, broken off after a trial
-    command = [sys.executable, "-m", "training", "train", str(small_shop.path), "--out", str(tmp_path / "model.pt")]
+    command = [warm_commands / "willbuy", "train", str(small_shop.path), "--out", str(tmp_path / "model.pt")]
     started = subprocess.Popen(
         [*command, "--search", "10000", *QUICK],
         cwd=ROOT,
