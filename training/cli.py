@@ -1,6 +1,7 @@
 """The training commands of the command line.
 
-Options come from the settings dataclasses of `training.config` (`training.commands.options`). The commands import heavy
+Options come from the settings dataclasses of `training.config` (`training.commands.options`). Only arguments, and the
+options that name the file or folder of a command, are in the signatures below. The commands import heavy
 packages themselves, so that `willbuy --help` answers at once, and also without the training packages installed.
 """
 
@@ -22,10 +23,10 @@ from training.config import (
     CollectSettings,
     ColumnOptions,
     CompareSettings,
+    ConfigOptions,
     DemoSettings,
     DryRun,
     EvaluateSettings,
-    LadderOptions,
     LogSettings,
     PredictSettings,
     ReplaySettings,
@@ -45,12 +46,6 @@ _GATE_CLOSED: Final = 3
 DataArgument = Annotated[
     Path, typer.Argument(metavar="DATA", help="Prepared sessions, or a log in a known format.", show_default=False)
 ]
-ConfigOption = Annotated[Path | None, typer.Option("--config", help="TOML file of settings; options override it.")]
-SetOption = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Any setting of the file, repeatable: fit.bucket_batches=8."),
-]
-
 
 _interventions: Final = typer.Typer(
     name="interventions", no_args_is_help=True, help="Rules that act on a score: try them on past sessions."
@@ -109,17 +104,13 @@ def prepare(
 @_command("Training")
 def train(
     flags: ConfigFlags,
+    source: ConfigOptions,
     options: TrainOptions,
     data: Annotated[
         Path | None,
         typer.Argument(metavar="DATA", help="Prepared sessions, or a log in a known format.", show_default=False),
     ] = None,
     out: Annotated[Path | None, typer.Option("--out", help="The artifact to write.", show_default=False)] = None,
-    config: ConfigOption = None,
-    assignments: SetOption = None,
-    print_config: Annotated[
-        bool, typer.Option("--print-config", help="Write the settings as TOML to standard output, and stop.")
-    ] = False,  # a flag
 ) -> None:
     """Train on past sessions and write the artifact, with a table and an HTML report beside it.
 
@@ -138,8 +129,8 @@ def train(
         flags["split_seed"] = flags["fit.seed"]
     with errors_for_people(*TRAIN_ERRORS):
         quick = QUICK_SETTINGS if options.quick else ()
-        effective = read_config(config, flags, [*quick, *(assignments or [])])
-        if print_config:
+        effective = read_config(source.config, flags, [*quick, *source.assignments])
+        if source.print_config:
             typer.echo(to_toml(effective), nl=False)
             return
         if data is None or out is None:
@@ -218,31 +209,6 @@ def compare(
         passes = run_compare(a, b, data, settings).passes(settings.tolerance)
     if settings.gate and not passes:
         raise typer.Exit(_GATE_CLOSED)
-
-
-@_command("Training")
-def ladder(
-    data: DataArgument,
-    out: Annotated[Path, typer.Option("--out", help="Folder for the artifacts.")],
-    options: LadderOptions,
-    config: ConfigOption = None,
-    assignments: SetOption = None,
-) -> None:
-    """Train the ladder: feed-forward, plain recurrent, GRU and LSTM networks, each with and without running aggregates.
-
-    Each rung is `willbuy train` with `--cell` and `--aggregates` or `--no-aggregates`. The report in the folder
-    measures what memory and gates add; docs/recipe.md shows two logs.
-    """
-    from training.commands.evaluate import EVALUATE_ERRORS  # noqa: PLC0415  # heavy, see above
-    from training.commands.ladder import run_ladder, rungs_of  # noqa: PLC0415  # same
-    from training.commands.train import TRAIN_ERRORS  # noqa: PLC0415  # same
-    from training.config_file import read_config  # noqa: PLC0415  # same
-
-    with errors_for_people(*TRAIN_ERRORS, *EVALUATE_ERRORS):
-        flags = {} if options.seed is None else {"fit.seed": options.seed, "split_seed": options.seed}
-        chosen = read_config(config, flags, assignments or [])
-        rungs = rungs_of(options.only)
-        run_ladder(data, out, chosen, resume=options.resume, posterior=options.posterior, rungs=rungs)
 
 
 @_command("Training")

@@ -496,7 +496,7 @@ class StorageBudget:
             system's folder for temporary files.
     """
 
-    memory_mib: int = option(4096, "Encoded sessions larger than this are kept in files while it trains.", low=0)
+    memory_mib: int = option(256, "Encoded sessions larger than this are kept in files while it trains.", low=0)
     scratch: Path | None = option(None, "Folder for those files, on a disk with room for them.", shown="beside --out")
 
     def __post_init__(self) -> None:
@@ -514,6 +514,23 @@ QUICK_SETTINGS: Final = (
     "fit.learning_rate=3e-3",
 )
 """Assignments of `willbuy train --quick`, over those of a file; the user's own assignments and flags override them."""
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigOptions:
+    """Where the settings of a `willbuy train` come from, beside its flags.
+
+    Attributes:
+        config: TOML file of settings.
+        assignments: further settings as `KEY=VALUE`.
+        print_config: print the settings instead of training.
+    """
+
+    config: Path | None = option(None, "TOML file of settings; options override it.")
+    assignments: tuple[str, ...] = option(
+        (), "Any setting of the file, repeatable: fit.bucket_batches=8.", flag="--set", metavar="KEY=VALUE"
+    )
+    print_config: bool = option(default=False, help="Write the settings as TOML to standard output, and stop.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -541,23 +558,6 @@ class TrainOptions:
     posterior: Path | None = option(None, _POSTERIOR_HELP, panel=DATA)
     logger: Tracker | None = option(None, "Experiment tracker to log the run in (docs/training.md).", kind=Tracker)
     storage: StorageBudget = field(default_factory=StorageBudget)
-
-
-@dataclass(frozen=True, slots=True)
-class LadderOptions:
-    """Options of `willbuy ladder` beside its configuration file.
-
-    Attributes:
-        only: names of the rungs to train; none for all.
-        seed: of weights, order, dropout and split; None for the configuration's.
-        resume: keep the models that are there.
-        posterior: exact posterior of a synthetic log.
-    """
-
-    only: tuple[str, ...] = option((), "Only these, repeatable: lstm, gru-no-aggregates.", metavar="RUNG")
-    seed: int | None = option(None, "Of weights, order, dropout and split.", low=0)
-    resume: bool = option(default=False, help="Keep the models that are there, and train the others.")
-    posterior: Path | None = option(None, "Exact posterior of a synthetic log.")
 
 
 # --- evaluation

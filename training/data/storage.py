@@ -1,6 +1,7 @@
 """Storage for tensors that may be larger than memory: in memory, or in memory-mapped files.
 
 A file is unlinked as soon as every process has it open, so its disk space is freed when the run ends, also by a crash.
+Pages of files that were read or written are given back to the kernel, so that they do not add up to the whole file.
 """
 
 import math
@@ -12,12 +13,15 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Protocol
+from typing import Final, Protocol
 
 import torch
 from torch import Tensor
 
 from training.runtime.distributed import SINGLE_PROCESS, Workers
+
+# A page fault maps up to 64 KiB, so that the sessions of so many events may bring some hundred MB into memory.
+_RELEASED_AFTER_EVENTS: Final = 16_384
 
 
 class Storage(Protocol):
@@ -25,6 +29,9 @@ class Storage(Protocol):
 
     def empty(self, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
         """Return a new tensor."""
+
+    def touched(self, events: int) -> None:
+        """Note that so many events were read or written; the storage may give back their pages."""
 
 
 class Memory:
@@ -34,6 +41,9 @@ class Memory:
         """Return a new tensor."""
         return torch.empty(list(shape), dtype=dtype)
 
+    def touched(self, events: int) -> None:
+        """Do nothing."""
+
 
 class Files:
     """Tensors in files that the processes of one machine share; all must allocate the same tensors in one order."""
@@ -41,7 +51,8 @@ class Files:
     def __init__(self, folder: Path, workers: Workers = SINGLE_PROCESS) -> None:
         self._folder = folder
         self._workers = workers
-        self._count = 0
+        self._maps: list[mmap.mmap] = []
+        self._touched = 0
 
     def empty(self, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
         """Return a new tensor.
@@ -52,12 +63,24 @@ class Files:
         size = math.prod(shape)
         if not size:
             return torch.empty(list(shape), dtype=dtype)
-        path = self._folder / f"{self._count:03d}"
-        self._count += 1
+        path = self._folder / f"{len(self._maps):03d}"
         if self._workers.first_here:
             _reserve(path, size * dtype.itemsize)
         self._workers.wait()
-        return torch.frombuffer(_mapped(path), dtype=dtype).reshape(list(shape))
+        mapped = _mapped(path)
+        self._maps.append(mapped)
+        return torch.frombuffer(mapped, dtype=dtype).reshape(list(shape))
+
+    def touched(self, events: int) -> None:
+        """Note that so many events were read or written, and from time to time give back the pages of all tensors.
+
+        The values stay: the kernel has them in its page cache or writes them to the file.
+        """
+        self._touched += events
+        if self._touched >= _RELEASED_AFTER_EVENTS and sys.platform == "linux":
+            self._touched = 0
+            for mapped in self._maps:
+                mapped.madvise(mmap.MADV_DONTNEED)
 
 
 @contextmanager

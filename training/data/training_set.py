@@ -232,6 +232,7 @@ def _unfilled(index: SessionIndex, encoder: Encoder, part: str, storage: Storage
         storage.empty((events, len(encoder.feature_names)), torch.float32),
         storage.empty((events, len(encoder.index_names)), torch.int64),
         columns,
+        storage=storage,
     )
 
 
@@ -258,3 +259,4 @@ def _fill(
             into.columns.codes[rows] = piece.codes
             into.columns.numbers[rows] = piece.numbers
             encode(encoder, piece, progress=progress, into=(into.features[rows], into.indices[rows]))
+            into.storage.touched(len(piece.timestamp_ms))

@@ -25,12 +25,19 @@ from torch import Tensor
 from model.network import SessionModel
 from training.baselines import boosting_parameters
 from training.config import TeacherSettings
-from training.data.dataset import batches, event_indices
+from training.data.dataset import batches, event_indices, lengths_of
 from training.data.encoded import Encoded
 from training.fit.objective import Objective, batch_of
 
 # Small trees on few bins and a quarter of the inputs are quick, and as good a teacher as large ones (docs/recipe.md).
-_SMALL_TREES: Final = {"num_leaves": 8, "max_bin": 63, "learning_rate": 0.1, "feature_fraction": 0.25}
+_SMALL_TREES: Final = {
+    "num_leaves": 8,
+    "max_bin": 63,
+    "learning_rate": 0.1,
+    "feature_fraction": 0.25,
+    # LightGBM copies so many events as float64 to find the bins: more need memory, and change 63 bins little.
+    "bin_construct_sample_cnt": 50_000,
+}
 _ROUNDS: Final = 3000
 _STOPPING_ROUNDS: Final = 20
 _GROUP_SESSIONS: Final = 512
@@ -58,21 +65,19 @@ def fit_teacher(
     """
     generator = np.random.default_rng(seed)
     folds = [generator.integers(0, settings.folds, len(part.columns.outcome)) for part in parts]
-    sample = _sample(parts, folds, settings.sample_events, model, generator)
     first = parts[0].features.size(1)
-    boosters = _boosted(
-        sample,
+    binned = _binned(
+        _sample(parts, folds, settings.sample_events, model, generator),
         categorical=list(range(first, first + parts[0].indices.size(1))),
-        settings=settings,
         seed=seed,
         threads=threads,
-        progress=progress,
     )
+    boosters = _boosted(binned, settings.folds, progress)
     soft_targets = []
     for part, fold in zip(parts, folds, strict=True):
         probability = torch.empty(len(part.features))
         for events, seen, group in _groups(part, model):
-            event_fold = fold[group.numpy()].repeat(part.columns.lengths[group].numpy())
+            event_fold = fold[group.numpy()].repeat(lengths_of(part.columns.offsets, group).numpy())
             for held_out in np.unique(event_fold):
                 rows = event_fold == held_out
                 predicted = boosters[held_out].predict(seen[rows], num_threads=threads)
@@ -107,7 +112,7 @@ def _sample(
     for part, fold, kept in zip(parts, folds, chosen, strict=True):
         for events, values, group in _groups(part, model):
             inside = kept[events.numpy()]
-            lengths = part.columns.lengths[group].numpy()
+            lengths = lengths_of(part.columns.offsets, group).numpy()
             end = begin + int(inside.sum())
             rows, begin = slice(begin, end), end
             seen[rows] = values[inside]
@@ -122,36 +127,43 @@ def _groups(part: Encoded, model: SessionModel | None) -> Iterator[tuple[Tensor,
     device = "cpu" if model is None else str(model.feature_mean.device)
     for group in batches(part.columns.lengths, _GROUP_SESSIONS, None):
         events, _ = event_indices(part.columns.offsets, group)
-        values = [part.features[events], part.indices[events].float()]
+        batch = batch_of(part, group)
+        values = [batch.features, batch.indices.float()]
         if model is not None and objective is not None:
-            batch = batch_of(part, group, device)
+            inputs = batch.features.to(device), batch.indices.to(device)
             with torch.inference_mode():
-                values.append(objective.unroll(model.inputs(batch.features, batch.indices), batch.lengths).cpu())
+                values.append(objective.unroll(model.inputs(*inputs), batch.lengths).cpu())
         yield events, torch.cat(values, 1).numpy(), group
 
 
-def _boosted(
-    sample: _Sample,
-    *,
-    categorical: list[int],
-    settings: TeacherSettings,
-    seed: int,
-    threads: int,
-    progress: Callable[[str], None] | None,
-) -> list[lightgbm.Booster]:
+@dataclass(frozen=True, slots=True)
+class _Binned:
+    """The sample in LightGBM's bins, which take a quarter of its memory; and the trees' parameters."""
+
+    events: lightgbm.Dataset
+    fold: NDArray[np.int64]
+    parameters: dict[str, Any]
+
+
+def _binned(sample: _Sample, *, categorical: list[int], seed: int, threads: int) -> _Binned:
+    parameters = {**boosting_parameters(len(sample.fold), seed=seed, threads=threads), **_SMALL_TREES}
+    events = lightgbm.Dataset(sample.seen, sample.label, categorical_feature=categorical, params=parameters)
+    return _Binned(events.construct(), sample.fold, parameters)
+
+
+def _boosted(binned: _Binned, folds: int, progress: Callable[[str], None] | None) -> list[lightgbm.Booster]:
     """Return for each fold the trees fitted on the other folds; the mean loss of all folds stops them early."""
-    fold = sample.fold
-    parameters: dict[str, Any] = {**boosting_parameters(len(fold), seed=seed, threads=threads), **_SMALL_TREES}
+    fold = binned.fold
 
     def show(env: CallbackEnv) -> None:
         if progress is not None and env.evaluation_result_list:
             progress(f"{env.iteration + 1} trees, {env.evaluation_result_list[0][2]:.4f} nats out of fold")
 
     found = lightgbm.cv(
-        parameters,
-        lightgbm.Dataset(sample.seen, sample.label, categorical_feature=categorical, params=parameters),
+        binned.parameters,
+        binned.events,
         _ROUNDS,
-        folds=[(np.flatnonzero(fold != number), np.flatnonzero(fold == number)) for number in range(settings.folds)],
+        folds=[(np.flatnonzero(fold != number), np.flatnonzero(fold == number)) for number in range(folds)],
         callbacks=[lightgbm.early_stopping(_STOPPING_ROUNDS, verbose=False), show],
         return_cvbooster=True,
     )

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from model.network import SessionModel
-from training.data.dataset import event_indices
+from training.data.dataset import event_indices, lengths_of
 from training.data.encoded import Encoded
 
 # Cost of one more group, in events of a step, and the smallest group: measured on a CPU with 32 and 128 units
@@ -45,13 +45,13 @@ class Batch:
 
 def batch_of(data: Encoded, chosen: Tensor, device: str = "cpu") -> Batch:
     """Return the chosen sessions as a batch on a device."""
-    lengths = data.columns.lengths[chosen]
+    lengths = lengths_of(data.columns.offsets, chosen)
     events, _ = event_indices(data.columns.offsets, chosen)
-    here = events.to(data.features.device)
+    features, indices = data.rows(events)
     outcome = data.columns.outcome[chosen].repeat_interleave(lengths)
     return Batch(
-        data.features[here].to(device),
-        data.indices[here].to(device),
+        features.to(device),
+        indices.to(device),
         lengths,
         outcome.to(device),
         None if data.soft_targets is None else data.soft_targets[events].to(device),

@@ -25,6 +25,7 @@ from training.fit.distillation import fit_teacher
 from training.fit.loop import fit
 from training.fit.pretraining import NextEventPrediction
 from training.runtime.distributed import SINGLE_PROCESS, Workers
+from training.runtime.memory import return_free_memory
 from training.runtime.progress import StageFactory, null_progress
 
 # Pre-training learns no base rate, so its batches may hold sessions of more similar length.
@@ -51,7 +52,8 @@ def pretrained(
 ) -> SessionModel:
     """Return a new network pre-trained on next-event prediction; arguments as in `training.fit.loop.fit`."""
     torch.manual_seed(settings.fit.seed)
-    model = SessionModel(encoder, settings.sizes, scaling_of(train.features, bins=settings.quantile_bins))
+    scaling = scaling_of(train.features, bins=settings.quantile_bins, storage=train.storage)
+    model = SessionModel(encoder, settings.sizes, scaling)
     asked = settings.pretraining
     passes = asked.passes(len(train.columns.outcome), settings.fit.batch_sessions)
     if not passes or not model.lstm.output_size:
@@ -78,6 +80,7 @@ def pretrained(
         workers=workers,
         objective=NextEventPrediction(model, mixed_precision=settings.fit.mixed_precision),
     )
+    return_free_memory()
     return model
 
 
@@ -127,5 +130,6 @@ def add_soft_targets(
                 progress=lambda note: stage(0, note),
             )
             stage(1)
+        return_free_memory()
     train.soft_targets, validation.soft_targets = workers.broadcast(soft_targets) or (None, None)
     return None

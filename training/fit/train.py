@@ -4,7 +4,7 @@ import hashlib
 import math
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -18,7 +18,6 @@ from model.network import SessionModel
 from model.summary import DataSummary, summarise
 from training.baselines import base_rate_by_position, lightgbm_on_aggregates
 from training.config import PARTS, StorageBudget, TrainSettings
-from training.data.dataset import Columns
 from training.data.encoded import Encoded
 from training.data.prepared import PreparedDataset
 from training.data.sessions import split
@@ -31,11 +30,14 @@ from training.fit.loop import Progress, evaluate_loss, fit, logits
 from training.fit.recipe import add_soft_targets, pretrained
 from training.fit.result import Predictions, TrainResult
 from training.runtime.distributed import SINGLE_PROCESS, Workers, device_of
+from training.runtime.memory import return_free_memory
 from training.runtime.progress import Stage, StageFactory, null_progress
 
 WILLBUY: Final = "willbuy"
 LIGHTGBM: Final = "LightGBM"
 BASE_RATE: Final = "base rate"
+# Rows of files read at once.
+_PIECE_ROWS: Final = 65_536
 
 Tune = Callable[[Encoder, Encoded, Encoded], TrainSettings]
 """Called with the encoder and the encoded training and validation sessions; returns the settings to fit with."""
@@ -96,6 +98,7 @@ def train(
     device = device_of(device, workers)
     encoder = None if start is None else start.encoder
     data = load(dataset, settings, encoder=encoder, budget=budget, stages=stages, workers=workers)
+    return_free_memory()
     if tune is not None:
         settings = tune(data.encoder, data.parts["train"], data.parts["validation"])
     run = _Run(data, settings, device, checkpoint, resume, stages, workers, on_epoch)
@@ -123,17 +126,18 @@ def train(
         warnings.append(teacher_warning)
     calibration = _calibrate(model, data.sample("calibration", settings), warnings)
     compare = settings.lightgbm and workers.first
+    sample = data.sample("train", settings)
     return TrainResult(
         model=model,
         fit=outcome,
         calibration=calibration,
-        test=_predict(model, data, settings, stages, lightgbm=compare),
+        test=_predict(model, data, sample, settings, stages, lightgbm=compare),
         sessions=data.sessions,
         buyers=data.buyers,
         seconds=time.perf_counter() - started,
         warnings=warnings,
         device=device,
-        inputs=_inputs(data),
+        inputs=_inputs(data, sample),
         inputs_alone=data.inputs_alone,
         importance=_importance(model, data, settings, stages) if workers.first else [],
     )
@@ -148,12 +152,11 @@ def _importance(
         )
 
 
-def _inputs(data: TrainingData) -> DataSummary:
-    """Return the distribution of the training inputs, with which the service detects drift."""
-    encoded = data.parts["train"]
-    return summarise(
-        encoded.features, encoded.indices[:, 0], data.encoder.feature_names, sessions=data.sessions["train"]
-    )
+def _inputs(data: TrainingData, sample: Encoded) -> DataSummary:
+    """Return the distribution of the training inputs, with which the service detects drift, by a sample of them."""
+    names, sessions = data.encoder.feature_names, data.sessions["train"]
+    summary = summarise(sample.features, sample.indices[:, 0], names, sessions=sessions)
+    return replace(summary, prefixes=len(data.parts["train"].features))
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,8 +226,8 @@ class _Run:
             "properties": [spec.name for spec in encoder.properties],
             "vocabularies": encoder.vocabularies,
             "processes": self.workers.count,
-            "training sessions": _digest(self.data.parts["train"].columns),
-            "validation sessions": _digest(self.data.parts["validation"].columns),
+            "training sessions": _digest(self.data.parts["train"]),
+            "validation sessions": _digest(self.data.parts["validation"]),
             **further,
         }
 
@@ -243,13 +246,15 @@ def _shown(stage: Stage, sessions: int, after: Callable[[Epoch], None] | None) -
     return progress
 
 
-def _digest(columns: Columns) -> str:
+def _digest(data: Encoded) -> str:
     """Return a digest of the training inputs and outcomes."""
-    digest = hashlib.sha256()
+    digest, columns = hashlib.sha256(), data.columns
     for session_id in columns.session_id:
         digest.update(f"{session_id}\n".encode())
     for tensor in (columns.outcome, columns.offsets, columns.timestamp_ms, columns.codes, columns.numbers):
-        digest.update(tensor.contiguous().numpy().data)
+        for piece in torch.split(tensor, _PIECE_ROWS):
+            digest.update(piece.contiguous().numpy().data)
+            data.storage.touched(len(piece))
     return digest.hexdigest()
 
 
@@ -283,9 +288,15 @@ def _calibrate(model: SessionModel, data: Encoded, warnings: list[str]) -> Calib
 
 
 def _predict(
-    model: SessionModel, data: TrainingData, settings: TrainSettings, stages: StageFactory, *, lightgbm: bool
+    model: SessionModel,
+    data: TrainingData,
+    train: Encoded,
+    settings: TrainSettings,
+    stages: StageFactory,
+    *,
+    lightgbm: bool,
 ) -> Predictions:
-    train, test = data.sample("train", settings), data.sample("test", settings)
+    test = data.sample("test", settings)
     with torch.inference_mode():
         raw = logits(model, test).to(model.bias.device)
         probability = {WILLBUY: model.calibrated(raw).cpu().double().numpy()}
@@ -300,6 +311,7 @@ def _predict(
                 threads=torch.get_num_threads(),
             )
             stage(1, f"{trees} trees")
+        return_free_memory()
     probability[BASE_RATE] = base_rate_by_position(train, test)
     index = test.columns.session_index().numpy()
     return Predictions(

@@ -1,5 +1,6 @@
 """The command line: what it prints, what it refuses in one line, and how it stops."""
 
+import ast
 import os
 import re
 import signal
@@ -410,3 +411,9 @@ def test_ctrl_c_says_how_to_go_on_and_going_on_ends_at_the_same_model(shop: Path
     assert whole.code == 0, whole.err
     assert read_manifest(artifact).fingerprint == read_manifest(tmp_path / "whole.pt").fingerprint
     assert not list(tmp_path.glob("model.checkpoint*"))
+
+
+def test_options_come_from_the_dataclasses() -> None:
+    tree = ast.parse((ROOT / "training" / "cli.py").read_text("utf-8"))
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and ast.unparse(node.func) == "typer.Option"]
+    assert {ast.literal_eval(call.args[0]) for call in calls} == {"--out", "--artifact"}

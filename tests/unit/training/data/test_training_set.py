@@ -1,5 +1,7 @@
 """Sessions in files instead of memory: the same model, files without a name, and parts looked at by sample."""
 
+import re
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +16,7 @@ from training.data.encoded import Encoded, scaling_of
 from training.data.index import index_sessions
 from training.data.prepare import prepare
 from training.data.prepared import PreparedDataset
-from training.data.storage import files
+from training.data.storage import Memory, files
 from training.data.training_set import load
 from training.fit.result import TrainResult
 from training.fit.train import WILLBUY, train
@@ -108,6 +110,41 @@ def test_what_was_written_into_a_file_is_read_from_it(tmp_path) -> None:
     assert one.tolist() == [[0, 1], [2, 3], [4, 5]]
     assert other.tolist() == [0, 1, 2, 3]
     assert nothing.shape == (0, 5)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="pages are given back on Linux alone")
+def test_pages_of_files_are_given_back_and_their_values_stay(tmp_path) -> None:
+    def resident_kib() -> int:
+        """Return the resident pages of this process that belong to files."""
+        status = Path("/proc/self/status").read_text("utf-8")
+        return sum(int(size) for size in re.findall(r"Rss(?:File|Shmem):\s+(\d+) kB", status))
+
+    with files(tmp_path) as storage:
+        values = storage.empty((8_000_000,), torch.float32)
+    values[:] = torch.arange(8_000_000)
+    full = resident_kib()
+    # When few events were touched, nothing happens; with many, the pages go
+    storage.touched(100)
+    assert resident_kib() > full - 1_000
+    storage.touched(100_000)
+    assert resident_kib() < full - 25_000
+    assert torch.equal(values, torch.arange(8_000_000, dtype=torch.float32))
+
+
+def test_rows_are_gathered_in_chunks_and_each_is_noted(columns_of, monkeypatch) -> None:
+    touched: list[int] = []
+
+    class Noted(Memory):
+        def touched(self, events: int) -> None:
+            touched.append(events)
+
+    columns = columns_of([[Event("a", at) for at in range(10)]], [1])
+    part = Encoded(torch.arange(20.0).reshape(10, 2), torch.arange(10).unsqueeze(1), columns, storage=Noted())
+    monkeypatch.setattr("training.data.encoded._CHUNK_EVENTS", 3)  # private: several chunks of few events
+    features, indices = part.rows(torch.tensor([7, 0, 9, 9, 2]))
+    assert features.tolist() == [[14, 15], [0, 1], [18, 19], [18, 19], [4, 5]]
+    assert indices.flatten().tolist() == [7, 0, 9, 9, 2]
+    assert touched == [3, 2, 3, 2]
 
 
 def test_mean_and_deviation_of_many_chunks_are_those_of_all(monkeypatch) -> None:

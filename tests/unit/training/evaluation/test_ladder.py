@@ -5,11 +5,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import typer
 from typer.testing import CliRunner
 
+from benchmarks.ladder import RUNGS, main, name_of, run_ladder, rungs_of
 from model.artifact import load, read_manifest
 from training.cli import cli
-from training.commands.ladder import RUNGS, name_of, run_ladder, rungs_of
 from training.config import RunConfig
 from training.config_file import ConfigError
 from training.evaluation.ladder import Rung
@@ -93,8 +94,8 @@ def test_rungs_are_chosen_by_name_and_climbed_from_the_lowest_up() -> None:
 # --- as commands
 
 
-def command(*arguments: object) -> str:
-    result = CliRunner().invoke(cli, [str(argument) for argument in arguments])
+def command(*arguments: object, of: typer.Typer = cli) -> str:
+    result = CliRunner().invoke(of, [str(argument) for argument in arguments])
     assert result.exit_code == 0, result.output
     return result.output
 
@@ -130,7 +131,9 @@ def test_an_unknown_cell_is_refused_with_those_there_are(log, tmp_path) -> None:
 def test_the_ladder_command_trains_what_was_asked_for_and_says_what_to_do_next(log, tmp_path) -> None:
     folder = tmp_path / "rungs"
     chosen = ("--only", "lstm", "--only", "feed-forward", "--set", "fit.epochs=1", "--seed", 3)
-    said = command("ladder", log, "--out", folder, *chosen)
+    ladder = typer.Typer()
+    ladder.command()(main)
+    said = command(log, "--out", folder, *chosen, of=ladder)
     assert {path.stem for path in folder.glob("*.pt")} == {"lstm", "feed-forward"}
     assert set(json.loads((folder / "ladder.json").read_text("utf-8"))) == {"lstm", "feed-forward"}
     assert read_manifest(folder / "lstm.pt").training["fit"]["seed"] == 3

@@ -1,4 +1,7 @@
-"""`willbuy ladder`: every rung from a feed-forward network on the current event to the default model.
+"""What memory, gates and aggregates bring: every rung from a feed-forward network on the current event to the default.
+
+    python -m benchmarks.ladder SESSIONS --out rungs                 # all eight, and a report
+    python -m benchmarks.ladder SESSIONS --out rungs --only lstm --only feed-forward --set fit.epochs=3
 
 Each rung is a run of `willbuy train` with its own `--cell` and `--aggregates` or `--no-aggregates`. All other settings
 and the split are equal, so that a difference between two rungs is due to cell or aggregates.
@@ -9,17 +12,18 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
+import typer
 from rich.table import Table
 
 from model.artifact import Manifest, read_manifest
-from training.commands.console import OUT, print_line
-from training.commands.evaluate import run_evaluate
+from training.commands.console import OUT, errors_for_people, print_line
+from training.commands.evaluate import EVALUATE_ERRORS, run_evaluate
 from training.commands.prepare import prepared_or_read
-from training.commands.train import run_training
+from training.commands.train import TRAIN_ERRORS, run_training
 from training.config import EvaluateSettings, RunConfig, SelectionSettings, TrainSettings
-from training.config_file import ConfigError
+from training.config_file import ConfigError, read_config
 from training.evaluation.ladder import CELLS, Rung
 from training.fit.train import WILLBUY
 
@@ -177,3 +181,24 @@ def _write_summary(path: Path, manifests: Mapping[str, Manifest]) -> None:
         for name, manifest in manifests.items()
     }
     path.write_text(json.dumps(summary, indent=1) + "\n", "utf-8")
+
+
+def main(
+    data: Annotated[Path, typer.Argument(help="Prepared sessions, or a log in a known format.")],
+    out: Annotated[Path, typer.Option(help="Folder for the artifacts.")],
+    only: Annotated[list[str] | None, typer.Option(help="Only these, repeatable: lstm, gru-no-aggregates.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of weights, order, dropout and split.")] = 0,
+    resume: Annotated[bool, typer.Option("--resume", help="Keep the models that are there.")] = False,
+    posterior: Annotated[Path | None, typer.Option(help="Exact posterior of a synthetic log.")] = None,
+    assignments: Annotated[
+        list[str] | None, typer.Option("--set", help="Another setting, as in `willbuy train`.")
+    ] = None,
+) -> None:
+    """Train the rungs, print their scores, and write a report that measures what memory and gates add."""
+    with errors_for_people(*TRAIN_ERRORS, *EVALUATE_ERRORS):
+        config = read_config(None, {"fit.seed": seed, "split_seed": seed}, assignments or [])
+        run_ladder(data, out, config, resume=resume, posterior=posterior, rungs=rungs_of(only or []))
+
+
+if __name__ == "__main__":
+    typer.run(main)
