@@ -204,6 +204,15 @@ def words_by_sessions(
     return frequent[:at_most]
 
 
+def short_batches(lengths: Tensor, batch_sessions: int, most_events: int) -> Iterator[Tensor]:
+    """Yield indices of sessions from the shortest to the longest, so many at once and no more padded events.
+
+    A longer session is a batch of its own.
+    """
+    for batch in batches(lengths, batch_sessions, None):
+        yield from torch.split(batch, max(1, most_events // int(lengths[batch].max())))
+
+
 def batches(
     lengths: Tensor, batch_sessions: int, generator: torch.Generator | None, *, bucket_batches: int = 1
 ) -> Iterator[Tensor]:

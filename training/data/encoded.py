@@ -13,7 +13,7 @@ from torch import Tensor
 
 from model.encoder import Encoder
 from model.network import FeatureScaling
-from training.data.dataset import Columns, batches, event_indices, padded
+from training.data.dataset import Columns, event_indices, padded, short_batches
 from training.data.storage import Memory, Storage
 
 # A feature that deviates less than this is constant.
@@ -106,7 +106,7 @@ def encode(
         torch.empty((total, len(encoder.index_names)), dtype=torch.int64),
     )
     with torch.inference_mode():
-        for chosen in _chunks(columns.lengths, batch_sessions):
+        for chosen in short_batches(columns.lengths, batch_sessions, _MOST_PADDED_EVENTS):
             lengths = columns.lengths[chosen]
             inside = torch.arange(int(lengths.max())) < lengths.unsqueeze(1)
             chunk_features, chunk_indices = encoder.sequence(
@@ -120,13 +120,6 @@ def encode(
             if progress is not None:
                 progress(len(chosen))
     return Encoded(features, indices, columns)
-
-
-def _chunks(lengths: Tensor, batch_sessions: int) -> list[Tensor]:
-    chunks: list[Tensor] = []
-    for batch in batches(lengths, batch_sessions, None):
-        chunks += torch.split(batch, max(1, _MOST_PADDED_EVENTS // int(lengths[batch].max())))
-    return chunks
 
 
 def scaling_of(features: Tensor, *, bins: int = 12, storage: Storage | None = None) -> FeatureScaling:

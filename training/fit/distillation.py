@@ -25,8 +25,9 @@ from torch import Tensor
 from model.network import SessionModel
 from training.baselines import boosting_parameters
 from training.config import TeacherSettings
-from training.data.dataset import batches, event_indices, lengths_of
+from training.data.dataset import event_indices, lengths_of, short_batches
 from training.data.encoded import Encoded
+from training.fit.loop import MOST_EVALUATED_EVENTS
 from training.fit.objective import Objective, batch_of
 
 # Small trees on few bins and a quarter of the inputs are quick, and as good a teacher as large ones (docs/recipe.md).
@@ -125,7 +126,7 @@ def _groups(part: Encoded, model: SessionModel | None) -> Iterator[tuple[Tensor,
     """Yield all sessions in groups: their events' indices, the teacher's inputs [N, F + I + H], and the sessions."""
     objective = None if model is None else Objective(model).eval()
     device = "cpu" if model is None else str(model.feature_mean.device)
-    for group in batches(part.columns.lengths, _GROUP_SESSIONS, None):
+    for group in short_batches(part.columns.lengths, _GROUP_SESSIONS, MOST_EVALUATED_EVENTS):
         events, _ = event_indices(part.columns.offsets, group)
         batch = batch_of(part, group)
         values = [batch.features, batch.indices.float()]

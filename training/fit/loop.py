@@ -17,14 +17,15 @@ from torch.nn.parallel import DistributedDataParallel
 
 from model.network import SessionModel
 from training.config import FitSettings
-from training.data.dataset import batches, event_indices
+from training.data.dataset import batches, event_indices, short_batches
 from training.data.encoded import Encoded
 from training.fit.checkpoint import Epoch, Fit, restore, store
 from training.fit.objective import Objective, batch_of
 from training.runtime.distributed import SINGLE_PROCESS, Workers
 
-# Sessions a batch without gradients.
+# Sessions a batch without gradients, and most events of one, padding included: bounds the memory for long sessions.
 _EVALUATED_SESSIONS: Final = 512
+MOST_EVALUATED_EVENTS: Final = 8192
 # The learning rate warms up over the first epoch, or over so many steps of it.
 _WARM_UP_STEPS: Final = 100
 # Soft targets are smoother than outcomes and allow a higher rate; on few outcomes it would overfit (docs/recipe.md).
@@ -41,7 +42,7 @@ def logits(model: SessionModel, data: Encoded, *, batch_sessions: int = _EVALUAT
     result = torch.empty(len(data.features))
     objective = Objective(model).eval()
     with torch.inference_mode():
-        for chosen in batches(data.columns.lengths, batch_sessions, None):
+        for chosen in short_batches(data.columns.lengths, batch_sessions, MOST_EVALUATED_EVENTS):
             events, _ = event_indices(data.columns.offsets, chosen)
             result[events] = objective.logits(batch_of(data, chosen, device)).cpu()
     return result
@@ -56,7 +57,7 @@ def _mean_loss(objective: Objective, data: Encoded, device: str, workers: Worker
     objective.eval()
     total, events = 0.0, 0
     with torch.inference_mode():
-        parts = list(batches(data.columns.lengths, _EVALUATED_SESSIONS, None))
+        parts = list(short_batches(data.columns.lengths, _EVALUATED_SESSIONS, MOST_EVALUATED_EVENTS))
         for chosen in parts[workers.rank :: workers.count]:
             batch = batch_of(data, chosen, device)
             total, events = total + float(objective(batch)), events + len(batch.outcome)

@@ -12,7 +12,15 @@ from model.columns import columns_from_events, fingerprint
 from model.events import Event, PropertyValue
 from model.properties import PropertySpec
 from training.commands.replay import read_events
-from training.data.dataset import Columns, batches, event_indices, padded, read_columns, words_by_sessions
+from training.data.dataset import (
+    Columns,
+    batches,
+    event_indices,
+    padded,
+    read_columns,
+    short_batches,
+    words_by_sessions,
+)
 from training.data.prepare import prepare
 from training.data.sources import ColumnMapping, PropertyColumn
 
@@ -254,3 +262,11 @@ def test_words_are_counted_by_sessions_over_all_shards_the_most_frequent_first(t
 def test_a_word_of_other_sessions_is_not_learned(tmp_path) -> None:
     shards = shards_of(tmp_path, {"session_id": ["1", "2", "3"], "word": ["seen", "planted", "planted"]})
     assert words_by_sessions(shards, "word", [pl.Series([True, False, False])], at_least=1, at_most=9) == ["seen"]
+
+
+def test_short_batches_hold_few_events_and_every_session_once() -> None:
+    lengths = torch.tensor([3, 50, 1, 8, 8, 2, 4, 7])
+    found = [chosen.tolist() for chosen in short_batches(lengths, 3, 16)]
+    assert sorted(session for chosen in found for session in chosen) == list(range(8))
+    # From the shortest to the longest; a session that is too long is alone
+    assert [[int(lengths[session]) for session in chosen] for chosen in found] == [[1, 2, 3], [4, 7], [8], [8], [50]]
