@@ -10,7 +10,7 @@ first temporary failure ends the attempt before later events of that session beg
 
 import asyncio
 import signal
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterable, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
@@ -51,6 +51,8 @@ _TEMPORARY: Final = (
 )
 _FIRST_WAIT_S: Final = 0.1
 _LONGEST_WAIT_S: Final = 1.0
+# Brokers send a backlog partition by partition. A batch of one has few sessions, so a step of the model has few rows.
+_TAKEN_BATCHES: Final = 4
 # A pause makes librdkafka fetch anew what it has fetched, so it is for stalls; and the group expects polls.
 _PAUSE_AFTER_S: Final = 1.0
 _DRAIN_S: Final = 10.0
@@ -116,8 +118,8 @@ class KafkaFeed:
         self._options = options
         self.failure: Exception | None = None
         self._closing = False
-        self._left: list[Message] = []
-        """Taken, and not in a batch yet."""
+        self._taken: dict[int, deque[Message]] = {}
+        """Those that are not in a batch yet, by partition."""
         self._ready: _Batch | None = None
         """The next batch."""
         self._open: list[_Batch] = []
@@ -132,12 +134,12 @@ class KafkaFeed:
         """Join the group and begin; call once, inside the event loop."""
         self._services = services
         settings = services.settings
+        self._most = min(settings.max_batch_events, settings.max_queue)
         self._most_of_session = max(1, settings.dedupe_window // 2)
         failures = Failures(services.metrics.kafka_errors, services.logger, event="kafka_failed")
         self._sink = Sink(self._options, failures=failures)
         self._source = Source(
             self._options,
-            most=min(settings.max_batch_events, settings.max_queue),
             release=self._release,
             metrics=services.metrics,
             failures=failures,
@@ -177,12 +179,18 @@ class KafkaFeed:
     async def _read(self) -> None:
         """Keep the next batch ready."""
         while not self._closing:
-            messages, self._left = self._left or await self._source.take(), []
-            if not messages:
+            await self._take()
+            if not self._taken:
                 continue
-            self._ready = await self._batch_of(messages)
+            self._ready = await self._next_batch()
             self._changed.set()
             await self._handed_over()
+
+    async def _take(self) -> None:
+        """Take what is there; wait for it only if nothing else is to be done."""
+        room = _TAKEN_BATCHES * self._most - sum(map(len, self._taken.values()))
+        for message in await self._source.take(max(1, room), waits=not self._taken):
+            self._taken.setdefault(message.partition(), deque()).append(message)  # type: ignore[arg-type]  # it has one
 
     async def _handed_over(self) -> None:
         """Wait until the batch is taken; pause meanwhile if that takes long."""
@@ -197,31 +205,36 @@ class KafkaFeed:
                 await self._source.pause()
                 is_paused = True
                 # Serves rebalances, and shows the group that this member is alive.
-                more = await self._source.take()
-                self._left += more
+                await self._take()
         if is_paused:
             await self._source.resume()
 
-    async def _batch_of(self, messages: Sequence[Message]) -> _Batch:
-        """Return the next batch, and keep what would be too much of a session for it."""
+    async def _next_batch(self) -> _Batch:
+        """Return the next batch: of all partitions alike, and of no session too much."""
         give_up_at = asyncio.get_running_loop().time() + self._services.settings.request_timeout_s
         rows: list[_Row] = []
         of_session: Counter[str] = Counter()
         slices = Slices()
-        for index, message in enumerate(messages):
-            row = _Row(message, message.partition())  # type: ignore[arg-type]  # a message without error has one
+        turns = deque(self._taken.items())
+        while turns and len(rows) < self._most:
+            partition, taken = turns.popleft()
+            if not taken:
+                continue
+            row = _Row(taken[0], partition)
             try:
-                row.body = self._body(message)
-                session_id = row.body.session_id
-                of_session[session_id] += 1
-                if of_session[session_id] > self._most_of_session:
-                    self._left = [*messages[index:], *self._left]
-                    break
+                row.body = self._body(row.message)
+                if of_session[row.body.session_id] == self._most_of_session:
+                    # All behind it in its partition waits too, as offsets are committed in order.
+                    continue
+                of_session[row.body.session_id] += 1
                 self._validate(row, give_up_at)
             except Exception as exc:  # noqa: BLE001 - whatever a message raises is the reason of its dead letter
                 row.result = exc
+            taken.popleft()
             rows.append(row)
+            turns.append((partition, taken))
             await slices.pause()
+        self._taken = {partition: taken for partition, taken in self._taken.items() if taken}
         return _Batch(rows, give_up_at)
 
     def _body(self, message: Message) -> EventBody:
@@ -365,7 +378,9 @@ class KafkaFeed:
 
     async def _release(self, partitions: AbstractSet[int], is_lost: bool) -> None:
         """Return once nothing of these partitions is worked on, or when all of it must have been given up."""
-        self._left = [message for message in self._left if message.partition() not in partitions]
+        for partition in partitions & self._taken.keys():
+            # The next batch may be taking from it.
+            self._taken.pop(partition).clear()
         if self._ready is not None:
             self._ready.rows = [row for row in self._ready.rows if row.partition not in partitions]
         if not is_lost:

@@ -28,7 +28,6 @@ class Source:
 
     Args:
         options: brokers, topic and group.
-        most: most messages that one call of `take` returns.
         release: called in the event loop with partitions that this member is to give up, and whether others may have
             them already; returns once no message of theirs is worked on.
         metrics: lag, partitions, pauses.
@@ -40,14 +39,12 @@ class Source:
         self,
         options: KafkaOptions,
         *,
-        most: int,
         release: Callable[[AbstractSet[int], bool], Coroutine[None, None, None]],
         metrics: Metrics,
         failures: Failures,
         logger: FilteringBoundLogger,
     ) -> None:
         self._topic = options.topic
-        self._most = most
         self._release = release
         self._metrics = metrics
         self._failures = failures
@@ -77,13 +74,13 @@ class Source:
         await self._call(self._consumer.close)
         self._thread.shutdown(wait=False)
 
-    async def take(self) -> list[Message]:
-        """Return the messages that are there, at most `most`; none after a fifth of a second without any.
+    async def take(self, most: int, *, waits: bool) -> list[Message]:
+        """Return the messages that are there, at most `most`; wait a fifth of a second for the first if `waits`.
 
         Raises:
             KafkaException: an error that this member cannot get over.
         """
-        messages: list[Message] = await self._call(self._take)
+        messages: list[Message] = await self._call(self._take, most, _POLL_S if waits else 0)
         return messages
 
     async def pause(self) -> None:
@@ -130,10 +127,10 @@ class Source:
     async def _call(self, function: Callable[..., Any], *args: Any, **options: Any) -> Any:  # noqa: ANN401 - any function's
         return await self._loop.run_in_executor(self._thread, partial(function, *args, **options))
 
-    def _take(self) -> list[Message]:
-        first = self._consumer.poll(_POLL_S)
+    def _take(self, most: int, wait_s: float) -> list[Message]:
+        first = self._consumer.poll(wait_s)
         self._gone = frozenset()
-        found = [] if first is None else self._consumer.consume(self._most - 1, 0)
+        found = [] if first is None else self._consumer.consume(most - 1, 0)
         # A rebalance between the two may have taken the first one's partition.
         if first is not None and first.partition() not in self._gone:
             found.insert(0, first)
