@@ -162,7 +162,9 @@ class Source:
             committed = max(low, self._committed[place.partition])
             self._metrics.kafka_lag.labels(str(place.partition)).set(max(0, high - committed))
 
-    def _on_assign(self, _consumer: Consumer, places: list[TopicPartition]) -> None:
+    def _on_assign(self, consumer: Consumer, places: list[TopicPartition]) -> None:
+        # One that was given up during a pause is still paused when it comes back.
+        consumer.resume(places)
         numbers = {place.partition for place in places}
         self.partitions |= numbers
         self._has_joined = True

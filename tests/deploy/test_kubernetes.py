@@ -1,5 +1,6 @@
 """The Kubernetes manifests: valid to the API's own schemas, and in agreement with one another and with the service."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -270,22 +271,35 @@ def test_only_the_service_redis_and_its_operator_reach_redis():
     assert asked == there
 
 
-def test_the_component_for_tls_to_redis_mounts_the_files_that_its_settings_name():
-    patch = resource("redis-tls/deployment.yaml")
-    assert resource("redis-tls/kustomization.yaml")["patches"] == [{"path": "deployment.yaml"}]
-    spec = patch["spec"]["template"]["spec"]
+@pytest.mark.parametrize("path", ["base/deployment.yaml", "kafka/deployment.yaml"])
+def test_the_component_for_tls_to_redis_mounts_the_files_that_its_settings_name(path):
+    deployment = resource(path)
+    before = pod(path)
+    [operations] = documents(FOLDER / "redis-tls/deployment.yaml")
+    for operation in operations:
+        *parts, last = operation["path"].split("/")[1:]
+        assert (operation["op"], last) == ("add", "-")
+        there = deployment
+        for part in parts:
+            there = there[int(part) if part.isdigit() else part]
+        there.append(operation["value"])
+    spec = deployment["spec"]["template"]["spec"]
     [container] = spec["containers"]
-    [mount] = container["volumeMounts"]
-    [volume] = spec["volumes"]
+    new = [one for one in container["env"] if one not in before["containers"][0]["env"]]
+    mount, volume = container["volumeMounts"][-1], spec["volumes"][-1]
 
-    assert patch["metadata"]["name"] == resource("base/deployment.yaml")["metadata"]["name"]
-    assert container["name"] == SERVE["name"]
-    assert {one["name"] for one in container["env"]} <= SETTINGS
-    assert {one["name"].removeprefix("WILLBUY_REDIS_") for one in container["env"]} == {
-        "CA_FILE",
-        "CERT_FILE",
-        "KEY_FILE",
-    }
-    assert all(Path(one["value"]).parent == Path(mount["mountPath"]) for one in container["env"])
+    kubernetes_validate.validate(deployment, RELEASES[0], strict=True)
+    assert {one["name"] for one in new} <= SETTINGS
+    assert {one["name"].removeprefix("WILLBUY_REDIS_") for one in new} == {"CA_FILE", "CERT_FILE", "KEY_FILE"}
+    assert all(Path(one["value"]).parent == Path(mount["mountPath"]) for one in new)
     assert (mount["name"], mount["readOnly"]) == (volume["name"], True)
     assert volume["secret"] == {"secretName": "willbuy-redis-tls", "defaultMode": 0o440}
+
+
+def test_the_component_for_tls_to_redis_changes_every_deployment():
+    [patch] = resource("redis-tls/kustomization.yaml")["patches"]
+    assert patch["path"] == "deployment.yaml"
+    assert patch["target"]["kind"] == "Deployment"
+    deployments = [path for path in names(MANIFESTS) if resource(path)["kind"] == "Deployment"]
+    assert len(deployments) == 2
+    assert all(re.fullmatch(patch["target"]["name"], resource(path)["metadata"]["name"]) for path in deployments)

@@ -1,12 +1,17 @@
 """`willbuy consume` as a real process: against a real broker, and against a cluster whose brokers fail on demand."""
 
+import asyncio
 import json
 import time
+from functools import partial
+from types import SimpleNamespace
 
 import httpx
 import pytest
 from conftest import missing
 from support.kafka import HEARTBEAT, OFFSET_COMMIT, ConsumingService, MockCluster, Tansu, find_tansu
+from support.redis_servers import free_port
+from support.tls import behind_tls, make_certificate
 
 # A group forms and changes in seconds, on a busy machine in ten times that.
 pytestmark = pytest.mark.timeout(240)
@@ -15,14 +20,21 @@ pytestmark = pytest.mark.timeout(240)
 NOT_COORDINATOR, REBALANCE_IN_PROGRESS, FENCED_INSTANCE_ID = 16, 27, 82
 
 
-@pytest.fixture(scope="module")
-def tansu(tmp_path_factory):
+@pytest.fixture
+def start_tansu(tmp_path):
+    """Start the broker: `start_tansu(option=...)`."""
     binary = find_tansu()
     if binary is None:
         raise missing("tansu")
-    broker = Tansu(binary, tmp_path_factory.mktemp("tansu") / "log")
-    yield broker
-    broker.stop()
+    started: list[Tansu] = []
+
+    def start(**options):
+        started.append(Tansu(binary, tmp_path / "tansu.log", **options))
+        return started[-1]
+
+    yield start
+    for broker in started:
+        broker.stop()
 
 
 @pytest.fixture
@@ -69,6 +81,14 @@ def until(state, timeout_s=60):
         assert time.monotonic() < deadline_s
         time.sleep(0.05)
     return found
+
+
+def lines(properties):
+    return "".join(f"{name}={value}\n" for name, value in properties.items())
+
+
+def checks_of(service):
+    return httpx.get(f"{service.base_url}/readyz", timeout=30).json()["checks"]
 
 
 def events_of(service, session_id):
@@ -157,11 +177,8 @@ def test_an_event_without_a_time_has_the_time_of_its_message(mock_cluster, consu
     assert b"at most 86400 s in the past" in dict(dead.headers())["willbuy-reason"]
 
 
-def test_without_brokers_sigterm_ends_the_process(artifact, tmp_path, consume):
-    binary = find_tansu()
-    if binary is None:
-        raise missing("tansu")
-    tansu = Tansu(binary, tmp_path / "tansu.log")
+def test_without_brokers_sigterm_ends_the_process(start_tansu, consume):
+    tansu = start_tansu()
     tansu.topics.create("events", "scores")
     service = consume(tansu)
     tansu.topics.send("events", [event("n", 1)])
@@ -242,7 +259,29 @@ def test_a_member_whose_commit_meets_a_rebalance_goes_on_with_the_partitions_tha
     until(lambda: topics.committed("events") == sent)
 
 
-def test_sigterm_commits_what_was_answered_and_the_next_one_goes_on_there(tansu, consume):
+def test_partitions_that_go_and_come_back_during_a_pause_are_read(mock_cluster, consume, start_redis):
+    topics = mock_cluster.topics
+    redis = start_redis("valkey-8.1")
+    settings = {"redis_url": redis.url, "redis_timeout_s": 0.3, "request_timeout_s": 0.5}
+    first = consume(mock_cluster, **settings)
+    until(lambda: metric(first, "kafka_partitions ") == 4)
+    redis.pause()
+    # The first batch is scored, the second is ready, and neither can go on
+    topics.send("events", [event("p-0", 0)])
+    until(lambda: metric(first, "kafka_lag") == 1)
+    topics.send("events", [event(f"p-{number}", 1) for number in range(20)])
+    until(lambda: metric(first, "kafka_paused") == 1)
+    second = consume(mock_cluster, **settings)
+    until(lambda: [metric(service, "kafka_partitions ") for service in (first, second)] == [2, 2])
+    redis.resume()
+    second.stop()
+    until(lambda: metric(first, "kafka_partitions ") == 4)
+    topics.send("events", [event(f"p-{number}", 2) for number in range(20)])
+    until(lambda: topics.committed("events") == 41)
+
+
+def test_sigterm_commits_what_was_answered_and_the_next_one_goes_on_there(start_tansu, consume):
+    tansu = start_tansu()
     topics = tansu.topics
     topics.create("events-stop", "scores-stop", "events-stop-dead-letters")
     sent = 4000
@@ -272,3 +311,36 @@ def test_readiness_names_a_topic_that_is_missing(mock_cluster, consume):
     service = consume(mock_cluster, topic="nothing")
     checks = httpx.get(f"{service.base_url}/readyz").json()["checks"]
     assert checks["kafka"] == "unknown_topic_or_part"
+
+
+@pytest.mark.anyio
+async def test_the_properties_file_can_ask_for_tls_with_a_certificate_of_the_client(start_tansu, consume, tmp_path):
+    certificate, key = make_certificate(tmp_path)
+    server = SimpleNamespace(port=free_port())
+    trust = {"security.protocol": "ssl", "ssl.ca.location": str(certificate)}
+    shown = {"ssl.certificate.location": str(certificate), "ssl.key.location": str(key)}
+    async with behind_tls(server, (certificate, key), clients=certificate) as port:
+        tansu = await asyncio.to_thread(partial(start_tansu, port=server.port, advertised=port, security=trust | shown))
+        topics = tansu.topics
+        await asyncio.to_thread(topics.create, "events", "scores", "events-dead-letters")
+        await asyncio.to_thread(topics.send, "events", [event("t", number) for number in range(3)])
+        service = await asyncio.to_thread(partial(consume, tansu, properties=lines(trust | shown)))
+        answers = await asyncio.to_thread(topics.read, "scores", 3)
+        assert [json.loads(answer.value())["events"] for answer in answers] == [1, 2, 3]
+        assert (await asyncio.to_thread(checks_of, service))["kafka"] == "ok"
+
+        without = await asyncio.to_thread(partial(consume, tansu, properties=lines(trust)))
+        assert (await asyncio.to_thread(checks_of, without))["kafka"] != "ok"
+        await asyncio.to_thread(until, lambda: "certificate required" in without.output())
+
+
+def test_the_properties_file_can_ask_for_sasl_and_its_password_is_shown_nowhere(start_tansu, consume):
+    tansu = start_tansu(options=["--authentication"])
+    password = "hush-0123456789"
+    sasl = {"security.protocol": "sasl_plaintext", "sasl.mechanism": "SCRAM-SHA-512", "sasl.username": "willbuy"}
+    service = consume(tansu, properties=lines(sasl | {"sasl.password": password}))
+    # The broker knows no users, and asks for the whole exchange before it says so.
+    until(lambda: "SASL SCRAM authentication failed: broker responded with unknown-user" in service.output())
+    print(service.output(), checks_of(service))
+    assert checks_of(service)["kafka"] == "transport"
+    assert password not in service.output()

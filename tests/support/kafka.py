@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import confluent_kafka
-from confluent_kafka import Consumer, KafkaException, Message, Producer, TopicPartition
+from confluent_kafka import Consumer, Message, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
@@ -50,14 +51,16 @@ class Topics:
 
     Args:
         brokers: HOST:PORT, separated by commas.
+        security: librdkafka's properties of the connection.
     """
 
-    def __init__(self, brokers: str) -> None:
+    def __init__(self, brokers: str, security: Mapping[str, str] | None = None) -> None:
         self.brokers = brokers
-        self._producer = Producer({"bootstrap.servers": brokers, "enable.idempotence": True, "log_level": 0})
+        self._common = {"bootstrap.servers": brokers, "log_level": 0, **(security or {})}
+        self._producer = Producer({**self._common, "enable.idempotence": True})
 
     def create(self, *names: str, partitions: int = 4) -> None:
-        admin = AdminClient({"bootstrap.servers": self.brokers, "log_level": 0})
+        admin = AdminClient(self._common)
         for done in admin.create_topics([NewTopic(name, partitions, 1) for name in names]).values():
             done.result(30)
 
@@ -82,7 +85,7 @@ class Topics:
             wanted: how many are waited for; None: all that are there.
             timeout_s: after that, fewer are an error.
         """
-        consumer = Consumer({"bootstrap.servers": self.brokers, "group.id": "reader", "log_level": 0})
+        consumer = Consumer({**self._common, "group.id": "reader"})
         places = consumer.list_topics(topic, 10).topics[topic].partitions
         consumer.assign([TopicPartition(topic, number, confluent_kafka.OFFSET_BEGINNING) for number in places])
         if wanted is None:
@@ -97,7 +100,7 @@ class Topics:
 
     def end(self, topic: str) -> int:
         """Return how many messages a topic has; not to be asked of Tansu, which tells old numbers."""
-        consumer = Consumer({"bootstrap.servers": self.brokers, "group.id": "reader", "log_level": 0})
+        consumer = Consumer({**self._common, "group.id": "reader"})
         places = consumer.list_topics(topic, 10).topics[topic].partitions
         found = sum(consumer.get_watermark_offsets(TopicPartition(topic, number), 10)[1] for number in places)
         consumer.close()
@@ -105,7 +108,7 @@ class Topics:
 
     def committed(self, topic: str, group: str = "willbuy") -> int:
         """Return how many messages a group has committed, of all partitions."""
-        consumer = Consumer({"bootstrap.servers": self.brokers, "group.id": group, "log_level": 0})
+        consumer = Consumer({**self._common, "group.id": group})
         places = [TopicPartition(topic, number) for number in consumer.list_topics(topic, 10).topics[topic].partitions]
         found = sum(max(0, place.offset) for place in consumer.committed(places, 10))
         consumer.close()
@@ -113,30 +116,43 @@ class Topics:
 
 
 class Tansu:
-    """One broker whose data is in its memory."""
+    """One broker whose data is in its memory.
 
-    def __init__(self, binary: Path, log: Path) -> None:
-        port = free_port()
-        self.brokers = f"127.0.0.1:{port}"
-        url = f"tcp://{self.brokers}"
+    Args:
+        binary: the broker's.
+        log: file of its output.
+        port: where it listens; None: a free one.
+        advertised: the port that it tells clients; None: the same.
+        security: properties of the clients' connections.
+        options: further options of its command.
+    """
+
+    def __init__(
+        self,
+        binary: Path,
+        log: Path,
+        *,
+        port: int | None = None,
+        advertised: int | None = None,
+        security: Mapping[str, str] | None = None,
+        options: Sequence[str] = (),
+    ) -> None:
+        port = port or free_port()
+        self.brokers = f"127.0.0.1:{advertised or port}"
+        command = [str(binary), "broker", "--listener-url", f"tcp://127.0.0.1:{port}"]
+        command += ["--advertised-listener-url", f"tcp://{self.brokers}", "--storage-engine", "memory://tansu/"]
         with log.open("wb") as output:
             self._process = subprocess.Popen(
-                [
-                    *(str(binary), "broker", "--listener-url", url, "--advertised-listener-url", url),
-                    *("--storage-engine", "memory://tansu/", "--silent"),
-                ],
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
+                [*command, "--silent", *options], stdin=subprocess.DEVNULL, stdout=output, stderr=output
             )
-        self.topics = Topics(self.brokers)
-        admin = AdminClient({"bootstrap.servers": self.brokers, "log_level": 0})
+        self.topics = Topics(self.brokers, security)
         deadline_s = time.monotonic() + 30
         while True:
             try:
-                admin.list_topics(timeout=1)
-            except KafkaException:
+                socket.create_connection(("127.0.0.1", port), timeout=1).close()
+            except OSError:
                 assert time.monotonic() < deadline_s, log.read_text()
+                time.sleep(0.02)
             else:
                 return
 
