@@ -275,7 +275,7 @@ def test_only_the_service_redis_and_its_operator_reach_redis():
 def test_the_component_for_tls_to_redis_mounts_the_files_that_its_settings_name(path):
     deployment = resource(path)
     before = pod(path)
-    [operations] = documents(FOLDER / "redis-tls/deployment.yaml")
+    operations: Any = documents(FOLDER / "redis-tls/deployment.yaml")[0]
     for operation in operations:
         *parts, last = operation["path"].split("/")[1:]
         assert (operation["op"], last) == ("add", "-")

@@ -56,7 +56,11 @@ class Topics:
 
     def __init__(self, brokers: str, security: Mapping[str, str] | None = None) -> None:
         self.brokers = brokers
-        self._common = {"bootstrap.servers": brokers, "log_level": 0, **(security or {})}
+        self._common: dict[str, str | int | float | bool] = {
+            "bootstrap.servers": brokers,
+            "log_level": 0,
+            **(security or {}),
+        }
         self._producer = Producer({**self._common, "enable.idempotence": True})
 
     def create(self, *names: str, partitions: int = 4) -> None:

@@ -1,4 +1,4 @@
-"""TLS in front of Redis servers: the wheels' servers are built without it."""
+"""TLS in front of servers: those of the wheels are built without it."""
 
 import asyncio
 import socket
@@ -7,8 +7,16 @@ import subprocess
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+from typing import Protocol
 
 from support.redis_servers import RedisServer
+
+
+class Listener(Protocol):
+    """A server on a port of 127.0.0.1."""
+
+    @property
+    def port(self) -> int: ...
 
 
 def make_certificate(folder: Path) -> tuple[Path, Path]:
@@ -28,7 +36,7 @@ def make_certificate(folder: Path) -> tuple[Path, Path]:
 
 @asynccontextmanager
 async def behind_tls(
-    server: RedisServer, certificate: tuple[Path, Path], *, clients: Path | None = None
+    server: Listener, certificate: tuple[Path, Path], *, clients: Path | None = None
 ) -> AsyncIterator[int]:
     """Listen with TLS on a port and forward to the server, which need not run yet.
 
@@ -113,7 +121,7 @@ async def _without_error(serving: Coroutine[None, None, None]) -> None:
         await serving
 
 
-async def _forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, server: RedisServer) -> None:
+async def _forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, server: Listener) -> None:
     async def pass_on(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
         try:
             while data := await source.read(65536):
