@@ -192,7 +192,7 @@ async def test_a_log_and_requests_give_the_same_sessions(client, vendor, tmp_pat
 def keys_of(client) -> list[bytes]:
     """Return the keys in Redis, without those by which the store tries its commands when it starts."""
     with Redis.from_url(client.services.settings.redis_url.get_secret_value()) as redis:
-        return [key for key in redis.keys() if b":probe:" not in key]
+        return [key for key in redis.scan_iter() if b":probe:" not in key]
 
 
 async def test_a_batch_counts_each_call_for_itself(client) -> None:
