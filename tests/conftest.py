@@ -33,7 +33,7 @@ TESTS = Path(__file__).parent
 # times what it takes with coverage beside another load, so that a hang ends soon and a busy machine fails nothing.
 SLOW_S = 120
 PROCESSES_S = 60
-OF_PROCESSES = {"browser", "e2e", "faults", "fuzz"}
+OF_PROCESSES = {"browser", "deploy", "docs", "e2e", "faults", "fuzz", "integration"}
 # The first test that asks for one of these trains a model meanwhile, or starts a browser.
 SLOW_FIXTURES = {"trained", "month", "demo_model", "chromium"}
 # Tests of what coverage does not count: measuring it would cost a third of their time.
