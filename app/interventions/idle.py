@@ -8,13 +8,13 @@ make one decision of it.
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final
 
 from msgspec.structs import replace
 from structlog.typing import FilteringBoundLogger
 
-from app.errors import StoreError
+from app.errors import StoreError, StoreUnavailableError
 from app.monitoring.metrics import Metrics
 from app.runtime.periodic import PeriodicTask
 from app.store.interface import StateStore
@@ -121,9 +121,11 @@ class IdleRules:
         return any(page.is_more for page in found.values())
 
     async def _decide(self, decider: Decider, idle_ms: int, rules: Sequence[Rule], session_ids: Sequence[str]) -> None:
+        loaded = await self._store.load(session_ids)
+        _raise_unavailable(loaded)
         records = {
             session_id: record
-            for session_id, record in zip(session_ids, await self._store.load(session_ids), strict=True)
+            for session_id, record in zip(session_ids, loaded, strict=True)
             if isinstance(record, Record) and record.outcome is Outcome.OPEN and record.events
         }
         if decider.asks_facts:
@@ -154,7 +156,9 @@ class IdleRules:
         missing = [session_id for session_id, record in records.items() if not record.facts]
         if not missing:
             return
-        for session_id, found in zip(missing, await self._store.load_sessions(missing), strict=True):
+        sessions = await self._store.load_sessions(missing)
+        _raise_unavailable(sessions)
+        for session_id, found in zip(missing, sessions, strict=True):
             if found is None or isinstance(found, Exception) or found[0].version != records[session_id].version:
                 del records[session_id]
             else:
@@ -167,3 +171,10 @@ class IdleRules:
             return True
         taken: Mapping[str, int] = await self._store.decisions.take({decision.rule: (1, cap)})
         return taken[decision.rule] > 0
+
+
+def _raise_unavailable(results: Iterable[object]) -> None:
+    """Raise the first failure of Redis among results, so that the same sessions are examined again."""
+    for result in results:
+        if isinstance(result, StoreUnavailableError):
+            raise result

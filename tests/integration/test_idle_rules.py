@@ -8,6 +8,7 @@ import pytest
 import redis
 from support.fakes import FakeModel
 
+from app.errors import StoreUnavailableError
 from app.interventions.idle import IdleRules
 from app.monitoring.logging import build_logger
 from app.monitoring.metrics import Metrics
@@ -155,6 +156,26 @@ async def test_what_comes_between_look_and_commit_wins(shop_of, what):
     await shop.look()
     assert await shop.decisions() == []
     assert shop.redis.llen(KEYS.history("s")) == (2 if what == "event" else 1)
+
+
+@pytest.mark.parametrize("call", ["load", "load_sessions"])
+async def test_sessions_that_redis_did_not_return_are_examined_again(shop_of, monkeypatch, call):
+    shop = shop_of(CART, replicas=1)
+    if call == "load_sessions":
+        # Then facts come from the history
+        shop.scorer._decider = None  # noqa: SLF001 - private: it began before there were rules
+    await shop.event()
+    shop.idle_for("s", 91)
+    read, results = getattr(shop.store, call), [[StoreUnavailableError("Redis does not answer.")]]
+
+    async def failing_once(session_ids):
+        return results.pop() if results else await read(session_ids)
+
+    monkeypatch.setattr(shop.store, call, failing_once)
+    with pytest.raises(StoreUnavailableError):
+        await shop.look()
+    await shop.look()
+    assert len(await shop.decisions()) == 1
 
 
 async def test_a_commit_that_is_sent_twice_counts_once(shop_of):
