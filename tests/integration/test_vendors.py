@@ -16,6 +16,7 @@ from redis import Redis
 from support.fakes import FakeModel
 from support.keys import make_key, write_keys
 
+from app.errors import ConflictError
 from app.main import create_app
 from app.settings import Settings
 from model.events import FIELD_NAMES
@@ -84,11 +85,11 @@ EXAMPLES = {SEGMENT: track(1), RUDDERSTACK: track(1), SNOWPLOW: [enriched(1)], G
 
 
 @asynccontextmanager
-async def running(url: str, **settings: Any):
+async def running(url: str, *, model: FakeModel | None = None, **settings: Any):
     chosen = {"artifact": "unused.pt", "redis_url": url, "log_format": "console", **settings}
     if "api_keys_file" not in chosen:
         chosen["open_access"] = True
-    app = create_app(Settings(**chosen), model=FakeModel())
+    app = create_app(Settings(**chosen), model=model or FakeModel())
     async with app.router.lifespan_context(app):
         transport = httpx.ASGITransport(app, raise_app_exceptions=False)
         async with httpx.AsyncClient(transport=transport, base_url="http://willbuy") as client:
@@ -349,6 +350,44 @@ async def test_event_data_of_a_tag_managers_server_are_events(client) -> None:
     named = {f"x-sp-{name}": value for name, value in enriched(9).items()}
     assert counts(await sent(client, SNOWPLOW, named)) == (1, 0, 0, 0)
     assert await sessions(client) == {"1034.55:7": 1, "s-1": 1}
+
+
+async def test_what_a_batch_says_once_holds_for_each_of_its_calls(client) -> None:
+    without = {name: value for name, value in track(1).items() if name != "context"}
+    await sent(client, SEGMENT, {"batch": [without, track(2, 1)], "context": {"device": {"type": "tablet"}}})
+    (session_id,) = await sessions(client)
+    _, events = await client.services.store.load_session(session_id)
+    assert [event.properties["device"] for event in events] == ["tablet", "ios"]
+
+
+async def test_an_answer_shows_five_rejects_and_counts_all(client) -> None:
+    answer = await sent(client, SEGMENT, [{"type": "unheard"}] * 7)
+    assert (answer["rejected"], len(answer["rejects"])) == (7, 5)
+    assert len((await client.get("/v1/ingest/rejects", params={"limit": 50})).json()["rejects"]) == 5
+
+
+async def test_an_event_whose_session_others_keep_changing_is_to_be_sent_again(client, monkeypatch) -> None:
+    async def overtaken(events: list[Any], **_: Any) -> list[Exception]:
+        return [ConflictError("Others came first.") for _ in events]
+
+    monkeypatch.setattr(client.services.batcher, "submit_many", overtaken)
+    answer = await client.post(SEGMENT, json=track(1))
+    assert (answer.status_code, answer.json()["code"]) == (503, "overloaded")
+
+
+class Renaming(FakeModel):
+    """A model of a log whose page views had the name of a vendor's product views."""
+
+    def canonical_name(self, event_name: str) -> str:
+        return "page_view" if event_name == "Product Viewed" else super().canonical_name(event_name)
+
+
+async def test_the_meaning_that_a_name_had_in_the_models_log_goes_first(valkey) -> None:
+    async with running(valkey.url, model=Renaming()) as client:
+        await sent(client, SEGMENT, [track(1), track(2, 1, event="Product Added")])
+        (session_id,) = await sessions(client)
+        _, events = await client.services.store.load_session(session_id)
+        assert [event.event_name for event in events] == ["page_view", "add_to_cart"]
 
 
 def signed(body: str, secret: str) -> str:
