@@ -113,7 +113,7 @@ class Calls:
             self, retries=replace(self.retries, **limits), batch_retries=replace(self.batch_retries, **limits)
         )
 
-    def send(self, event: Event, *, control: bool) -> Exchange[ScoreOut]:
+    def send(self, event: Event, *, control: bool = False) -> Exchange[ScoreOut]:
         """Send one event."""
         body = with_event_id(event)
         params = _flags(control=control)
@@ -126,7 +126,7 @@ class Calls:
             exc.event_id = body["event_id"]
             raise
 
-    def send_batch(self, events: Sequence[Event], *, control: bool) -> Exchange[list[SentEvent]]:
+    def send_batch(self, events: Sequence[Event], *, control: bool = False) -> Exchange[list[SentEvent]]:
         """Send many events, in order, in as many requests as needed."""
         bodies = [with_event_id(event) for event in events]
         results: list[SentEvent] = []
@@ -141,7 +141,7 @@ class Calls:
             ]
         return results
 
-    def session(self, session_id: str, *, trace: bool, why: bool) -> Exchange[SessionOut | TracedSessionOut]:
+    def session(self, session_id: str, *, trace: bool = False, why: bool = False) -> Exchange[SessionOut | TracedSessionOut]:
         """Read a session."""
         params = _flags(trace=trace, why=why)
         answer = yield from exchange(Request("GET", session_path(session_id), params), self.retries)
