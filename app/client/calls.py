@@ -141,7 +141,9 @@ class Calls:
             ]
         return results
 
-    def session(self, session_id: str, *, trace: bool = False, why: bool = False) -> Exchange[SessionOut | TracedSessionOut]:
+    def session(
+        self, session_id: str, *, trace: bool = False, why: bool = False
+    ) -> Exchange[SessionOut | TracedSessionOut]:
         """Read a session."""
         params = _flags(trace=trace, why=why)
         answer = yield from exchange(Request("GET", session_path(session_id), params), self.retries)
