@@ -48,6 +48,11 @@ UNMEASURED = [
 SKIPPED_IN_CI = ("torch sees no GPU", "no GPU", "no real logs", "only Linux", "processes are counted in /proc")
 
 
+def pytest_xdist_auto_num_workers():
+    """Half as many workers again as processors: tests of processes wait for a third of their time."""
+    return max(2, len(os.sched_getaffinity(0)) * 3 // 2)
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items):
     """Let files with slow tests begin first, so that no worker is left alone with one, and give those tests time."""
