@@ -13,7 +13,7 @@ from app.auth.setup import read_access
 from app.monitoring.health import Readiness
 from app.monitoring.logging import build_logger
 from app.monitoring.metrics import Metrics
-from app.settings import Settings, faults_of, unknown_settings
+from app.settings import Settings, faults_of, removed_settings, unknown_settings
 from app.store.facts import OLDEST_VERSION, ServerFacts, read_facts
 from app.store.redis.connection import open_client
 from app.wiring import check_redis_options, connection_options, open_models, open_rule_file, open_store
@@ -74,7 +74,7 @@ async def examine(sessions: int | None = None) -> list[Finding]:
         return [Finding("settings", "error", fault, advice) for fault in faults_of(exc)]
     findings = [
         Finding("settings", "warning", f"{name} is ignored: {hint}", "remove or correct the variable")
-        for name, hint in unknown_settings().items()
+        for name, hint in (removed_settings() | unknown_settings()).items()
     ]
     findings = findings or [Finding("settings", "ok", "all are valid")]
     findings += [_key_file(settings), *_artifact_and_rules(settings)]

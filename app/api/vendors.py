@@ -260,7 +260,7 @@ async def _checked(
     services: Services, vendor: Vendor, units: Sequence[tuple[Any, Exception | None]], *, give_up_at: float
 ) -> list[_Checked]:
     """Return each record with its checked event; an event of a visitor has a session for the time being."""
-    now_ms, model = services.now_ms(), services.model
+    now_ms, model, settings = services.now_ms(), services.model, services.settings
     checked: list[_Checked] = []
     slices = Slices()
     for place, (unit, error) in enumerate(units):
@@ -272,7 +272,7 @@ async def _checked(
             if row is None:
                 checked.append(_Checked(place, unit, None))
                 continue
-            read = read_row(vendor.table, row)
+            read = read_row(vendor.table, row, placeholders_count=settings.allow_placeholder_ids)
             body = checked_event(_event(read, model.canonical_name))
             queued = services.intake.submission(body, now_ms=now_ms, model=model, give_up_at=give_up_at)
             checked.append(_Checked(place, unit, queued, None if read.session_id else read.visitor_id))

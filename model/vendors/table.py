@@ -163,10 +163,11 @@ class Vendor:
 class _Reader:
     """Reads the values of one row."""
 
-    def __init__(self, table: VendorTable, row: Record) -> None:
+    def __init__(self, table: VendorTable, row: Record, *, placeholders_count: bool) -> None:
         self._table = table
         self._row = row
         self._missing = frozenset(map(canonical_text, table.missing_values))
+        self._placeholders_count = placeholders_count
 
     def text(self, paths: Paths, rule: Callable[[str], str | None] = canonical_text) -> str | None:
         value = rule(_given(self._row, paths) or "")
@@ -180,7 +181,7 @@ class _Reader:
     def key(self, paths: Paths, of: str) -> str | None:
         """Return an id without which the event means nothing; raise `UnreadableError` where it stands for nothing."""
         text = self.text(paths)
-        if text is not None and (_EXPONENT.search(text) or is_placeholder_id(text)):
+        if text is not None and (_EXPONENT.search(text) or (not self._placeholders_count and is_placeholder_id(text))):
             raise UnreadableError(of, f"{text[:64]!r} stands for no id, or has lost digits")
         return text
 
@@ -231,17 +232,18 @@ class _Reader:
         return {name: value for name, value in found.items() if value is not None}
 
 
-def read_row(table: VendorTable, row: Record) -> VendorEvent:
+def read_row(table: VendorTable, row: Record, *, placeholders_count: bool = False) -> VendorEvent:
     """Return the event of a row, as `training.data.sources.conversion` reads the row of a log.
 
     Args:
         table: the vendor's.
         row: its values.
+        placeholders_count: whether `undefined` and its like are ids of sessions and visitors.
 
     Raises:
         UnreadableError: neither a session nor a visitor, no name, or a time that is none.
     """
-    reader = _Reader(table, row)
+    reader = _Reader(table, row, placeholders_count=placeholders_count)
     session_id, visitor_id = reader.session_and_visitor()
     timestamp_ms, own_name = reader.time_ms(), reader.name()
     event_name = table.events.get(own_name, own_name)

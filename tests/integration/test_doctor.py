@@ -69,6 +69,8 @@ def test_people_get_a_line_each_and_what_to_do(environment) -> None:
     assert done.exit_code == 0
     first, advice, *_ = done.stdout.splitlines()
     assert first == "warning settings: WILLBUY_SESION_IDLE_S is ignored: did you mean WILLBUY_SESSION_IDLE_S?"
+    former = CliRunner().invoke(cli, ["doctor"], env={**environment, "WILLBUY_MAX_STREAMS": "60"})
+    assert former.output.splitlines()[0] == "warning settings: WILLBUY_MAX_STREAMS is ignored: constant: 256"
     assert advice.strip() == "-> remove or correct the variable"
 
 

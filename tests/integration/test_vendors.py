@@ -360,6 +360,13 @@ async def test_what_a_batch_says_once_holds_for_each_of_its_calls(client) -> Non
     assert [event.properties["device"] for event in events] == ["tablet", "ios"]
 
 
+async def test_a_setting_accepts_ids_that_stand_for_nothing(client, valkey) -> None:
+    call = track(1, anonymousId="undefined")
+    assert counts(await sent(client, SEGMENT, call)) == (0, 0, 0, 1)
+    async with running(valkey.url, allow_placeholder_ids=True) as lenient:
+        assert counts(await sent(lenient, SEGMENT, call)) == (1, 0, 0, 0)
+
+
 async def test_an_answer_shows_five_rejects_and_counts_all(client) -> None:
     answer = await sent(client, SEGMENT, [{"type": "unheard"}] * 7)
     assert (answer["rejected"], len(answer["rejects"])) == (7, 5)
