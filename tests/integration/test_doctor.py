@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,6 +16,7 @@ from typer.testing import CliRunner
 
 from app.cli import cli
 from app.doctor import SESSION_BYTES
+from app.store.facts import ServerFacts, read_facts
 
 Doctor = Callable[..., tuple[int, dict[str, dict[str, str]]]]
 
@@ -45,6 +47,8 @@ def doctor(environment) -> Doctor:
         done = CliRunner().invoke(cli, ["doctor", "--json", *options], env={**environment, **(changes or {})})
         findings = json.loads(done.stdout)
         assert all(finding["advice"] for finding in findings if finding["state"] != "ok")
+        # Of several findings of a check, the worst.
+        findings.sort(key=lambda finding: ("ok", "warning", "error").index(finding["state"]))
         return done.exit_code, {finding["check"]: finding for finding in findings}
 
     return run
@@ -132,6 +136,92 @@ def test_memory_is_held_against_the_expected_sessions(doctor) -> None:
     assert (status, found["redis memory"]["state"]) == (1, "error")
     assert "not for 1,000,000" in found["redis memory"]["detail"]
     assert f"{SESSION_BYTES:,} bytes a live session" in (ROOT / "docs/scaling.md").read_text()
+
+
+SOUND = ServerFacts(
+    name="Valkey 8.1.4",
+    version=(7, 2, 4),
+    used_bytes=1_000_000_000,
+    limit_bytes=3_000_000_000,
+    machine_bytes=64_000_000_000,
+    appends=True,
+    snapshots=True,
+    write_failed=False,
+    ahead_s=0.0,
+)
+# Of ten events each, in 0.7 of two gigabytes.
+FITS = int(0.7 * 2e9 / SESSION_BYTES)
+
+
+@pytest.mark.parametrize(
+    ("servers", "check", "state", "told"),
+    [
+        ([SOUND], "redis memory", "ok", f"2.0 GB are free: room for {FITS:,} more"),
+        ([SOUND, SOUND], "redis memory", "ok", "4.0 GB are free"),
+        ([SOUND, replace(SOUND, used_bytes=4_000_000_000)], "redis memory", "ok", "2.0 GB are free"),
+        ([SOUND, replace(SOUND, limit_bytes=None)], "redis memory", "warning", "no maxmemory"),
+        ([replace(SOUND, ahead_s=2.5)], "clock", "warning", "2.5 s ahead"),
+        ([replace(SOUND, ahead_s=-2.5)], "clock", "warning", "2.5 s behind"),
+        ([replace(SOUND, ahead_s=-1.5)], "clock", "ok", "1.5 s behind"),
+        ([replace(SOUND, write_failed=True)], "redis persistence", "error", "its last write to disk failed"),
+        ([replace(SOUND, appends=False)], "redis persistence", "warning", "after the last snapshot"),
+        # A managed server does not say.
+        ([replace(SOUND, appends=False, snapshots=None)], "redis persistence", "warning", "after the last snapshot"),
+        ([replace(SOUND, appends=False, snapshots=False)], "redis persistence", "warning", "loses all live sessions"),
+        ([replace(SOUND, version=(6, 2))], "redis version", "ok", "Valkey"),
+        ([replace(SOUND, version=(6, 0, 20))], "redis version", "error", "Valkey"),
+        ([], "redis memory", "warning", "neither memory nor version"),
+    ],
+)
+def test_what_servers_say_is_judged(doctor, monkeypatch, servers, check, state, told) -> None:
+    async def facts(_client):
+        return servers
+
+    monkeypatch.setattr("app.doctor.read_facts", facts)
+    status, found = doctor()
+
+    assert (found[check]["state"], status) == (state, state == "error")
+    assert told in found[check]["detail"]
+
+
+class Replies:
+    """A server that answers with texts, after a second each."""
+
+    def __init__(self, info: str, clock_s: int, saved: object) -> None:
+        self.now_s = 100.0
+        self._replies = {"INFO": info.encode(), "TIME": (str(clock_s).encode(), b"500000"), "CONFIG": saved}
+
+    async def server_shards(self):
+        return [0]
+
+    async def execute(self, commands):
+        self.now_s += 2.0
+        return [self._replies[command.arguments[0]] for command in commands]
+
+
+@pytest.mark.parametrize(
+    ("info", "saved", "expected"),
+    [
+        ("aof_enabled:1", [b"save", b"60 1"], {"appends": True, "snapshots": True, "write_failed": False}),
+        ("aof_enabled:0", [b"save", b""], {"appends": False, "snapshots": False}),
+        ("", RuntimeError("unknown command"), {"snapshots": None}),
+        ("", [], {"snapshots": None}),
+        ("aof_last_write_status:err", [], {"write_failed": True}),
+        ("rdb_last_bgsave_status:err", [], {"write_failed": True}),
+        ("redis_version:7.2.4\r\nvalkey_version:8.1.4", [], {"name": "Valkey 8.1.4", "version": (7, 2, 4)}),
+        ("maxmemory:0\r\nused_memory:7", [], {"limit_bytes": None, "used_bytes": 7}),
+    ],
+)
+@pytest.mark.anyio
+async def test_facts_are_read_from_what_a_server_says(monkeypatch, info, saved, expected) -> None:
+    server = Replies(info, 101, saved)
+    monkeypatch.setattr("app.store.facts.time", SimpleNamespace(time=lambda: server.now_s))
+
+    (found,) = await read_facts(server)
+
+    assert {name: getattr(found, name) for name in expected} == expected
+    # Half of the two seconds that the answer took: asked at 100, read at 102, and the server said 101.5.
+    assert found.ahead_s == 0.5
 
 
 def test_a_clock_that_is_off_is_a_warning(doctor, monkeypatch) -> None:

@@ -1,8 +1,9 @@
 """Plants each bug of the list in a copy of the repository and runs its tests: `make mutants`."""
 
+import json
+import os
 import re
 import sys
-import time
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,41 +19,28 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from mutants.catalogue import Mutant, read_catalogue
-from mutants.trial import TIMED_OUT, copied, last_output, run, run_with
+from mutants.catalogue import CATCHES, Mutant, read_catalogue, read_catches
+from mutants.trial import TIMED_OUT, Copies, Result, last_output
 
 _CONSOLE = Console()
-_CAUGHT = {pytest.ExitCode.TESTS_FAILED, pytest.ExitCode.INTERRUPTED}
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Result of the tests for one planted bug.
-
-    Attributes:
-        mutant: the bug.
-        code: pytest's exit code, or `TIMED_OUT`.
-        taken_s: seconds.
-    """
+    """Result of the tests for one planted bug."""
 
     mutant: Mutant
-    code: int
-    taken_s: float
-
-    @property
-    def is_caught(self) -> bool:
-        """Whether a test failed, or none ended in time."""
-        return self.code in _CAUGHT or self.code == TIMED_OUT
+    result: Result
 
     @property
     def word(self) -> str:
         """The verdict in words."""
-        if self.code == TIMED_OUT:
+        if self.result.code == TIMED_OUT:
             return "caught: timeout"
-        if self.is_caught:
-            return "caught"
-        if self.code != pytest.ExitCode.OK:
-            return f"tests not run: exit code {self.code}"
+        if self.result.is_caught:
+            return "caught: marked as equivalent" if self.mutant.equivalent else "caught"
+        if self.result.code != pytest.ExitCode.OK:
+            return f"tests not run: exit code {self.result.code}"
         return "equivalent" if self.mutant.equivalent else "SURVIVED"
 
 
@@ -64,80 +52,101 @@ def main(
     required: Annotated[float, typer.Option(help="Least share of caught bugs.")] = 0.95,
     baseline: Annotated[bool, typer.Option(help="First run all tests of the list without a bug.")] = True,
 ) -> None:
-    """Print which planted bugs the tests catch; exit code 1 if a smaller share than required."""
+    """Print which planted bugs the tests catch; exit code 1 if a smaller share than required.
+
+    The test that caught a bug is kept in catches.json and runs first the next time.
+    """
+    # Each copy has one processor.
+    os.environ["OMP_NUM_THREADS"] = "1"
     chosen = [mutant for mutant in read_catalogue() if not areas or mutant.area in areas]
     chosen = [mutant for mutant in chosen if re.search(only, f"{mutant.path} {mutant.breaks}")]
     for mutant in chosen:
         mutant.applied()
+    tests = sorted({test for mutant in chosen for test in mutant.tests})
     with TemporaryDirectory(prefix="willbuy-mutants-") as directory:
-        copies = [copied(Path(directory) / str(number)) for number in range(jobs)]
-        if baseline and not _passes(copies, chosen, timeout_s):
-            for copy in copies:
+        copies = Copies(Path(directory), jobs, sorted({test.partition("::")[0] for test in tests}))
+        if baseline and not _passes(copies, tests, timeout_s):
+            for copy in copies.folders:
                 _CONSOLE.print(last_output(copy), markup=False, highlight=False)
             _CONSOLE.print("the tests fail without a planted bug", style="bold red")
             sys.exit(2)
         verdicts = _tried(copies, chosen, timeout_s)
+    _keep_catches(verdicts)
     share = _shown(verdicts)
     sys.exit(share < required or any(verdict.word.startswith("tests not run") for verdict in verdicts))
 
 
-def _passes(copies: Sequence[Path], chosen: Sequence[Mutant], timeout_s: float) -> bool:
+def _passes(copies: Copies, tests: Sequence[str], timeout_s: float) -> bool:
     """Return whether the tests pass as the code is; else a bug that is caught would say nothing."""
-    tests = sorted({test for mutant in chosen for test in mutant.tests})
-    parts = [part for number in range(len(copies)) if (part := tests[number :: len(copies)])]
-    with ThreadPoolExecutor(len(copies)) as pool, _CONSOLE.status(f"{len(tests)} files or tests without a bug"):
-        codes = list(pool.map(lambda copy, part: run(copy, part, 20 * timeout_s), copies, parts))
-    return all(code == pytest.ExitCode.OK for code in codes)
+    number = len(copies.folders)
+    parts = [part for first in range(number) if (part := tests[first::number])]
+    with ThreadPoolExecutor(number) as pool, _CONSOLE.status(f"{len(tests)} files or tests without a bug"):
+        results = list(pool.map(lambda copy, part: copies.run(copy, part, 20 * timeout_s), copies.folders, parts))
+    return all(result.code == pytest.ExitCode.OK for result in results)
 
 
-def _tried(copies: Sequence[Path], chosen: Sequence[Mutant], timeout_s: float) -> list[Verdict]:
-    """Try each bug in a copy that is free."""
+def _tried(copies: Copies, chosen: Sequence[Mutant], timeout_s: float) -> list[Verdict]:
+    """Try each bug in a copy that is free: first the test that caught it before, then all of its tests."""
     free: SimpleQueue[Path] = SimpleQueue()
-    for copy in copies:
+    for copy in copies.folders:
         free.put(copy)
+    catches = read_catches()
 
     def verdict_on(mutant: Mutant) -> Verdict:
         copy = free.get()
-        started = time.monotonic()
         try:
-            code = run_with(mutant, copy, timeout_s)
+            result = Result(pytest.ExitCode.OK)
+            if (catch := catches.get(mutant.key)) and (copy / catch.partition("::")[0]).exists():
+                result = copies.run_with(mutant, copy, [catch], timeout_s)
+            if not result.is_caught:
+                result += copies.run_with(mutant, copy, mutant.tests, timeout_s)
         finally:
             free.put(copy)
-        return Verdict(mutant, code, time.monotonic() - started)
+        return Verdict(mutant, result)
 
     columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.fields[survived]} survived"))
     verdicts: list[Verdict] = []
     survived = 0
-    with ThreadPoolExecutor(len(copies)) as pool, Progress(*columns, console=_CONSOLE) as progress:
+    with ThreadPoolExecutor(len(copies.folders)) as pool, Progress(*columns, console=_CONSOLE) as progress:
         bar = progress.add_task("", total=len(chosen), survived=0)
         for verdict in pool.map(verdict_on, chosen):
             verdicts.append(verdict)
-            survived += not verdict.is_caught
-            if not verdict.is_caught:
-                progress.console.print(
-                    f"{verdict.word}: {verdict.mutant.path}: {verdict.mutant.breaks}", soft_wrap=True
-                )
+            survived += not verdict.result.is_caught
+            # All of them where no bar shows how far it is.
+            if verdict.word != "caught" or not _CONSOLE.is_terminal:
+                taken = f"{verdict.word}, {verdict.result.taken_s:.0f} s"
+                progress.console.print(f"{taken}: {verdict.mutant.path}: {verdict.mutant.breaks}", soft_wrap=True)
             progress.update(bar, advance=1, survived=survived)
     return verdicts
 
 
+def _keep_catches(verdicts: Sequence[Verdict]) -> None:
+    """Store which test caught which bug of the present list."""
+    catches = read_catches() | {each.mutant.key: each.result.failed for each in verdicts if each.result.failed}
+    known = {mutant.key for mutant in read_catalogue()}
+    kept = {key: catches[key] for key in sorted(catches) if key in known}
+    CATCHES.write_text(json.dumps(kept, indent=0, ensure_ascii=False) + "\n")
+
+
 def _shown(verdicts: Sequence[Verdict]) -> float:
     """Print a table of the areas and one of the survivors; return the share of caught bugs."""
-    areas = Table("area", "bugs", "caught", "seconds", title="planted bugs")
-    for area, count in Counter(verdict.mutant.area for verdict in verdicts).items():
-        some = [verdict for verdict in verdicts if verdict.mutant.area == area]
-        caught, taken_s = sum(verdict.is_caught for verdict in some), sum(verdict.taken_s for verdict in some)
-        areas.add_row(area, str(count), str(caught), f"{taken_s:.0f}")
-    _CONSOLE.print(areas)
-    if uncaught := [verdict for verdict in verdicts if not verdict.is_caught]:
+    table = Table("area", "bugs", "caught", "equivalent", "survived", "seconds", "processor s", title="planted bugs")
+    for area in [*dict.fromkeys(verdict.mutant.area for verdict in verdicts), ""]:
+        some = [verdict for verdict in verdicts if area in {verdict.mutant.area, ""}]
+        words = Counter(verdict.word.partition(":")[0] for verdict in some)
+        taken_s, cpu_s = (sum(getattr(verdict.result, name) for verdict in some) for name in ("taken_s", "cpu_s"))
+        counts = (len(some), words["caught"], words["equivalent"], words["SURVIVED"])
+        table.add_row(area or "all", *map(str, counts), f"{taken_s:.0f}", f"{cpu_s:.0f}")
+    _CONSOLE.print(table)
+    if others := [verdict for verdict in verdicts if verdict.word != "caught"]:
         table = Table("verdict", "file", "breaks", "new text", "why")
-        for verdict in uncaught:
+        for verdict in others:
             mutant = verdict.mutant
             table.add_row(verdict.word, mutant.path, mutant.breaks, mutant.new, mutant.equivalent)
         _CONSOLE.print(table)
     # As usual in mutation testing, what no test can tell does not count.
     counted = [verdict for verdict in verdicts if not verdict.mutant.equivalent]
-    share = sum(verdict.is_caught for verdict in counted) / max(1, len(counted))
+    share = sum(verdict.result.is_caught for verdict in counted) / max(1, len(counted))
     _CONSOLE.print(f"caught {share:.1%} of {len(counted)}, and {len(verdicts) - len(counted)} are equivalent")
     return share
 

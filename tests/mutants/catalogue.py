@@ -11,6 +11,8 @@
 `old` occurs once in the file. `tests` of a mutant replace the file's. `equivalent` says why no test can tell.
 """
 
+import hashlib
+import json
 import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,6 +20,8 @@ from pathlib import Path
 
 FOLDER = Path(__file__).parent
 ROOT = FOLDER.parents[1]
+# Which test caught a bug when it was last tried, by `Mutant.key`; `make mutants` writes it.
+CATCHES = FOLDER / "catches.json"
 
 
 class CatalogueError(ValueError):
@@ -45,6 +49,12 @@ class Mutant:
     tests: tuple[str, ...]
     equivalent: str = ""
 
+    @property
+    def key(self) -> str:
+        """What is the same as long as the bug is."""
+        digest = hashlib.sha256(f"{self.old} -> {self.new}".encode()).hexdigest()
+        return f"{self.path} {digest[:12]}"
+
     def applied(self, root: Path = ROOT) -> str:
         """Return the text of the file in `root` with the bug in it.
 
@@ -60,6 +70,11 @@ class Mutant:
 def read_catalogue(areas: list[Path] | None = None) -> list[Mutant]:
     """Return all planted bugs, by area and file."""
     return [mutant for area in areas or sorted(FOLDER.glob("*.toml")) for mutant in _read(area)]
+
+
+def read_catches() -> dict[str, str]:
+    """Return the node id of the test that caught a bug, by `Mutant.key`."""
+    return json.loads(CATCHES.read_text()) if CATCHES.exists() else {}
 
 
 def _read(area: Path) -> Iterator[Mutant]:

@@ -1,13 +1,16 @@
 """Why a probability moved: the parts sum to the change, through the artifact, with every cell and base rate."""
 
+from types import SimpleNamespace
+
 import pytest
+import torch
 from support.artifacts import random_model, write_artifact
 from support.event_strategies import ALL_SCOPES, random_session
 
 from model.artifact import save
 from model.base_rate import logit_shift
 from model.events import Event
-from model.explain import group_of, probability_of
+from model.explain import explain, group_of, probability_of
 from model.predictor import load_predictor
 
 
@@ -66,5 +69,45 @@ def test_every_feature_and_index_has_a_group(path) -> None:
     assert groups["recency[add_to_cart]"] == "cart"
     assert groups["log_price"] == "price"
     assert groups["log_gap"] == "time"
+    assert {groups[name] for name in ("hour_sin", "hour_cos", "weekday_sin", "weekday_cos")} == {"calendar"}
+    assert {groups[f"{name}[add_to_cart]"] for name in ("log_count", "share", "recency")} == {"cart"}
     assert group_of("event_name") == "event"
     assert group_of("property.device") == "property.device"
+
+
+@pytest.mark.parametrize("groups", [3, 9])
+def test_inputs_that_act_in_pairs_share_what_they_do_together_evenly(groups) -> None:
+    generator = torch.Generator().manual_seed(groups)
+    alone, together = (torch.randn(size, generator=generator) for size in ((groups,), (groups, groups)))
+    module = SimpleNamespace(
+        encoder=SimpleNamespace(
+            sequence=lambda times, codes, numbers: (
+                torch.stack((torch.zeros(groups), torch.ones(groups)))[None],
+                torch.zeros(1, 2, 0, dtype=torch.int64),
+            )
+        ),
+        inputs=lambda features, indices: features,
+        initial_state=lambda rows: (torch.zeros(rows, 1),),
+        lstm=SimpleNamespace(step=lambda rows, hidden: (rows, hidden)),
+        raw_logit=lambda output, rows: rows @ alone + ((rows @ together.triu(1)) * rows).sum(1),
+        temperature=torch.tensor(1.0),
+        bias=torch.tensor(0.0),
+    )
+    columns = (torch.tensor([0, 1]), torch.zeros(2, 3, dtype=torch.int64), torch.zeros(2, 2))
+    names = [f"property.{number}" for number in range(groups)]
+
+    found = {one.group: one.log_odds for one in explain(module, columns, features=names, indices=()).contributions}
+
+    # Half of each pair, as each order of adding the inputs also runs backwards: the exact Shapley values.
+    pairs = together.triu(1) + together.triu(1).T
+    assert [found[name] for name in names] == pytest.approx((alone + pairs.sum(1) / 2).tolist(), abs=1e-5)
+
+
+def test_before_the_first_event_nothing_was_known(path) -> None:
+    predictor = load_predictor(path)
+    name = predictor.manifest.event_names[0]
+    groups = {one.group for one in predictor.explain([Event(name, 1_000)]).contributions}
+    assert groups.isdisjoint({"price", "item", "category", "cart"})
+    assert not any(group.startswith("property.") for group in groups)
+    with_price = {one.group for one in predictor.explain([Event(name, 1_000, price=0.0)]).contributions}
+    assert with_price - groups == {"price"}

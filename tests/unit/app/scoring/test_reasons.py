@@ -21,6 +21,12 @@ LATER = Event("view_cart", 21_000, properties={"device": "mobile"})
         ("time", [ADDED, LATER], "20 s after the event before"),
         ("time", [LATER, ADDED], "0 s after the event before"),
         ("time", [ADDED, Event("search", 301_000)], "5 min after the event before"),
+        # A late event is as late as the latest one, for the pace and for the cart.
+        ("time", [Event("search", 301_000), ADDED, Event("search", 302_000)], "1 s after the event before"),
+        ("cart", [ADDED, Event("search", 301_000), LATER], "cart filled 5 min ago, worth 119.80"),
+        ("time", [ADDED, Event("search", 60_000)], "59 s after the event before"),
+        ("time", [ADDED, Event("search", 61_000)], "1 min after the event before"),
+        ("time", [ADDED, Event("search", 3_601_000)], "1.0 h after the event before"),
         ("time", [ADDED, Event("search", 5_401_000)], "1.5 h after the event before"),
         ("time", [ADDED], "no time since an event before"),
         ("event", [LATER], "event view_cart"),
