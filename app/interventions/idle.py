@@ -80,13 +80,14 @@ class IdleRules:
             StoreError: a shard could not be read; the next look starts at the same place.
         """
         decider = self._decider()
-        if decider is None or not decider.idle:
-            return False
         rules: dict[int, list[Rule]] = defaultdict(list)
-        for rule in decider.idle:
+        for rule in () if decider is None else decider.idle:
             rules[round((rule.idle_seconds or 0) * 1000)].append(rule)
+        # A rule that comes back does not fire for what fell idle while it was gone.
         for idle_ms in self._places.keys() - rules.keys():
             del self._places[idle_ms]
+        if decider is None:
+            return False
         is_more = False
         for idle_ms, some in rules.items():
             for first in range(0, SHARDS, _SHARDS_AT_ONCE):

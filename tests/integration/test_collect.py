@@ -22,6 +22,7 @@ from training.collect.collector import Collector, collect, locked
 from training.collect.connection import open_client
 from training.collect.errors import CollectError
 from training.collect.streams import Streams
+from training.data.sources.canonical import DISTINCT, EQUAL_ROWS_KEY, parquet_metadata
 from training.data.sources.errors import SourceError
 
 
@@ -29,7 +30,7 @@ class _DiedError(Exception):
     pass
 
 
-def publish(client, *session_ids, outcome="none"):
+def publish(client, *session_ids, outcome="none", closed_ms=1_795_402_578_380):
     """What a replica does with a session that has ended."""
     for session_id in session_ids:
         session = {
@@ -38,7 +39,7 @@ def publish(client, *session_ids, outcome="none"):
             "outcome": outcome,
             "closed_by": "idle",
             "outcome_ms": 9 if outcome == "purchase" else None,
-            "closed_ms": 1_795_402_578_380,
+            "closed_ms": closed_ms,
             "last_seen_ms": 1,
             "events": [{"event_name": "page_view", "timestamp_ms": 5}],
         }
@@ -72,6 +73,8 @@ def run(streams, folder, **options):
 
 
 IDS = [f"s{number}" for number in range(300)]
+# More in one shard than a read takes of it.
+OF_A_SHARD = [name for name in map(str, range(60_000)) if shard_of(name) == 0xFF][:200]
 
 
 def test_every_session_is_collected_once_however_often_it_runs(client, streams, tmp_path):
@@ -87,15 +90,58 @@ def test_every_session_is_collected_once_however_often_it_runs(client, streams, 
 
 
 def test_files_have_so_many_sessions_at_most_about(client, streams, tmp_path):
-    publish(client, *IDS)
-    found = run(streams, tmp_path, sessions_a_file=1)
-    assert found.sessions == 300
-    assert found.files == len(list(tmp_path.glob("*.parquet"))) >= 1
-    assert collected(tmp_path) == sorted(IDS)
+    publish(client, *OF_A_SHARD)
+    found = run(streams, tmp_path, sessions_a_file=50)
+    sizes = [len(pl.read_parquet(path)) for path in tmp_path.glob("*.parquet")]
+    # Each read of a shard takes 64.
+    assert sorted(sizes) == [8, 64, 64, 64]
+    assert (found.sessions, found.files) == (200, 4)
+    assert collected(tmp_path) == sorted(OF_A_SHARD)
 
 
-def test_a_run_that_died_before_it_acknowledged_is_finished_by_the_next(client, streams, tmp_path, monkeypatch):
-    publish(client, *IDS)
+def test_a_file_has_its_sessions_by_the_time_of_their_end_and_equal_events_are_distinct(client, streams, tmp_path):
+    for number, session_id in enumerate(IDS[:50]):
+        publish(client, session_id, closed_ms=1_795_402_578_380 - number)
+    run(streams, tmp_path)
+    (path,) = tmp_path.glob("*.parquet")
+    assert [each.partition("@")[0] for each in pl.read_parquet(path)["session_id"]] == IDS[:50][::-1]
+    assert parquet_metadata(path)[EQUAL_ROWS_KEY] == DISTINCT
+
+
+def test_sessions_of_unknown_outcome_are_counted_and_acknowledged(client, streams, tmp_path):
+    publish(client, "known")
+    publish(client, "unknown", outcome="unknown")
+    found = run(streams, tmp_path)
+    assert (found.sessions, found.unknown, found.gone, found.files) == (1, 1, 0, 1)
+    publish(client, "unknown", outcome="unknown")
+    found = run(streams, tmp_path)
+    assert (found.sessions, found.unknown, found.files) == (0, 1, 0)
+    assert run(streams, tmp_path).unknown == 0
+
+
+def test_of_two_consumers_that_make_the_group_at_once_both_read(client, streams, redis_server):
+    publish(client, *OF_A_SHARD[:2])
+    opened = open_client(redis_server.url)
+    other = Streams(opened, group="willbuy", consumer="other")
+    pipelines = []
+
+    class Overtaken:
+        """The other consumer makes the group just before this one does."""
+
+        def pipeline(self, **options):
+            pipelines.append(options)
+            if len(pipelines) == 2:
+                assert len(other.new(1)) == 1
+            return client.pipeline(**options)
+
+    assert len(Streams(Overtaken(), group="willbuy", consumer="collect").new(10)) == 1
+    opened.close()
+
+
+@pytest.mark.parametrize("ids", [IDS, OF_A_SHARD], ids=["of all shards", "of one"])
+def test_a_run_that_died_before_it_acknowledged_is_finished_by_the_next(client, streams, tmp_path, monkeypatch, ids):
+    publish(client, *ids)
+    streams.new(len(ids))
 
     # Given a run that dies once the file stands under its name
     def die(_self, _entries):
@@ -105,13 +151,13 @@ def test_a_run_that_died_before_it_acknowledged_is_finished_by_the_next(client, 
         patched.setattr(Streams, "acknowledge", die)
         with pytest.raises(_DiedError):
             run(streams, tmp_path)
-    assert collected(tmp_path) == sorted(IDS)
+    assert collected(tmp_path) == sorted(ids)
     publish(client, "later")
     # When the next one comes
     found = run(streams, tmp_path)
     # Then it recognises what is there
-    assert (found.sessions, found.repeated) == (1, 300)
-    assert collected(tmp_path) == sorted([*IDS, "later"])
+    assert (found.sessions, found.repeated) == (1, len(ids))
+    assert collected(tmp_path) == sorted([*ids, "later"])
     assert run(streams, tmp_path).repeated == 0
 
 

@@ -35,6 +35,10 @@ class Vocabulary:
         return True
 
 
+def decider_of(rules):
+    return Decider(parse_rules({"rules": list(rules)}, Vocabulary(), source="rules.toml"))
+
+
 class Shop:
     """Some replicas on one Redis, and a clock: sessions become idle by moving their places in `seen` back."""
 
@@ -42,7 +46,7 @@ class Shop:
         self.redis = redis.Redis.from_url(server.url)
         self.store = RedisStore(server.url, session_idle_s=1800, options=ConnectionOptions(timeout_s=5.0))
         logger = build_logger(log_format="json", log_level="error", stream=io.StringIO())
-        self.decider = Decider(parse_rules({"rules": list(rules)}, Vocabulary(), source="rules.toml"))
+        self.decider = decider_of(rules)
         self._new_replica = lambda: IdleRules(
             self.store, lambda: self.decider, now_ms=lambda: NOW_MS, metrics=Metrics(), logger=logger
         )
@@ -274,3 +278,32 @@ async def test_after_the_clock_has_gone_back_nothing_is_missed_and_nothing_doubl
     while not await shop.decisions("second"):
         await shop.look()
     assert len(await shop.decisions("first")) == len(await shop.decisions("second")) == 1
+
+
+async def test_rules_of_one_idle_time_have_their_own_bands(shop_of):
+    shop = shop_of(CART | {"name": "unlikely", "probability_between": [0, 0]}, CART)
+    await shop.event()
+    shop.idle_for("s", 91)
+    await shop.look()
+    assert [one.rule for one in await shop.decisions()] == ["cart"]
+
+
+@pytest.mark.parametrize("others", [[], [CART | {"name": "other", "idle_seconds": 1200}], None])
+async def test_a_rule_that_comes_back_does_not_fire_for_what_fell_idle_while_it_was_gone(shop_of, others):
+    shop = shop_of(CART, replicas=1)
+    with_rule = shop.decider
+    await shop.look()
+    (replica,) = shop.replicas
+    for places in replica._places.values():  # noqa: SLF001 - as if ten minutes had passed since
+        places.update({shard: str(int(place) - 600_000) for shard, place in places.items()})
+    shop.decider = (
+        None if others is None else Decider(parse_rules({"rules": others}, Vocabulary(), source="rules.toml"))
+    )
+    await shop.look()
+    for session_id, seconds in (("long ago", 300), ("just now", 91)):
+        await shop.event(session_id)
+        shop.idle_for(session_id, seconds)
+    shop.decider = with_rule
+    await shop.look()
+    assert await shop.decisions("long ago") == []
+    assert len(await shop.decisions("just now")) == 1
