@@ -131,6 +131,8 @@ async def test_everything_of_decisions_expires(store, server):
     with redis.Redis.from_url(server.url) as client:
         assert 0 < client.pttl(KEYS.decisions(shard_of("s"))) <= 86_400_000
         assert 0 < client.pttl(KEYS.cap("a")) <= 7_200_000
+        # Yesterday's are read as well as today's.
+        assert 2 * 86_400_000 < client.pttl(KEYS.fired(shard_of("s"), 0)) <= 3 * 86_400_000
 
 
 async def test_tokens_of_a_rule_never_exceed_its_cap_within_an_hour(store, server):
@@ -160,3 +162,16 @@ async def test_the_board_shows_the_last_event_behind_decisions(store):
     for recent in (0, 1, 2, 5):
         (row,) = await store.board.rows(["s"], recent=recent)
         assert (row.last_event, row.recent_probabilities) == ("search", [0.5, 0.5][: min(recent, 2)])
+
+
+@pytest.mark.parametrize("number", [1, 255, 256, 257, 1000])
+async def test_a_commit_has_any_number_of_events(store, number):
+    """More than one byte holds."""
+    record = a_record(version=b"12345678", events=number)
+    events = [Event("page_view", place) for place in range(number)]
+    other = replace(record, version=b"87654321", events=1)
+    commits = [Commit("s", None, record, events, [0.5] * number), Commit("t", None, other, [EVENT], [0.5])]
+    assert await store.commit(commits) == [True, True]
+    for session_id, expected in (("s", events), ("t", [EVENT])):
+        found = await store.load_session(session_id)
+        assert [event.timestamp_ms for event in found[1]] == [event.timestamp_ms for event in expected]

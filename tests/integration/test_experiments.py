@@ -101,6 +101,30 @@ async def test_a_rule_is_switched_off_and_on(redis_server) -> None:
         assert await store.switched_off() == {}
 
 
+async def test_results_are_kept_for_a_year_and_their_parts_for_hours(redis_server) -> None:
+    async with opened(redis_server) as client:
+        entry = await closed(client, "s")
+        await publish(replica(client), ("s", Written(entry, "s", b"{}", {"a": "control"}, 4.0, DECIDED_MS)))
+        shard = shard_of("s")
+        (keys,) = await client.execute([Command(shard, ("KEYS", f"{KEYS.experiments(shard)}*"))])
+        assert len(keys) == 2
+        left = [(await client.execute([Command(shard, ("PTTL", key))]))[0] for key in sorted(keys, key=len)]
+        assert 364 * DAY_MS < left[0] <= 365 * DAY_MS
+        assert 0 < left[1] < DAY_MS
+
+
+@pytest.mark.parametrize(("most", "written"), [(0, 0), (50_000, 1)])
+async def test_a_session_counts_where_no_outcomes_are_wanted(redis_server, most, written) -> None:
+    async with opened(redis_server) as client:
+        limits = OutcomeLimits(most=most)
+        outcomes = RedisOutcomes(ScriptRunner(client), keys=KEYS, session_idle_s=60, limits=limits)
+        entry = await closed(client, "s")
+        await publish(outcomes, ("s", Written(entry, "s", b"{}", {"a": "control"}, 4.0, DECIDED_MS)))
+        shard = shard_of("s")
+        assert await client.execute([Command(shard, ("XLEN", KEYS.outcomes(shard)))]) == [written]
+        assert (await experiments(client).totals(LATER_MS))["a", "control"].buyers == 1
+
+
 async def test_a_session_counts_when_it_has_had_time_to_end_with_either_outcome(redis_server) -> None:
     async with opened(redis_server) as client:
         # Given a buyer of now, and one of long ago
