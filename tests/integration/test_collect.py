@@ -173,6 +173,8 @@ def test_a_run_that_died_before_the_file_had_its_name_is_done_again(client, stre
             run(streams, tmp_path)
     assert collected(tmp_path) == []
     assert len(list(tmp_path.glob("*.partial"))) == 1
+    # And what one left that had begun with another session
+    (tmp_path / "outcomes-20261122T101640-00-1-0.partial").write_bytes(b"PAR1")
     assert run(streams, tmp_path).sessions == 300
     assert collected(tmp_path) == sorted(IDS)
     assert list(tmp_path.glob("*.partial")) == []
@@ -188,6 +190,15 @@ def test_what_was_erased_before_it_was_written_is_gone(client, streams, tmp_path
     found = run(streams, tmp_path)
     assert (found.sessions, found.gone) == (1, 1)
     assert collected(tmp_path) == ["kept"]
+    assert run(streams, tmp_path).gone == 0
+
+
+def test_where_all_was_erased_nothing_is_written_and_nothing_comes_again(client, streams, tmp_path):
+    publish(client, "erased")
+    (entry,) = streams.new(10)
+    client.xdel(outcomes_key(shard_of("erased")), entry.id.entry)
+    found = run(streams, tmp_path)
+    assert (found.sessions, found.gone, found.files) == (0, 1, 0)
     assert run(streams, tmp_path).gone == 0
 
 

@@ -16,7 +16,7 @@ from app.scoring.rebuilder import Rebuilder
 from app.scoring.scorer import Scorer
 from app.store.interface import Commit
 from model.events import Event, canonical_event_name
-from model.interventions.decide import Decider, Group, cart_value, facts_of, visitor_of
+from model.interventions.decide import Decider, Decisions, Group, cart_value, facts_of, visitor_of
 from model.interventions.rules import parse_rules
 
 pytestmark = pytest.mark.anyio
@@ -286,6 +286,27 @@ async def test_a_conflict_does_not_take_a_second_token():
     (score,) = await one.score(event(2))
     assert fired(score) == [("r", "treatment", 2)]
     assert store.decisions.taken == {"r": 1}
+
+
+async def test_each_decision_of_a_session_has_a_token_of_its_own_after_a_conflict_too():
+    store = Store()
+    one = Replica(store, decider({"name": "r", "cap_per_hour": 2, "repeat": True}, {"name": "free", "min_events": 3}))
+
+    async def overtake():
+        await store.commit([Commit("s", None, replace(record, version=b"overtake"))])
+
+    await one.score(event(1, session_id="t"))
+    store.decisions.taken.clear()
+    record = replace(await record_of(store, "t"), events=0, decisions=Decisions(), facts=b"")
+    store.first = overtake
+    scores = await one.score(*map(event, (11, 12, 13)))
+    assert [[one.rule for one in score.decisions] for score in scores] == [["r"], ["r"], ["free"]]
+    assert store.decisions.taken == {"r": 2}
+    # What was withdrawn is nowhere
+    record, entries = await stored(store)
+    assert [[one.rule for one in entry.decisions] for entry in entries] == [["r"], ["r"], ["free"]]
+    assert [one.rule for one in record.decisions] == ["r", "r", "free"]
+    assert [one.rule for one in store.commits[-1].decided] == ["r", "r", "free"]
 
 
 async def test_no_token_is_taken_when_no_rule_with_a_cap_fires():

@@ -78,15 +78,25 @@ async def test_the_record_counts_the_bytes_that_are_stored(store, together, prop
         assert await counted(store) == stored(store) > 0
 
 
+# Four of them are larger together than what is assumed of one, and each is smaller.
+LARGE = {f"{number:02}": "\N{SHOPPING TROLLEY}" * 256 for number in range(32)}
+
+
 @pytest.mark.parametrize("together", [True, False], ids=["in one batch", "one by one"])
-async def test_a_session_may_have_exactly_the_bytes_of_the_bound(together):
+@pytest.mark.parametrize("properties", [{}, LARGE], ids=["small", "large"])
+async def test_a_session_may_have_exactly_the_bytes_of_the_bound(together, properties):
+    def events():
+        # Properties that a history does not repeat
+        return [queued(one, properties={**properties, "n": number}) for number, one in enumerate(ITEMS)]
+
     # Given the size of a session of four events
     sized = MemoryStore(session_idle_s=1800, now_ms=lambda: NOW_MS)
-    await scored(sized, *[queued(item_id) for item_id in ITEMS])
+    await scored(sized, *events())
     size = await counted(sized)
+    assert (size > LARGEST_ENTRY_BYTES) == bool(properties)
     for most_bytes, accepted in ((size + 1, 4), (size, 4), (size - 1, 3)):
         store = MemoryStore(session_idle_s=1800, now_ms=lambda: NOW_MS)
-        batch = [queued(item_id) for item_id in ITEMS]
+        batch = events()
         if together:
             results = await scored(store, *batch, most_bytes=most_bytes)
         else:

@@ -1,7 +1,7 @@
 from itertools import islice
 
 import pytest
-from msgspec.structs import replace
+from msgspec.structs import fields, replace
 
 from app.outcomes.record_outcome import with_outcome
 from app.scoring.events import QueuedEvent
@@ -213,10 +213,25 @@ def test_a_purchase_is_answered_by_the_model_whose_score_it_repeats():
 def test_an_attempt_that_is_discarded_leaves_nothing_of_it():
     loaded = folded(None, queued())
     update = an_update(loaded, queued(code=2), queued("purchase", code=3))
-    update.rebuild_error, update.is_stopped, update.conflicts = ValueError("of this attempt"), True, 2
+    # What outlives an attempt; tokens are used again
+    kept = {"session_id": "s", "pending": update.pending, "tokens": {"r": 1}, "conflicts": 2, "is_decided": False}
+    for field in fields(SessionUpdate):
+        setattr(update, field.name, kept.get(field.name, "of this attempt"))
     update.reset()
-    fresh = SessionUpdate("s", [PendingEvent(one.queued, one.index) for one in update.pending], conflicts=2)
-    assert update == fresh
+    fresh = [PendingEvent(one.queued, one.index) for one in update.pending]
+    assert update == SessionUpdate(**kept | {"pending": fresh})
+
+
+def test_a_new_visit_whose_first_event_failed_leaves_the_record_as_it_was():
+    # Given a session that has bought, and a commit that only confirms an answer of it
+    bought = an_update(folded(None, queued()), queued("purchase", code=2)).commit().record
+    again, failed = queued(code=1), queued(code=3)
+    update = SessionUpdate("s", [PendingEvent(again, 0), PendingEvent(failed, 1)], loaded=bought, current=bought)
+    update.restart(failed, MODEL)
+    commit = update.commit()
+    assert (commit.record, commit.expected) == (bought, bought.version)
+    assert not commit.restarts
+    assert (commit.closed_by, commit.appended) == (None, [])
 
 
 @pytest.mark.parametrize(
