@@ -162,6 +162,28 @@ async def test_what_comes_between_look_and_commit_wins(shop_of, what):
     assert shop.redis.llen(KEYS.history("s")) == (2 if what == "event" else 1)
 
 
+@pytest.mark.parametrize("what", ["purchase", "expiry"])
+async def test_what_comes_between_look_and_load_wins(shop_of, monkeypatch, what):
+    shop = shop_of(CART, replicas=1)
+    await shop.event()
+    shop.idle_for("s", 91)
+    load = shop.store.load
+
+    async def overtaken(session_ids):
+        monkeypatch.undo()
+        if what == "expiry":
+            shop.redis.delete(KEYS.record("s"))
+        else:
+            await shop.event(name="purchase")
+            # As if there had been no event since
+            shop.idle_for("s", 91)
+        return await load(session_ids)
+
+    monkeypatch.setattr(shop.store, "load", overtaken)
+    await shop.look()
+    assert await shop.decisions() == []
+
+
 @pytest.mark.parametrize("call", ["load", "load_sessions"])
 async def test_sessions_that_redis_did_not_return_are_examined_again(shop_of, monkeypatch, call):
     shop = shop_of(CART, replicas=1)

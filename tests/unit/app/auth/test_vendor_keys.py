@@ -1,10 +1,14 @@
 """Keys as vendors send them, in place of a header; what is left of the request is shown in logs."""
 
 import base64
+import hmac
 
 import pytest
 
-from app.auth.vendors import key_headers, signature_of
+from app.auth.keys import ApiKey
+from app.auth.scopes import Scope
+from app.auth.vendors import key_headers, signature_of, signer_of
+from app.errors import UnauthorizedError
 
 GA4, SEGMENT, BATCH = "/v1/ingest/ga4", "/v1/ingest/segment", "/v1/events/batch"
 
@@ -74,3 +78,20 @@ def test_a_signature_counts_on_its_path_and_without_a_key():
     assert signature_of(SEGMENT, []) is None
     for key in ((b"x-api-key", b"wb_1"), (b"authorization", b"Bearer wb_1")):
         assert signature_of(SEGMENT, [signed, key]) is None
+
+
+KEYS = [
+    ApiKey(name=name, sha256=f"{number}" * 64, scopes=frozenset({Scope.EVENTS_WRITE}), segment_secret=f"secret-{name}")
+    for number, name in enumerate(("first", "second", "third"))
+]
+TEXTS = (b'[{"a":1},{"a":2}]', b'{"a":1}')
+
+
+@pytest.mark.parametrize("text", TEXTS)
+@pytest.mark.parametrize("key", KEYS, ids=lambda key: key.name)
+def test_the_key_whose_secret_signed_any_of_the_texts_is_the_signer(key, text):
+    signature = hmac.digest(key.segment_secret.encode(), text, "sha1").hex().encode()
+    assert signer_of(signature, TEXTS, KEYS) is key
+    for texts, keys in ((TEXTS, [one for one in KEYS if one is not key]), ((b"other",), KEYS), ((), KEYS), (TEXTS, [])):
+        with pytest.raises(UnauthorizedError):
+            signer_of(signature, texts, keys)

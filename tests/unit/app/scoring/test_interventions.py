@@ -8,7 +8,7 @@ from support.fakes import FakeModel
 from support.memory_store import MemoryStore
 from support.rebuilds import score_all
 
-from app.errors import DeadlineExceededError, SessionTooLargeError
+from app.errors import DeadlineExceededError, SessionTooLargeError, StoreUnavailableError
 from app.monitoring.logging import build_logger
 from app.monitoring.metrics import Metrics
 from app.scoring.events import QueuedEvent
@@ -169,6 +169,67 @@ async def test_a_session_that_began_without_rules_gets_its_facts_from_its_histor
     assert store.loads == 1
     _, entries = await stored(store)
     assert (await record_of(store)).facts == facts_of([entry.event for entry in entries])
+
+
+async def test_without_its_facts_a_session_is_scored_and_no_rule_that_asks_for_them_fires(monkeypatch):
+    store = Store()
+    await Replica(store, None).score(event(1, "search"))
+    replica = Replica(store, decider({"name": "voucher", "without_events": ["search"]}, {"name": "free"}))
+
+    async def fails(session_ids):
+        return [StoreUnavailableError("gone")] * len(session_ids)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "load_sessions", fails)
+        (score,) = await replica.score(event(2))
+        assert (score.answer.events, fired(score)) == (2, [])
+    (score,) = await replica.score(event(3))
+    assert fired(score) == [("free", "treatment", 3)]
+
+
+async def test_facts_of_a_session_that_went_on_meanwhile_are_those_of_its_new_record():
+    store = Store()
+    without = Replica(store, None)
+    await without.score(event(1, "add_to_cart", price=30.0))
+    rules = decider({"name": "voucher", "cart_value_at_least": 50})
+    replica = Replica(store, rules)
+    load = store.load_sessions
+
+    async def overtaken(session_ids):
+        store.load_sessions = load
+        await without.score(event(2, "add_to_cart", price=30.0))
+        return await load(session_ids)
+
+    store.load_sessions = overtaken
+    (score,) = await replica.score(event(3))
+    assert fired(score) == [("voucher", "treatment", 3)]
+    # What was read last is what the commit continues
+    assert replica.metrics.registry.get_sample_value("willbuy_conflicts_total") == 0
+
+
+@pytest.mark.parametrize("direction", ["up", "down"])
+async def test_a_probability_crosses_from_what_it_was_before_the_event(direction):
+    # Two events between which the model's probability moves in this direction
+    model = FakeModel()
+    first = event(1)
+    for code in range(2, 50):
+        second = event(code)
+        low, high = model.expected([first.event]), model.expected([first.event, second.event])
+        if (low < high) == (direction == "up"):
+            break
+    replica = Replica(Store(), decider({"name": "r", f"crosses_{direction}": (low + high) / 2}), model)
+    assert [fired((await replica.score(one))[0]) for one in (first, second)] == [[], [("r", "treatment", 2)]]
+
+
+async def test_a_rules_days_are_those_of_the_server(monkeypatch):
+    # Given visitors whose clocks are days behind and ahead
+    days = {"starts": "2026-11-23T00:00:00Z", "ends": "2026-11-24T00:00:00Z"}
+    replica = Replica(Store(), decider({"name": "r", **days}))
+    for number, off_ms in enumerate((-3 * 86_400_000, 0, 3 * 86_400_000)):
+        one = event(1, session_id=f"s{number}")
+        (score,) = await replica.score(replace(one, event=replace(one.event, timestamp_ms=NOW_MS + off_ms)))
+        assert fired(score) == [("r", "treatment", 1)]
+        assert score.decisions[0].decided_ms == NOW_MS + 1
 
 
 async def test_facts_are_kept_only_where_a_rule_asks_for_them_or_a_visitor_is_named():

@@ -200,6 +200,17 @@ async def test_after_a_purchase_a_new_visit_can_begin(store, together):
     assert bench.counted("purchases") == 2
 
 
+@pytest.mark.parametrize("together", [False, True])
+async def test_an_event_of_the_former_visit_that_comes_again_begins_no_visit(store, together):
+    bench = Bench(store, restarts=True)
+    await bench.score_in_turn(queued(event_id="view"), queued(event_name="purchase"))
+    batch = [queued(event_id="view"), queued(event_name="purchase")]
+    again, after = await bench.score(*batch) if together else await bench.score_in_turn(*batch)
+    assert (again.duplicate, again.answer.events, again.answer.outcome) == (True, 1, Outcome.OPEN)
+    assert after.warnings == (AFTER_OUTCOME,)
+    assert (bench.counted("purchases"), bench.counted("sessions_started")) == (1, 1)
+
+
 async def test_without_that_setting_nothing_after_a_purchase_counts(bench):
     scores = await bench.score_in_turn(*visits())
     assert [score.answer.events for score in scores] == [1] * 9

@@ -134,6 +134,27 @@ async def test_a_session_is_closed_by_its_purchase_and_by_no_later_commit(bench)
     assert bench.counts() == {"sessions_started": 1, "events_folded": 1, "purchases": 1, "closed_session_events": 2}
 
 
+@pytest.mark.parametrize(
+    ("facts", "expected"),
+    [
+        ({}, (None, None)),
+        ({"value": 59.9, "currency": "EUR"}, (59.9, "EUR")),
+        ({"price": 10.0, "quantity": 3.0}, (30.0, None)),
+        ({"price": 10.0, "quantity": 3.0, "value": 25.0, "currency": "CHF"}, (25.0, "CHF")),
+    ],
+)
+async def test_a_purchase_is_closed_with_what_it_is_worth(bench, facts, expected):
+    purchase = bench.event("purchase")
+    # What comes after it in the batch has no value for it
+    later = bench.event("purchase")
+    await bench.score(
+        replace(purchase, event=replace(purchase.event, **facts)),
+        replace(later, event=replace(later.event, value=1.0, currency="JPY")),
+    )
+    (commit,) = bench.store.commits
+    assert (commit.value, commit.currency) == expected
+
+
 async def test_a_purchase_within_a_batch_closes_once_whatever_follows(bench):
     await bench.score(*(bench.event(name) for name in ("page_view", "purchase", "page_view", "purchase")))
     (commit,) = bench.store.commits
@@ -227,6 +248,21 @@ async def test_an_attempts_failed_rebuild_is_forgotten_by_the_next(bench):
     assert viewed.answer.events == 4
     assert bought.answer.outcome is Outcome.PURCHASE
     assert other.counts()["conflicts"] == 1
+
+
+async def test_a_history_that_cannot_be_read_is_asked_for_once_in_a_batch(bench):
+    await bench.score(bench.event())
+    other = Bench(bench.store, FakeModel("b"))
+    tries = []
+
+    async def fails(session_ids):
+        tries.append(session_ids)
+        return [StoreUnavailableError("gone")]
+
+    bench.store.load_sessions = fails
+    results = await other.score(other.event(code=91), other.event(code=92))
+    assert [type(result) for result in results] == [StoreUnavailableError] * 2
+    assert tries == [["s"]]
 
 
 async def test_a_purchase_after_an_event_that_failed_is_answered_by_the_rebuilt_state(bench):

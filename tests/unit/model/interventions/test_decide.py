@@ -136,6 +136,24 @@ def test_the_rules_of_an_idle_session():
     assert which.after_idle_time(rule, "s", decided=(), **given | {"facts": NO_FACTS}) is None
 
 
+@pytest.mark.parametrize(("number", "expected"), [(1, False), (2, True), (4, True), (5, False)])
+def test_an_idle_rule_counts_the_events_of_its_session(number, expected):
+    which = decider(idle_seconds=90, min_events=2, max_events=4)
+    (rule,) = which.idle
+    found = which.after_idle_time(rule, "s", number=number, probability=0.3, facts=NO_FACTS, decided=(), now_ms=NOW_MS)
+    assert (found is not None) is expected
+
+
+def test_a_rule_that_fired_at_an_event_before_it_was_made_an_idle_rule_fires_after_the_same_event():
+    which = decider(idle_seconds=90, repeat=True)
+    (rule,) = which.idle
+    at_event = Decision("r", Group.TREATMENT, 0.3, 2, NOW_MS)
+    found = which.after_idle_time(
+        rule, "s", number=2, probability=0.3, facts=NO_FACTS, decided=(at_event,), now_ms=NOW_MS
+    )
+    assert found == Decision("r", Group.TREATMENT, 0.3, 2, NOW_MS, idle=True)
+
+
 def test_a_repeated_idle_rule_fires_once_in_an_idle_time():
     which = decider(idle_seconds=90, repeat=True)
     (rule,) = which.idle
@@ -149,6 +167,21 @@ def test_an_empty_cart_is_worth_nothing():
     facts = facts_of([added(20), Event("remove_from_cart", NOW_MS)])
     assert cart_value(facts) == 0
     assert cart_value(facts_of([added(20), added(30, 5, "remove_from_cart"), added(7)])) == 7
+    # Nor is a cart with something in it worth less than that
+    assert cart_value(facts_of([added(5, 2), added(20, 1, "remove_from_cart")])) == 0
+    assert cart_value(facts_of([added(5, 2), added(20, 1, "remove_from_cart"), added(3)])) == 3
+
+
+@pytest.mark.parametrize("size", [1, 64, 127, 128])
+def test_a_visitors_id_of_any_length_leaves_the_other_facts(size):
+    visitor = "\N{SHOPPING TROLLEY}" * size
+    facts = advanced_facts(facts_of([Event("login", 0), added(20)]), Event("search", 0), visitor)
+    for _ in range(2):
+        assert (visitor_of(facts), cart_value(facts)) == (visitor, 20)
+        assert len(facts) == len(NO_FACTS) + 4 * size + 3 * 4
+        facts = advanced_facts(facts, Event("search", 0), visitor)
+    assert visitor_of(advanced_facts(facts, Event("search", 0), "other")) == "other"
+    assert len(advanced_facts(facts, Event("view_cart", 0))) == len(facts) + 4
 
 
 def test_names_are_found_by_their_whole_code():
