@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from fuzz.cases import CASES
-from hypothesis import settings
+from hypothesis import Phase, settings
 from support.artifacts import write_artifact
 from support.patience import be_patient
 from support.redis_servers import BINARIES, RedisServer, find_binary
@@ -18,6 +18,13 @@ from support.warm_commands import WarmCommands
 settings.register_profile("tests", max_examples=CASES or 100, derandomize=not CASES, deadline=None)
 # `make quick` tries a quarter of the examples.
 settings.register_profile("quick", settings.get_profile("tests"), max_examples=25)
+# `make mutants` asks whether an example fails, and not for the smallest one.
+settings.register_profile(
+    "mutants",
+    settings.get_profile("tests"),
+    phases=(Phase.explicit, Phase.generate),
+    report_multiple_bugs=False,
+)
 settings.load_profile("tests")
 # Nothing fails because the machine is busy.
 be_patient()

@@ -148,6 +148,18 @@ async def test_tokens_of_a_rule_never_exceed_its_cap_within_an_hour(store, serve
         assert (await store.decisions.take({"a": (3, 10)})) == {"a": 1}
 
 
+async def test_a_call_for_tokens_that_is_sent_again_gets_the_tokens_that_it_got(store):
+    run = store.decisions._scripts.run  # noqa: SLF001 - a lost answer
+
+    async def twice(operation, script, calls, **options):
+        await run(operation, script, calls, **options)
+        return await run(operation, script, calls, **options)
+
+    store.decisions._scripts.run = twice  # noqa: SLF001 - same
+    assert await store.decisions.take({"a": (3, 5)}) == {"a": 3}
+    assert await store.decisions.take({"a": (3, 5)}) == {"a": 2}
+
+
 async def test_a_store_that_is_gone_gives_no_token():
     store = RedisStore("redis://127.0.0.1:1", session_idle_s=1800, options=ConnectionOptions(timeout_s=0.5))
     assert await store.decisions.take({"a": (1, 5)}) == {"a": 0}

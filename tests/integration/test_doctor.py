@@ -214,7 +214,7 @@ class Replies:
 )
 @pytest.mark.anyio
 async def test_facts_are_read_from_what_a_server_says(monkeypatch, info, saved, expected) -> None:
-    server = Replies(info, 101, saved)
+    server: Any = Replies(info, 101, saved)
     monkeypatch.setattr("app.store.facts.time", SimpleNamespace(time=lambda: server.now_s))
 
     (found,) = await read_facts(server)

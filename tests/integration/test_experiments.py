@@ -88,6 +88,28 @@ async def test_an_erased_or_undecided_session_counts_nowhere(redis_server) -> No
         assert await experiments(client).totals(LATER_MS) == {}
 
 
+async def test_decisions_are_those_of_today_and_of_yesterday_over_all_shards(redis_server) -> None:
+    async with opened(redis_server) as client:
+        today = LATER_MS // DAY_MS
+        for shard in (0, 1, 128, 255):
+            for day, number in ((today - 2, 9), (today - 1, 2), (today, 3)):
+                await client.execute(
+                    [Command(shard, ("HINCRBY", KEYS.fired(shard, day), "voucher:control", number + shard))]
+                )
+        found = (await experiments(client).totals(LATER_MS))["voucher", "control"]
+        assert found.fired == {today - 1: 4 * 2 + 384, today: 4 * 3 + 384}
+
+
+@pytest.mark.parametrize("shard", [0, 1, 128, 254, 255])
+async def test_a_session_of_any_shard_counts(redis_server, shard) -> None:
+    session_id = next(name for name in map(str, range(60_000)) if shard_of(name) == shard)
+    async with opened(redis_server) as client:
+        entry = await closed(client, session_id)
+        written = Written(entry, session_id, b"{}", {"a": "control"}, 4.0, DECIDED_MS)
+        await publish(replica(client), (session_id, written))
+        assert (await experiments(client).totals(LATER_MS))["a", "control"].buyers == 1
+
+
 async def test_a_rule_is_switched_off_and_on(redis_server) -> None:
     async with opened(redis_server) as client:
         store = experiments(client)

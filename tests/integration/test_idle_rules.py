@@ -142,7 +142,7 @@ async def test_it_makes_no_session_younger(shop_of):
     assert 0 < shop.redis.pttl(KEYS.record("s")) <= 1_000_000
 
 
-@pytest.mark.parametrize("what", ["event", "purchase", "expiry"])
+@pytest.mark.parametrize("what", ["event", "purchase", "expiry", "history"])
 async def test_what_comes_between_look_and_commit_wins(shop_of, what):
     shop = shop_of(CART, replicas=1)
     await shop.event()
@@ -152,6 +152,9 @@ async def test_what_comes_between_look_and_commit_wins(shop_of, what):
     async def overtaken(commits):
         if what == "expiry":
             shop.redis.delete(KEYS.record("s"))
+        elif what == "history":
+            # As Redis does without memory
+            shop.redis.delete(KEYS.history("s"))
         else:
             await shop.event(name="page_view" if what == "event" else "purchase")
         return await commit(commits)
@@ -159,7 +162,7 @@ async def test_what_comes_between_look_and_commit_wins(shop_of, what):
     shop.store.decisions.commit_idle = overtaken
     await shop.look()
     assert await shop.decisions() == []
-    assert shop.redis.llen(KEYS.history("s")) == (2 if what == "event" else 1)
+    assert shop.redis.llen(KEYS.history("s")) == {"event": 2, "history": 0}.get(what, 1)
 
 
 @pytest.mark.parametrize("what", ["purchase", "expiry"])
@@ -210,13 +213,17 @@ async def test_a_commit_that_is_sent_twice_counts_once(shop_of):
     shop.idle_for("s", 91)
     run = shop.store.decisions._scripts.run  # noqa: SLF001 - a lost answer
 
+    replies = []
+
     async def twice(operation, script, calls, **options):
-        if operation == "decide":
-            await run(operation, script, calls, **options)
-        return await run(operation, script, calls, **options)
+        replies.extend([await run(operation, script, calls, **options) for _ in range(2 * (operation == "decide"))])
+        return replies[-1] if operation == "decide" else await run(operation, script, calls, **options)
 
     shop.store.decisions._scripts.run = twice  # noqa: SLF001 - same
     await shop.look()
+    # Stored by the first, as the second tells
+    assert replies[:2] == [[1], [1]]
+    shop.store.decisions._scripts.run = run  # noqa: SLF001 - same
     assert len(await shop.decisions()) == 1
 
 

@@ -19,18 +19,22 @@ NOW_MS = 1_795_342_600_123
 
 
 @pytest.fixture
-async def starts(redis_server):
+async def client(redis_server):
+    opened = open_client(redis_server.url, ConnectionOptions(timeout_s=10))
+    yield opened
+    await opened.close()
+
+
+@pytest.fixture
+def starts(client):
     """Returns which session each event of a visitor is in, by the time that its id has."""
-    client = open_client(redis_server.url, ConnectionOptions(timeout_s=10))
     store = RedisIngest(client, ScriptRunner(client), keys=KEYS, idle_ms=IDLE_MS, kept_ms=KEPT_MS)
 
     async def assigned(*times, visitor="v"):
         found = await store.assign({visitor: [NOW_MS + time for time in times]})
         return [int(session.removeprefix(f"{visitor}-")) - NOW_MS for session in found[visitor]]
 
-    assigned.client = client
-    yield assigned
-    await client.close()
+    return assigned
 
 
 @pytest.mark.parametrize(
@@ -82,7 +86,7 @@ async def test_a_visitors_last_eight_sessions_are_known(starts):
     assert await starts(60) == [60]
 
 
-async def test_a_visitor_is_remembered_longer_than_a_session(starts):
+async def test_a_visitor_is_remembered_longer_than_a_session(starts, client):
     await starts(0)
-    (left_ms,) = await starts.client.execute([Command(shard_of("v"), ("PTTL", KEYS.visitor("v")))])
+    (left_ms,) = await client.execute([Command(shard_of("v"), ("PTTL", KEYS.visitor("v")))])
     assert KEPT_MS / 2 < left_ms <= KEPT_MS

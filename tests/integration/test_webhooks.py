@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+import time
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 
@@ -295,7 +296,9 @@ async def test_a_message_is_there_once_and_all_is_bounded(redis_server, monkeypa
         assert await store.add("a", {"1": "y", "3": "x", "4": "x", "5": "x", "6": "x"}) == (1, 3, 1)
         state = await store.state("a", most_dead=10)
         assert (state.waiting, state.dead) == (3, 2)
-        assert {message.cause for message in state.messages} == {"queue_full"}
+        # The oldest went, with all that belonged to it, so that it is new when it comes again
+        assert {message.message_id: message.cause for message in state.messages} == dict.fromkeys("56", "queue_full")
+        assert await store.add("a", {"4": "x"}) == (0, 1, 1)
         assert [one.body for one in await store.claim("a", 10)] == ["x"] * 3
         assert await store.claim("a", 10) == []
         assert await store.resend("a") == 2
@@ -319,11 +322,67 @@ async def test_a_late_result_of_a_lost_lease_changes_nothing_but_a_delivery(redi
         assert (state.waiting, state.dead) == (0, 0)
 
 
+async def test_a_message_that_is_sent_again_has_all_its_attempts_ahead(redis_server, monkeypatch) -> None:
+    monkeypatch.setattr(queues, "_RESENT_AT_ONCE", 2)  # private: in how many calls is no matter of callers
+    async with opened(redis_server) as client:
+        store = RedisWebhooks(ScriptRunner(client), KEYS, lease_ms=0)
+        await store.add("a", dict.fromkeys("12345", "x"))
+        for number in (1, 2):
+            claimed = await store.claim("a", 9)
+            assert [one.attempt for one in claimed] == [number] * 5
+        for one in claimed:
+            await store.die("a", one, "timeout")
+        assert await store.resend("a") == 5
+        assert await store.resend("a") == 0
+        assert [one.attempt for one in await store.claim("a", 9)] == [1] * 5
+
+
+async def test_the_next_attempt_is_when_the_receiver_asked_for_it(valkey, certificate) -> None:
+    async with (
+        opened(valkey) as client,
+        receiver(certificate, SECRET, lambda _: (503, {"retry-after": "120"})) as shop,
+    ):
+        webhook, store = hook(shop, certificate), RedisWebhooks(ScriptRunner(client), KEYS)
+        began_ms = time.time_ns() // 1_000_000
+        await decide(client, "s-1")
+        async with replica(client, webhook):
+            await shop.until(1)
+            # Later than the lease ends
+            while ((await store.state(webhook.name)).next_ms or 0) < began_ms + 100_000:
+                assert len(shop.received) == 1
+                await asyncio.sleep(0.01)
+
+
+async def test_a_webhook_whose_rules_change_goes_on_with_the_new_ones(valkey, certificate) -> None:
+    async with opened(valkey) as client, receiver(certificate, SECRET) as shop:
+        webhook = hook(shop, certificate)
+        async with replica(client, webhook) as sender:
+            await decide(client, "s-1")
+            await shop.until(1)
+            sender.use([replace(webhook, rules=frozenset({"chat"}))])
+            assert [one.rules for one in sender.webhooks] == [{"chat"}]
+            # In one shard, so one after another
+            await decide(client, "s-1", rule="voucher", decided_ms=NOW_MS + 1)
+            await decide(client, "s-1", rule="chat")
+            await shop.until(2)
+        assert [body["data"]["rule"] for _, body in shop.received] == ["voucher", "chat"]
+
+
 async def test_an_erased_session_has_no_messages(redis_server) -> None:
     async with opened(redis_server) as client:
         store = RedisWebhooks(ScriptRunner(client), KEYS)
         mine = queues.message_id("s-1", "a")
         await store.add("a", {mine: "x", queues.message_id("s-2", "a"): "x"})
-        assert await store.forget("a", "s-1") == 1
+        # Dead ones, too
+        dead = queues.message_id("s-1", "b")
+        await store.add("a", {dead: "x"})
+        for one in await store.claim("a", 9):
+            if one.message_id == dead:
+                await store.die("a", one, "timeout")
+            else:
+                await store.again("a", one, wait_s=0)
+        assert (await store.state("a")).dead == 1
+        assert await store.forget("a", "s-1") == 2
+        assert (await store.state("a")).dead == 0
         (left,) = await store.claim("a", 9)
         assert left.message_id == queues.message_id("s-2", "a")

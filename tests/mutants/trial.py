@@ -172,7 +172,8 @@ def _pytest(copy: Path, tests: list[str]) -> None:
     first = _FirstFailure()
     # Plugins are imported already, so their asserts stay as they are.
     imported = ["-W", "ignore::pytest.PytestAssertRewriteWarning"]
-    code = pytest.main(["-x", "-q", "-p", "no:cacheprovider", *imported, *tests], plugins=[first])
+    options = ["-x", "-q", "-p", "no:cacheprovider", "--hypothesis-profile=mutants"]
+    code = pytest.main([*options, *imported, *tests], plugins=[first])
     used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     cpu_s = sum(one.ru_utime + one.ru_stime for one in used)
     (copy / _RESULT).write_text(json.dumps({"failed": first.failed, "cpu_s": cpu_s}))

@@ -81,7 +81,7 @@ def test_a_signature_counts_on_its_path_and_without_a_key():
 
 
 KEYS = [
-    ApiKey(name=name, sha256=f"{number}" * 64, scopes=frozenset({Scope.EVENTS_WRITE}), segment_secret=f"secret-{name}")
+    ApiKey(name=name, sha256=f"{number}" * 64, scopes=[Scope.EVENTS_WRITE], segment_secret=f"secret-{name}")
     for number, name in enumerate(("first", "second", "third"))
 ]
 TEXTS = (b'[{"a":1},{"a":2}]', b'{"a":1}')

@@ -2,27 +2,21 @@
 
 import asyncio
 import json
+from typing import Any
 
 import pytest
+from support.fakes import FakeModel
 from support.memory_store import MemoryStore
 
+from app.board.carts import carts_of
 from app.board.meter import Meter
+from app.board.stake import AtStake
 from app.board.stats import Stats
 from app.monitoring.logging import build_logger
 from app.monitoring.metrics import Metrics
-from app.schemas.board import AtStakeOut, OutcomesOut
+from app.schemas.board import OutcomesOut
 
 pytestmark = pytest.mark.anyio
-
-
-class NothingAtStake:
-    """No open sessions."""
-
-    async def get(self) -> AtStakeOut:
-        return AtStakeOut(sessions=0, complete=True, values=[])
-
-    async def close(self) -> None:
-        pass
 
 
 class Replica:
@@ -38,15 +32,15 @@ class Replica:
             model=lambda: "f" * 16,
             outcomes=self._outcomes,
             quality=self._quality,
-            at_stake=NothingAtStake(),
+            at_stake=AtStake(store.board, carts_of(FakeModel)),
             logger=build_logger(log_format="console", log_level="error"),
         )
 
     async def _outcomes(self) -> OutcomesOut:
         return OutcomesOut(purchase=0, none=0, window_s=1, pending=0, pending_s=1)
 
-    async def _quality(self) -> None:
-        return None
+    async def _quality(self) -> Any:
+        """Return nothing, as the answer allows."""
 
     def answers(self, events: int, latency_s: float) -> None:
         """Answer so many events within ten seconds."""

@@ -272,6 +272,35 @@ def test_retry_after_as_a_date_is_understood():
     assert ahead is not None
     assert 0 < ahead <= 100
     assert retry_after_s(answer(503, retry_after=format_datetime(now - timedelta(days=1), usegmt=True))) == 0.0
+    # Without a zone it is of UTC
+    unzoned = format_datetime((now + timedelta(seconds=100)).replace(tzinfo=None))
+    assert unzoned.endswith("-0000")
+    ahead = retry_after_s(answer(503, retry_after=unzoned))
+    assert ahead is not None
+    assert 0 < ahead <= 100
+
+
+def test_a_session_whose_id_is_spelt_in_two_ways_has_one_count():
+    events = [{"session_id": given, "event_id": given} for given in ("s", " s ", "t", "s")]
+    requests = [lines for _, lines in calls_of(Clock(), session_events=2)._requests(events)]  # noqa: SLF001 - same
+    assert [len(lines) for lines in requests] == [3, 1]
+
+
+def test_no_step_of_an_attempt_may_take_longer_than_the_call():
+    allowed = []
+
+    def handler(request):
+        # As httpx asks, when a step begins
+        allowed.extend(request.extensions["timeout"].get(step) for step in ("connect", "read"))
+        return httpx.Response(200, json=SCORE)
+
+    transport = httpx.MockTransport(handler)
+    for timeout_s, deadline_s, longest_s in ((30.0, 0.5, 0.5), (0.5, 30.0, 0.5)):
+        limits = {"timeout_s": timeout_s, "deadline_s": deadline_s}
+        with Client("http://shop", http=httpx.Client(transport=transport), **limits) as client:
+            client.send(EVENT)
+        assert all(0 < step <= longest_s for step in allowed)
+        allowed.clear()
 
 
 def test_a_call_that_shares_a_deadline_ends_with_it():
@@ -358,7 +387,7 @@ def test_no_request_is_larger_than_any_bound_unless_one_event_alone_is(sessions,
 def test_an_event_of_a_batch_that_was_not_taken_is_sent_again_and_one_that_was_refused_is_not():
     clock, events = Clock(), visit(4)
     talk = Conversation(
-        calls_of(clock).send_batch(events), [items(200, 503, 422, 503), items(503, 200), items(200)], clock
+        calls_of(clock).send_batch(events), [items(200, 503, 422, 429), items(429, 200), items(200)], clock
     )
     ids = [[body["event_id"] for body in lines] for lines in talk.lines()]
     assert ids[1] == [ids[0][1], ids[0][3]]

@@ -187,7 +187,7 @@ async def test_without_its_facts_a_session_is_scored_and_no_rule_that_asks_for_t
     assert fired(score) == [("free", "treatment", 3)]
 
 
-async def test_facts_of_a_session_that_went_on_meanwhile_are_those_of_its_new_record():
+async def test_facts_of_a_session_that_went_on_meanwhile_are_those_of_its_new_record(monkeypatch):
     store = Store()
     without = Replica(store, None)
     await without.score(event(1, "add_to_cart", price=30.0))
@@ -196,11 +196,11 @@ async def test_facts_of_a_session_that_went_on_meanwhile_are_those_of_its_new_re
     load = store.load_sessions
 
     async def overtaken(session_ids):
-        store.load_sessions = load
+        monkeypatch.undo()
         await without.score(event(2, "add_to_cart", price=30.0))
         return await load(session_ids)
 
-    store.load_sessions = overtaken
+    monkeypatch.setattr(store, "load_sessions", overtaken)
     (score,) = await replica.score(event(3))
     assert fired(score) == [("voucher", "treatment", 3)]
     # What was read last is what the commit continues
