@@ -296,9 +296,8 @@ def test_no_step_of_an_attempt_may_take_longer_than_the_call():
 
     transport = httpx.MockTransport(handler)
     for timeout_s, deadline_s, longest_s in ((30.0, 0.5, 0.5), (0.5, 30.0, 0.5)):
-        limits = {"timeout_s": timeout_s, "deadline_s": deadline_s}
-        with Client("http://shop", http=httpx.Client(transport=transport), **limits) as client:
-            client.send(EVENT)
+        with Client("http://shop", http=httpx.Client(transport=transport)) as client:
+            client.send(EVENT, timeout_s=timeout_s, deadline_s=deadline_s)
         assert all(0 < step <= longest_s for step in allowed)
         allowed.clear()
 
