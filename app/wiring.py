@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from functools import cache, partial
-from typing import Final
+from typing import Final, Protocol
 
 from structlog.typing import FilteringBoundLogger
 
@@ -58,6 +58,12 @@ BOARD_KEPT_S: Final = 0.5
 _BOARD_READINGS_AT_ONCE: Final = 2
 
 
+class _Part(Protocol):
+    def start(self) -> None: ...
+
+    async def close(self) -> None: ...
+
+
 @asynccontextmanager
 async def running_services(
     settings: Settings,
@@ -86,23 +92,25 @@ async def running_services(
     store = store or open_store(settings, metrics, logger)
     async with AsyncExitStack() as closing:
         closing.push_async_callback(store.close)
+
+        def run(part: _Part) -> None:
+            part.start()
+            closing.push_async_callback(part.close)
+
         shadow = open_shadow(settings, models, store, metrics=metrics, logger=logger, now_ms=now_ms)
         if shadow is not None:
-            shadow.start()
-            closing.push_async_callback(shadow.close)
+            run(shadow)
         deadlines = Deadlines()
         deadlines.start()
         closing.callback(deadlines.close)
         rebuilder = Rebuilder(store, metrics=metrics, logger=logger)
         closing.push_async_callback(rebuilder.close)
-        rule_file.start()
-        closing.push_async_callback(rule_file.close)
+        run(rule_file)
         experiments, sender = await closing.enter_async_context(
             running_interventions(rule_file, store, metrics=metrics, logger=logger, now_ms=now_ms)
         )
         batcher = open_batcher(settings, models, store, rebuilder, rule_file, shadow, metrics=metrics, logger=logger)
-        batcher.start()
-        closing.push_async_callback(batcher.close)
+        run(batcher)
         quality = ModelQuality(
             store.outcomes,
             lambda: models.current,
@@ -112,24 +120,20 @@ async def running_services(
             metrics=metrics,
             logger=logger,
         )
-        quality.start()
-        closing.push_async_callback(quality.close)
+        run(quality)
         sweeper = SessionSweeper(
             store.outcomes, every_s=settings.sweep_every_s, on_closed=quality.count, metrics=metrics, logger=logger
         )
-        sweeper.start()
-        closing.push_async_callback(sweeper.close)
+        run(sweeper)
         idle_rules = IdleRules(store, lambda: rule_file.decider, now_ms=now_ms, metrics=metrics, logger=logger)
-        idle_rules.start()
-        closing.push_async_callback(idle_rules.close)
+        run(idle_rules)
         readiness = Readiness(store, takes_events=lambda: batcher.running, is_draining=lambda: drain.draining)
 
         async def live_sessions() -> int:
             return (await store.board.spread(())).live
 
         health = HealthMonitor(live_sessions, readiness, metrics=metrics, logger=logger)
-        health.start()
-        closing.push_async_callback(health.close)
+        run(health)
         carts = carts_of(lambda: models.current)
         board: SingleFlightCache[BoardQuery, Content] = SingleFlightCache(
             partial(read_board, store.board, carts, now_ms), kept_s=BOARD_KEPT_S, most_at_once=_BOARD_READINGS_AT_ONCE
@@ -149,8 +153,7 @@ async def running_services(
             at_stake=AtStake(store.board, carts),
             logger=logger,
         )
-        reporter.start()
-        closing.push_async_callback(reporter.close)
+        run(reporter)
         stats: SingleFlightCache[None, Content] = SingleFlightCache(lambda _: reporter.read(), kept_s=STATS_INTERVAL_S)
         closing.push_async_callback(stats.close)
         streams = Streams(

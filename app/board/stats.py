@@ -15,7 +15,7 @@ from app.board.content import Content, content_of
 from app.board.meter import RATES_WINDOW_S, Meter, Report, quantile_ms
 from app.board.stake import AtStake
 from app.errors import StoreError
-from app.runtime.periodic import PeriodicTask
+from app.runtime.periodic import Background, PeriodicTask
 from app.schemas.board import LatencyOut, OutcomesOut, QueueOut, RatesOut, ScoresOut, StatsOut, TotalsOut
 from app.schemas.quality import ModelQualityOut
 from app.store.interface import StateStore
@@ -30,7 +30,7 @@ _encoder: Final = msgspec.msgpack.Encoder()
 _decoder: Final = msgspec.msgpack.Decoder(Report)
 
 
-class Stats:
+class Stats(Background):
     """Reports of this replica, and answers for all replicas.
 
     Args:
@@ -65,13 +65,9 @@ class Stats:
             self._report, name="replica-report", every_s=STATS_INTERVAL_S, logger=logger, failed="report_failed"
         )
 
-    def start(self) -> None:
-        """Begin to report; call once, inside the event loop."""
-        self._task.start()
-
     async def close(self) -> None:
         """Stop reporting, and remove this replica's report."""
-        await self._task.close()
+        await super().close()
         await self._at_stake.close()
         with contextlib.suppress(StoreError):
             await self._store.replicas.report(self._name, b"")

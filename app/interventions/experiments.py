@@ -14,7 +14,7 @@ from structlog.typing import FilteringBoundLogger
 from app.errors import RuleNotFoundError, StoreError
 from app.interventions.statistics import Comparison, GroupCounts, compare
 from app.monitoring.metrics import Metrics
-from app.runtime.periodic import PeriodicTask
+from app.runtime.periodic import Background, PeriodicTask
 from app.runtime.single_flight import SingleFlightCache
 from app.store.experiments import DAY_MS, ExperimentStore, Revenue, Totals
 from model.interventions.rules import Rule, RuleSet
@@ -129,7 +129,7 @@ def daily_rate(today: int, yesterday: int, elapsed: float) -> float:
     return today / max(elapsed, 1.0 / 24.0)
 
 
-class Experiments:
+class Experiments(Background):
     """The rules' results and switches in one replica.
 
     Args:
@@ -166,13 +166,9 @@ class Experiments:
             self._follow, name="rule-switches", every_s=SWITCHES_READ_EVERY_S, logger=logger, failed="switches_failed"
         )
 
-    def start(self) -> None:
-        """Begin; call once, inside the event loop."""
-        self._task.start()
-
     async def close(self) -> None:
         """Stop."""
-        await self._task.close()
+        await super().close()
         await self._totals.close()
 
     async def results(self) -> list[RuleResult]:

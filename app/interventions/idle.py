@@ -16,7 +16,7 @@ from structlog.typing import FilteringBoundLogger
 
 from app.errors import StoreError, StoreUnavailableError
 from app.monitoring.metrics import Metrics
-from app.runtime.periodic import PeriodicTask
+from app.runtime.periodic import Background, PeriodicTask
 from app.store.interface import StateStore
 from app.store.interventions import IdleDecisions
 from app.store.record_codec import Outcome, Record
@@ -32,7 +32,7 @@ _SHARDS_AT_ONCE: Final = 32
 _SESSIONS_AT_ONCE: Final = 64
 
 
-class IdleRules:
+class IdleRules(Background):
     """One replica's watch over idle sessions.
 
     Args:
@@ -64,14 +64,6 @@ class IdleRules:
             failed="idle_rules_failed",
             on_failure=lambda _failure: metrics.closer_failures.inc(),
         )
-
-    def start(self) -> None:
-        """Begin; call once, inside the event loop."""
-        self._task.start()
-
-    async def close(self) -> None:
-        """Stop."""
-        await self._task.close()
 
     async def run_once(self) -> bool:
         """Look once; return whether there is more to examine.

@@ -21,7 +21,7 @@ from structlog.typing import FilteringBoundLogger
 from app.errors import StoreError
 from app.interventions.webhooks import AttemptError, Receiver, Webhook
 from app.monitoring.metrics import Metrics
-from app.runtime.periodic import PeriodicTask
+from app.runtime.periodic import Background, PeriodicTask
 from app.store.interventions import START, DecisionEntry, DecisionStore
 from app.store.webhooks import Claimed, WebhookStore, message_id
 from model.redis_keys import SHARDS
@@ -160,7 +160,7 @@ class _Line:
             self._logger.warning("webhook_failed", webhook=self.webhook.name, cause=cause, **facts)
 
 
-class WebhookSender:
+class WebhookSender(Background):
     """Moves decisions to the queues of webhooks, and sends them.
 
     Args:
@@ -217,13 +217,9 @@ class WebhookSender:
                 )
                 line.task.start()
 
-    def start(self) -> None:
-        """Begin; call once, inside the event loop."""
-        self._task.start()
-
     async def close(self) -> None:
         """Stop; messages whose attempt is cut off are sent again after their lease."""
-        await self._task.close()
+        await super().close()
         await asyncio.gather(*(line.close() for line in self._lines.values()), *self._closing)
 
     async def move_once(self) -> bool:

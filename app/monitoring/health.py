@@ -9,7 +9,7 @@ from structlog.typing import FilteringBoundLogger
 
 from app.errors import ShuttingDownError, StoreError, StoreUnavailableError
 from app.monitoring.metrics import Metrics
-from app.runtime.periodic import PeriodicTask
+from app.runtime.periodic import Background, PeriodicTask
 
 _EVERY_S: Final = 1.0
 # Each worker of each replica asks Redis, so not every turn does: neither value changes within seconds.
@@ -84,7 +84,7 @@ def failing(checks: dict[str, str]) -> list[str]:
     return [name for name, state in checks.items() if state != "ok"]
 
 
-class HealthMonitor:
+class HealthMonitor(Background):
     """Keeps gauges current: the watched ones, the event loop's delay, readiness, and live sessions.
 
     Args:
@@ -112,13 +112,9 @@ class HealthMonitor:
             self._run_once, name="health", every_s=_EVERY_S, logger=logger, failed="vitals_failed"
         )
 
-    def start(self) -> None:
-        """Begin; call once, inside the event loop."""
-        self._task.start()
-
     async def close(self) -> None:
         """Stop; the replica shows as not ready from now on."""
-        await self._task.close()
+        await super().close()
         self._metrics.ready.set(0)
 
     async def update(self, turn: int = 0) -> None:

@@ -17,7 +17,7 @@ from structlog.typing import FilteringBoundLogger
 from app.errors import StoreError, StoreUnavailableError
 from app.monitoring.metrics import Metrics
 from app.outcomes.published import session_json
-from app.runtime.periodic import PeriodicTask
+from app.runtime.periodic import Background, PeriodicTask
 from app.store.outcomes import SHARDS_AT_ONCE, ClosedSession, OutcomeStore, Unreadable, Written
 from model.redis_keys import SHARDS
 
@@ -31,7 +31,7 @@ _FAILURES_IN_A_ROW: Final = 3
 _LOG_EVERY_S: Final = 60.0
 
 
-class SessionSweeper:
+class SessionSweeper(Background):
     """One replica's sweeper.
 
     Args:
@@ -66,10 +66,6 @@ class SessionSweeper:
             failed="closer_failed",
             on_failure=lambda _failure: metrics.closer_failures.inc(),
         )
-
-    def start(self) -> None:
-        """Begin; call once, inside the event loop."""
-        self._task.start()
 
     async def close(self) -> None:
         """Stop after the sweep that runs, so that published sessions are counted; bounded where Redis hangs."""

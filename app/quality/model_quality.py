@@ -28,7 +28,7 @@ from app.quality.counts import (
 )
 from app.quality.figures import drift_of, quality_of
 from app.quality.window import Window, WindowCounts
-from app.runtime.periodic import PeriodicTask
+from app.runtime.periodic import Background, PeriodicTask
 from app.runtime.single_flight import SingleFlightCache
 from app.schemas.board import HistoryOut, HourOut, OutcomesOut
 from app.schemas.quality import AnswersOut, ModelQualityOut
@@ -51,7 +51,7 @@ HISTORY_HOURS: Final = 7 * 24
 _HISTORY_KEPT_S: Final = 15.0
 
 
-class ModelQuality:
+class ModelQuality(Background):
     """Model quality of the live model.
 
     Args:
@@ -97,13 +97,9 @@ class ModelQuality:
             self._show_if_possible, name="model-quality", every_s=_GAUGES_EVERY_S, logger=logger, failed="trust_failed"
         )
 
-    def start(self) -> None:
-        """Begin to update the gauges; call once, inside the event loop."""
-        self._task.start()
-
     async def close(self) -> None:
         """Stop updating the gauges, and cancel readings."""
-        await self._task.close()
+        await super().close()
         await self._counts.close()
         await self._history.close()
 

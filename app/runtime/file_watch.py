@@ -6,7 +6,7 @@ from pathlib import Path
 
 from structlog.typing import FilteringBoundLogger
 
-from app.runtime.periodic import PeriodicTask
+from app.runtime.periodic import Background, PeriodicTask
 
 Stamp = tuple[int, int, int]
 """Modification time in ns, size in bytes, inode: another file under the same name differs in one of them."""
@@ -21,7 +21,7 @@ def stamp_of(path: Path) -> Stamp | None:
     return found.st_mtime_ns, found.st_size, found.st_ino
 
 
-class FileWatch:
+class FileWatch(Background):
     """Calls `on_change` when a file has changed and settled: its stamp is another one, and the same at two checks.
 
     A file that changed since the last check may still be written to. Each stamp is reported once, so a file that cannot
@@ -54,14 +54,6 @@ class FileWatch:
         self._task = PeriodicTask(
             self.check, name=name, every_s=every_s, logger=logger, failed=failed, pause_first=True
         )
-
-    def start(self) -> None:
-        """Begin; call once, inside the event loop."""
-        self._task.start()
-
-    async def close(self) -> None:
-        """Stop."""
-        await self._task.close()
 
     async def mark_known(self) -> None:
         """Record the current stamp as known. Call it just before other code reads the file."""

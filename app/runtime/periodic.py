@@ -90,3 +90,17 @@ class PeriodicTask:
         except TimeoutError:
             return
         self._is_due.clear()
+
+
+class Background:
+    """A part of the service that works in a periodic task of its own, `_task`."""
+
+    _task: PeriodicTask
+
+    def start(self) -> None:
+        """Begin; call once, inside the event loop."""
+        self._task.start()
+
+    async def close(self) -> None:
+        """Stop."""
+        await self._task.close()

@@ -22,7 +22,7 @@ from typing import Final
 from structlog.typing import FilteringBoundLogger
 
 from app.monitoring.metrics import Metrics
-from app.runtime.periodic import PeriodicTask
+from app.runtime.periodic import Background, PeriodicTask
 from app.scoring.events import QueuedEvent
 from app.scoring.isolation import map_isolated
 from app.scoring.session_update import Score
@@ -47,7 +47,7 @@ class _Comparison:
     bought: bool
 
 
-class Shadow:
+class Shadow(Background):
     """Compares a candidate with the live model.
 
     Args:
@@ -95,14 +95,6 @@ class Shadow:
             pause_first=True,
         )
         metrics.shadow_info.labels(model.fingerprint).set(1)
-
-    def start(self) -> None:
-        """Start to compare; call once, inside the event loop."""
-        self._task.start()
-
-    async def close(self) -> None:
-        """Stop without comparing the sessions in the queue."""
-        await self._task.close()
 
     def observe(self, events: Sequence[QueuedEvent], results: Sequence[object]) -> None:
         """Enqueue the selected sessions of a batch that the live model has answered; never waits or raises."""
