@@ -15,7 +15,7 @@ import polars as pl
 from model.text_rules import stripped
 from training.data.sources.conversion import Converted, Reading, convert, event_schema, labels_of_broken
 from training.data.sources.errors import SourceError
-from training.data.sources.files import matching, partition_values, table_files
+from training.data.sources.files import every_table, matching, partition_values, table_files
 from training.data.sources.json_lines import Records
 from training.data.sources.mapping import Changes, Clock, ColumnMapping, PropertyColumn
 from training.data.sources.tables import BLOCK_BYTES, column_names, is_parquet, parquet_schema, read_table
@@ -255,6 +255,33 @@ class Adapter:
     description: str
     recognises: Callable[[Path], bool]
     open: Callable[[Path], Source]
+
+
+def adapter_of_tables(
+    format: str,  # noqa: A002 - as `Source.format`
+    description: str,
+    is_ours: Callable[[Path], bool],
+    refusal: str,
+    event_file: Callable[[Path], EventFile],
+) -> Adapter:
+    """Return the adapter of a format that is a file, or a folder in which every table is of that format.
+
+    Args:
+        format: the format's name.
+        description: see `Adapter`.
+        is_ours: whether a table is of the format.
+        refusal: what is said of a table that is not.
+        event_file: returns how a table is read.
+    """
+
+    def open_(path: Path) -> Source:
+        files = table_files(path)
+        for file in files:
+            if not is_ours(file):
+                raise SourceError(f"{file}: {refusal}")
+        return Source(format=format, clock="calendar", event_files=tuple(map(event_file, files)))
+
+    return Adapter(description, lambda path: every_table(path, is_ours), open_)
 
 
 def one_file(folder: Path, pattern: str) -> Path:

@@ -12,10 +12,8 @@ import polars as pl
 
 from model.vendors.ga4 import CLIENTS, GA4, SESSION, TABLE, USER
 from model.vendors.paths import value_at
-from training.data.sources.base import Adapter, EventFile, Source
+from training.data.sources.base import EventFile, adapter_of_tables
 from training.data.sources.conversion import ORDER
-from training.data.sources.errors import SourceError
-from training.data.sources.files import every_table, table_files
 from training.data.sources.json_lines import sample
 from training.data.sources.nested import expression
 from training.data.sources.tables import column_names, is_parquet, parquet_schema
@@ -62,19 +60,10 @@ def _is_ours(path: Path) -> bool:
     return found >= REQUIRED or ("events" in found and not found.isdisjoint(CLIENTS))
 
 
-def _recognises(path: Path) -> bool:
-    return every_table(path, _is_ours)
-
-
-def _open(path: Path) -> Source:
-    files = table_files(path)
-    for file in files:
-        if not _is_ours(file):
-            missing = ", ".join(sorted(REQUIRED - set(column_names(file))))
-            raise SourceError(f"{file}: no export of Google Analytics 4: {missing} missing")
-    return Source(format="ga4", clock="calendar", event_files=tuple(map(_event_file, files)))
-
-
-ADAPTER: Final = Adapter(
-    "Google Analytics 4: its export from BigQuery, or requests of its Measurement Protocol", _recognises, _open
+ADAPTER: Final = adapter_of_tables(
+    "ga4",
+    "Google Analytics 4: its export from BigQuery, or requests of its Measurement Protocol",
+    _is_ours,
+    f"no export of Google Analytics 4 ({', '.join(sorted(REQUIRED))}), nor requests of its Measurement Protocol",
+    _event_file,
 )

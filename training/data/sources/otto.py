@@ -9,10 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
-from training.data.sources.base import Adapter, EventFile, Source
+from training.data.sources.base import EventFile, adapter_of_tables
 from training.data.sources.conversion import ORDER
-from training.data.sources.errors import SourceError
-from training.data.sources.files import every_table, table_files
 from training.data.sources.json_lines import is_json, sample
 from training.data.sources.mapping import ColumnMapping
 from training.data.sources.tables import column_names, is_parquet, parquet_head
@@ -62,16 +60,10 @@ def _is_otto(path: Path) -> bool:
     return names == ("session", "events") and is_json(path)
 
 
-def _recognises(path: Path) -> bool:
-    return every_table(path, _is_otto)
-
-
-def _open(path: Path) -> Source:
-    files = table_files(path)
-    for file in files:
-        if not _is_otto(file):
-            raise SourceError(f"{file}: no OTTO log: neither JSON Lines of session and events nor Parquet of them")
-    return Source(format="otto", clock="calendar", event_files=tuple(map(_event_file, files)))
-
-
-ADAPTER: Final = Adapter("OTTO (2022): JSON Lines of visitors, or Parquet of events", _recognises, _open)
+ADAPTER: Final = adapter_of_tables(
+    "otto",
+    "OTTO (2022): JSON Lines of visitors, or Parquet of events",
+    _is_otto,
+    "no OTTO log: neither JSON Lines of session and events nor Parquet of them",
+    _event_file,
+)

@@ -10,9 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from model.vendors.paths import value_at
-from training.data.sources.base import Adapter, EventFile, Source
-from training.data.sources.errors import SourceError
-from training.data.sources.files import every_table, table_files
+from training.data.sources.base import EventFile, adapter_of_tables
 from training.data.sources.json_lines import is_json, sample
 from training.data.sources.mapping import ColumnMapping, PropertyColumn
 
@@ -72,20 +70,10 @@ def _is_ours(path: Path) -> bool:
     return any(event.keys() >= REQUIRED for event in events)
 
 
-def _recognises(path: Path) -> bool:
-    return every_table(path, _is_ours)
-
-
-def _open(path: Path) -> Source:
-    files = table_files(path)
-    for file in files:
-        if not _is_ours(file):
-            raise SourceError(f"{file}: no events of a Shopify web pixel, one JSON object a line")
-    return Source(
-        format="shopify",
-        clock="calendar",
-        event_files=tuple(EventFile(file, MAPPING, records=_records, may_lack=True) for file in files),
-    )
-
-
-ADAPTER: Final = Adapter("Shopify: events of a web pixel as JSON Lines", _recognises, _open)
+ADAPTER: Final = adapter_of_tables(
+    "shopify",
+    "Shopify: events of a web pixel as JSON Lines",
+    _is_ours,
+    "no events of a Shopify web pixel, one JSON object a line",
+    lambda file: EventFile(file, MAPPING, records=_records, may_lack=True),
+)

@@ -12,9 +12,9 @@ import msgspec
 import polars as pl
 
 from model.vendors.snowplow import PRODUCT, SESSION, SESSION_INDEX, SESSION_PARTS, SNOWPLOW, TABLE, TRANSACTION
-from training.data.sources.base import Adapter, EventFile, Source
+from training.data.sources.base import EventFile, adapter_of_tables
 from training.data.sources.errors import SourceError
-from training.data.sources.files import every_table, opened, table_files
+from training.data.sources.files import opened
 from training.data.sources.json_lines import is_json
 from training.data.sources.mapping import ColumnMapping
 from training.data.sources.nested import expression
@@ -168,16 +168,10 @@ def _is_ours(path: Path) -> bool:
     return not is_json(path) and not is_parquet(path) and _is_text_log(path)
 
 
-def _recognises(path: Path) -> bool:
-    return every_table(path, _is_ours)
-
-
-def _open(path: Path) -> Source:
-    files = table_files(path)
-    for file in files:
-        if not _is_ours(file):
-            raise SourceError(f"{file}: no enriched events of Snowplow, neither TSV of {len(FIELDS)} fields nor JSON")
-    return Source(format="snowplow", clock="calendar", event_files=tuple(map(_event_file, files)))
-
-
-ADAPTER: Final = Adapter("Snowplow: enriched events as TSV, JSON or a table", _recognises, _open)
+ADAPTER: Final = adapter_of_tables(
+    "snowplow",
+    "Snowplow: enriched events as TSV, JSON or a table",
+    _is_ours,
+    f"no enriched events of Snowplow, neither TSV of {len(FIELDS)} fields nor JSON",
+    _event_file,
+)
