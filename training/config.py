@@ -1,8 +1,9 @@
 """Every settings dataclass of training; each default stands here and nowhere else.
 
 A field made by `option` is also a command-line option: `training.commands.options` generates name, type, default and
-help text from it. `TrainSettings`, `LogSettings` and `ComputeSettings` are the file that `--config` reads
-(`training.config_file`). This module imports neither torch nor polars, so that `willbuy --help` answers at once.
+help text from it; `Attributes` has what the help text does not say. `TrainSettings`, `LogSettings` and
+`ComputeSettings` are the file that `--config` reads (`training.config_file`). This module imports neither torch nor
+polars, so that `willbuy --help` answers at once.
 """
 
 import json
@@ -99,12 +100,7 @@ def _passes(asked: int | None, steps: int, steps_a_pass: float, most: int) -> in
 
 @dataclass(frozen=True, slots=True)
 class LogFormat:
-    """The format of a raw log.
-
-    Attributes:
-        format: a known format, `auto` or `mapping`.
-        mapping: TOML file that assigns columns to fields.
-    """
+    """The format of a raw log."""
 
     format: str = option(
         "auto", "auto, mapping, or a known format such as ga4 or segment (docs/event-table.md).", panel=DATA
@@ -117,14 +113,6 @@ class LogSettings(LogFormat):
     """How a raw log is read; prepared sessions ignore it.
 
     Attributes:
-        idle_timeout_s: idle seconds that end a session.
-        keep_open_sessions: keep sessions that the log's end cuts off.
-        time_unit: unit of times that are numbers.
-        time_zone: zone of times without an offset; None: UTC.
-        earliest: earliest plausible time.
-        days_ahead: days by which times may be later than now.
-        keep_placeholder_ids: take `undefined` and its like for session ids.
-        after_purchase: whether rows after a purchase are left out, or begin another session.
         equal_rows: keep or drop rows that agree in every column; by default, a mapped log's are dropped where it has an
             event id or times below the second, so that they are one event logged twice.
     """
@@ -158,18 +146,8 @@ class ColumnOptions:
     """A column mapping as command-line options, in place of a mapping file.
 
     Attributes:
-        columns, events, properties: `name=value` pairs.
-        time_format: format of times.
-        separator: between fields; found out by default.
-        encoding: of text; found out by default.
-        session_key: columns that together name a session.
-        session, visitor: short for the columns of `session_id` and `visitor_id`.
-        drop: event names whose rows are left out.
         constants: `name=value` pairs of fields that are the same in every row; an event name is that of rows whose own
             is blank.
-        has_header: whether the first line names the columns; else they are `column_1`, `column_2`, and so on.
-        missing_values: words that mean "no value".
-        decimal_comma: whether numbers are written as `1.299,50`.
     """
 
     columns: tuple[str, ...] = option((), "FIELD=COLUMN, repeatable: session_id=sid.", flag="--column", panel=DATA)
@@ -208,12 +186,7 @@ class ColumnOptions:
 
 @dataclass(frozen=True, slots=True)
 class DryRun:
-    """A first look at a log that writes nothing.
-
-    Attributes:
-        dry_run: whether to look only.
-        rows: about how many rows to read, the first of each file.
-    """
+    """A first look at a log that writes nothing."""
 
     dry_run: bool = option(default=False, help="Read the first rows, show what they are read as, write nothing.")
     rows: int = option(20_000, "Rows that --dry-run reads.", low=1)
@@ -236,15 +209,12 @@ class FitSettings:
     """How a network is fitted.
 
     Attributes:
-        steps: optimiser steps that suffice; a small log is passed over more often, a large one less.
         epochs: most passes over the training sessions; None for as many as have `steps`, from 3 to 60, and
             fewer where three have more than 20,000 steps.
         patience: epochs without a lower validation loss before the fit stops; None for a third of the passes, at
             least 3.
-        batch_sessions: sessions a step.
         learning_rate: highest rate of AdamW against outcomes, twice as high against soft targets; it warms up over the
             first epoch, then follows a cosine down.
-        weight_decay: decoupled weight decay of AdamW.
         gradient_norm: longer gradients are clipped to this.
         bucket_batches: see `training.data.dataset.batches`.
         teacher_weight: weight of the loss against soft targets, where there are any; the rest is against outcomes.
@@ -342,7 +312,6 @@ class LeakSettings:
             this; likewise of its share of last events, and of other visitors, by the odds.
         significance: highest probability that a useless input is found by chance, over all tests of a run.
         most_sessions: most training sessions examined, drawn evenly.
-        allow_suspect: names of properties, fields and event names that are used although the check finds them.
     """
 
     outcome_auc: float = 0.95
@@ -397,20 +366,10 @@ class TrainSettings:
     """Everything that decides what a run computes.
 
     Attributes:
-        fit: how the network is fitted.
-        pretraining: the pre-training before the fit.
-        teacher: the distillation.
-        sizes: the network's sizes.
-        vocabulary: the words that the network knows.
-        properties: names of the properties to use; None for all that the data has.
-        interventions: what to do about sessions in which a rule of the service decided.
         fractions: shares of the sessions by part; a run without a choice takes `fractions_for` its sessions.
         split_seed: varies a split by session; a split by time does not depend on it.
-        quantile_bins: most bins of each feature's piecewise-linear encoding; 1 is as good as none.
-        lightgbm: whether to fit LightGBM for comparison.
         sample_events: most events of a part that calibration, LightGBM and the report look at; a random sample of
             sessions represents a larger part. The network is always fitted on all sessions.
-        leaks: bounds of the leak check.
     """
 
     fit: FitSettings = field(default_factory=FitSettings)
@@ -443,12 +402,7 @@ class TrainSettings:
 
 @dataclass(frozen=True, slots=True)
 class ComputeSettings:
-    """Where to compute; the last digits of a result depend on it.
-
-    Attributes:
-        device: `auto` takes a GPU where there is one.
-        threads: CPU threads; one is quickest for a small network.
-    """
+    """Where to compute; the last digits of a result depend on it."""
 
     device: Device = option("auto", "auto takes a GPU where there is one.")
     threads: int = option(1, "CPU threads; one is quickest for a small network.", low=1, high=256)
@@ -462,9 +416,6 @@ class RunConfig:
     """The complete configuration of a run.
 
     Attributes:
-        train: the computation.
-        log: how a raw log is read.
-        compute: where to compute.
         chosen: dotted keys that file or flags set, as opposed to defaults.
     """
 
@@ -491,7 +442,6 @@ class StorageBudget:
     """Where encoded sessions are kept.
 
     Attributes:
-        memory_mib: encoded sessions larger than this go into files.
         scratch: folder of those files, which are unlinked once they are open and so vanish with the run. None for the
             system's folder for temporary files.
     """
@@ -518,13 +468,7 @@ QUICK_SETTINGS: Final = (
 
 @dataclass(frozen=True, slots=True)
 class ConfigOptions:
-    """Where the settings of a `willbuy train` come from, beside its flags.
-
-    Attributes:
-        config: TOML file of settings.
-        assignments: further settings as `KEY=VALUE`.
-        print_config: print the settings instead of training.
-    """
+    """Where the settings of a `willbuy train` come from, beside its flags."""
 
     config: Path | None = option(None, "TOML file of settings; options override it.")
     assignments: tuple[str, ...] = option(
@@ -535,18 +479,7 @@ class ConfigOptions:
 
 @dataclass(frozen=True, slots=True)
 class TrainOptions:
-    """Options of one `willbuy train` that its configuration file does not hold.
-
-    Attributes:
-        resume: continue from the checkpoint of an interrupted run.
-        quick: train with `QUICK_SETTINGS`.
-        search: settings to try before the training; None for no search.
-        start: artifact of an earlier model to continue from.
-        posterior: exact posterior of a synthetic log.
-        compile: add the compiled step to the artifact.
-        logger: experiment tracker that the run is logged in.
-        storage: where encoded sessions are kept.
-    """
+    """Options of one `willbuy train` that its configuration file does not hold."""
 
     resume: bool = option(default=False, help="Continue from the last checkpoint of this run.")
     quick: bool = option(
@@ -568,9 +501,6 @@ class SelectionSettings:
     """Which sessions an evaluation uses.
 
     Attributes:
-        baselines: whether to fit baselines.
-        all_sessions: also evaluate on sessions that a model was trained on.
-        most_sessions: most sessions to evaluate on; a random sample represents more.
         most_fitted: most sessions to fit baselines on; a quarter as many to choose their settings by.
         seed: of the samples.
     """
@@ -593,8 +523,6 @@ class Offer:
     """The assumed effect of acting on an alarm, in the shop's own money.
 
     Attributes:
-        margin: earned by a purchase.
-        cost: of one contact.
         uplift: additional purchases that contacts cause, as a share of the purchases that the contacted sessions make
             anyway. An assumption: a log without contacts cannot measure it.
     """
@@ -612,13 +540,7 @@ class Offer:
 
 @dataclass(frozen=True, slots=True)
 class Assumptions:
-    """The assumptions of a report, which no log contains.
-
-    Attributes:
-        offer: what a contact earns and costs.
-        precision: share of alarmed sessions that shall buy, for the first table of earliness.
-        alarm_share: share of the sessions that shall be alarmed, for the second.
-    """
+    """The assumptions of a report, which no log contains."""
 
     offer: Offer = field(default_factory=Offer)
     precision: float = option(0.5, "Share of the alarmed sessions that shall buy.", panel=ASSUMPTIONS)
@@ -631,21 +553,7 @@ class Assumptions:
 
 @dataclass(frozen=True, slots=True)
 class EvaluateSettings:
-    """Options of `willbuy evaluate`.
-
-    Attributes:
-        out: HTML file to write, with a JSON file of the same content; None for one beside the artifact.
-        log: format of a raw log.
-        beside: `NAME=ARTIFACT` of other models to evaluate as well.
-        baseline_data: prepared sessions to fit the baselines on.
-        posterior: exact posterior of a synthetic log.
-        selection: which sessions, and whether baselines.
-        assumptions: of earliness and profit.
-        base_rate: share of sessions that buy, where it is known to differ from the training's.
-        resamples: of the bootstrap.
-        seed: of samples, baselines and bootstrap.
-        threads: of torch, LightGBM and linear algebra.
-    """
+    """Options of `willbuy evaluate`."""
 
     out: Path | None = option(
         None, "HTML file to write, with a JSON file of the same content beside it.", shown="beside ARTIFACT"
@@ -664,13 +572,7 @@ class EvaluateSettings:
 
 @dataclass(frozen=True, slots=True)
 class PredictSettings:
-    """Options of `willbuy predict`.
-
-    Attributes:
-        log: format of a raw log.
-        base_rate: share of sessions that buy, where it is known to differ from the training's.
-        threads: of torch.
-    """
+    """Options of `willbuy predict`."""
 
     log: LogFormat = field(default_factory=LogFormat)
     base_rate: float | None = option(None, "Share of sessions that buy, where it differs from the training's.")
@@ -682,14 +584,7 @@ class CompareSettings:
     """Options of `willbuy compare`.
 
     Attributes:
-        log: format of a raw log.
-        gate: whether the exit status depends on the verdict.
         tolerance: with `gate`, upper bound in nats that the interval of B's log loss minus A's must stay below.
-        all_sessions: compare on sessions that a model was trained on, too.
-        most_sessions: most sessions to compare on; a random sample represents more.
-        resamples: of the bootstrap.
-        seed: of sample and bootstrap.
-        as_json: print JSON and nothing else.
     """
 
     log: LogFormat = field(default_factory=LogFormat)
@@ -711,15 +606,7 @@ class CompareSettings:
 
 @dataclass(frozen=True, slots=True)
 class CheckSettings:
-    """Options of `willbuy interventions check`.
-
-    Attributes:
-        artifact: the model whose probabilities the rules see.
-        log: format of a raw log.
-        all_sessions: also decide on sessions that the model was trained on.
-        most_sessions: most sessions; a random sample represents more.
-        base_rate: share of sessions that buy, where it is known to differ from the training's.
-    """
+    """Options of `willbuy interventions check`."""
 
     artifact: Path | None = option(None, "The model that the service runs.", envvar="WILLBUY_ARTIFACT", shown=False)
     log: LogFormat = field(default_factory=LogFormat)
@@ -732,17 +619,7 @@ class CheckSettings:
 
 @dataclass(frozen=True, slots=True)
 class ReplaySettings:
-    """Options of `willbuy replay`.
-
-    Attributes:
-        url: the service.
-        sessions: most sessions to replay.
-        part: part of the split to replay.
-        concurrency: sessions replayed at the same time.
-        tolerance: largest difference allowed; None for the one of the service's state type.
-        base_rate: base rate that the service shifts to; None for the one it reports.
-        api_key: key with the scopes `events:write` and `sessions:read`.
-    """
+    """Options of `willbuy replay`."""
 
     url: str = option("http://127.0.0.1:8000", "The service.")
     sessions: int = option(500, "Most sessions to replay.", low=1)
@@ -762,20 +639,7 @@ class ReplaySettings:
 
 @dataclass(frozen=True, slots=True)
 class CollectSettings:
-    """Options of `willbuy collect`.
-
-    Attributes:
-        redis_url: the service's Redis; empty: the embedded server of a `willbuy serve` that runs here.
-        redis_key_prefix: beginning of the service's keys.
-        redis_ca_file: certificate authorities that TLS to Redis trusts; None for the system's.
-        redis_cert_file: the client's certificate for TLS to Redis, if any.
-        redis_key_file: its private key; None if it is in the same file.
-        follow: run until interrupted, instead of ending with the last entry.
-        every_s: with `follow`, least seconds between two files.
-        sessions_a_file: about the most sessions of one file.
-        group: consumer group.
-        consumer: name within the group.
-    """
+    """Options of `willbuy collect`."""
 
     redis_url: str = option(
         "",
@@ -806,19 +670,7 @@ class CollectSettings:
 
 @dataclass(frozen=True, slots=True)
 class DemoSettings:
-    """Options of `willbuy demo`.
-
-    Attributes:
-        sessions: past sessions to train on.
-        seconds: how long shoppers play; None for until Ctrl-C.
-        shoppers: sessions at the same time.
-        speed: how much faster than real time they act.
-        port: of the service; 0 takes a free one.
-        folder: for log, artifact and report.
-        kafka: brokers whose topics have events and answers, instead of requests.
-        url: a running service to play at, instead of training and starting one.
-        api_key: key of the service at `url`.
-    """
+    """Options of `willbuy demo`."""
 
     sessions: int = option(15_000, "Past sessions to train on.", low=500)
     seconds: float | None = option(None, "Stop after so long; by default at Ctrl-C.", low=1.0)

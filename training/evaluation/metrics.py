@@ -4,7 +4,6 @@ N predictions have `outcome` (N,) of 0 or 1 and `probability` (N,) in [0, 1]. An
 the AUC of one class) is None, never NaN, and causes no warning.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -92,25 +91,6 @@ def score(outcome: ArrayLike, probability: ArrayLike, reference: ArrayLike | Non
         calibration_error=calibration_error(bought, chance),
         lift=lift(bought, chance),
     )
-
-
-def by_prefix_length(
-    prefix_length: ArrayLike,
-    outcome: ArrayLike,
-    probability: ArrayLike,
-    lengths: Sequence[int] = PREFIX_LENGTHS,
-) -> list[ScoreRow]:
-    """Return one row for each of `lengths`, then one of all prefixes pooled, whatever their length.
-
-    Raises:
-        ValueError: as for `score`, or `prefix_length` is of another shape.
-    """
-    bought, chance = checked(outcome, probability)
-    length = np.asarray(prefix_length)
-    if length.shape != bought.shape:
-        raise ValueError(f"prefix_length: shape {bought.shape} is needed, not {length.shape}")
-    rows = [ScoreRow(n, score(bought[length == n], chance[length == n])) for n in lengths]
-    return [*rows, ScoreRow(None, score(bought, chance, position_rates(length, bought)))]
 
 
 def position_rates(prefix_length: ArrayLike, outcome: ArrayLike) -> NDArray[np.float64]:

@@ -1,11 +1,11 @@
 """The first two steps of the training recipe: pre-training and distillation. `training.fit.loop.fit` is the third.
 
     1. pre-training   next-event prediction trains inputs and cell; no outcome is used
-    2. distillation   boosted trees and a logistic regression see the cell's output and give out-of-fold soft targets
+    2. distillation   boosted trees see the cell's output and give out-of-fold soft targets
     3. fitting        all weights minimise the log loss of every prefix, mostly against the soft targets and otherwise
                       against the outcomes; the epoch with the lowest validation loss stays
 
-docs/recipe.md measures each step, and lists what did not help.
+docs/recipe.md explains each step; docs/reference/levers.md has what was tried.
 """
 
 from collections.abc import Callable

@@ -9,9 +9,7 @@ import pytest
 from sklearn import metrics as reference
 
 from training.evaluation.metrics import (
-    PREFIX_LENGTHS,
     Scores,
-    by_prefix_length,
     calibration_error,
     equal_mass_bins,
     lift,
@@ -131,8 +129,7 @@ def test_counting_events_is_no_skill() -> None:
     position = np.repeat([1, 2], [400, 100])
     outcome = np.concatenate([np.arange(400) % 8 == 0, np.arange(100) % 2 == 0])
     counting = np.where(position == 1, 0.125, 0.5)
-    pooled = by_prefix_length(position, outcome, counting)[-1].scores
-    assert pooled.log_loss_skill == pytest.approx(0.0, abs=1e-12)
+    assert score(outcome, counting, position_rates(position, outcome)).log_loss_skill == pytest.approx(0.0, abs=1e-12)
     against_one_rate = score(outcome, counting).log_loss_skill
     assert against_one_rate is not None
     assert against_one_rate > 0.05
@@ -177,20 +174,6 @@ def test_reliability_of_one_constant_is_one_point() -> None:
     assert (point.count, point.probability, point.observed) == (4, 0.25, 0.25)
 
 
-def test_rows_by_prefix_length_and_all_prefixes_pooled() -> None:
-    prefix_length = np.array([1, 1, 2, 2, 4, 4])
-    outcome = np.array([0, 1, 0, 1, 0, 1])
-    probability = np.array([0.1, 0.9, 0.8, 0.2, 0.3, 0.6])
-
-    rows = by_prefix_length(prefix_length, outcome, probability)
-
-    assert [row.prefix_length for row in rows] == [*PREFIX_LENGTHS, None]
-    assert rows[0].scores == score(outcome[:2], probability[:2])
-    assert rows[1].scores.auc == 0.0
-    assert rows[2].scores.count == 0
-    assert rows[-1].scores == score(outcome, probability)  # also the prefixes of length 4, which has no row
-
-
 @pytest.mark.parametrize(
     ("call", "message"),
     [
@@ -199,7 +182,6 @@ def test_rows_by_prefix_length_and_all_prefixes_pooled() -> None:
         (lambda: score([0, 2], [0.5, 0.5]), "^outcome: "),
         (lambda: score([0, 1], [0.5, math.nan]), "^probability: .* not nan"),
         (lambda: score([0, 1], [0.5, 1.5]), "^probability: .* not 1.5"),
-        (lambda: by_prefix_length([1], [0, 1], [0.5, 0.5]), "^prefix_length: "),
     ],
 )
 def test_wrong_input_is_refused_by_name(call: Callable[[], Any], message: str) -> None:

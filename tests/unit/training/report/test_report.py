@@ -18,7 +18,7 @@ from training.config import Assumptions, Offer
 from training.data.findings import DOUBTFUL, INVALID, Finding
 from training.data.leaks import RankedInput
 from training.evaluation.ladder import Rung
-from training.evaluation.metrics import Scores, by_prefix_length
+from training.evaluation.metrics import PREFIX_LENGTHS, Scores, position_rates, score
 from training.evaluation.resampling import Estimate
 from training.fit.checkpoint import Epoch
 from training.fit.importance import Importance
@@ -119,17 +119,16 @@ def test_a_report_counts_sessions_and_scores_every_model(report: Report) -> None
     bought = {s for s, o in zip(data["session_index"], data["outcome"], strict=True) if o}
     assert (report.sessions, report.buyers) == (400, len(bought))
     assert report.subject == "willbuy"
+    by_position = position_rates(data["prefix_length"], data["outcome"])
     for name, probability in data["predictions"].items():
-        for row, expected in zip(
-            report.models[name], by_prefix_length(data["prefix_length"], data["outcome"], probability), strict=True
-        ):
-            assert row.prefix_length == expected.prefix_length
-            agree(row.scores, expected.scores)
+        rows = report.models[name]
+        assert [row.prefix_length for row in rows] == [*PREFIX_LENGTHS, None]
+        for row in rows[:-1]:
+            of_length = data["prefix_length"] == row.prefix_length
+            agree(row.scores, score(data["outcome"][of_length], probability[of_length]))
+        agree(rows[-1].scores, score(data["outcome"], probability, by_position))
     assert report.optimum is not None
-    agree(
-        report.optimum[-1].scores,
-        by_prefix_length(data["prefix_length"], data["outcome"], data["optimum"])[-1].scores,
-    )
+    agree(report.optimum[-1].scores, score(data["outcome"], data["optimum"], by_position))
     assert sum(report.histogram.bought) == data["outcome"].sum()
     assert sum(report.histogram.bought) + sum(report.histogram.left) == len(data["outcome"])
 
