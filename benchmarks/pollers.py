@@ -14,33 +14,29 @@ import asyncio
 import itertools
 import json
 import multiprocessing
-import os
 import signal
-import socket
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from multiprocessing.queues import Queue
 from multiprocessing.synchronize import Barrier
 from multiprocessing.synchronize import Event as Flag
 from pathlib import Path
 from typing import Annotated, Any, Final
-from urllib.request import urlopen
 
 import typer
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from app.runtime.embedded_redis import EmbeddedRedis
+from benchmarks.hotpath.artifact import train_artifact
+from benchmarks.hotpath.redis_server import RedisServer, running_redis
+from benchmarks.hotpath.servers import Server, running, willbuy
 
-ROOT: Final = Path(__file__).parents[1]
 _NAMES: Final = ("page_view", "view_item_list", "view_item", "search", "add_to_cart", "view_cart", "begin_checkout")
-_TICKS_PER_S: Final = os.sysconf("SC_CLK_TCK")
 _START_TIMEOUT_S: Final = 60.0
 
 
@@ -78,52 +74,9 @@ class Round:
     not_modified: float
 
 
-def write_model(path: Path, hidden_size: int) -> None:
-    """Write an artifact with random weights and the size of a trained one."""
-    # Imported here, because callers and pollers import this module too and do not need them.
-    import torch  # noqa: PLC0415
-
-    from model.artifact import save  # noqa: PLC0415
-    from model.encoder import Encoder  # noqa: PLC0415
-    from model.network import SessionModel  # noqa: PLC0415
-    from model.sizes import NetworkSizes  # noqa: PLC0415
-
-    torch.manual_seed(0)
-    encoder = Encoder(list(_NAMES), ["shoes", "hats"], ["SKU-1", "SKU-2"], [], {}, calendar=False)
-    save(SessionModel(encoder, NetworkSizes(hidden_size=hidden_size, layers=1, head_size=32)).eval(), path)
-
-
-def free_port() -> int:
-    """Return a free loopback port."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
-
-
-def start_service(port: int, artifact: Path, redis_url: str) -> "subprocess.Popen[bytes]":
-    """Start the service and return once it answers."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("WILLBUY_")}
-    environment |= {"WILLBUY_ARTIFACT": str(artifact), "WILLBUY_REDIS_URL": redis_url, "WILLBUY_LOG_LEVEL": "warning"}
-    environment["WILLBUY_OPEN_ACCESS"] = "true"
-    command = [sys.executable, "-m", "uvicorn", "--factory", "app.main:create_app", "--no-access-log"]
-    command += ["--port", str(port), "--log-level", "warning"]
-    process = subprocess.Popen(command, cwd=ROOT, env=environment)  # noqa: S603 - no part of it comes from outside
-    deadline_s = time.monotonic() + _START_TIMEOUT_S
-    while True:
-        try:
-            with urlopen(f"http://127.0.0.1:{port}/healthz", timeout=2):
-                return process
-        except OSError:
-            if process.poll() is not None or time.monotonic() > deadline_s:
-                raise
-            time.sleep(0.1)
-
-
-def processor_s(pid: int) -> float:
-    """Return the CPU time of a process, user and system."""
-    fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / _TICKS_PER_S
+def head_of(server: Server) -> bytes:
+    """Return the headers of each request: host and API key."""
+    return b"".join(f"{name}: {value}\r\n".encode() for name, value in ({"Host": "x"} | server.headers).items())
 
 
 async def _answer(reader: asyncio.StreamReader) -> tuple[int, bytes]:
@@ -134,7 +87,7 @@ async def _answer(reader: asyncio.StreamReader) -> tuple[int, bytes]:
     return int(head.split(b" ", 2)[1]), headers.get(b"etag", b"")
 
 
-async def _call(port: int, caller: int, offered: Offered, counts: list[int]) -> None:
+async def _call(port: int, head: bytes, caller: int, offered: Offered, counts: list[int]) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     loop = asyncio.get_running_loop()
     gap_s = offered.callers / offered.events_per_s if offered.events_per_s else 0.0
@@ -150,14 +103,14 @@ async def _call(port: int, caller: int, offered: Offered, counts: list[int]) -> 
         }
         body = json.dumps(event).encode()
         writer.write(
-            b"POST /v1/events HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b"
-            % (len(body), body)
+            b"POST /v1/events HTTP/1.1\r\n%bContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b"
+            % (head, len(body), body)
         )
         status, _ = await _answer(reader)
         counts[0] += status == 200  # noqa: PLR2004 - a status is its own name
 
 
-async def _poll(port: int, offset_s: float, counts: list[int]) -> None:
+async def _poll(port: int, head: bytes, offset_s: float, counts: list[int]) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     loop = asyncio.get_running_loop()
     tags = {b"/v1/sessions?recent=16": b'""', b"/v1/stats": b'""'}
@@ -166,26 +119,36 @@ async def _poll(port: int, offset_s: float, counts: list[int]) -> None:
         await asyncio.sleep(due_s - loop.time())
         due_s += 1.0
         for path, tag in tags.items():
-            writer.write(b"GET %b HTTP/1.1\r\nHost: x\r\nIf-None-Match: %b\r\n\r\n" % (path, tag))
+            writer.write(b"GET %b HTTP/1.1\r\n%bIf-None-Match: %b\r\n\r\n" % (path, head, tag))
             status, tags[path] = await _answer(reader)
             counts[0] += status in {200, 304}
             counts[1] += status == 304  # noqa: PLR2004 - a status is its own name
 
 
-def callers(port: int, offered: Offered, ready: Barrier, stop: Flag, results: "Queue[list[int]]") -> None:
+def callers(port: int, head: bytes, offered: Offered, ready: Barrier, stop: Flag, results: "Queue[list[int]]") -> None:
     """Post events until the stop event, then report the number of answers; runs in a separate process."""
-    asyncio.run(
-        _until_stopped(lambda counts, one: _call(port, one, offered, counts), offered.callers, ready, stop, results)
-    )
+
+    def work(counts: list[int], one: int) -> Coroutine[Any, Any, None]:
+        return _call(port, head, one, offered, counts)
+
+    asyncio.run(_until_stopped(work, offered.callers, ready, stop, results))
 
 
-def pollers(port: int, number: int, ready: Barrier, stop: Flag, results: "Queue[list[int]]") -> None:
+def pollers(port: int, head: bytes, number: int, ready: Barrier, stop: Flag, results: "Queue[list[int]]") -> None:
     """Poll each second until the stop event, then report the number of answers and of answers with 304."""
-    asyncio.run(_until_stopped(lambda counts, one: _poll(port, one / number, counts), number, ready, stop, results))
+
+    def work(counts: list[int], one: int) -> Coroutine[Any, Any, None]:
+        return _poll(port, head, one / number, counts)
+
+    asyncio.run(_until_stopped(work, number, ready, stop, results))
 
 
 async def _until_stopped(
-    work: Callable[[list[int], int], Any], number: int, ready: Barrier, stop: Flag, results: "Queue[list[int]]"
+    work: Callable[[list[int], int], Coroutine[Any, Any, None]],
+    number: int,
+    ready: Barrier,
+    stop: Flag,
+    results: "Queue[list[int]]",
 ) -> None:
     counts = [0, 0]
     await asyncio.to_thread(ready.wait)
@@ -200,25 +163,25 @@ async def _until_stopped(
     results.put(counts)
 
 
-def measure(port: int, pids: tuple[int, int], offered: Offered, *, seconds: float, number_of_pollers: int) -> Round:
+def measure(server: Server, redis: RedisServer, offered: Offered, *, seconds: float, number_of_pollers: int) -> Round:
     """Return one round."""
-    context = multiprocessing.get_context("spawn")
+    context, where = multiprocessing.get_context("spawn"), (server.port, head_of(server))
     stop, of_callers, of_pollers = context.Event(), context.Queue(), context.Queue()
     ready = context.Barrier(3 if number_of_pollers else 2)
-    processes = [context.Process(target=callers, args=(port, offered, ready, stop, of_callers))]
+    processes = [context.Process(target=callers, args=(*where, offered, ready, stop, of_callers))]
     if number_of_pollers:
-        processes.append(context.Process(target=pollers, args=(port, number_of_pollers, ready, stop, of_pollers)))
+        processes.append(context.Process(target=pollers, args=(*where, number_of_pollers, ready, stop, of_pollers)))
     for process in processes:
         process.start()
     ready.wait(_START_TIMEOUT_S)
-    used_s = [processor_s(pid) for pid in pids]
+    used_s = server.fine_cpu_s(), redis.cpu_s()
     began_s = time.monotonic()
     time.sleep(seconds)
     stop.set()
     events = of_callers.get(timeout=_START_TIMEOUT_S)[0]
     polls, unchanged = of_pollers.get(timeout=_START_TIMEOUT_S) if number_of_pollers else (0, 0)
     elapsed_s = time.monotonic() - began_s
-    service_s, redis_s = ((processor_s(pid) - before) / elapsed_s for pid, before in zip(pids, used_s, strict=True))
+    service_s, redis_s = (server.fine_cpu_s() - used_s[0]) / elapsed_s, (redis.cpu_s() - used_s[1]) / elapsed_s
     for process in processes:
         process.join()
     return Round(events / elapsed_s, service_s, redis_s, polls / elapsed_s, unchanged / polls if polls else 0.0)
@@ -253,26 +216,18 @@ def main(
 ) -> None:
     """Measure the CPU cost of polling dashboards for one service process."""
     console = Console()
-    # So that the service ends with this program in every case.
+    # So that the servers end with this program in every case.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
-    with tempfile.TemporaryDirectory() as directory, EmbeddedRedis() as server:
-        artifact = Path(directory) / "model.pt"
-        write_model(artifact, hidden_size)
-        port = free_port()
-        service = start_service(port, artifact, server.url)
-        try:
+    with tempfile.TemporaryDirectory() as folder, running_redis() as redis:
+        with running(willbuy(train_artifact(Path(folder), hidden_size)), redis) as server:
             offered = Offered(number_of_callers, events_per_s, sessions)
-            pids = (service.pid, server.pid)
-            measure(port, pids, offered, seconds=seconds, number_of_pollers=number_of_pollers)
+            measure(server, redis, offered, seconds=seconds, number_of_pollers=number_of_pollers)
             measured: tuple[list[Round], list[Round]] = ([], [])
             for number in track(range(2 * rounds), "Measuring", console=console):
                 # a b b a, so that a machine that slows down slows both kinds equally
                 kind = (number + number // 2) % 2
                 polling = number_of_pollers if kind else 0
-                measured[kind].append(measure(port, pids, offered, seconds=seconds, number_of_pollers=polling))
-        finally:
-            service.send_signal(signal.SIGTERM)
-            service.wait()
+                measured[kind].append(measure(server, redis, offered, seconds=seconds, number_of_pollers=polling))
         report(console, *measured)
 
 
