@@ -212,7 +212,7 @@ def _run(
                     ws="none",
                     # The service writes its own log, one line a request at most and no session ids in paths.
                     access_log=False,
-                    log_config=server_log_config(settings.log_format),
+                    log_config=server_log_config(),
                     timeout_graceful_shutdown=_GRACE_S,
                 ),
                 lambda where: announce("listening", f"listening on {where}; the API is described at /openapi.json"),
@@ -308,7 +308,7 @@ def _announcer(settings: "Settings") -> Callable[[str, str], None]:
 
     if writes_text():
         return lambda _event, text: _ERR.print(text, markup=False)
-    logger = build_logger(log_format=settings.log_format, log_level=settings.log_level)
+    logger = build_logger(log_level=settings.log_level)
     return lambda event, text: logger.info(event, detail=text)
 
 

@@ -99,7 +99,7 @@ def _key_file(settings: Settings) -> Finding:
 
 
 def _artifact_and_rules(settings: Settings) -> Iterator[Finding]:
-    logger = build_logger(log_format="console", log_level="error")
+    logger = build_logger(log_level="error")
     try:
         models = open_models(settings, None, Metrics(), logger)
         models.current.warm_up()
@@ -122,7 +122,7 @@ async def _redis(settings: Settings, sessions: int | None) -> list[Finding]:
         check_redis_options(settings)
     except ValueError as exc:
         return [Finding("redis", "error", str(exc), "correct the setting that the message names")]
-    store = open_store(settings, Metrics(), build_logger(log_format="console", log_level="error"))
+    store = open_store(settings, Metrics(), build_logger(log_level="error"))
     client = open_client(settings.redis_url.get_secret_value(), connection_options(settings))
     try:
         readiness = Readiness(store, takes_events=lambda: True, is_draining=lambda: False)

@@ -211,7 +211,6 @@ def _settings_from_environment() -> Settings:
 def _logger(settings: Settings, tracer_provider: "TracerProvider | None") -> FilteringBoundLogger:
     """Return the log, which names the current trace, and start tracing."""
     logger = build_logger(
-        log_format=settings.log_format,
         log_level=settings.log_level,
         fields=[hide_session_ids(settings.log_session_ids), tracing.add_fields],
     )

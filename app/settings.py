@@ -29,6 +29,7 @@ REMOVED_SETTINGS: Final[Mapping[str, str]] = MappingProxyType(
         "WILLBUY_COMMIT_ATTEMPTS": "constant: 8",
         "WILLBUY_DEVICE": "the faster device is chosen; CUDA_VISIBLE_DEVICES= hides the GPUs",
         "WILLBUY_DRIFT_EVENTS_PER_S": "constant: 200",
+        "WILLBUY_LOG_FORMAT": "text on a terminal, JSON elsewhere",
         "WILLBUY_MAX_BATCH_BODY_BYTES": "WILLBUY_MAX_BATCH_EVENTS x 64 KiB, at most 4 MiB",
         "WILLBUY_MAX_BATCH_SIZE": "constant: 256",
         "WILLBUY_MAX_BODY_BYTES": "constant: 65536",
@@ -220,9 +221,6 @@ class Settings(BaseSettings):
     drain_delay_s: Annotated[float, Field(ge=0, le=300)] = 0.0
     """How long after SIGTERM events are accepted while `/readyz` answers 503: the time that load balancers need
     (docs/operate.md#stopping)."""
-
-    log_format: Literal["console", "json"] = "json"
-    """`json`: one object a line, for log collectors. `console`: for people."""
 
     log_session_ids: Literal["full", "short", "hash"] = "hash"
     """Form of session ids in the log: `full`, `short` (the first four characters) or `hash` (twelve hexadecimal

@@ -74,10 +74,10 @@ without_events = ["begin_checkout"]
 """
 # Runs in either checkout, so it names no part that only one of them has.
 _PROGRAM: Final = '''
-import asyncio, gc, io, json, random, struct, sys, time
+import asyncio, gc, json, random, struct, sys, time
+import structlog
 sys.path.insert(0, "tests")
 from support.memory_store import MemoryStore
-from app.monitoring.logging import build_logger
 from app.monitoring.metrics import Metrics
 from app.scoring.events import QueuedEvent
 from app.scoring.scorer import Scorer
@@ -109,7 +109,7 @@ def scorer_of(store):
             canonical_name = staticmethod(canonical_event_name)
             def knows(self, name): return True
         options["decider"] = Decider(parse_rules(tomllib.loads(RULES), Vocabulary(), source="rules"))
-    logger = build_logger(log_format="json", log_level="error", stream=io.StringIO())
+    logger = structlog.wrap_logger(structlog.ReturnLogger())
     return Scorer(store, Model(), metrics=Metrics(), logger=logger, max_session_events=1000,
                   max_session_bytes=2**22, dedupe_window=64, **options)
 

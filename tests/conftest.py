@@ -174,7 +174,7 @@ def service(artifact, tmp_path):
 
     def start(*, workers=1, tuned=None, **settings):
         log = tmp_path / f"service-{len(services)}.log"
-        started = Service(log, {"artifact": artifact, "log_format": "console"} | settings, workers=workers, tuned=tuned)
+        started = Service(log, {"artifact": artifact} | settings, workers=workers, tuned=tuned)
         services.append(started)
         started.start()
         return started

@@ -1,4 +1,4 @@
-"""The service's own log: one event a line on standard error, for people or for machines.
+"""The service's own log: one event a line on standard error, as text on a terminal and as JSON elsewhere.
 
 Lines that the server and other libraries write through `logging` take the same form (`server_log_config`). Session ids
 are hidden: they name visitors, and logs are kept longer and read by more people than sessions.
@@ -6,7 +6,6 @@ are hidden: they name visitors, and logs are kept longer and read by more people
 
 import hashlib
 import logging
-import os
 import re
 import sys
 from collections.abc import Callable, MutableMapping, Sequence
@@ -15,8 +14,6 @@ from typing import Any, Final, Literal, TextIO
 
 import structlog
 from structlog.typing import EventDict, FilteringBoundLogger, Processor, WrappedLogger
-
-LogFormat = Literal["console", "json"]
 
 REQUEST_ID: Final[ContextVar[bytes | None]] = ContextVar("request_id", default=None)
 """Request id of the current request, as in its header; every log line of the request carries it."""
@@ -27,7 +24,7 @@ _SESSION_PATH: Final = re.compile(r"(/v1/sessions/)(.+?)(/outcome)?$", re.DOTALL
 
 
 def build_logger(
-    *, log_format: LogFormat, log_level: str, stream: TextIO | None = None, fields: Sequence[Processor] = ()
+    *, log_level: str, stream: TextIO | None = None, fields: Sequence[Processor] = ()
 ) -> FilteringBoundLogger:
     """Return a logger that writes to `stream` (standard error when None); configures nothing global.
 
@@ -37,7 +34,7 @@ def build_logger(
     level = logging.getLevelNamesMapping()[log_level.upper()]
     logger: FilteringBoundLogger = structlog.wrap_logger(
         structlog.WriteLogger(stream),
-        processors=[*_common(), *fields, *_renderers(log_format, colors=stream.isatty())],
+        processors=[*_common(), *fields, *_renderers(stream)],
         wrapper_class=structlog.make_filtering_bound_logger(level),
     )
     return logger
@@ -65,8 +62,8 @@ def hide_session_ids(form: Literal["full", "short", "hash"]) -> Processor:
 
 
 def writes_text() -> bool:
-    """Whether what is said before the settings are known is text for people instead of JSON."""
-    return os.environ.get("WILLBUY_LOG_FORMAT") == "console" or sys.stderr.isatty()
+    """Whether standard error is a terminal, which gets text for people instead of JSON."""
+    return sys.stderr.isatty()
 
 
 def start_error(reason: str) -> str:
@@ -78,30 +75,30 @@ def start_error(reason: str) -> str:
     return str(structlog.processors.JSONRenderer()(None, "error", stamped))
 
 
-def server_log_config(log_format: LogFormat) -> dict[str, Any]:
+def server_log_config() -> dict[str, Any]:
     """Return uvicorn's `log_config`: its own lines, and other libraries' warnings, in the service's form.
 
-    In JSON, the server logs each process that starts, ends or dies; on a console, only warnings and errors.
+    In JSON, the server logs each process that starts, ends or dies; on a terminal, only warnings and errors.
     """
-    level = "INFO" if log_format == "json" else "WARNING"
+    level = "WARNING" if writes_text() else "INFO"
     return {
         "version": 1,
         "disable_existing_loggers": False,
-        "formatters": {"willbuy": {"()": "app.monitoring.logging.server_formatter", "log_format": log_format}},
+        "formatters": {"willbuy": {"()": "app.monitoring.logging.server_formatter"}},
         "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "willbuy"}},
         "root": {"handlers": ["stderr"], "level": "WARNING"},
         "loggers": {"uvicorn": {"level": level}, "uvicorn.access": {"level": "CRITICAL"}},
     }
 
 
-def server_formatter(log_format: LogFormat) -> logging.Formatter:
+def server_formatter() -> logging.Formatter:
     """Return the formatter of `server_log_config`, and route Python's warnings to the log; called in each process."""
     logging.captureWarnings(capture=True)
     return structlog.stdlib.ProcessorFormatter(
         foreign_pre_chain=[*_common(), structlog.stdlib.add_logger_name],
         processors=[
             structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-            *_renderers(log_format, colors=sys.stderr.isatty()),
+            *_renderers(sys.stderr),
         ],
     )
 
@@ -114,12 +111,12 @@ def _common() -> list[Processor]:
     ]
 
 
-def _renderers(log_format: LogFormat, *, colors: bool) -> list[Processor]:
-    if log_format == "json":
-        # Without the frames' variables: events, keys and addresses with passwords are among them.
-        transformer = structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
-        return [structlog.processors.ExceptionRenderer(transformer), structlog.processors.JSONRenderer()]
-    return [structlog.dev.ConsoleRenderer(colors=colors, exception_formatter=structlog.dev.plain_traceback)]
+def _renderers(stream: TextIO) -> list[Processor]:
+    if stream.isatty():
+        return [structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)]
+    # Without the frames' variables: events, keys and addresses with passwords are among them.
+    transformer = structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
+    return [structlog.processors.ExceptionRenderer(transformer), structlog.processors.JSONRenderer()]
 
 
 def _add_request_id(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:

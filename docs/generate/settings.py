@@ -36,7 +36,7 @@ _SECTIONS: Final[Mapping[str, tuple[str, str]]] = {
         "See [outcomes](../outcomes.md) and [model quality](../quality.md).",
     ),
     "drain_delay_s": ("Stopping", ""),
-    "log_format": ("Log", ""),
+    "log_session_ids": ("Log", ""),
 }
 _PAGE: Final = re.compile(r"docs/(([a-z-]+)\.md(#[a-z0-9-]+)?)")
 

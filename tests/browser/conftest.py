@@ -33,7 +33,7 @@ def running_shop(artifact, start_redis, tmp_path_factory) -> Iterator[Shop]:
     log = tmp_path_factory.mktemp("dashboard") / "service.log"
     rules = log.with_name("rules.toml")
     rules.write_text(RULES)
-    settings = {"artifact": artifact, "redis_url": redis.url, "log_format": "console", "interventions_file": rules}
+    settings = {"artifact": artifact, "redis_url": redis.url, "interventions_file": rules}
     service = Service(log, settings)
     try:
         service.start()

@@ -58,7 +58,7 @@ def consume(artifact, tmp_path, valkey):
         options["scores"] = topic.replace("events", "scores")
         service = ConsumingService(
             tmp_path / f"consumer-{number}.log",
-            {"artifact": artifact, "log_format": "console", "redis_url": valkey.url} | settings,
+            {"artifact": artifact, "redis_url": valkey.url} | settings,
             options,
         )
         started.append(service)

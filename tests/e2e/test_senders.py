@@ -22,7 +22,7 @@ EVENT = {"session_id": "s-1", "event_name": "view_item"}
 def shared(shared_valkey, artifact, tmp_path_factory):
     service = Service(
         tmp_path_factory.mktemp("senders") / "service.log",
-        {"artifact": artifact, "redis_url": shared_valkey.url, "log_format": "json"},
+        {"artifact": artifact, "redis_url": shared_valkey.url},
     )
     service.start()
     yield service

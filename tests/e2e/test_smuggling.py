@@ -25,7 +25,7 @@ UPGRADES = [
 def shared(shared_valkey, artifact, tmp_path_factory):
     service = Service(
         tmp_path_factory.mktemp("smuggling") / "service.log",
-        {"artifact": artifact, "redis_url": shared_valkey.url, "log_format": "console"},
+        {"artifact": artifact, "redis_url": shared_valkey.url},
     )
     service.start()
     yield service

@@ -163,7 +163,6 @@ async def client(shared_valkey, model, tmp_path_factory):
         artifact="unused.pt",
         open_access=True,
         redis_url=shared_valkey.url,
-        log_format="json",
         interventions_file=rules,
     )
     app = create_app(settings, model=model, now_ms=lambda: NOW_MS)

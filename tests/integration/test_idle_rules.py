@@ -45,7 +45,7 @@ class Shop:
     def __init__(self, server, *rules, replicas=2):
         self.redis = redis.Redis.from_url(server.url)
         self.store = RedisStore(server.url, session_idle_s=1800, options=ConnectionOptions(timeout_s=5.0))
-        logger = build_logger(log_format="json", log_level="error", stream=io.StringIO())
+        logger = build_logger(log_level="error", stream=io.StringIO())
         self.decider = decider_of(rules)
         self._new_replica = lambda: IdleRules(
             self.store, lambda: self.decider, now_ms=lambda: NOW_MS, metrics=Metrics(), logger=logger

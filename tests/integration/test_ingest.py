@@ -55,7 +55,7 @@ class Served(NamedTuple):
 async def served(store=None, server=None, **settings):
     """A server that runs as `willbuy serve` runs it, but for these of its options."""
     settings.setdefault("open_access", "api_keys_file" not in settings)
-    chosen = Settings(artifact="unused.pt", log_format="console", **settings)
+    chosen = Settings(artifact="unused.pt", **settings)
     app = create_app(chosen, model=FakeModel(), store=store or GatedStore())
     options = {"access_log": False} | (server or {})
     config = uvicorn.Config(app, port=0, http=BoundedHttp, log_config=None, timeout_graceful_shutdown=10, **options)

@@ -90,7 +90,7 @@ class Replica:
         self.metrics = Metrics()
         self.log = io.StringIO()
         self.taken = []
-        logger = build_logger(log_format="json", log_level="info", stream=self.log)
+        logger = build_logger(log_level="info", stream=self.log)
         self.sweeper = SessionSweeper(
             store.outcomes, every_s=0.25, on_closed=self.on_closed, metrics=self.metrics, logger=logger
         )
@@ -211,7 +211,7 @@ async def test_many_closers_and_events_at_once_tell_of_every_session_once(redis_
     """Sessions end all the time while events come in, some for ids whose session has just ended."""
     async with opened(redis_server.url, session_idle_s=1) as store:
         model, metrics = FakeModel(), Metrics()
-        logger = build_logger(log_format="json", log_level="error", stream=io.StringIO())
+        logger = build_logger(log_level="error", stream=io.StringIO())
         scorer = Scorer(
             store,
             model,

@@ -210,7 +210,6 @@ async def test_a_batch_counts_its_events_however_its_body_is_written(valkey, tmp
     key = make_key("events:write", events_per_s=1)
     settings = Settings(
         artifact="unused.pt",
-        log_format="console",
         redis_url=valkey.url,
         api_keys_file=write_keys(tmp_path / "keys.toml", key),
     )
@@ -230,7 +229,6 @@ async def test_an_event_counts_as_one_and_a_batch_as_its_events(valkey, tmp_path
     key = make_key("events:write", "sessions:read", events_per_s=5)
     settings = Settings(
         artifact="unused.pt",
-        log_format="console",
         redis_url=valkey.url,
         api_keys_file=write_keys(tmp_path / "keys.toml", key),
     )

@@ -68,7 +68,7 @@ class Sweeps:
     def __init__(self, outcomes):
         self.metrics, self.log = Metrics(), io.StringIO()
         self.taken: list[ClosedSession] = []
-        logger = build_logger(log_format="json", log_level="info", stream=self.log)
+        logger = build_logger(log_level="info", stream=self.log)
 
         async def take(sessions):
             self.taken += sessions

@@ -16,9 +16,7 @@ pytestmark = pytest.mark.anyio
 async def test_a_trace_in_a_thread_and_steps_beside_it_disturb_each_other_not(artifact):
     predictor = load_predictor(artifact, state_dtype="float32", threads=1)
     predictor.warm_up()
-    tracer = Tracer(
-        max_concurrent=2, timeout_s=60, logger=build_logger(log_format="json", log_level="info", stream=io.StringIO())
-    )
+    tracer = Tracer(max_concurrent=2, timeout_s=60, logger=build_logger(log_level="info", stream=io.StringIO()))
     histories = [random_session(seed, 60) for seed in range(8)]
     alone = [trace for trace, _ in predictor.traces(histories)]
     tracing = asyncio.gather(*(tracer.trace(predictor, history) for history in histories))
@@ -36,5 +34,5 @@ async def test_a_trace_in_a_thread_and_steps_beside_it_disturb_each_other_not(ar
 
 
 async def test_no_events_need_no_model(artifact):
-    tracer = Tracer(max_concurrent=1, timeout_s=1, logger=build_logger(log_format="json", log_level="info"))
+    tracer = Tracer(max_concurrent=1, timeout_s=1, logger=build_logger(log_level="info"))
     assert await tracer.trace(load_predictor(artifact), []) == []

@@ -86,7 +86,7 @@ EXAMPLES = {SEGMENT: track(1), RUDDERSTACK: track(1), SNOWPLOW: [enriched(1)], G
 
 @asynccontextmanager
 async def running(url: str, *, model: FakeModel | None = None, **settings: Any):
-    chosen = {"artifact": "unused.pt", "redis_url": url, "log_format": "console", **settings}
+    chosen = {"artifact": "unused.pt", "redis_url": url, **settings}
     if "api_keys_file" not in chosen:
         chosen["open_access"] = True
     app = create_app(Settings(**chosen), model=model or FakeModel())

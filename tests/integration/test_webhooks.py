@@ -68,7 +68,7 @@ async def replica(client, *webhooks, metrics=None):
         RedisWebhooks(scripts, KEYS),
         RedisDecisions(scripts, keys=KEYS),
         metrics=metrics or Metrics(),
-        logger=build_logger(log_format="console", log_level="error"),
+        logger=build_logger(log_level="error"),
         now_ms=lambda: NOW_MS,
         first_wait_s=0.001,
     )

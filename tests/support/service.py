@@ -87,6 +87,10 @@ class Service:
     def output(self) -> str:
         return self.log.read_text()
 
+    def tracebacks(self) -> list[str]:
+        """Return the lines of the log that have one, in the service's form or in the server's."""
+        return [line for line in self.output().splitlines() if '"exception": ' in line or "Traceback" in line]
+
     def terminate(self) -> None:
         os.kill(self.pid, signal.SIGTERM)
 

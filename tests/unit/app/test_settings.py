@@ -149,7 +149,7 @@ def test_names_that_are_no_settings_are_named_and_their_values_are_not(artifact,
 
 def test_no_setting_is_called_removed():
     assert not REMOVED_SETTINGS.keys() & {f"WILLBUY_{name.upper()}" for name in Settings.model_fields}
-    assert len(Settings.model_fields) <= 37
+    assert len(Settings.model_fields) <= 36
 
 
 @pytest.mark.parametrize(("idle_s", "every_s"), [(1800, 5), (50, 5), (20, 2), (1, 0.1)])

@@ -79,8 +79,8 @@ def test_a_file_that_cannot_be_used_is_one_line_with_its_setting(fault, artifact
         assert f"WILLBUY_{setting}" in told["detail"]
 
 
-def test_a_console_gets_text(monkeypatch):
-    monkeypatch.setenv("WILLBUY_LOG_FORMAT", "console")
+def test_a_terminal_gets_text(monkeypatch):
+    monkeypatch.setattr("app.monitoring.logging.writes_text", lambda: True)
     monkeypatch.setenv("WILLBUY_MAX_QUEUE", "many")
     run = CliRunner().invoke(cli, ["serve"])
     assert run.exit_code == 1

@@ -36,7 +36,7 @@ def store():
 
 @asynccontextmanager
 async def running(store, model=None, **settings):
-    chosen = Settings(artifact="unused.pt", open_access=True, log_format="console", **settings)
+    chosen = Settings(artifact="unused.pt", open_access=True, **settings)
     app = create_app(chosen, model=model or FakeModel(), store=store, now_ms=lambda: NOW_MS)
     async with app.router.lifespan_context(app):
         transport = httpx.ASGITransport(app, raise_app_exceptions=False)

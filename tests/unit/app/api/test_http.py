@@ -47,7 +47,7 @@ class GatedStore(MemoryStore):
 @asynccontextmanager
 async def running(store, *, model=None, now_ms=lambda: NOW_MS, **settings):
     """A client of a service that runs, as a server would run it."""
-    chosen = Settings(artifact="unused.pt", open_access=True, log_format="console", **settings)
+    chosen = Settings(artifact="unused.pt", open_access=True, **settings)
     app = create_app(chosen, model=model or FakeModel(), store=store, now_ms=now_ms)
     async with app.router.lifespan_context(app):
         transport = httpx.ASGITransport(app, raise_app_exceptions=False)

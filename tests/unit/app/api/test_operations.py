@@ -30,7 +30,7 @@ async def running(path, tmp_path, **settings):
     """An app and a client of it with a key that may do everything."""
     key = make_key("events:write", "sessions:read", "model:admin")
     keys = write_keys(tmp_path / "keys.toml", key)
-    chosen = Settings(artifact=path, api_keys_file=keys, log_format="console", **settings)
+    chosen = Settings(artifact=path, api_keys_file=keys, **settings)
     store = MemoryStore(session_idle_s=1800, now_ms=lambda: NOW_MS)
     app = create_app(chosen, store=store, now_ms=lambda: NOW_MS)
     async with app.router.lifespan_context(app):

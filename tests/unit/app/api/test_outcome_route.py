@@ -39,7 +39,7 @@ class ConfirmingStore(MemoryStore):
 @asynccontextmanager
 async def running(store=None, **settings):
     store = store or ConfirmingStore()
-    chosen = Settings(artifact="unused.pt", open_access=True, log_format="console", **settings)
+    chosen = Settings(artifact="unused.pt", open_access=True, **settings)
     app = create_app(chosen, model=FakeModel(), store=store, now_ms=lambda: NOW_MS)
     async with app.router.lifespan_context(app):
         transport = httpx.ASGITransport(app, raise_app_exceptions=False)

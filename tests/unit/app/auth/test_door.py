@@ -30,7 +30,7 @@ EVERY_SCOPE = {scope: key for key in (ADMIN, READER, WRITER) for scope in key.en
 
 def build(**settings):
     # Redis is nowhere: the store is in memory, and what counts requests finds nothing to count in.
-    chosen = {"artifact": "unused.pt", "log_format": "console", "redis_url": "redis://127.0.0.1:1/0"} | settings
+    chosen = {"artifact": "unused.pt", "redis_url": "redis://127.0.0.1:1/0"} | settings
     store = MemoryStore(session_idle_s=1800, now_ms=lambda: 1_795_342_600_000)
     return create_app(Settings(**chosen), model=FakeModel(), store=store)
 

@@ -197,7 +197,7 @@ def streams_of(board, stats, *, most_streams=8, decisions=None, has_rules=True):
         has_rules=lambda: has_rules,
         interval_s=0.001,
         most_streams=most_streams,
-        logger=build_logger(log_format="console", log_level="error"),
+        logger=build_logger(log_level="error"),
     )
 
 

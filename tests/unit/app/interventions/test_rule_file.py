@@ -25,7 +25,7 @@ class Bench:
         self.log = io.StringIO()
         path.write_text(text)
         settings = Settings(artifact="unused.pt", interventions_file=path, session_idle_s=1800)
-        logger = build_logger(log_format="json", log_level="info", stream=self.log)
+        logger = build_logger(log_level="info", stream=self.log)
         self.file = RuleFile(settings, model=lambda: self.model, now_ms=lambda: self.now_ms, logger=logger)
         self.changes = 0
         self.file.on_change(self._changed)

@@ -19,9 +19,14 @@ from app.settings import Settings
 SECRET = "hunter" + str(2)
 
 
-def written(log_format="json", **options):
-    stream = io.StringIO()
-    return build_logger(log_format=log_format, log_level="info", stream=stream, **options), stream
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def written(stream=None, **options):
+    stream = stream or io.StringIO()
+    return build_logger(log_level="info", stream=stream, **options), stream
 
 
 def fail(secret):
@@ -36,9 +41,9 @@ def test_a_line_is_one_json_object_with_time_and_level():
     assert line == {"event": "something", "level": "warning", "size": 3}
 
 
-@pytest.mark.parametrize("log_format", ["json", "console"])
-def test_a_traceback_shows_where_and_no_values(log_format):
-    logger, stream = written(log_format)
+@pytest.mark.parametrize("stream", [io.StringIO, Terminal])
+def test_a_traceback_shows_where_and_no_values(stream):
+    logger, stream = written(stream())
     try:
         fail(SECRET)
     except RuntimeError:
@@ -75,7 +80,7 @@ class Damaged(MemoryStore):
 
 @pytest.mark.anyio
 async def test_the_line_of_a_request_that_failed_carries_the_name_that_its_caller_got(artifact, capfd):
-    settings = Settings(artifact=artifact, log_format="json", open_access=True)
+    settings = Settings(artifact=artifact, open_access=True)
     app = create_app(settings, store=Damaged(session_idle_s=1800, now_ms=lambda: 0))
     client = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://willbuy")
     async with app.router.lifespan_context(app), client:
@@ -95,7 +100,8 @@ def test_what_is_known_elsewhere_is_added():
 OTHERS = """
 import logging, logging.config, sys, warnings
 from app.monitoring.logging import server_log_config
-logging.config.dictConfig(server_log_config(sys.argv[1]))
+sys.stderr.isatty = lambda: sys.argv[1] == "terminal"
+logging.config.dictConfig(server_log_config())
 logging.getLogger("uvicorn.error").info("Child process [7] died")
 logging.getLogger("uvicorn.access").info("GET /v1/sessions/s-1")
 logging.getLogger("some.library").info("chatter")
@@ -108,13 +114,13 @@ except RuntimeError:
 """
 
 
-def others(log_format):
-    command = [sys.executable, "-c", OTHERS, log_format]
+def others(where):
+    command = [sys.executable, "-c", OTHERS, where]
     return subprocess.run(command, capture_output=True, text=True, check=True).stderr
 
 
 def test_lines_of_the_server_and_of_libraries_have_the_same_form():
-    died, warning, defect = [json.loads(line) for line in others("json").splitlines()]
+    died, warning, defect = [json.loads(line) for line in others("file").splitlines()]
     assert died["event"] == "Child process [7] died"
     assert (died["level"], died["logger"]) == ("info", "uvicorn.error")
     assert "old" in warning["event"]
@@ -122,11 +128,11 @@ def test_lines_of_the_server_and_of_libraries_have_the_same_form():
     assert "hunter2" not in json.dumps(defect)
 
 
-def test_people_see_only_what_goes_wrong():
-    shown = others("console")
+def test_people_at_a_terminal_see_only_what_goes_wrong():
+    shown = others("terminal")
     assert "died" not in shown
     assert "a defect" in shown
 
 
 def test_the_servers_configuration_can_be_given_to_worker_processes():
-    assert json.loads(json.dumps(server_log_config("json"))) == server_log_config("json")
+    assert json.loads(json.dumps(server_log_config())) == server_log_config()

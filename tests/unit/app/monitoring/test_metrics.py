@@ -223,7 +223,7 @@ class Looked:
         self.takes_events = True
         self.draining = False
         readiness = Readiness(self.store, takes_events=lambda: self.takes_events, is_draining=lambda: self.draining)
-        logger = build_logger(log_format="json", log_level="info", stream=self.log)
+        logger = build_logger(log_level="info", stream=self.log)
 
         async def live_sessions():
             return (await self.store.spread(())).live

@@ -55,7 +55,6 @@ async def traced(artifact, redis_url, sampler=ALWAYS_ON):
     provider.add_span_processor(SimpleSpanProcessor(exporter))
     settings = Settings(
         artifact=artifact,
-        log_format="json",
         open_access=True,
         redis_url=redis_url,
     )
@@ -136,7 +135,7 @@ async def test_a_request_that_gave_up_is_not_linked():
     exporter = InMemorySpanExporter()
     provider = TracerProvider(shutdown_on_exit=False)
     provider.add_span_processor(SimpleSpanProcessor(exporter))
-    tracing.start(build_logger(log_format="json", log_level="info"), provider)
+    tracing.start(build_logger(log_level="info"), provider)
     tracer = provider.get_tracer("test")
     ended, waiting = tracer.start_span("gave up"), tracer.start_span("waits")
     ended.end()
@@ -216,7 +215,7 @@ def test_without_an_endpoint_or_when_switched_off_nothing_is_traced(environment,
         monkeypatch.delenv(name, raising=False)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    tracing.start(build_logger(log_format="json", log_level="info"))
+    tracing.start(build_logger(log_level="info"))
     assert not tracing.is_enabled()
     assert capfd.readouterr().err == ""
 

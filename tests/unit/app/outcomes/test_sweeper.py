@@ -59,7 +59,7 @@ class Work(NoOutcomes):
 class Sweeper:
     def __init__(self, work):
         self.metrics, self.log, self.counted = Metrics(), io.StringIO(), []
-        logger = build_logger(log_format="json", log_level="debug", stream=self.log)
+        logger = build_logger(log_level="debug", stream=self.log)
         self.sweeper = SessionSweeper(work, every_s=2.0, on_closed=self.on_closed, metrics=self.metrics, logger=logger)
 
     async def on_closed(self, sessions):

@@ -138,7 +138,7 @@ def quality_at(store, minute):
         idle_s=IDLE_MINUTES * 60,
         now_ms=partial(int, BEGIN_MS + minute * MINUTE_MS),
         metrics=Metrics(),
-        logger=build_logger(log_format="json", log_level="info", stream=io.StringIO()),
+        logger=build_logger(log_level="info", stream=io.StringIO()),
     )
 
 

@@ -62,7 +62,7 @@ class Quality:
             idle_s=IDLE_S,
             now_ms=lambda: self.now_ms,
             metrics=self.metrics,
-            logger=build_logger(log_format="json", log_level="info", stream=self.log),
+            logger=build_logger(log_level="info", stream=self.log),
             **options,
         )
 
@@ -119,7 +119,7 @@ async def test_no_session_counts_earlier_than_an_idle_time_after_its_last_event(
             idle_s=IDLE_S,
             now_ms=lambda: it.now_ms,
             metrics=Metrics(),
-            logger=build_logger(log_format="json", log_level="info", stream=io.StringIO()),
+            logger=build_logger(log_level="info", stream=io.StringIO()),
         ).outcomes()
         shown.append((found.purchase, found.pending))
     # Then it counts only when a session without a purchase would have

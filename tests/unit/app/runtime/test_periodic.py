@@ -37,7 +37,7 @@ class Turns:
 
 
 def periodic(turns, log=None, **options):
-    logger = build_logger(log_format="json", log_level="error", stream=log or io.StringIO())
+    logger = build_logger(log_level="error", stream=log or io.StringIO())
     chosen: dict[str, Any] = {"name": "turns", "every_s": NEVER_S, "logger": logger, "failed": "turn_failed"} | options
     return PeriodicTask(turns, **chosen)
 
@@ -165,7 +165,7 @@ class Watched:
         self.path = path
         self.changes = []
         self.failure = None
-        logger = build_logger(log_format="json", log_level="critical", stream=io.StringIO())
+        logger = build_logger(log_level="critical", stream=io.StringIO())
         self.watch = FileWatch(
             path, self._changed, every_s=0.0, name="watch", logger=logger, failed="watch_failed", known=known
         )

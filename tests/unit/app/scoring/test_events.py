@@ -255,7 +255,7 @@ def test_a_currency_is_an_iso_code_or_absent_with_a_warning(sent, read):
 
 def test_what_looks_wrong_is_accepted_warned_of_counted_and_logged_once_a_minute():
     metrics, log = Metrics(), io.StringIO()
-    logger = build_logger(log_format="json", log_level="info", stream=log)
+    logger = build_logger(log_level="info", stream=log)
     validator = EventValidator(Settings(artifact="model.pt"), metrics, logger)
     wrong = parse_event(body(properties={"device": "unheard_of", "undeclared": 1, "known": 2}, price=5990))
     fields = ["properties.device", "properties.undeclared", "price"]

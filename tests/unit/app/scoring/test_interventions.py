@@ -58,7 +58,7 @@ class Store(MemoryStore):
 class Replica:
     def __init__(self, store, rules, model=None, **limits):
         self.store, self.metrics = store, Metrics()
-        logger = build_logger(log_format="json", log_level="error", stream=io.StringIO())
+        logger = build_logger(log_level="error", stream=io.StringIO())
         self.rebuilder = Rebuilder(store, metrics=self.metrics, logger=logger)
         limits = {"max_session_events": 100, "max_session_bytes": 2**22, "dedupe_window": 4} | limits
         self.scorer = Scorer(

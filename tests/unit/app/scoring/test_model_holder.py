@@ -51,7 +51,7 @@ def a_live_model(release, model=None):
         stamp=stamp_of(release.path),
         load_unless=release.load_unless,
         metrics=Metrics(),
-        logger=build_logger(log_format="json", log_level="error", stream=io.StringIO()),
+        logger=build_logger(log_level="error", stream=io.StringIO()),
         watch_every_s=0.001,
     )
 

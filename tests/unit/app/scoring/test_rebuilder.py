@@ -28,7 +28,7 @@ class Bench:
     def __init__(self) -> None:
         self.store = MemoryStore(session_idle_s=1800, now_ms=lambda: 1)
         self.metrics = Metrics()
-        logger = build_logger(log_format="json", log_level="critical", stream=io.StringIO())
+        logger = build_logger(log_level="critical", stream=io.StringIO())
         self.rebuilder = Rebuilder(self.store, metrics=self.metrics, logger=logger)
         self.record = a_record()
 

@@ -76,7 +76,7 @@ class Bench:
         self.model = model or FakeModel()
         self.metrics = Metrics()
         self.log = io.StringIO()
-        logger = build_logger(log_format="json", log_level="info", stream=self.log)
+        logger = build_logger(log_level="info", stream=self.log)
         limits = {
             "max_session_events": 100,
             "max_session_bytes": 2**22,

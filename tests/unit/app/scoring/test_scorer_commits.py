@@ -47,7 +47,7 @@ class WatchedStore(MemoryStore):
 class Bench:
     def __init__(self, store, model=None, **limits):
         self.store, self.model, self.metrics = store, model or FakeModel(), Metrics()
-        logger = build_logger(log_format="json", log_level="info", stream=io.StringIO())
+        logger = build_logger(log_level="info", stream=io.StringIO())
         limits = {
             "max_session_events": 100,
             "max_session_bytes": 2**22,

@@ -42,7 +42,7 @@ def store():
 
 
 async def scored(store, *batch, most_bytes=MANY, model=None):
-    metrics, logger = Metrics(), build_logger(log_format="json", log_level="error")
+    metrics, logger = Metrics(), build_logger(log_level="error")
     rebuilder = Rebuilder(store, metrics=metrics, logger=logger)
     scorer = Scorer(
         store,

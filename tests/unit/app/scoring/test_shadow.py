@@ -27,7 +27,7 @@ class Shop:
         self.live = FakeModel("live")
         self.candidate = candidate or FakeModel("candidate")
         self.store = MemoryStore(session_idle_s=IDLE_S, now_ms=lambda: self.now_ms)
-        logger = build_logger(log_format="json", log_level="critical", stream=io.StringIO())
+        logger = build_logger(log_level="critical", stream=io.StringIO())
         self.scorer = Scorer(
             self.store,
             self.live,
