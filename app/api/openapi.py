@@ -20,7 +20,8 @@ from app.errors import (
     WillbuyError,
     problem_codes,
 )
-from app.schemas.events import EventIn, OutcomeIn, Problem
+from app.schemas.events import EventIn, OutcomeIn
+from app.schemas.problems import Problem
 from app.schemas.tokens import TokenIn
 
 _SCHEMES: Final[dict[str, dict[str, str]]] = {

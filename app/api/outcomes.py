@@ -25,7 +25,8 @@ from app.errors import (
 )
 from app.outcomes.record_outcome import record_outcome
 from app.runtime.deadlines import RequestTimeout
-from app.schemas.events import OutcomeIn, SessionId, SessionOut
+from app.schemas.events import OutcomeIn, SessionId
+from app.schemas.sessions import SessionOut
 from app.scoring.parsing import parse_object
 from app.store.record_codec import Outcome
 from model.text_rules import currency_code

@@ -26,10 +26,10 @@ from app.errors import (
     StoreUnavailableError,
     UnknownPathError,
 )
-from app.schemas.events import (
+from app.schemas.events import SessionId
+from app.schemas.sessions import (
     ChangeOut,
     ReasonOut,
-    SessionId,
     SessionOut,
     TracedIntervention,
     TracedSessionOut,

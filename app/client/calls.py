@@ -36,9 +36,11 @@ from app.client.retries import (
     retry_after_s,
 )
 from app.schemas.board import BoardOut, HistoryOut, StatsOut
-from app.schemas.events import BatchOut, EventIn, ItemOut, Problem, ScoreOut, SessionOut, TracedSessionOut
+from app.schemas.events import BatchOut, EventIn, ItemOut, ScoreOut
 from app.schemas.interventions import InterventionsOut
 from app.schemas.model import ModelOut
+from app.schemas.problems import Problem
+from app.schemas.sessions import SessionOut, TracedSessionOut
 from app.schemas.tokens import TokenOut
 from model.text_rules import session_id_text
 

@@ -40,9 +40,10 @@ from app.client.retries import (
     Retries,
 )
 from app.schemas.board import BoardOut, HistoryOut, StatsOut
-from app.schemas.events import ScoreOut, SessionOut, TracedSessionOut
+from app.schemas.events import ScoreOut
 from app.schemas.interventions import InterventionsOut
 from app.schemas.model import ModelOut
+from app.schemas.sessions import SessionOut, TracedSessionOut
 from app.schemas.tokens import TokenOut
 
 _Result = TypeVar("_Result")

@@ -15,7 +15,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from app.schemas.events import FieldError, Problem, ScoreOut
+from app.schemas.events import ScoreOut
+from app.schemas.problems import FieldError, Problem
 
 
 class ClientError(Exception):

@@ -1,4 +1,4 @@
-"""Bodies of requests and answers about events, sessions and their outcomes.
+"""Bodies of requests and answers about events and outcomes.
 
 Values are never converted: `"12"` is no price. Unknown fields are refused, since ignoring a misspelt field would lose
 data silently.
@@ -14,6 +14,7 @@ from msgspec import UNSET, Meta, UnsetType
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 from pydantic_core import PydanticCustomError
 
+from app.schemas.problems import Problem
 from model.events import PropertyValue
 from model.text_rules import has_forbidden_character, session_id_text
 
@@ -344,7 +345,7 @@ class ItemOut(BaseModel):
     """200, or the problem's status."""
     score: ScoreOut | None = None
     """The answer, with status 200."""
-    problem: "Problem | None" = None
+    problem: Problem | None = None
     """What went wrong, with any other status."""
 
 
@@ -355,29 +356,6 @@ class BatchOut(BaseModel):
 
     results: list[ItemOut]
     """One an event, in the request's order; blank lines of NDJSON are no events."""
-
-
-class SessionOut(BaseModel):
-    """A session as it stands."""
-
-    model_config = ConfigDict(
-        use_attribute_docstrings=True, protected_namespaces=(), json_schema_extra={"title": "Session"}
-    )
-
-    session_id: str
-    """The session."""
-    probability: float | None
-    """Probability that it ends in a purchase, after its last folded event; null once the outcome is known."""
-    events: int
-    """Number of events folded."""
-    first_seen: datetime
-    """Server's clock at its first event."""
-    last_seen: datetime
-    """Server's clock at its last."""
-    model: str
-    """Fingerprint of the model that gave the probability."""
-    outcome: Literal["open", "purchase", "none"]
-    """Whether it has bought; `none`: the shop said that it will not."""
 
 
 class OutcomeIn(BaseModel):
@@ -403,114 +381,3 @@ class OutcomeIn(BaseModel):
     @classmethod
     def _without_absent_fields(cls, values: object) -> object:
         return _present(values)
-
-
-class TracedIntervention(InterventionOut):
-    """That a rule has fired, and when."""
-
-    model_config = ConfigDict(json_schema_extra={"title": "TracedIntervention"})
-
-    decided: datetime
-    """Server's clock when it fired."""
-    idle: bool
-    """Whether it fired after idle time, and not at the event."""
-
-
-class ChangeOut(BaseModel):
-    """A change of a probability."""
-
-    model_config = ConfigDict(use_attribute_docstrings=True, json_schema_extra={"title": "Change"})
-
-    log_odds: float
-    """Difference of ln(p / (1 - p))."""
-    points: float
-    """Difference of the probability in percentage points."""
-
-
-class ReasonOut(ChangeOut):
-    """A group of inputs, and the change that it brought."""
-
-    model_config = ConfigDict(json_schema_extra={"title": "Reason"})
-
-    input: str
-    """`event`, `time`, `events`, `item`, `category`, `price`, `cart`, `calendar`, `property.` and a name; or `repeat`:
-    what one more event like the one before would have changed."""
-    text: str
-    """The input in words, with its points: `cart filled 20 s ago, worth 59.90: +14.0 points`."""
-
-
-class WhyOut(BaseModel):
-    """Why the probability is what it is after the last folded event: the change that the event brought, by inputs."""
-
-    model_config = ConfigDict(use_attribute_docstrings=True, json_schema_extra={"title": "Why"})
-
-    event: int
-    """Number of the event, from 1."""
-    event_name: str
-    """Its canonical name."""
-    before: float
-    """Probability before it; before the first event, that after an event of which nothing is known."""
-    after: float
-    """Probability after it."""
-    change: ChangeOut
-    """After less before."""
-    reasons: list[ReasonOut]
-    """The inputs that moved it, the largest change first. They sum exactly to `change`."""
-
-
-class TracePoint(BaseModel):
-    """A folded event, and the probability after it."""
-
-    model_config = ConfigDict(use_attribute_docstrings=True)
-
-    event_name: str
-    """Its canonical name."""
-    timestamp: datetime
-    """Its time."""
-    item_id: str | None
-    """Its item."""
-    probability: float
-    """Probability of a purchase after it."""
-    delta: ChangeOut | None
-    """What it changed since the event before; null for the first event."""
-    interventions: list[TracedIntervention] = []
-    """The rules that fired at it, or in the idle time after it, control groups included."""
-
-
-class TracedSessionOut(SessionOut):
-    """A session as it stands, and how it came to be."""
-
-    model_config = ConfigDict(json_schema_extra={"title": "TracedSession"})
-
-    trace: list[TracePoint] = []
-    """The folded events in the order they were folded; only with `trace`."""
-    why: WhyOut | None = None
-    """What moved the probability at the last folded event; only with `why`, and null before the first event."""
-    trace_model: str
-    """Fingerprint of the model that gave trace and why: the current one, whichever gave the answers at the time."""
-
-
-class FieldError(BaseModel):
-    """What is wrong with one field."""
-
-    field: str
-    """The field, `properties.device` for one inside another; `body` for the body as a whole."""
-    message: str
-    """What was expected."""
-    code: str
-    """Machine-readable name of what was expected."""
-
-
-class Problem(BaseModel):
-    """An error, after RFC 9457."""
-
-    type: str
-    title: str
-    status: int
-    detail: str
-    code: str
-    """Stable name of the error."""
-    errors: list[FieldError] | None = None
-    """The fields at fault, where there are some."""
-    request_id: str | None = None
-    """Name under which the service logged the failure."""

@@ -18,8 +18,10 @@ from support.deployment import PYPROJECT, ROOT
 from support.wheels import build_wheel
 
 from app.schemas.board import BoardOut, StatsOut
-from app.schemas.events import BatchOut, EventIn, OutcomeIn, Problem, ScoreOut, SessionOut, TracedSessionOut
+from app.schemas.events import BatchOut, EventIn, OutcomeIn, ScoreOut
 from app.schemas.model import ModelOut
+from app.schemas.problems import Problem
+from app.schemas.sessions import SessionOut, TracedSessionOut
 from docs.generate.api import document
 
 # What each call of the client returns.
