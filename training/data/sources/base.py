@@ -13,13 +13,13 @@ from typing import Final
 import polars as pl
 
 from model.text_rules import stripped
+from training.data.sources.blocks import LINE, Block
 from training.data.sources.conversion import Converted, Reading, convert, event_schema, labels_of_broken
 from training.data.sources.errors import SourceError
 from training.data.sources.files import every_table, matching, partition_values, table_files
 from training.data.sources.json_lines import Records
 from training.data.sources.mapping import Changes, Clock, ColumnMapping, PropertyColumn
 from training.data.sources.tables import BLOCK_BYTES, column_names, is_parquet, parquet_schema, read_table
-from training.data.sources.text import LINE, Block
 from training.data.sources.values import NO_TIME
 
 MAPPING: Final = "mapping"

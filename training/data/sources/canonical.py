@@ -13,12 +13,12 @@ import polars as pl
 
 from model.events import FIELD_NAMES
 from training.data.sources.base import Adapter, EventFile, Source, parquet_property_kinds
+from training.data.sources.blocks import LINE
 from training.data.sources.conversion import EVENT_COLUMNS, PROPERTY_PREFIX, SOURCE_LINE
 from training.data.sources.errors import SourceError
 from training.data.sources.files import matching
 from training.data.sources.mapping import Clock, ColumnMapping, PropertyColumn
 from training.data.sources.tables import PARQUET_ERRORS, column_names, is_parquet
-from training.data.sources.text import LINE
 
 CLOCK_KEY: Final = "willbuy.clock"
 EQUAL_ROWS_KEY: Final = "willbuy.equal_rows"

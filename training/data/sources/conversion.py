@@ -13,8 +13,8 @@ import polars as pl
 from model.events import FIELDS, PURCHASE, EventNames
 from model.text_rules import canonical_text
 from training.data.sources import values
+from training.data.sources.blocks import DAMAGED, LINE, BrokenRows, no_rejections, rejections
 from training.data.sources.mapping import ColumnMapping, PropertyColumn
-from training.data.sources.text import DAMAGED, LINE, BrokenRows, no_rejections, rejections
 from training.data.sources.time_patterns import in_utc
 
 SOURCE_LINE: Final = "source_line"

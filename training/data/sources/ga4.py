@@ -13,11 +13,11 @@ import polars as pl
 from model.vendors.ga4 import CLIENTS, GA4, SESSION, TABLE, USER
 from model.vendors.paths import value_at
 from training.data.sources.base import EventFile, adapter_of_tables
+from training.data.sources.blocks import LINE
 from training.data.sources.conversion import ORDER
 from training.data.sources.json_lines import sample
 from training.data.sources.nested import expression
 from training.data.sources.tables import column_names, is_parquet, parquet_schema
-from training.data.sources.text import LINE
 from training.data.sources.vendors import filled, mapping_of
 
 REQUIRED: Final = frozenset({"event_timestamp", "event_name", "event_params", USER})

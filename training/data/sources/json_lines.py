@@ -17,17 +17,9 @@ import msgspec
 import polars as pl
 
 from model.vendors.paths import scalar_text, steps, value_at
+from training.data.sources.blocks import LINE, MAX_LINE_BYTES, Block, BrokenRows, line_blocks, no_rejections, rejections
 from training.data.sources.errors import SourceError
 from training.data.sources.files import HEAD_BYTES, head, opened
-from training.data.sources.text import (
-    LINE,
-    MAX_LINE_BYTES,
-    Block,
-    BrokenRows,
-    line_blocks,
-    no_rejections,
-    rejections,
-)
 
 Record = dict[str, Any]
 Records = Callable[[Record], Iterable[Record]]

@@ -14,10 +14,11 @@ import polars as pl
 
 from training.data.sources import values
 from training.data.sources.base import Adapter, Batch, Enrichment, EventFile, Source, lookup_batch, one_file
+from training.data.sources.blocks import LINE, rejections
 from training.data.sources.files import matching, plain_name
 from training.data.sources.mapping import ColumnMapping
 from training.data.sources.tables import column_names, read_table
-from training.data.sources.text import LINE, TextLayout, rejections
+from training.data.sources.text import TextLayout
 
 MAPPING: Final = ColumnMapping(
     visitor_id="visitorid",

@@ -13,13 +13,13 @@ import polars as pl
 
 from model.vendors.snowplow import PRODUCT, SESSION, SESSION_INDEX, SESSION_PARTS, SNOWPLOW, TABLE, TRANSACTION
 from training.data.sources.base import EventFile, adapter_of_tables
+from training.data.sources.blocks import MAX_LINE_BYTES
 from training.data.sources.errors import SourceError
 from training.data.sources.files import opened
 from training.data.sources.json_lines import is_json
 from training.data.sources.mapping import ColumnMapping
 from training.data.sources.nested import expression
 from training.data.sources.tables import column_names, is_parquet, parquet_schema
-from training.data.sources.text import MAX_LINE_BYTES
 from training.data.sources.vendors import filled, mapping_of
 
 FIELDS: Final = (

@@ -6,20 +6,12 @@ from typing import Final
 
 import polars as pl
 
+from training.data.sources.blocks import DAMAGED, LINE, Block, no_rejections
 from training.data.sources.errors import SourceError
 from training.data.sources.files import compression
 from training.data.sources.json_lines import Records, is_json, keys, read_json
 from training.data.sources.nested import expression
-from training.data.sources.text import (
-    DAMAGED,
-    LINE,
-    Block,
-    TextLayout,
-    check_columns,
-    header,
-    no_rejections,
-    read_text,
-)
+from training.data.sources.text import TextLayout, check_columns, header, read_text
 
 BLOCK_BYTES: Final = 32 * 1024 * 1024
 ROWS_PER_PARQUET_BLOCK: Final = 250_000

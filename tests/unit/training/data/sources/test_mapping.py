@@ -10,8 +10,8 @@ from support import paths
 
 from model.events import FIELDS
 from training.data.sources import ColumnMapping, PropertyColumn, SourceError
+from training.data.sources.blocks import LINE
 from training.data.sources.conversion import convert
-from training.data.sources.text import LINE
 
 TOML = """
 time_format = "epoch_s"
