@@ -270,7 +270,7 @@ def adapter_of_tables(
         format: the format's name.
         description: see `Adapter`.
         is_ours: whether a table is of the format.
-        refusal: what is said of a table that is not.
+        refusal: message of the error for a table that is not.
         event_file: returns how a table is read.
     """
 
