@@ -1,7 +1,6 @@
 """`willbuy doctor`: checks what the service would start with, by the service's own checks, and says what to do."""
 
 import os
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
@@ -17,6 +16,7 @@ from app.settings import Settings, faults_of, removed_settings, unknown_settings
 from app.store.facts import OLDEST_VERSION, ServerFacts, read_facts
 from app.store.redis.connection import open_client
 from app.wiring import check_redis_options, connection_options, open_models, open_rule_file, open_store
+from model.clock import now_ms
 from model.own_redis import running_url
 
 # Memory of a live session of ten events (docs/scaling.md).
@@ -110,7 +110,7 @@ def _artifact_and_rules(settings: Settings) -> Iterator[Finding]:
     if settings.interventions_file is None:
         return
     try:
-        open_rule_file(settings, models, now_ms=lambda: time.time_ns() // 1_000_000, logger=logger)
+        open_rule_file(settings, models, now_ms=now_ms, logger=logger)
     except ValueError as exc:
         yield Finding("rules", "error", str(exc), "try the file: willbuy interventions check FILE SESSIONS")
         return

@@ -4,7 +4,6 @@ Nothing is global: two apps in one process share nothing.
 """
 
 import asyncio
-import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from importlib.metadata import version
@@ -33,6 +32,7 @@ from app.settings import Settings, faults_of, warn_of_ignored_settings
 from app.store.interface import StateStore
 from app.store.keys import Keys
 from app.wiring import log_started, open_models, open_rate_limit, open_rule_file, running_services
+from model.clock import now_ms
 from model.interface import Model
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def create_app(
     model: Model | None = None,
     store: StateStore | None = None,
     tracer_provider: "TracerProvider | None" = None,
-    now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+    now_ms: Callable[[], int] = now_ms,
     feed: Feed | None = None,
 ) -> FastAPI:
     """Return the service, ready for a server.

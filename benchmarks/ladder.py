@@ -8,9 +8,9 @@ and the split are equal, so that a difference between two rungs is due to cell o
 """
 
 import json
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -20,7 +20,7 @@ from rich.table import Table
 from model.artifact import Manifest, read_manifest
 from training.commands.console import OUT, errors_for_people, print_line
 from training.commands.evaluate import EVALUATE_ERRORS, run_evaluate
-from training.commands.prepare import prepared_or_read
+from training.commands.prepare import prepared_sessions, run_prepare
 from training.commands.train import TRAIN_ERRORS, run_training
 from training.config import EvaluateSettings, RunConfig, SelectionSettings, TrainSettings
 from training.config_file import ConfigError, read_config
@@ -89,9 +89,8 @@ def run_ladder(
     """
     folder.mkdir(parents=True, exist_ok=True)
     manifests: dict[str, Manifest] = {}
-    with tempfile.TemporaryDirectory(prefix="willbuy-") as temporary:
-        rejected = folder / "rejected.csv"
-        dataset = prepared_or_read(data, Path(temporary) / "prepared", config.log, keep_rejected=rejected)
+    prepare_into = partial(run_prepare, data, log=config.log, keep_rejected=folder / "rejected.csv")
+    with prepared_sessions(data, prepare_into) as dataset:
         config = config.for_sessions(dataset.counts.sessions.sessions)
         for number, rung in enumerate(rungs, 1):
             name = name_of(rung)

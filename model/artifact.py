@@ -10,9 +10,7 @@ read, and its checksums, its format version, the digest of its code and (if give
 import hashlib
 import json
 import lzma
-import os
 import platform
-import tempfile
 import warnings
 import zipfile
 import zlib
@@ -26,6 +24,7 @@ from typing import Any, Final
 
 import torch
 
+from model.atomic_write import replacing
 from model.code_digest import code_digest
 from model.columns import FIXED_CODES, FIXED_NUMBERS, fingerprint
 from model.manifest import (
@@ -150,23 +149,17 @@ def save(model: SessionModel, path: Path, manifest: Manifest | None = None) -> M
     model = model.cpu().eval()
     manifest = manifest or manifest_of(model)
     _check_fingerprint(model, manifest, path)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
-    try:
+    # Readable, because another user runs the service.
+    with replacing(path, mode=0o644) as temporary:
         with _torchscript():
             script = torch.jit.script(model)
             # Twice: the manifest has the digest of the code, which torch writes only with the file.
-            torch.jit.save(script, temporary)
-            manifest = replace(manifest, code=code_digest(Path(temporary)))
+            torch.jit.save(script, str(temporary))
+            manifest = replace(manifest, code=code_digest(temporary))
             manifest = replace(manifest, fingerprint=model_fingerprint(model, _configuration(manifest)))
-            torch.jit.save(script, temporary, _extra_files={_MANIFEST: json.dumps(manifest.to_dict())})
-        scripted, written = load(Path(temporary))
+            torch.jit.save(script, str(temporary), _extra_files={_MANIFEST: json.dumps(manifest.to_dict())})
+        scripted, written = load(temporary)
         _check_script(model, scripted, written)
-        # mkstemp creates a private file, but another user runs the service.
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
-    finally:
-        Path(temporary).unlink(missing_ok=True)
     return written
 
 

@@ -10,7 +10,6 @@ where the artifact's SHA-256 covers it.
 """
 
 import json
-import os
 import platform
 import shutil
 import tempfile
@@ -24,6 +23,7 @@ import torch
 from torch import Tensor
 
 from model.artifact import random_columns
+from model.atomic_write import replacing
 from model.manifest import Manifest
 
 FEWEST_SESSIONS: Final = 2
@@ -134,22 +134,19 @@ def add_compiled_step(artifact: Path, package: Path, fingerprint: str, out: Path
         out: the file to write; gets its name only once it is complete.
     """
     about = json.dumps({"fingerprint": fingerprint, "target": asdict(Target.here())})
-    handle, temporary = tempfile.mkstemp(dir=out.parent, prefix=f".{out.name}.")
-    os.close(handle)
-    try:
-        with zipfile.ZipFile(artifact) as source, zipfile.ZipFile(temporary, "w") as target:
-            root = source.namelist()[0].partition("/")[0]
-            replaced = {f"{root}/{_PACKAGE}", f"{root}/{_ABOUT}"}
-            for entry in source.infolist():
-                if entry.filename not in replaced:
-                    target.writestr(entry, source.read(entry))
-            target.writestr(f"{root}/{_ABOUT}", about)
-            target.write(package, f"{root}/{_PACKAGE}")
-        # mkstemp creates a private file, but another user runs the service.
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(out)
-    finally:
-        Path(temporary).unlink(missing_ok=True)
+    # Readable, because another user runs the service.
+    with (
+        replacing(out, mode=0o644) as temporary,
+        zipfile.ZipFile(artifact) as source,
+        zipfile.ZipFile(temporary, "w") as target,
+    ):
+        root = source.namelist()[0].partition("/")[0]
+        replaced = {f"{root}/{_PACKAGE}", f"{root}/{_ABOUT}"}
+        for entry in source.infolist():
+            if entry.filename not in replaced:
+                target.writestr(entry, source.read(entry))
+        target.writestr(f"{root}/{_ABOUT}", about)
+        target.write(package, f"{root}/{_PACKAGE}")
 
 
 def compiled_digest(artifact: Path) -> str | None:

@@ -1,6 +1,5 @@
 """Rules, their experiments and switches; webhooks and their dead messages."""
 
-from datetime import UTC, datetime
 from typing import Annotated, Any, Final
 
 import msgspec
@@ -40,6 +39,7 @@ from app.schemas.interventions import (
     SwitchOut,
     WebhookOut,
 )
+from model.clock import utc
 from model.interventions.rules import Rule
 
 router = APIRouter(tags=["interventions"])
@@ -72,14 +72,14 @@ async def get_interventions(request: Request) -> Response:
             webhook.name: await services.store.webhooks.state(webhook.name) for webhook in services.sender.webhooks
         }
     answer = InterventionsOut(
-        as_of=_time(services.now_ms()),
+        as_of=utc(services.now_ms()),
         rules=[_rule_out(result) for result in results],
         webhooks=[
             WebhookOut(
                 name=webhook.name,
                 rules=None if webhook.rules is None else sorted(webhook.rules),
                 waiting=states[webhook.name].waiting,
-                next_attempt=None if (due_ms := states[webhook.name].next_ms) is None else _time(due_ms),
+                next_attempt=None if (due_ms := states[webhook.name].next_ms) is None else utc(due_ms),
                 dead=states[webhook.name].dead,
             )
             for webhook in services.sender.webhooks
@@ -129,7 +129,7 @@ async def dead_messages(
         dead=state.dead,
         messages=[
             DeadMessageOut(
-                id=one.message_id, cause=one.cause, attempts=one.attempts, died=_time(one.died_ms), body=one.body
+                id=one.message_id, cause=one.cause, attempts=one.attempts, died=utc(one.died_ms), body=one.body
             )
             for one in state.messages
         ],
@@ -167,7 +167,7 @@ def _rule_out(result: RuleResult) -> RuleOut:
         name=result.name,
         on=result.is_on,
         in_file=result.rule is not None,
-        switched_off=None if result.switched_off_ms is None else _time(result.switched_off_ms),
+        switched_off=None if result.switched_off_ms is None else utc(result.switched_off_ms),
         control=0.0 if result.rule is None else result.rule.control,
         rule={} if result.rule is None else _fields(result.rule),
         fired_today=sum(result.fired_today.values()),
@@ -216,7 +216,3 @@ def _fields(rule: Rule) -> dict[str, Any]:
 
 def _interval_out(interval: Interval | None) -> IntervalOut | None:
     return None if interval is None else IntervalOut(low=interval.low, high=interval.high)
-
-
-def _time(milliseconds: int) -> datetime:
-    return datetime.fromtimestamp(milliseconds / 1000, UTC)

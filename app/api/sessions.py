@@ -5,7 +5,6 @@ back by clients that resolve such paths.
 """
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from math import log, log1p
 from typing import Annotated, Any, Final
 
@@ -39,6 +38,7 @@ from app.schemas.sessions import (
 from app.scoring.reasons import reason
 from app.store.history_codec import Entry
 from app.store.record_codec import Record
+from model.clock import utc
 from model.events import Event
 from model.explain import Explanation, probability_of
 from model.interventions.decide import Decision
@@ -143,7 +143,7 @@ def _trace(entries: Sequence[Entry], probabilities: Sequence[float]) -> list[Tra
     return [
         TracePoint(
             event_name=entry.event.event_name,
-            timestamp=_time(entry.event.timestamp_ms),
+            timestamp=utc(entry.event.timestamp_ms),
             item_id=entry.event.item_id,
             probability=probability,
             delta=None if last is None else _change(_log_odds(probability) - last, probability - probability_of(last)),
@@ -190,8 +190,8 @@ def session_out(session_id: str, record: Record) -> SessionOut:
         session_id=session_id,
         probability=None if record.outcome else record.probability,
         events=record.events,
-        first_seen=_time(record.first_seen_ms),
-        last_seen=_time(record.last_seen_ms),
+        first_seen=utc(record.first_seen_ms),
+        last_seen=utc(record.last_seen_ms),
         model=record.model,
         outcome=record.outcome.word,
     )
@@ -202,7 +202,7 @@ def _intervention(decision: Decision) -> TracedIntervention:
         name=decision.rule,
         group=decision.group.word,
         probability=decision.probability,
-        decided=_time(decision.decided_ms),
+        decided=utc(decision.decided_ms),
         idle=decision.idle,
     )
 
@@ -210,7 +210,3 @@ def _intervention(decision: Decision) -> TracedIntervention:
 def not_found() -> SessionNotFoundError:
     """Return the error for an unknown session."""
     return SessionNotFoundError("The session never was, or it ended and its idle time has passed.")
-
-
-def _time(timestamp_ms: int) -> datetime:
-    return datetime.fromtimestamp(timestamp_ms / 1000, tz=UTC)

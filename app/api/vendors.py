@@ -6,7 +6,6 @@ say that no caller can be served now, and a record that can never become an even
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
 from itertools import islice
 from typing import Annotated, Any, Final, NamedTuple
 
@@ -47,6 +46,7 @@ from app.scoring.events import QueuedEvent
 from app.scoring.parsing import checked_event, document_parts, read_document
 from app.scoring.session_update import Score
 from app.store.ingest import MOST_REJECTS, Reject, session_of
+from model.clock import utc
 from model.events import canonical_event_name
 from model.vendors.ga4 import GA4
 from model.vendors.segment import RUDDERSTACK, SEGMENT
@@ -185,7 +185,7 @@ async def get_rejects(request: Request, limit: Annotated[int, Query(ge=1, le=MOS
         rejects=[
             RejectOut(
                 vendor=one.vendor,
-                rejected=datetime.fromtimestamp(one.rejected_ms / 1000, UTC),
+                rejected=utc(one.rejected_ms),
                 code=one.code,
                 detail=one.detail,
                 record=one.record,

@@ -1,8 +1,6 @@
 """`willbuy key`: makes, lists and revokes API keys."""
 
 import json
-import os
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +13,7 @@ from rich.table import Table
 
 from app.auth.keys import AccessError, ApiKey, all_different, digest_of, new_key, read_keys
 from app.auth.scopes import Scope
+from model.atomic_write import replacing
 
 _ERR: Final = Console(stderr=True)
 _SHOWN_DIGITS: Final = 12
@@ -153,11 +152,7 @@ def _replace(file: Path, text: str) -> None:
     """Write a file atomically, with the permissions that it had: the service may be reading it."""
     target = file.resolve()
     try:
-        handle, written = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-        with os.fdopen(handle, "w", encoding="utf-8") as out:
-            out.write(text)
-        if target.exists():
-            Path(written).chmod(target.stat().st_mode & 0o777)
-        Path(written).replace(target)
+        with replacing(target, mode=target.stat().st_mode & 0o777 if target.exists() else 0o600) as temporary:
+            temporary.write_text(text, "utf-8")
     except OSError as exc:
         raise AccessError(f"{file}: {exc.strerror}") from exc

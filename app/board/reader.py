@@ -11,7 +11,6 @@ A page that reaches a bound is short or even empty, and its cursor continues fro
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from math import ceil, sqrt
 from typing import Final
 
@@ -21,6 +20,7 @@ from app.board.query import BoardQuery, encode_cursor
 from app.schemas.board import BoardOut, BoardSessionOut
 from app.store.board import ALL_SHARDS, BoardStore, Order, Position, Row, Selection
 from app.store.record_codec import Outcome
+from model.clock import utc
 
 # Entries of all shards together, in each round.
 _MOST_ENTRIES: Final = 4096
@@ -154,8 +154,8 @@ def _session(session_id: str, row: Row, recent: int) -> BoardSessionOut:
         session_id=session_id,
         probability=None if is_unknown else round(record.probability or 0.0, _PROBABILITY_DIGITS),
         events=record.events,
-        first_seen=_time(record.first_seen_ms),
-        last_seen=_time(record.last_seen_ms),
+        first_seen=utc(record.first_seen_ms),
+        last_seen=utc(record.last_seen_ms),
         model=record.model,
         outcome=record.outcome.word,
         last_event=row.last_event,
@@ -170,7 +170,3 @@ def _session(session_id: str, row: Row, recent: int) -> BoardSessionOut:
         served = row.recent_probabilities[-recent:]
         session.recent_probabilities = [round(probability, _RECENT_DIGITS) for probability in served]
     return session
-
-
-def _time(timestamp_ms: int) -> datetime:
-    return datetime.fromtimestamp(timestamp_ms / 1000, tz=UTC)

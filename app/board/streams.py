@@ -10,11 +10,9 @@ The format is that of https://html.spec.whatwg.org/multipage/server-sent-events.
 
 import asyncio
 import json
-import time
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from functools import partial
 from typing import Final
 
@@ -26,6 +24,7 @@ from app.board.query import BoardQuery
 from app.errors import ShuttingDownError, TooManyStreamsError, WillbuyError, to_problem
 from app.runtime.periodic import PeriodicTask
 from app.store.interventions import NOW, DecisionPage, DecisionStore, HandedOver
+from model.clock import now_ms, utc
 from model.redis_keys import SHARDS
 
 HEARTBEAT_S: Final = 15.0
@@ -181,7 +180,7 @@ class _DecisionChannel:
 
     async def resume(self, listener: Listener, after_ms: int) -> None:
         """Give a listener the decisions since it was cut off; end its stream if they cannot be read."""
-        begin_ms = max(after_ms - _OVERLAP_MS, time.time_ns() // 1_000_000 - _LONGEST_GAP_MS)
+        begin_ms = max(after_ms - _OVERLAP_MS, now_ms() - _LONGEST_GAP_MS)
         places = dict.fromkeys(range(SHARDS), f"{begin_ms}-0")
         try:
             if self._has_rules():
@@ -246,7 +245,7 @@ def _told(decision: HandedOver) -> bytes:
             decision.group,
             decision.probability,
             decision.event,
-            datetime.fromtimestamp(decision.decided_ms / 1000, UTC).isoformat(timespec="milliseconds"),
+            utc(decision.decided_ms).isoformat(timespec="milliseconds"),
             decision.idle,
         )
     )

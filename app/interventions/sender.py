@@ -11,7 +11,6 @@ import asyncio
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime
 from typing import Final
 from uuid import uuid4
 
@@ -24,6 +23,7 @@ from app.monitoring.metrics import Metrics
 from app.runtime.periodic import Background, PeriodicTask
 from app.store.interventions import START, DecisionEntry, DecisionStore
 from app.store.webhooks import Claimed, WebhookStore, message_id
+from model.clock import utc
 from model.redis_keys import SHARDS
 
 MOST_ATTEMPTS: Final = 10
@@ -65,7 +65,7 @@ _encode: Final = msgspec.json.Encoder().encode
 def message_of(entry: DecisionEntry) -> tuple[str, str]:
     """Return id and body of a decision's message."""
     decision = entry.decision
-    decided = datetime.fromtimestamp(decision.decided_ms / 1000, UTC)
+    decided = utc(decision.decided_ms)
     data = _Data(
         decision.session_id,
         decision.rule,

@@ -33,6 +33,7 @@ from app.runtime.single_flight import SingleFlightCache
 from app.schemas.board import HistoryOut, HourOut, OutcomesOut
 from app.schemas.quality import AnswersOut, ModelQualityOut
 from app.store.outcomes import ClosedSession, Counts, CountsOf, OutcomeStore
+from model.clock import utc
 from model.interface import Model
 
 _COUNTS_KEPT_S: Final = 5.0
@@ -175,7 +176,7 @@ class ModelQuality(Background):
         counts_of, end = await self._hours.read_buckets(_HOURS, now_ms)
         hours = [_hour_out(hour, counts.answers, complete=hour < end) for hour, counts in counts_of.items()]
         first = next((at for at, hour in enumerate(hours) if hour.sessions), len(hours))
-        as_of = datetime.fromtimestamp(now_ms / 1000, UTC)
+        as_of = utc(now_ms)
         return HistoryOut(as_of=as_of, pending_s=self._hours.pending_s, hours=hours[first:])
 
     async def show(self) -> None:

@@ -7,12 +7,12 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
 from redis.exceptions import RedisError
 
+from model.clock import utc
 from model.redis_keys import SHARDS
 from training.collect.entries import Ended, EntryId, ended_session, events_of
 from training.collect.errors import CollectError
@@ -134,7 +134,7 @@ class Collector:
 
     def _write(self, sessions: Sequence[Ended]) -> None:
         ordered = sorted(sessions, key=lambda session: (session.closed_ms, session.entry))
-        first = datetime.fromtimestamp(ordered[0].closed_ms / 1000, tz=UTC)
+        first = utc(ordered[0].closed_ms)
         # The name of the first entry makes it unique: no session is in two files.
         entry = ordered[0].entry
         path = self._folder / f"outcomes-{first:%Y%m%dT%H%M%S}-{entry.shard:02x}-{entry.entry}.parquet"

@@ -1,8 +1,8 @@
 """`willbuy compare A B DATA`: two artifacts on the same unseen sessions, to decide on a release."""
 
 import json
-import tempfile
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -10,11 +10,11 @@ from rich.table import Table
 
 from model.artifact import ArtifactError, Manifest
 from training.commands.console import ERR, OUT, print_line
-from training.commands.prepare import PREPARE_ERRORS, column_mapping
+from training.commands.prepare import PREPARE_ERRORS, column_mapping, prepared_sessions
 from training.commands.stages import prepare_progress, stage
 from training.config import CompareSettings
 from training.data.prepare import prepare
-from training.data.prepared import PreparedDataset, is_prepared, read_prepared
+from training.data.prepared import PreparedDataset
 from training.data.provenance import Unseen, cuts_of, unseen_sessions
 from training.evaluation.comparison import Comparison, Scored, compare
 from training.evaluation.prefixes import prefixes_of
@@ -44,8 +44,7 @@ def run_compare(a_path: Path, b_path: Path, data: Path, settings: CompareSetting
         COMPARE_ERRORS: an error that the user can fix; the message says how.
     """
     a, b = read_start(a_path), read_start(b_path)
-    with tempfile.TemporaryDirectory(prefix="willbuy-") as temporary:
-        dataset = _dataset(data, settings, Path(temporary) / "prepared", b.manifest)
+    with prepared_sessions(data, partial(_prepared, data, settings, b.manifest)) as dataset:
         for path, start in ((a_path, a), (b_path, b)):
             try:
                 check_properties(start.manifest, dataset)
@@ -94,9 +93,7 @@ def run_compare(a_path: Path, b_path: Path, data: Path, settings: CompareSetting
     return comparison
 
 
-def _dataset(data: Path, settings: CompareSettings, folder: Path, manifest: Manifest) -> PreparedDataset:
-    if is_prepared(data):
-        return read_prepared(data)
+def _prepared(data: Path, settings: CompareSettings, manifest: Manifest, folder: Path) -> PreparedDataset:
     mapping = column_mapping(settings.log)
     with prepare_progress() as progress:
         return prepare(

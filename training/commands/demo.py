@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, Final
 import httpx
 from rich.live import Live
 
+from model.clock import now_ms
 from model.events import PURCHASE, Event
 from training.commands.console import OUT, print_line
 from training.commands.demo_screen import Shop, Shopper, screen
@@ -291,7 +292,7 @@ async def _shopper(
     """Play sessions one after another."""
     while True:
         session_id = f"demo-{secrets.token_hex(3)}-{next(numbers)}"
-        events = ending_now(next(visits), time.time_ns() // 1_000_000)
+        events = ending_now(next(visits), now_ms())
         shopper = Shopper(session_id, events[0])
         previous_ms = events[0].timestamp_ms
         await asyncio.sleep(secrets.randbelow(1000) / 1000 * _LONGEST_PAUSE_S)

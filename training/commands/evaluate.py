@@ -1,6 +1,5 @@
 """`willbuy evaluate ARTIFACT DATA`: a model's scores on sessions that it has not seen, beside baselines."""
 
-import tempfile
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +15,7 @@ from model.base_rate import logit_shift
 from model.columns import fingerprint
 from training.baselines import fit_baselines
 from training.commands.console import print_line
-from training.commands.prepare import PREPARE_ERRORS, prepared_or_read
+from training.commands.prepare import PREPARE_ERRORS, prepared_sessions, run_prepare
 from training.commands.scores import print_scores
 from training.commands.stages import stage
 from training.config import EvaluateSettings, LogSettings
@@ -63,9 +62,8 @@ def run_evaluate(artifact: Path, data: Path, settings: EvaluateSettings) -> Repo
     torch.set_num_threads(settings.threads)
     models = _models(artifact, settings)
     subject = next(iter(models.values()))
-    with tempfile.TemporaryDirectory(prefix="willbuy-") as temporary:
-        log = LogSettings(settings.log.format, settings.log.mapping, **cuts_of(subject.manifest))
-        dataset = prepared_or_read(data, Path(temporary) / "prepared", log)
+    log = LogSettings(settings.log.format, settings.log.mapping, **cuts_of(subject.manifest))
+    with prepared_sessions(data, lambda folder: run_prepare(data, folder, log)) as dataset:
         elsewhere = None if settings.baseline_data is None else read_prepared(settings.baseline_data)
         for name, start in models.items():
             _check_fits(name, start, dataset)

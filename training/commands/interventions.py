@@ -1,6 +1,5 @@
 """`willbuy interventions check FILE SESSIONS`: how often each rule would have fired on past sessions, and on whom."""
 
-import tempfile
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -25,7 +24,7 @@ from model.interventions.decide import (
 from model.interventions.rules import Rule, RulesError, RuleSet, read_rules
 from model.predictor import load_predictor
 from training.commands.console import OUT, print_line
-from training.commands.prepare import PREPARE_ERRORS, prepared_or_read
+from training.commands.prepare import PREPARE_ERRORS, prepared_sessions, run_prepare
 from training.commands.replay import read_events
 from training.config import CheckSettings, LogSettings, SelectionSettings
 from training.data.provenance import cuts_of
@@ -90,9 +89,8 @@ def run_check(rules: Path, data: Path, settings: CheckSettings) -> list[Firing]:
         raise ArtifactError("--artifact: is needed, as rules ask for probabilities")
     predictor = load_predictor(settings.artifact, state_dtype="float32", base_rate=settings.base_rate)
     found = read_rules(rules, predictor)
-    with tempfile.TemporaryDirectory(prefix="willbuy-") as temporary:
-        log = LogSettings(settings.log.format, settings.log.mapping, **cuts_of(predictor.manifest))
-        dataset = prepared_or_read(data, Path(temporary) / "prepared", log)
+    log = LogSettings(settings.log.format, settings.log.mapping, **cuts_of(predictor.manifest))
+    with prepared_sessions(data, lambda folder: run_prepare(data, folder, log)) as dataset:
         wanted = SelectionSettings(
             baselines=False, all_sessions=settings.all_sessions, most_sessions=settings.most_sessions
         )

@@ -2,9 +2,9 @@
 
 import os
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -15,13 +15,13 @@ from numpy.typing import NDArray
 
 from model.artifact import ArtifactError, BaseRateUnknownError
 from model.base_rate import logit_shift
-from training.commands.prepare import PREPARE_ERRORS
+from training.commands.prepare import PREPARE_ERRORS, prepared_sessions
 from training.commands.stages import prepare_progress, stage
 from training.config import PredictSettings
 from training.data.dataset import Columns, read_columns
 from training.data.encoded import encode
 from training.data.prepare import prepare
-from training.data.prepared import PreparedDataset, is_prepared, read_prepared
+from training.data.prepared import PreparedDataset
 from training.data.provenance import cuts_of
 from training.data.sources.mapping import ColumnMapping
 from training.fit.loop import logits
@@ -66,8 +66,7 @@ def run_predict(artifact: Path, data: Path, out: Path, settings: PredictSettings
     torch.set_num_threads(settings.threads)
     start = _start(artifact, settings.base_rate)
     out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="willbuy-") as temporary:
-        dataset = _dataset(data, Path(temporary) / "prepared", start, settings)
+    with prepared_sessions(data, partial(_prepared, data, start, settings)) as dataset:
         check_properties(start.manifest, dataset)
         events = dataset.counts.sessions.events
         with _table(out) as table, stage("predicting", events) as show:
@@ -121,9 +120,7 @@ def _start(artifact: Path, base_rate: float | None) -> Start:
     return start
 
 
-def _dataset(data: Path, folder: Path, start: Start, settings: PredictSettings) -> PreparedDataset:
-    if is_prepared(data):
-        return read_prepared(data)
+def _prepared(data: Path, start: Start, settings: PredictSettings, folder: Path) -> PreparedDataset:
     mapping = None if settings.log.mapping is None else ColumnMapping.from_toml(settings.log.mapping)
     cuts = cuts_of(start.manifest)
     cuts["keep_open_sessions"] = True

@@ -2,7 +2,8 @@
 
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -83,15 +84,18 @@ def _columns_of(texts: Sequence[str]) -> list[str]:
     return [column.strip() for text in texts for column in text.split(",") if column.strip()]
 
 
-def prepared_or_read(
-    data: Path, folder: Path, log: LogSettings, *, keep_rejected: Path | None = None
-) -> PreparedDataset:
-    """Return prepared sessions as they are, or those of a log, prepared into `folder`.
+@contextmanager
+def prepared_sessions(data: Path, prepare_into: Callable[[Path], PreparedDataset]) -> Iterator[PreparedDataset]:
+    """Yield prepared sessions as they are, or those that `prepare_into` makes of a log in a temporary folder.
 
     Raises:
         PREPARE_ERRORS: there is no such data, or it is not readable.
     """
-    return read_prepared(data) if is_prepared(data) else run_prepare(data, folder, log, keep_rejected=keep_rejected)
+    if is_prepared(data):
+        yield read_prepared(data)
+        return
+    with tempfile.TemporaryDirectory(prefix="willbuy-") as folder:
+        yield prepare_into(Path(folder) / "prepared")
 
 
 def run_prepare(

@@ -7,7 +7,6 @@ sessions in float32. Both must give the same probability for every prefix.
 import asyncio
 import math
 import secrets
-import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -21,14 +20,16 @@ import polars as pl
 from msgspec import structs
 from rich.table import Table
 
-from model.artifact import ArtifactError, Manifest
+from model.artifact import ArtifactError
+from model.clock import now_ms
 from model.events import FIELD_NAMES, Event
 from model.predictor import Predictor, load_predictor
 from training.commands.console import ERR, OUT
+from training.commands.prepare import prepared_sessions
 from training.commands.stages import stage
 from training.config import ReplaySettings
 from training.data.prepare import prepare
-from training.data.prepared import PreparedDataset, is_prepared, read_prepared
+from training.data.prepared import PreparedDataset
 from training.data.provenance import cuts_of
 from training.data.sources.errors import SourceError
 from training.evaluation.metrics import score
@@ -96,8 +97,8 @@ async def run_replay(data: Path, artifact: Path, settings: ReplaySettings) -> bo
         if served["fingerprint"] != predictor.fingerprint:
             raise ReplayError(f"the service runs model {served['fingerprint']}, {artifact} is {predictor.fingerprint}")
         limit = TOLERANCE[state_dtype] if settings.tolerance is None else settings.tolerance
-        with tempfile.TemporaryDirectory(prefix="willbuy-") as temporary:
-            dataset = _dataset(data, Path(temporary) / "prepared", predictor.manifest)
+        format_, cuts = predictor.manifest.data.get("source_format", "auto"), cuts_of(predictor.manifest)
+        with prepared_sessions(data, lambda folder: prepare(data, folder, format=format_, **cuts)) as dataset:
             training = predictor.manifest.training
             chosen = sorted(parts_of(dataset, tuple(training["fractions"]), training["split_seed"])[settings.part])
             if not chosen:
@@ -225,9 +226,9 @@ async def replay(
         concurrency: sessions replayed at the same time.
         progress: called with the number of events answered.
     """
-    now_ms = time.time_ns() // 1_000_000
+    started_ms = now_ms()
     prefix = f"replay-{secrets.token_hex(4)}-"
-    played = {prefix + session_id: ending_now(events, now_ms) for session_id, events in sessions.items()}
+    played = {prefix + session_id: ending_now(events, started_ms) for session_id, events in sessions.items()}
     expected = dict(zip(played, predictor.score_sessions(list(played.values())), strict=True))
     result = ReplayResult(sessions=len(played))
     answers: dict[str, list[float]] = {session_id: [] for session_id in played}
@@ -260,12 +261,6 @@ async def replay(
     result.seconds = time.perf_counter() - started
     result.answers = list(answers.values())
     return result
-
-
-def _dataset(data: Path, folder: Path, manifest: Manifest) -> PreparedDataset:
-    if is_prepared(data):
-        return read_prepared(data)
-    return prepare(data, folder, format=manifest.data.get("source_format", "auto"), **cuts_of(manifest))
 
 
 def _sample(session_ids: Sequence[str], count: int) -> list[str]:

@@ -1,6 +1,5 @@
 """`willbuy train`: from data to an artifact, its report, and the record that repeats the run."""
 
-import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from functools import partial
@@ -10,9 +9,10 @@ from typing import TYPE_CHECKING, Any, Final
 import torch
 
 from model.artifact import Manifest
+from model.atomic_write import atomic_write
 from training.commands.compile import COMPILE_ERRORS, run_compile
 from training.commands.console import ERR, OUT, print_line
-from training.commands.prepare import PREPARE_ERRORS, prepared_or_read
+from training.commands.prepare import PREPARE_ERRORS, prepared_sessions, run_prepare
 from training.commands.scores import print_scores
 from training.commands.stages import Stages
 from training.config import (
@@ -52,7 +52,6 @@ from training.report.build import build_report
 from training.report.content import Report, write_json
 from training.report.model_card import model_card
 from training.report.page import write_html
-from training.runtime.atomic_write import atomic_write
 from training.runtime.distributed import SINGLE_PROCESS, DeviceError, WorkerError, Workers, join
 from training.runtime.progress import StageFactory
 
@@ -109,9 +108,8 @@ def _run(data: Path, out: Path, config: RunConfig, options: TrainOptions, worker
         start = read_start(options.start)
         config = warm_config(config, start.manifest)
     out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="willbuy-") as temporary:
-        rejected = out.with_name(f"{out.stem}.rejected.csv")
-        dataset = prepared_or_read(data, Path(temporary) / "prepared", config.log, keep_rejected=rejected)
+    prepare_into = partial(run_prepare, data, log=config.log, keep_rejected=out.with_name(f"{out.stem}.rejected.csv"))
+    with prepared_sessions(data, prepare_into) as dataset:
         config = config.for_sessions(dataset.counts.sessions.sessions)
         if workers.first:
             with run_logger(options.logger, out) as logger:

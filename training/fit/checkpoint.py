@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from model.atomic_write import replacing
 from training.runtime.distributed import SINGLE_PROCESS, WorkerError, Workers
 
 
@@ -54,18 +55,15 @@ def store(
         best: weights of the best epoch.
         identity: facts that a resuming run must share.
     """
-    temporary = path.with_name(f".{path.name}.writing")
-    torch.save(
-        {
-            "identity": identity,
-            "state": {**asdict(state), "epochs": [asdict(epoch) for epoch in state.epochs]},
-            "model": model.state_dict(),
-            "best": best,
-            "optimizer": optimizer.state_dict(),
-        },
-        temporary,
-    )
-    temporary.replace(path)
+    content = {
+        "identity": identity,
+        "state": {**asdict(state), "epochs": [asdict(epoch) for epoch in state.epochs]},
+        "model": model.state_dict(),
+        "best": best,
+        "optimizer": optimizer.state_dict(),
+    }
+    with replacing(path) as temporary:
+        torch.save(content, temporary)
 
 
 def restore(

@@ -14,12 +14,12 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Final
 
+from model.atomic_write import atomic_write
 from model.manifest import Manifest
 from training.config import RunConfig
 from training.config_file import to_toml
 from training.data.prepared import PreparedDataset
 from training.fit.result import TrainResult
-from training.runtime.atomic_write import atomic_write
 from training.runtime.progress import Stage, StageFactory
 
 KIND: Final = "willbuy training run"

@@ -33,6 +33,7 @@ from typing import Any, Final
 
 import optuna
 
+from model.atomic_write import atomic_write
 from model.encoder import Encoder
 from training.config import TrainSettings
 from training.data.encoded import Encoded
@@ -40,7 +41,6 @@ from training.data.training_set import TrainingError
 from training.fit.checkpoint import Epoch
 from training.fit.loop import fit
 from training.fit.recipe import add_soft_targets, pretrained
-from training.runtime.atomic_write import atomic_write
 from training.runtime.progress import StageFactory, null_progress
 
 RANGES: Final[Mapping[str, tuple[float, float, bool]]] = MappingProxyType(

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import polars as pl
 
+from model.clock import utc
 from training.data.prepared import REJECTED_FILE, PreparedDataset
 
 PROPERTY_PREFIX: Final = "property."
@@ -113,7 +114,7 @@ def summarise(dataset: PreparedDataset) -> LogSummary:
 
 def time_text(milliseconds: int) -> str:
     """Return a time as a person reads it."""
-    return f"{datetime.fromtimestamp(milliseconds / 1000, UTC):%Y-%m-%d %H:%M:%S}"
+    return f"{utc(milliseconds):%Y-%m-%d %H:%M:%S}"
 
 
 def duration_text(milliseconds: int) -> str:

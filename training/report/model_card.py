@@ -6,9 +6,9 @@ report's rows; the card also has the command, seeds and versions that repeat the
 
 from collections.abc import Mapping
 from dataclasses import asdict
-from datetime import UTC, datetime
 from typing import Any, Final
 
+from model.clock import utc
 from model.manifest import Manifest
 from training.evaluation.evaluate import Row
 from training.evaluation.resampling import Estimate
@@ -167,4 +167,4 @@ def _rounded(value: float | None) -> float | None:
 def _day(timestamp_ms: int | None) -> str | None:
     if timestamp_ms is None:
         return None
-    return datetime.fromtimestamp(timestamp_ms / 1000, tz=UTC).isoformat(timespec="seconds")
+    return utc(timestamp_ms).isoformat(timespec="seconds")
