@@ -114,7 +114,8 @@ def consume(
     dead_letters: Annotated[
         str | None,
         typer.Option(
-            help="Topic of what is no event or cannot be folded; otherwise TOPIC-dead-letters.", show_default=False
+            help="Topic for messages that are no event or cannot be folded; otherwise TOPIC-dead-letters.",
+            show_default=False,
         ),
     ] = None,
     group: Annotated[str, typer.Option(help="Consumer group, unless the properties name one.")] = "willbuy",
@@ -228,7 +229,7 @@ def _run(
 
 @cli.command(rich_help_panel="Serving")
 def rejects(
-    limit: Annotated[int, typer.Option(min=1, max=100, help="Most records, latest first.")] = 20,
+    limit: Annotated[int, typer.Option(min=1, max=100, help="Most records to print, latest first.")] = 20,
     url: Url = "http://127.0.0.1:8000",
     api_key: Key = None,
 ) -> None:

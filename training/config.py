@@ -126,7 +126,7 @@ class LogSettings(LogFormat):
     earliest: str = option(EARLIEST, "Earliest plausible time; rows before it are rejected.", panel=DATA)
     days_ahead: float = option(DAYS_AHEAD, "Days by which times may be later than now.", panel=DATA)
     keep_placeholder_ids: bool = option(
-        default=False, help="Take ids that stand for nothing, such as undefined, for session ids.", panel=DATA
+        default=False, help="Accept placeholders such as undefined as session ids.", panel=DATA
     )
     equal_rows: str | None = option(
         None,
@@ -163,7 +163,7 @@ class ColumnOptions:
     )
     session: str | None = option(None, "Column of the session: --column session_id=COLUMN.", panel=DATA)
     visitor: str | None = option(None, "Column of the visitor: --column visitor_id=COLUMN.", panel=DATA)
-    drop: tuple[str, ...] = option((), "Event name whose rows are left out, repeatable.", flag="--drop", panel=DATA)
+    drop: tuple[str, ...] = option((), "Event name whose rows are left out; repeatable.", flag="--drop", panel=DATA)
     constants: tuple[str, ...] = option(
         (),
         "FIELD=VALUE for every row, or for blank event names, repeatable: event_name=page_view.",
@@ -172,12 +172,12 @@ class ColumnOptions:
     )
     has_header: bool = option(
         default=True,
-        help="Whether the first line names the columns, or they are column_1, column_2.",
+        help="Whether the first line names the columns; otherwise they are column_1, column_2.",
         flag="--header/--no-header",
         panel=DATA,
     )
     missing_values: tuple[str, ...] = option(
-        (), "Word that means no value, such as NULL, repeatable.", flag="--missing-value", panel=DATA
+        (), "Word for a missing value, such as NULL; repeatable.", flag="--missing-value", panel=DATA
     )
     decimal_comma: bool = option(
         default=False, help="Numbers have a decimal comma, as in 1.299,50.", flag="--decimal-comma", panel=DATA
@@ -222,21 +222,30 @@ class FitSettings:
         seed: of weights, order and dropout. Same seed, same result on the same CPU build.
     """
 
-    steps: int = option(500, "Steps that suffice; they decide on the passes over the data.", low=1, panel=MODEL)
+    steps: int = option(
+        500, "Optimiser steps; the number of passes over the data follows from them.", low=1, panel=MODEL
+    )
     epochs: int | None = option(
-        None, "Passes over the data at most.", kind=int, low=1, panel=MODEL, shown="by the steps, 3 to 60"
+        None, "Most passes over the data.", kind=int, low=1, panel=MODEL, shown="by the steps, 3 to 60"
     )
     patience: int | None = option(
-        None, "Epochs without a better validation loss.", kind=int, low=1, panel=MODEL, shown="a third of the passes"
+        None,
+        "Stop after so many epochs without a better validation loss.",
+        kind=int,
+        low=1,
+        panel=MODEL,
+        shown="a third of the passes",
     )
-    batch_sessions: int = option(128, "Sessions a step.", low=1, panel=MODEL)
-    learning_rate: float = option(1e-3, "Highest learning rate; twice as high against soft targets.", panel=MODEL)
+    batch_sessions: int = option(128, "Sessions in each step.", low=1, panel=MODEL)
+    learning_rate: float = option(
+        1e-3, "Highest learning rate against outcomes; against soft targets it is twice as high.", panel=MODEL
+    )
     weight_decay: float = option(1e-2, "AdamW's weight decay.", panel=MODEL)
     gradient_norm: float = 1.0
     bucket_batches: int = 4
     teacher_weight: float = 0.9
     mixed_precision: bool = True
-    seed: int = option(0, "Of weights, order, dropout, split and search.", low=0)
+    seed: int = option(0, "Seed of weights, order, dropout, split and search.", low=0)
 
     def __post_init__(self) -> None:
         _require_positive(self, "steps", "batch_sessions", "bucket_batches")
@@ -322,7 +331,7 @@ class LeakSettings:
     most_sessions: int = 50_000
     allow_suspect: tuple[str, ...] = option(
         (),
-        "Use this input though it seems to know the future (docs/leaks.md); repeatable.",
+        "Use this input although the leak check refuses it (docs/leaks.md); repeatable.",
         metavar="NAME",
         panel=DATA,
     )
@@ -352,7 +361,7 @@ class VocabularySettings:
 
 SIZE_OPTIONS: Final[Mapping[str, Option]] = {
     "cell": Option("Kind of recurrent cell (docs/recipe.md).", kind=Literal[CELL_KINDS], panel=MODEL),
-    "aggregates": Option("See running counts, sums and times beside the current event.", panel=MODEL),
+    "aggregates": Option("Show the model running counts, sums and times beside the current event.", panel=MODEL),
     "hidden_size": Option("Units of a recurrent layer.", low=1, panel=MODEL),
     "layers": Option("Recurrent layers.", low=1, high=8, panel=MODEL),
     "head_size": Option("Units of the head.", low=1, panel=MODEL),
@@ -474,7 +483,7 @@ class ConfigOptions:
     assignments: tuple[str, ...] = option(
         (), "Any setting of the file, repeatable: fit.bucket_batches=8.", flag="--set", metavar="KEY=VALUE"
     )
-    print_config: bool = option(default=False, help="Write the settings as TOML to standard output, and stop.")
+    print_config: bool = option(default=False, help="Print the settings as TOML, and stop.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -510,10 +519,10 @@ class SelectionSettings:
         default=False, help="Evaluate on sessions that a model was trained on, too.", panel=DATA
     )
     most_sessions: int = option(
-        20_000, "Most sessions to evaluate on; a random sample represents more.", flag="--sessions", low=1, panel=DATA
+        20_000, "Most sessions to evaluate on; of more, a random sample is taken.", flag="--sessions", low=1, panel=DATA
     )
     most_fitted: int = option(
-        20_000, "Sessions to fit the baselines on at most.", flag="--baseline-sessions", low=100, panel=DATA
+        20_000, "Most sessions to fit the baselines on.", flag="--baseline-sessions", low=100, panel=DATA
     )
     seed: int = 0
 
@@ -527,8 +536,8 @@ class Offer:
             anyway. An assumption: a log without contacts cannot measure it.
     """
 
-    margin: float = option(30.0, "Earned by a purchase.", panel=ASSUMPTIONS)
-    cost: float = option(0.3, "Of contacting a session.", panel=ASSUMPTIONS)
+    margin: float = option(30.0, "Earned by each purchase.", panel=ASSUMPTIONS)
+    cost: float = option(0.3, "Cost of contacting a session.", panel=ASSUMPTIONS)
     uplift: float = option(
         0.1, "Assumed additional purchases by contacts, as a share of those without.", panel=ASSUMPTIONS
     )
@@ -566,7 +575,7 @@ class EvaluateSettings:
     assumptions: Assumptions = field(default_factory=Assumptions)
     base_rate: float | None = option(None, "Share of sessions that buy, where it differs from the training's.")
     resamples: int = option(EVALUATE_RESAMPLES, "Bootstrap resamples of the sessions.", flag="--bootstrap", low=20)
-    seed: int = option(0, "Of samples, baselines and bootstrap.", low=0)
+    seed: int = option(0, "Seed of samples, baselines and bootstrap.", low=0)
     threads: int = option(1, "CPU threads.", low=1, high=256)
 
 
@@ -594,10 +603,10 @@ class CompareSettings:
     )
     all_sessions: bool = option(default=False, help="Compare on sessions that a model was trained on, too.")
     most_sessions: int = option(
-        20_000, "Most sessions to compare on; a random sample represents more.", flag="--sessions", low=1
+        20_000, "Most sessions to compare on; of more, a random sample is taken.", flag="--sessions", low=1
     )
     resamples: int = option(COMPARE_RESAMPLES, "Bootstrap resamples of the sessions.", flag="--bootstrap", low=100)
-    seed: int = option(0, "Of sample and bootstrap.", low=0)
+    seed: int = option(0, "Seed of sample and bootstrap.", low=0)
     as_json: bool = option(default=False, help="Print JSON and nothing else.", flag="--json")
 
 
@@ -612,7 +621,7 @@ class CheckSettings:
     log: LogFormat = field(default_factory=LogFormat)
     all_sessions: bool = option(default=False, help="Also sessions that the model was trained on.", panel=DATA)
     most_sessions: int = option(
-        20_000, "Most sessions; a random sample represents more.", flag="--sessions", low=1, panel=DATA
+        20_000, "Most sessions; of more, a random sample is taken.", flag="--sessions", low=1, panel=DATA
     )
     base_rate: float | None = option(None, "Share of sessions that buy, where it differs from the training's.")
 
@@ -621,11 +630,13 @@ class CheckSettings:
 class ReplaySettings:
     """Options of `willbuy replay`."""
 
-    url: str = option("http://127.0.0.1:8000", "The service.")
+    url: str = option("http://127.0.0.1:8000", "URL of the service.")
     sessions: int = option(500, "Most sessions to replay.", low=1)
     part: Part = option("test", "Part of the split to replay; training has not seen the test part.")
     concurrency: int = option(8, "Sessions replayed at the same time.", low=1, high=1024)
-    tolerance: float | None = option(None, "Largest difference; by default 2e-3 with float16 state, 1e-5 with float32.")
+    tolerance: float | None = option(
+        None, "Largest difference allowed; by default 2e-3 with float16 state, 1e-5 with float32."
+    )
     base_rate: float | None = option(
         None, "Base rate that the answers are shifted to; by default the one that the service reports."
     )
@@ -663,7 +674,9 @@ class CollectSettings:
         default=False, help="Wait for new sessions until Ctrl-C, or end with the last one.", flag="--follow/--once"
     )
     every_s: float = option(60.0, "With --follow: least seconds between two files.", low=1.0)
-    sessions_a_file: int = option(10_000, "About the most sessions of one file.", flag="--sessions-per-file", low=1)
+    sessions_a_file: int = option(
+        10_000, "Most sessions in one file, approximately.", flag="--sessions-per-file", low=1
+    )
     group: str = option("willbuy", "Consumer group; another group gets every session once more.")
     consumer: str = option("collect", "Name within the group; one for each folder.")
 

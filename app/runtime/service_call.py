@@ -9,7 +9,7 @@ from rich.console import Console
 _ERR: Final = Console(stderr=True)
 _TIMEOUT_S: Final = 30.0
 
-Url = Annotated[str, typer.Option(help="The service.")]
+Url = Annotated[str, typer.Option(help="URL of the service.")]
 Key = Annotated[
     str | None,
     typer.Option("--api-key", help="API key.", envvar="WILLBUY_API_KEY", show_default=False, show_envvar=True),
