@@ -33,7 +33,7 @@ class Replica:
             outcomes=self._outcomes,
             quality=self._quality,
             at_stake=AtStake(store.board, carts_of(FakeModel)),
-            logger=build_logger(log_format="console", log_level="error"),
+            logger=build_logger(log_level="error"),
         )
 
     async def _outcomes(self) -> OutcomesOut:

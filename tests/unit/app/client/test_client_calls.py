@@ -287,7 +287,7 @@ def test_a_session_whose_id_is_spelt_in_two_ways_has_one_count():
 
 
 def test_no_step_of_an_attempt_may_take_longer_than_the_call():
-    allowed = []
+    allowed: list[float] = []
 
     def handler(request):
         # As httpx asks, when a step begins
