@@ -16,7 +16,7 @@ from app.interventions.sender import WebhookSender
 from app.monitoring.health import Readiness
 from app.monitoring.metrics import Metrics
 from app.quality.model_quality import ModelQuality
-from app.runtime.deadlines import Deadlines, Timeout, deadline_of
+from app.runtime.deadlines import Deadlines, Timeout
 from app.runtime.drain import Drain
 from app.runtime.single_flight import SingleFlightCache
 from app.scoring.batcher import Batcher
@@ -70,7 +70,7 @@ def in_time(request: Request) -> Iterator[None]:
     services = services_of(request)
     timeout_s = services.settings.request_timeout_s
     try:
-        with Timeout(services.deadlines, deadline_of(request.scope, services.deadlines, timeout_s)):
+        with Timeout(services.deadlines, services.deadlines.of_request(request.scope, timeout_s)):
             yield
     except TimeoutError as exc:
         raise DeadlineExceededError(f"No answer within {timeout_s:g} s; send it again.") from exc

@@ -9,6 +9,7 @@ may have lain in the socket since then. So requests that are read just after suc
 import asyncio
 from collections import deque
 from collections.abc import Mapping
+from math import inf
 from operator import itemgetter
 from types import TracebackType
 from typing import Any, Final, Protocol, Self
@@ -51,10 +52,13 @@ class Deadlines:
         self._beaten_s = loop.time()
         self._beat = loop.call_later(_BEAT_S, self._on_beat)
 
-    def arrival(self, read_s: float) -> float:
-        """Return when bytes that were read at a time may have arrived, both by the event loop's clock."""
+    def of_request(self, scope: Mapping[str, Any], seconds: float) -> float:
+        """Return when a request is to be answered, so many seconds after its arrival, by the event loop's clock."""
+        read_s: float | None = scope.get(ARRIVED)
+        if read_s is None:
+            read_s = asyncio.get_running_loop().time()
         since_s = self._stalled_since_s
-        return read_s if since_s is None or read_s < since_s else since_s
+        return (read_s if since_s is None or read_s < since_s else since_s) + seconds
 
     def add(self, wait: Wait, at: float) -> None:
         """End a wait at a time of the event loop's clock, if it is not over by then."""
@@ -107,16 +111,27 @@ class Deadlines:
 class _Part:
     """A context manager around a part of the current task, which may be cancelled from outside and then raises.
 
+    The subclasses' arguments come to this one method, because each request makes one.
+
     Attributes:
+        at: the deadline, by the event loop's clock.
         is_over: whether the part has ended.
     """
 
-    __slots__ = ("_reason", "_task", "is_over")
+    __slots__ = ("_connection", "_reason", "_task", "at", "is_over")
 
-    def __init__(self) -> None:
+    def __init__(self, connection: Connection | None, deadlines: Deadlines | None, at: float) -> None:
         self._task = asyncio.current_task()
         self._reason: type[Exception] | None = None
+        self._connection = connection
         self.is_over = False
+        self.at = at
+        if connection is not None:
+            if connection.is_lost:
+                raise ClientDisconnect
+            connection.on_lost = self.leave
+        if deadlines is not None:
+            deadlines.add(self, at)
 
     def __enter__(self) -> Self:
         return self
@@ -125,10 +140,20 @@ class _Part:
         self, kind: type[BaseException] | None, error: BaseException | None, _traceback: TracebackType | None
     ) -> None:
         self.is_over = True
+        if self._connection is not None:
+            self._connection.on_lost = None
         # A cancellation by another part of the program is passed on.
         reason, task = self._reason, self._task
         if reason is not None and task is not None and not task.uncancel() and kind is asyncio.CancelledError:
             raise reason from error
+
+    def end(self) -> None:
+        """Cancel the part: its time is up."""
+        self._cancel(TimeoutError)
+
+    def leave(self) -> None:
+        """Cancel the part: its caller has left."""
+        self._cancel(ClientDisconnect)
 
     def _cancel(self, reason: type[Exception]) -> None:
         if self._reason is None and not self.is_over:
@@ -147,16 +172,10 @@ class Timeout(_Part):
         at: the deadline, by the event loop's clock.
     """
 
-    __slots__ = ("at",)
+    __slots__ = ()
 
     def __init__(self, deadlines: Deadlines, at: float) -> None:
-        _Part.__init__(self)
-        self.at = at
-        deadlines.add(self, at)
-
-    def end(self) -> None:
-        """Cancel the part: its time is up."""
-        self._cancel(TimeoutError)
+        _Part.__init__(self, None, deadlines, at)
 
 
 class WhileConnected(_Part):
@@ -168,53 +187,22 @@ class WhileConnected(_Part):
         scope: of the ASGI request.
     """
 
-    __slots__ = ("_connection",)
+    __slots__ = ()
 
     def __init__(self, scope: Mapping[str, Any]) -> None:
-        _Part.__init__(self)
-        self._connection: Connection | None = scope.get(CONNECTION)
-        if self._connection is not None:
-            if self._connection.is_lost:
-                raise ClientDisconnect
-            self._connection.on_lost = self.leave
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        if self._connection is not None:
-            self._connection.on_lost = None
-        _Part.__exit__(self, kind, error, traceback)
-
-    def leave(self) -> None:
-        """Cancel the part: its caller has left."""
-        self._cancel(ClientDisconnect)
+        _Part.__init__(self, scope.get(CONNECTION), None, inf)
 
 
-class RequestTimeout(WhileConnected):
+class RequestTimeout(_Part):
     """`Timeout` and `WhileConnected` in one, for a request whose deadline counts from its arrival.
 
     Args:
         scope: of the ASGI request.
         deadlines: has the timer.
         seconds: from the request's arrival to its deadline.
-
-    Attributes:
-        at: the deadline, by the event loop's clock.
     """
 
-    __slots__ = ("at",)
+    __slots__ = ()
 
     def __init__(self, scope: Mapping[str, Any], deadlines: Deadlines, seconds: float) -> None:
-        WhileConnected.__init__(self, scope)
-        self.at = deadline_of(scope, deadlines, seconds)
-        deadlines.add(self, self.at)
-
-    def end(self) -> None:
-        """Cancel the part: its time is up."""
-        self._cancel(TimeoutError)
-
-
-def deadline_of(scope: Mapping[str, Any], deadlines: Deadlines, seconds: float) -> float:
-    """Return when a request is to be answered, by the event loop's clock."""
-    arrived: float | None = scope.get(ARRIVED)
-    return deadlines.arrival(asyncio.get_running_loop().time() if arrived is None else arrived) + seconds
+        _Part.__init__(self, scope.get(CONNECTION), deadlines, deadlines.of_request(scope, seconds))
