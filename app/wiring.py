@@ -383,7 +383,7 @@ def open_batcher(
         max_queue=settings.max_queue,
         max_items_per_key=max_events_per_session(settings.dedupe_window),
         max_batches=_BATCHES_AT_ONCE,
-        blocked=lambda session_id: rebuilder.pending(str(session_id)),
+        blocked=rebuilder.pending,
     )
     metrics.watch(metrics.queue_length, lambda: batcher.queue_length)
     metrics.queue_capacity.set(settings.max_queue)

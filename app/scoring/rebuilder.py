@@ -8,7 +8,7 @@ by compare-and-set even when the event's caller has left, so a retry finds it.
 import asyncio
 import time
 from collections import OrderedDict, defaultdict, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from math import isfinite
@@ -75,7 +75,7 @@ class Rebuilder:
         self._store = store
         self._metrics = metrics
         self._logger = logger
-        self._by_session: dict[str, _Rebuild] = {}
+        self._by_session: dict[Hashable, _Rebuild] = {}
         self._waiting: deque[_Rebuild] = deque()
         self._active: list[_Rebuild] = []
         # Version of the record that could not be rebuilt, and the reason, by session.
@@ -83,7 +83,7 @@ class Rebuilder:
         self._versions = random_versions(SESSIONS_AT_ONCE)
         self._task: asyncio.Task[None] | None = None
 
-    def pending(self, session_id: str) -> "asyncio.Future[None] | None":
+    def pending(self, session_id: Hashable) -> "asyncio.Future[None] | None":
         """Return the future that ends with the session's rebuild, if one is in progress."""
         rebuild = self._by_session.get(session_id)
         return None if rebuild is None else rebuild.done
