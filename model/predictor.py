@@ -173,7 +173,8 @@ class Predictor:
 
     def undeclared_properties(self, properties: Mapping[str, PropertyValue]) -> list[str]:
         """Return the properties that were not in the training log, or not declared."""
-        return [name for name in properties if name not in self._declared]
+        # Nearly always all are declared.
+        return [] if self._declared.issuperset(properties) else [name for name in properties if name not in self._declared]
 
     def advance(self, events: Sequence[Event], states: Sequence[bytes | None]) -> tuple[list[float], list[bytes]]:
         """Fold one event into each session.

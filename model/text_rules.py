@@ -94,7 +94,8 @@ def canonical_text(value: str | float | bool | None) -> str | None:
     kept, since `007` is not `7`.
     """
     if isinstance(value, str):
-        return _canonical(_seen(value.strip(BLANKS)))
+        text = value.strip(BLANKS)
+        return _canonical(text if text.isascii() else _seen(text))
     if value is None:
         return None
     if isinstance(value, bool):
@@ -127,8 +128,6 @@ def is_null_word(text: str) -> bool:
 
 
 def _seen(text: str) -> str:
-    if text.isascii():
-        return text
     return unicodedata.normalize("NFC", text.translate(_WITHOUT_UNSEEN)).strip(BLANKS)
 
 
@@ -144,7 +143,8 @@ def _canonical(text: str) -> str | None:
 
 def is_placeholder_id(text: str) -> bool:
     """Return whether an id stands for nothing, such as `undefined`, `(not set)` or blanks only."""
-    lowered = _seen(text.strip(BLANKS)).lower()
+    text = text.strip(BLANKS)
+    lowered = (text if text.isascii() else _seen(text)).lower()
     return not lowered or lowered in PLACEHOLDER_IDS or lowered.startswith(_TEMPLATES)
 
 

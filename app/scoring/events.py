@@ -11,7 +11,7 @@ from typing import Final, Protocol
 from zlib import crc32
 
 import msgspec
-from msgspec import UNSET, UnsetType
+from msgspec import UNSET
 from opentelemetry.trace import Span
 from structlog.typing import FilteringBoundLogger
 
@@ -111,9 +111,10 @@ class EventValidator:
         properties: dict[str, PropertyValue] = body.properties or {}  # type: ignore[assignment]  # the parsers let no null through
         warnings = []
         if not self._allows_placeholders:
-            _check_id("session_id", body.session_id, InvalidEventError)
-            if event_id:
-                _check_id("event_id", event_id, InvalidEventError)
+            if is_placeholder_id(body.session_id):
+                raise InvalidEventError(*_placeholder("session_id", body.session_id))
+            if event_id and is_placeholder_id(event_id):
+                raise InvalidEventError(*_placeholder("event_id", event_id))
         timestamp_ms = body.timestamp if isinstance(body.timestamp, int) else now_ms
         if not self._is_within_bounds(timestamp_ms, now_ms):
             raise InvalidEventError(*self._out_of_bounds(timestamp_ms, now_ms))
@@ -164,19 +165,17 @@ class EventValidator:
             warnings=tuple(warnings),
             span=tracing.current_span(),
             give_up_at=give_up_at,
-            visitor_id=self._visitor_id(body.visitor_id),
+            visitor_id=self._visitor_id(body.visitor_id) if body.visitor_id else None,
         )
 
     def check_session_id(self, session_id: str) -> None:
         """Raise `InvalidRequestError` for a session's id in a path that stands for nothing."""
-        if not self._allows_placeholders:
-            _check_id("session_id", session_id, InvalidRequestError)
+        if not self._allows_placeholders and is_placeholder_id(session_id):
+            raise InvalidRequestError(*_placeholder("session_id", session_id))
 
-    def _visitor_id(self, given: str | UnsetType | None) -> str | None:
+    def _visitor_id(self, given: str) -> str | None:
         """Return a visitor's id; None where it stands for nothing, as all such visitors would share a group."""
-        if not given or (not self._allows_placeholders and is_placeholder_id(given)):
-            return None
-        return given
+        return None if not self._allows_placeholders and is_placeholder_id(given) else given
 
     def outcome_ms(self, body: OutcomeIn, *, now_ms: int) -> int:
         """Return when the outcome was known, ms; raise `InvalidRequestError` for a time out of bounds."""
@@ -237,11 +236,10 @@ class EventValidator:
         return f"expected a time at most {self._max_ahead_ms // 1000} s ahead of the server's clock"
 
 
-def _check_id(field: str, value: str, kind: type[InvalidEventError | InvalidRequestError]) -> None:
-    if is_placeholder_id(value):
-        message = f"{shortened(value)!r} stands for no id: all senders of it would share one"
-        error = {"field": field, "message": message, "code": "placeholder_id"}
-        raise kind(f"{field}: {message}", [error])
+def _placeholder(field: str, value: str) -> tuple[str, list[dict[str, str]]]:
+    """Return the detail and the fault of an id that stands for nothing."""
+    message = f"{shortened(value)!r} stands for no id: all senders of it would share one"
+    return f"{field}: {message}", [{"field": field, "message": message, "code": "placeholder_id"}]
 
 
 def _with_digest(id_code: int, event: Event) -> int:
