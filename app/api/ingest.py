@@ -135,7 +135,7 @@ class Ingest:
                 if (key_text := head.get(b"idempotency-key")) and not event.event_id:
                     event = with_idempotency_key(event, key_text)
                 queued = services.intake.submission(
-                    event, now_ms=services.now_ms(), model=services.model, give_up_at=timeout.at
+                    event, now_ms=services.now_ms(), model=services.models.current, give_up_at=timeout.at
                 )
                 return score_json(await services.batcher.submit(queued), with_control=with_control)
         except TimeoutError as exc:

@@ -100,13 +100,13 @@ _EventId = Annotated[
     str,
     Field(max_length=LONGEST_EVENT_ID),
     BeforeValidator(without_forbidden_characters),
-    Meta(max_length=LONGEST_EVENT_ID),
+    Meta(min_length=1, max_length=LONGEST_EVENT_ID),
 ]
 _Identifier = Annotated[
     str,
     Field(max_length=LONGEST_IDENTIFIER),
     BeforeValidator(without_forbidden_characters),
-    Meta(max_length=LONGEST_IDENTIFIER),
+    Meta(min_length=1, max_length=LONGEST_IDENTIFIER),
 ]
 _Amount = Annotated[float, Field(ge=0, le=LARGEST_AMOUNT, allow_inf_nan=False), Meta(ge=0, le=LARGEST_AMOUNT)]
 _REQUIRED: Final = frozenset({"session_id", "event_name", "outcome"})
@@ -136,10 +136,9 @@ _PropertyKey = Annotated[
     Meta(min_length=1, max_length=LONGEST_PROPERTY_KEY),
 ]
 _PropertyBody = (
-    Annotated[str, Meta(max_length=LONGEST_PROPERTY_VALUE)]
+    Annotated[str, Meta(min_length=1, max_length=LONGEST_PROPERTY_VALUE)]
     | Annotated[float, Meta(ge=-LARGEST_AMOUNT, le=LARGEST_AMOUNT)]
     | bool
-    | None
 )
 
 
@@ -258,6 +257,8 @@ class EventIn(BaseModel):
 class EventBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The fields and limits of `EventIn`, for the fast parser; None and UNSET both mean that a field is absent.
 
+    Empty texts, and properties of null, are left to the careful parser, which takes them for absent.
+
     Attributes:
         timestamp: milliseconds since the epoch; a text only until `app.scoring.events` has read it.
     """
@@ -274,7 +275,7 @@ class EventBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     value: _Amount | UnsetType | None = UNSET
     currency: _Identifier | UnsetType | None = UNSET
     properties: (
-        Annotated[dict[_PropertyKey, _PropertyBody], Meta(max_length=LARGEST_PROPERTY_COUNT)] | UnsetType | None
+        Annotated[dict[_PropertyKey, _PropertyBody], Meta(max_length=LARGEST_PROPERTY_COUNT)] | UnsetType
     ) = UNSET
 
 

@@ -356,11 +356,10 @@ class Batcher(Generic[Item, Result]):
             return await self._handle_apart([one for one in left if not one.finished.done()], exc)
         again = []
         for index in batch.unresolved():
-            one, result = queued[index], results[index]
-            if isinstance(result, Requeue):
-                again.append(one)
+            if (result := results[index]) is REQUEUE:
+                again.append(queued[index])
             else:
-                one.resolve(result)
+                queued[index].resolve(result)
         return again
 
     async def _handle_apart(

@@ -108,7 +108,7 @@ class EventValidator:
             InvalidEventError: the timestamp is out of bounds, or an id stands for nothing.
         """
         event_name, event_id = model.canonical_name(body.event_name), body.event_id
-        properties: dict[str, PropertyValue] = body.properties or {}  # type: ignore[assignment]  # the parsers let no null through
+        properties: dict[str, PropertyValue] = body.properties or {}
         warnings = []
         if not self._allows_placeholders:
             if is_placeholder_id(body.session_id):

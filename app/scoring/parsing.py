@@ -222,16 +222,11 @@ def _checked(event: EventBody) -> EventBody | None:
     texts = "".join(
         (name, event.session_id, event_id or "", item_id or "", category or "", visitor_id or "", currency or "")
     )
-    if (
-        not texts.isprintable()
-        or name.isspace()
-        or "" in (event_id, item_id, category, visitor_id, currency)
-        or properties is None
-    ):
+    if not texts.isprintable() or name.isspace():
         return None
     if properties:
         for key, value in properties.items():
-            if not key.isprintable() or value is None or (type(value) is str and not (value and value.isprintable())):
+            if not key.isprintable() or (type(value) is str and not value.isprintable()):
                 return None
     if (session_id := session_id_text(event.session_id)) != event.session_id:
         event = msgspec.structs.replace(event, session_id=session_id)
