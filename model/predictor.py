@@ -173,8 +173,9 @@ class Predictor:
 
     def undeclared_properties(self, properties: Mapping[str, PropertyValue]) -> list[str]:
         """Return the properties that were not in the training log, or not declared."""
-        # Nearly always all are declared.
-        return [] if self._declared.issuperset(properties) else [name for name in properties if name not in self._declared]
+        if self._declared.issuperset(properties):
+            return []
+        return [name for name in properties if name not in self._declared]
 
     def advance(self, events: Sequence[Event], states: Sequence[bytes | None]) -> tuple[list[float], list[bytes]]:
         """Fold one event into each session.

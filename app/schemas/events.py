@@ -274,9 +274,9 @@ class EventBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     visitor_id: _Identifier | UnsetType | None = UNSET
     value: _Amount | UnsetType | None = UNSET
     currency: _Identifier | UnsetType | None = UNSET
-    properties: (
-        Annotated[dict[_PropertyKey, _PropertyBody], Meta(max_length=LARGEST_PROPERTY_COUNT)] | UnsetType
-    ) = UNSET
+    properties: Annotated[dict[_PropertyKey, _PropertyBody], Meta(max_length=LARGEST_PROPERTY_COUNT)] | UnsetType = (
+        UNSET
+    )
 
 
 class InterventionOut(BaseModel):

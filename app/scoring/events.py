@@ -11,7 +11,7 @@ from typing import Final, Protocol
 from zlib import crc32
 
 import msgspec
-from msgspec import UNSET
+from msgspec import UNSET, UnsetType
 from opentelemetry.trace import Span
 from structlog.typing import FilteringBoundLogger
 
@@ -111,10 +111,7 @@ class EventValidator:
         properties: dict[str, PropertyValue] = body.properties or {}
         warnings = []
         if not self._allows_placeholders:
-            if is_placeholder_id(body.session_id):
-                raise InvalidEventError(*_placeholder("session_id", body.session_id))
-            if event_id and is_placeholder_id(event_id):
-                raise InvalidEventError(*_placeholder("event_id", event_id))
+            _check_ids(body.session_id, event_id)
         timestamp_ms = body.timestamp if isinstance(body.timestamp, int) else now_ms
         if not self._is_within_bounds(timestamp_ms, now_ms):
             raise InvalidEventError(*self._out_of_bounds(timestamp_ms, now_ms))
@@ -234,6 +231,13 @@ class EventValidator:
         if offset_ms < 0:
             return f"expected a time at most {self._max_age_ms // 1000} s in the past"
         return f"expected a time at most {self._max_ahead_ms // 1000} s ahead of the server's clock"
+
+
+def _check_ids(session_id: str, event_id: str | UnsetType | None) -> None:
+    if is_placeholder_id(session_id):
+        raise InvalidEventError(*_placeholder("session_id", session_id))
+    if event_id and is_placeholder_id(event_id):
+        raise InvalidEventError(*_placeholder("event_id", event_id))
 
 
 def _placeholder(field: str, value: str) -> tuple[str, list[dict[str, str]]]:
