@@ -75,6 +75,23 @@ def test_nothing_of_a_float32_state_is_lost_whatever_its_numbers(states):
     assert bits_of(codec.unpack(packed, len(packed))) == bits_of(states)
 
 
+@pytest.mark.parametrize(
+    ("dtype", "stored"),
+    [
+        ("float16", "01 0038 00c0 0000 e8b34400 4007c202a201 60ea 0100 ffff ffff ffff ff7f 4040 68ff"),
+        ("float32", "02 0000003f 000000c0 00000000 e8b34400 4007c202a201 60ea 0100 ffff ffff ffff ff7f 4040 68ff"),
+    ],
+)
+def test_stored_bytes_are_golden(dtype, stored):
+    """Live sessions have them: other bytes need another format."""
+    codec = a_codec(dtype)
+    hidden = torch.tensor([[0.5, -2.0, 0.0]])
+    carry = torch.tensor([[3.0, 0.0, 7.25, float("nan"), 1.0]])
+    memory = torch.tensor([[1_795_342_600_000, 1_795_342_660_000, 1, -1, 0, 2**31 - 1]])
+    assert codec.pack(hidden, carry, memory) == [bytes.fromhex(stored)]
+    assert bits_of(codec.unpack([bytes.fromhex(stored)], 1)) == bits_of((hidden, carry, memory))
+
+
 def test_a_float16_state_loses_nothing_but_digits_of_hidden():
     codec = a_codec("float16")
     _, carry, memory = initial_state()
@@ -99,11 +116,12 @@ def test_the_initial_state_is_as_short_as_can_be_and_each_word_that_differs_take
 def test_none_and_what_fills_a_batch_up_are_the_initial_state():
     codec = a_codec()
     (state, *_) = some_states(codec)
-    hidden, carry, memory = codec.unpack([None, state], 4)
     expected = initial_state()
-    for row in (0, 2, 3):
-        assert bits_of((hidden[row : row + 1], carry[row : row + 1], memory[row : row + 1])) == bits_of(expected)
-    assert codec.pack(hidden, carry, memory)[1] == state
+    for states, place in (([None, state], 1), ([state, None], 0), ([state], 0)):
+        hidden, carry, memory = codec.unpack(states, 4)
+        for row in {0, 1, 2, 3} - {place}:
+            assert bits_of((hidden[row : row + 1], carry[row : row + 1], memory[row : row + 1])) == bits_of(expected)
+        assert codec.pack(hidden, carry, memory)[place] == state
     assert [len(part) for part in codec.unpack([], 0)] == [0, 0, 0]
 
 
