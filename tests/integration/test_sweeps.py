@@ -286,3 +286,15 @@ async def test_a_session_whose_idle_time_has_passed_is_no_evicted_one(store, cli
     await Sweeps(store.outcomes).all()
     (session,) = published(client)
     assert (session["outcome"], session["closed_by"]) == ("none", "idle")
+
+
+async def test_a_session_that_another_one_follows_under_its_id_was_seen_when_it_was(store, client):
+    assert await store.commit([a_commit("s", Event("page_view", 5))]) == [True]
+    end(client, "s")
+    (ended_ms,) = client.zrange(seen_key(shard_of("s")), 0, -1, withscores=True)[0][1:]
+    assert await store.commit([a_commit("s", Event("search", 6), Event("search", 7))]) == [True]
+    sweeps = Sweeps(store.outcomes)
+    await sweeps.all()
+    (session,) = sweeps.taken
+    assert (session.bought, session.closed_by, session.last_seen_ms) == (False, "idle", ended_ms)
+    assert [entry.event.event_name for entry in session.entries] == ["page_view"]

@@ -2,6 +2,7 @@
 
 import copy
 import math
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -574,8 +575,20 @@ def test_a_gpu_that_fails_is_not_taken(predictor):
     assert host.device_reason == "the GPU cannot be used: CUDA error: out of memory"
 
 
-def test_a_step_is_timed(predictor):
-    assert 0 < _step_s(predictor) < 60
+def test_the_time_of_a_step_is_the_median_of_those_after_the_warm_up(predictor, monkeypatch):
+    # Given steps that take a hundred seconds while torch's executor specialises, and then one second to eleven
+    seconds, clock = iter([*[100] * 3, *range(11, 0, -1)]), SimpleNamespace(now=0.0)
+    advance = predictor.advance
+
+    def advanced(events, states):
+        clock.now += next(seconds)
+        return advance(events, states)
+
+    timed = copy.copy(predictor)
+    monkeypatch.setattr(timed, "advance", advanced)
+    monkeypatch.setattr("model.predictor.time", SimpleNamespace(perf_counter=lambda: clock.now))
+    assert _step_s(timed) == 6
+    assert next(seconds, None) is None
 
 
 def test_a_device_with_a_memory_of_its_own_gives_the_same_answers(predictor):
@@ -613,8 +626,9 @@ def test_what_is_wrong_with_a_file_is_told(artifacts, tmp_path):
 def test_the_number_of_threads_is_set_where_it_is_asked_for(artifacts):
     before = torch.get_num_threads()
     try:
-        load_predictor(artifacts[8][0], threads=1)
-        assert torch.get_num_threads() == 1
+        for threads in (1, 3):
+            load_predictor(artifacts[8][0], threads=threads)
+            assert torch.get_num_threads() == threads
         torch.set_num_threads(2)
         load_predictor(artifacts[8][0])
         assert torch.get_num_threads() == 2

@@ -1,5 +1,6 @@
 """Column mappings, from TOML and from the command line."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,10 @@ from support import paths
 
 from model.events import FIELDS
 from training.data.sources import ColumnMapping, PropertyColumn, SourceError
+from training.data.sources.base import open_mapped, parquet_property_kinds
 from training.data.sources.blocks import LINE
 from training.data.sources.conversion import convert
+from training.data.sources.mapping import Changes
 
 TOML = """
 time_format = "epoch_s"
@@ -200,3 +203,82 @@ def test_every_field_of_the_table_may_have_a_column() -> None:
     assert {name: events[name].item() for name in columns} == {
         field.name: "2.5" if field.kind == "text" else 2.5 for field in FIELDS
     } | {"currency": "EUR"}
+
+
+def test_options_go_before_what_a_format_says_and_add_to_what_it_leaves_out() -> None:
+    mapping = ColumnMapping(
+        timestamp="ts",
+        session_id="sid",
+        visitor_id="vid",
+        event_name="type",
+        events={"put": "add_to_cart", "pay": "begin_checkout"},
+        drop=("ping",),
+        must_occur=("ping",),
+        time_zone="Europe/Berlin",
+    )
+    changes = Changes.from_options(events=["pay=purchase"], drop=["pong"], session_key=["shop", "visit"])
+    found = changes.of(mapping)
+    assert found.events == {"put": "add_to_cart", "pay": "purchase"}
+    assert found.drop == ("ping", "pong")
+    # What an option names must be there, or it is misspelt
+    assert found.must_occur == ("ping", "pay", "pong")
+    assert (found.session_columns, found.session_id, found.visitor_id) == (("shop", "visit"), None, None)
+    assert found.time_zone == "Europe/Berlin"
+    assert Changes().of(mapping) == mapping
+
+
+def test_a_property_may_have_the_name_of_a_kind_and_a_column_a_plus() -> None:
+    mapping = ColumnMapping.from_options(
+        columns=["session_id=sid", "timestamp=ts+", "event_name=type"],
+        properties=["number=n", "category:number=c", "a:b=d"],
+    )
+    assert mapping.properties == (
+        PropertyColumn("number", "n"),
+        PropertyColumn("category", "c", "number"),
+        PropertyColumn("a:b", "d"),
+    )
+    assert mapping.time_columns == ("ts+",)
+    joined = ColumnMapping.from_options(columns=["session_id=sid", "timestamp=Date+Time", "event_name=type"])
+    assert joined.time_columns == ("Date", "Time")
+
+
+def test_a_property_is_a_number_only_where_every_file_has_numbers(tmp_path: Path) -> None:
+    files = [tmp_path / name for name in ("a.parquet", "b.parquet", "c.parquet")]
+    for file, columns in zip(files, ({"p": ["x"], "q": [1]}, {"p": [1], "q": [2.5]}, {"q": [True]}), strict=True):
+        pl.DataFrame(columns).write_parquet(file)
+    declared = (PropertyColumn("p", "p"), PropertyColumn("q", "q"), PropertyColumn("r", "r"))
+    assert [each.kind for each in parquet_property_kinds(files, declared)] == ["category", "number", "category"]
+    assert parquet_property_kinds(files, (PropertyColumn("q", "q", "category"),))[0].kind == "category"
+
+
+def json_lines(rows: int, of: range) -> str:
+    """A log in which only the rows of a range have a category."""
+    events = ({"s": f"{at}", "t": at, "e": "page_view"} | ({"c": "x"} if at in of else {}) for at in range(rows))
+    return "".join(json.dumps(event) + "\n" for event in events)
+
+
+@pytest.mark.parametrize("of", [range(100), range(900, 1000), range(500, 501)], ids=["first", "last", "one"])
+def test_a_field_may_be_in_any_part_of_a_log(write: Callable[..., Path], of: range) -> None:
+    path = write("log.jsonl", json_lines(1000, of))
+    mapping = ColumnMapping(timestamp="t", session_id="s", event_name="e", item_category="c", time_format="epoch_s")
+    batches = list(open_mapped(path, mapping).batches(block_bytes=2000))
+    assert len(batches) > 5
+    assert pl.concat([batch.events for batch in batches])["item_category"].count() == len(of)
+
+
+def test_a_field_that_no_row_has_is_an_error(write: Callable[..., Path]) -> None:
+    path = write("log.jsonl", json_lines(1000, range(0)))
+    mapping = ColumnMapping(timestamp="t", session_id="s", event_name="e", item_category="c", time_format="epoch_s")
+    with pytest.raises(SourceError, match="no row has what is called c"):
+        list(open_mapped(path, mapping).batches(block_bytes=2000))
+    # Of which a look at the beginning says nothing
+    assert list(open_mapped(path, mapping).batches(block_bytes=2000, rows=10))
+
+
+def test_a_look_at_a_log_reads_the_beginning_of_each_file(tmp_path: Path) -> None:
+    for name in ("a.jsonl", "b.jsonl"):
+        (tmp_path / name).write_text(json_lines(1000, range(1000)))
+    mapping = ColumnMapping(timestamp="t", session_id="s", event_name="e", item_category="c", time_format="epoch_s")
+    batches = list(open_mapped(tmp_path, mapping).batches(block_bytes=2000, rows=100))
+    of_file = {name: sum(one.rows_read for one in batches if one.file == name) for name in ("a.jsonl", "b.jsonl")}
+    assert all(50 <= rows < 200 for rows in of_file.values())
