@@ -179,6 +179,24 @@ def test_the_fingerprint_changes_with_the_configuration(changes):
     assert manifest_of(variant(**changes)).fingerprint != manifest_of(variant()).fingerprint
 
 
+def test_the_fingerprint_knows_name_type_and_shape_of_each_tensor():
+    def fingerprint_of(**tensors):
+        module = torch.nn.Module()
+        for name, tensor in tensors.items():
+            module.register_buffer(name, tensor)
+        return artifact.model_fingerprint(module, {})
+
+    zeros = torch.zeros(2, 3)
+    others = [
+        {"a": zeros, "c": zeros},
+        {"a": zeros.reshape(3, 2), "b": zeros},
+        {"a": zeros.to(torch.int32), "b": zeros},
+        {"a": zeros},
+        {"a": zeros, "b": zeros + 1},
+    ]
+    assert len({fingerprint_of(a=zeros, b=zeros), *(fingerprint_of(**one) for one in others)}) == 6
+
+
 @pytest.mark.parametrize("words", [("a", "b"), ("b", "a")])
 def test_the_fingerprint_does_not_depend_on_the_order_in_which_words_came(words):
     assert manifest_of(variant(events=words)).fingerprint == manifest_of(variant()).fingerprint

@@ -124,6 +124,39 @@ def test_long_and_short_sessions_are_counted_alike(model):
     assert [list(bins) for bins in together.bins] == sums
 
 
+class Sequences:
+    """An encoder whose one feature is a number for all events, and which keeps the shapes that it was given."""
+
+    vocabulary = torch.zeros(1)
+
+    def __init__(self, value):
+        self.value = value
+        self.shapes: list[tuple[int, ...]] = []
+
+    def sequence(self, times, _codes, _numbers):
+        self.shapes.append(tuple(times.shape))
+        return torch.full((*times.shape, 1), self.value), torch.full((*times.shape, 1), 2)
+
+
+@pytest.mark.parametrize(("value", "place"), [(-0.002, 0), (0.0, 1), (0.5, 1), (0.501, 2), (1.0, 2), (1.002, 3)])
+def test_a_value_on_an_edge_is_in_the_lower_bin(value, place):
+    summary = DataSummary.from_dict({**summary_of([0.0] * 75 + [1.0] * 25).to_dict()})
+    assert summary is not None
+    found = count_inputs(Sequences(value), [[], [Event("x", 1)]], names=["x"], properties=[], summary=summary)
+    assert (found.events, found.bins) == (1, (tuple(int(at == place) for at in range(4)),))
+
+
+def test_batches_have_a_bounded_number_of_events_with_what_fills_them_up():
+    encoder = Sequences(0.0)
+    lengths = [1] * 300 + [300] * 100
+    histories = [[Event("x", at) for at in range(length)] for length in lengths]
+    found = count_inputs(encoder, histories, names=["x"], properties=[], summary=summary_of([0.0, 1.0]))
+    assert found.events == sum(lengths)
+    assert sum(sessions for sessions, _ in encoder.shapes) == len(lengths)
+    assert all(sessions * events <= 16_384 for sessions, events in encoder.shapes)
+    assert len(encoder.shapes) < 6
+
+
 @pytest.mark.parametrize("with_price", [1.0, 0.4])
 def test_usual_prices_are_from_the_lowest_decile_above_none_to_the_largest(with_price):
     prices = 10.0 + 90.0 * torch.rand(10_000)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from model.events import PURCHASE
 from training.config import DEFAULT_FRACTIONS, PARTS, fractions_for
 from training.data.sessions import SessionRules, make_sessions, split
-from training.data.sources.conversion import EVENT_COLUMNS
+from training.data.sources.conversion import EVENT_COLUMNS, EVENT_ID
 from training.data.sources.mapping import Clock
 
 MINUTE_MS = 60_000
@@ -91,6 +91,48 @@ def test_a_visitor_is_split_at_idle_times_and_a_purchase_starts_no_session() -> 
         ("w-1", 1, False),
         ("v-2", 3 * IDLE_MS, False),
     ]
+
+
+def test_one_id_of_an_event_in_two_sessions_is_two_events() -> None:
+    events = table(("a", 1, "x"), ("a", 2, "x"), ("b", 1, "x"), ("b", 3, "y"), **{EVENT_ID: ["1", "1", "1", None]})
+    made = make_sessions(events, rules())
+    assert made.events.select("session_id", "timestamp_ms").rows() == [("a", 1), ("b", 1), ("b", 3)]
+    assert made.counts.rows_duplicate == 1
+
+
+def test_an_outcome_of_a_whole_session_says_nothing_of_its_visits() -> None:
+    events = table(
+        *[("one", 1, "x"), ("one", 2, "x")],
+        *[("two", 1, "x"), ("two", 2, PURCHASE), ("two", 3, "x")],
+        outcome=[True, True, True, True, True],
+    )
+    assert kept(events, restarts_after_purchase=True) == [
+        *[("one", 1, True), ("one", 2, True)],
+        ("two", 1, True),
+        ("two+1", 3, False),
+    ]
+
+
+def test_a_session_of_more_than_a_day_is_counted() -> None:
+    day = 86_400_000
+    events = table(("a", 0, "x"), ("a", day, "x"), ("b", 0, "x"), ("b", day + 1, "x"))
+    assert make_sessions(events, rules()).longer_than_a_day == 1
+
+
+def test_each_session_that_is_left_out_is_counted_once_for_its_reason() -> None:
+    events = table(
+        *[("kept", 1, "x"), ("kept", 2, "x")],
+        *[("lost", 1, "x"), ("lost", 2, "x"), ("lost", 3, "x")],
+        *[("bought at once", 1, PURCHASE), ("bought at once", 2, "x")],
+        *[("open", 5 * IDLE_MS, "x")],
+    )
+    counts = make_sessions(
+        events, rules(log_end_ms=5 * IDLE_MS, lost_labels=pl.Series(["lost"], dtype=pl.String))
+    ).counts
+    assert (counts.sessions, counts.events) == (1, 2)
+    assert (counts.sessions_without_label, counts.rows_without_label) == (1, 3)
+    assert (counts.sessions_without_event_before_purchase, counts.rows_at_or_after_purchase) == (1, 2)
+    assert (counts.sessions_open, counts.rows_in_open_sessions) == (1, 1)
 
 
 def test_sessions_still_open_at_the_end_of_the_log_are_dropped_whatever_their_outcome() -> None:

@@ -244,8 +244,13 @@ def test_a_property_may_have_the_name_of_a_kind_and_a_column_a_plus() -> None:
 
 def test_a_property_is_a_number_only_where_every_file_has_numbers(tmp_path: Path) -> None:
     files = [tmp_path / name for name in ("a.parquet", "b.parquet", "c.parquet")]
-    for file, columns in zip(files, ({"p": ["x"], "q": [1]}, {"p": [1], "q": [2.5]}, {"q": [True]}), strict=True):
-        pl.DataFrame(columns).write_parquet(file)
+    tables = [
+        pl.DataFrame({"p": ["x"], "q": [1]}),
+        pl.DataFrame({"p": [1], "q": [2.5]}),
+        pl.DataFrame({"q": [True]}),
+    ]
+    for file, table in zip(files, tables, strict=True):
+        table.write_parquet(file)
     declared = (PropertyColumn("p", "p"), PropertyColumn("q", "q"), PropertyColumn("r", "r"))
     assert [each.kind for each in parquet_property_kinds(files, declared)] == ["category", "number", "category"]
     assert parquet_property_kinds(files, (PropertyColumn("q", "q", "category"),))[0].kind == "category"
