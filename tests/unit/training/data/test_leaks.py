@@ -1,16 +1,20 @@
 """The leak check on events written out by hand: its samples, its bounds and its arithmetic, each at the limit."""
 
+import math
 import random
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 import pytest
 
 from model.properties import PropertySpec
 from training.config import LeakSettings
+from training.data.leak_names import suspect_names
+from training.data.leak_statistics import codes_of, joint_codes
 from training.data.leaks import LeakError, Suspect, check_leaks, suspects
 
 Row = dict[str, Any]
@@ -262,3 +266,23 @@ def test_a_missing_number_is_no_zero(shard: Any) -> None:
 
     rows = [{**one, "price": price(int(one["session_id"][1:]))} for one in graded(600, lambda *_: None)]
     assert [suspect.name for suspect in suspects(shard(rows), [], ids(rows), LeakSettings())] == ["price"]
+
+
+def test_codes_of_a_pair_tell_all_pairs_apart_and_a_nan_is_no_value() -> None:
+    one, other = np.meshgrid(np.arange(3), np.arange(4))
+    assert len(set(joint_codes(one.ravel(), other.ravel()).tolist())) == 12
+    codes = codes_of(pl.Series([math.nan, None, 1.0, 2.0, math.nan]))
+    assert codes[0] == codes[1] == codes[4] == 0
+    assert len({0, *codes[2:4].tolist()}) == 3
+
+
+def test_a_name_that_is_refused_for_one_reason_is_not_only_warned_of_for_another() -> None:
+    # Given a page that no buyer has, which may be chance for a rule, and that is always the last
+    rows = []
+    for session in range(200):
+        names = ["page", "end" if 40 <= session < 80 else "page"]
+        rows += [(session, name, session < 40, at == 1) for at, name in enumerate(names)]
+    events = pl.DataFrame(rows, schema=["session", "event_name", "outcome", "is_last"], orient="row")
+    found = {suspect.name: suspect for suspect in suspect_names(events, LeakSettings(buyers_share=0.9))}
+    assert found["end"].is_refused
+    assert "last event" in found["end"].reason
