@@ -15,7 +15,7 @@ import zstandard
 
 from training.data.prepare import prepare
 from training.data.sources import ColumnMapping, SourceError, detect, open_source
-from training.data.sources.files import plain_name, table_files
+from training.data.sources.files import partition_values, plain_name, table_files
 
 TEXT = "sid,ts,what\na,1,view\nä,2,purchase\n"
 MAPPING = ColumnMapping(session_id="sid", timestamp="ts", event_name="what", time_format="elapsed_s")
@@ -135,6 +135,12 @@ def test_the_folders_of_a_partitioned_log_give_their_values(tmp_path: Path) -> N
     events = dataset.scan().select("session_id", "property.country", "outcome").unique().sort("session_id").collect()
     assert events.rows() == [("a", "de", True), ("b", "fr", False)]
     assert dataset.settings["files"][0] == "country=de/day=2026-05-01/part-0.parquet"
+
+
+def test_only_folders_with_a_name_and_a_value_are_columns(tmp_path: Path) -> None:
+    file = tmp_path / "raw" / "country=de" / "=x" / "day=" / "part=1.csv"
+    assert partition_values(file, tmp_path) == {"country": "de", "day": ""}
+    assert partition_values(file, file) == {}
 
 
 def test_a_column_of_the_file_wins_over_the_folder(tmp_path: Path, read: Callable[..., Any]) -> None:
