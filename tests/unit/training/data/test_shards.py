@@ -105,3 +105,15 @@ def test_a_shard_without_a_session_is_counted_and_no_file(tmp_path: Path) -> Non
     writer.write(replace(empty, events=empty.events.clear()))
     assert (writer.names, writer.first_time_ms, list(tmp_path.iterdir())) == ([], None, [])
     assert writer.counts.rows_at_or_after_purchase == 3
+
+
+def test_parts_of_a_shard_are_of_about_one_size_whatever_the_number_of_shards(tmp_path: Path) -> None:
+    # Given as many parts a shard as there are shards
+    partition = Partition(tmp_path / "p", 4, most_rows=130)
+    partition.append(rows(*[f"s{number}" for number in range(2000)]))
+    partition.flush()
+    for shard in range(4):
+        heights = [part.height for part in partition.read(shard)]
+        assert len(heights) == 4
+        assert max(heights) < 200
+    partition.remove()

@@ -274,3 +274,52 @@ def test_a_dataset_that_cannot_be_read_is_explained(
 def test_a_missing_dataset_is_explained(tmp_path: Path) -> None:
     with pytest.raises(PreparedDatasetError, match="no prepared sessions here"):
         read_prepared(tmp_path / "absent")
+
+
+def test_a_visitors_idle_time_is_in_seconds(tmp_path: Path) -> None:
+    path = tmp_path / "log.csv"
+    path.write_text("v,t,e\n" + "".join(f"a,{START_MS + at},view\n" for at in (0, 59_999, 119_999, 180_000, 600_000)))
+    mapping = ColumnMapping(visitor_id="v", timestamp="t", event_name="e", time_format="epoch_ms")
+    dataset = prepare(path, tmp_path / "out", format="mapping", mapping=mapping, idle_timeout_s=60, needs_buyers=False)
+    assert dataset.sessions()["events"].to_list() == [3, 1]
+
+
+def test_one_value_that_is_no_number_anywhere_makes_a_property_a_category(tmp_path: Path) -> None:
+    for number, where in enumerate((0, 500, 999)):
+        path = tmp_path / f"log-{number}.csv"
+        lines = (f"s{at // 2},{START_MS + at},view,{'x' if at == where else at}\n" for at in range(1000))
+        path.write_text("s,t,e,p\n" + "".join(lines))
+        mapping = ColumnMapping(
+            session_id="s",
+            timestamp="t",
+            event_name="e",
+            time_format="epoch_ms",
+            properties=(PropertyColumn("p", "p"),),
+        )
+        dataset = prepare(
+            path,
+            tmp_path / f"out-{number}",
+            format="mapping",
+            mapping=mapping,
+            keep_open_sessions=True,
+            needs_buyers=False,
+            block_bytes=2000,
+        )
+        assert [spec.kind for spec in dataset.properties] == ["category"]
+
+
+def test_a_shard_has_at_most_its_bytes_of_text(tmp_path: Path) -> None:
+    path = tmp_path / "log.csv"
+    path.write_text("s,t,e\n" + "".join(f"s{at // 2},{START_MS + at},view\n" for at in range(1000)))
+    mapping = ColumnMapping(session_id="s", timestamp="t", event_name="e", time_format="epoch_ms")
+    for share, shards in ((1.0, 1), (0.6, 2), (0.51, 2), (0.34, 3)):
+        dataset = prepare(
+            path,
+            tmp_path / "out",
+            format="mapping",
+            mapping=mapping,
+            keep_open_sessions=True,
+            needs_buyers=False,
+            shard_bytes=round(share * path.stat().st_size),
+        )
+        assert len(dataset.shards) == shards
