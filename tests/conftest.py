@@ -1,7 +1,7 @@
 """Fixtures of all tests: real servers, real processes. What they start they stop, by process id."""
 
 import os
-import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -11,6 +11,7 @@ from support.artifacts import write_artifact
 from support.patience import be_patient
 from support.redis_servers import BINARIES, RedisServer, find_binary
 from support.service import Service
+from support.tracing import untraced
 from support.warm_commands import WarmCommands
 
 # The same examples each time, so that only a change of the code fails a test; `make fuzz` tries others. No time limit:
@@ -43,14 +44,8 @@ PROCESSES_S = 60
 OF_PROCESSES = {"browser", "deploy", "docs", "e2e", "faults", "fuzz", "integration"}
 # The first test that asks for one of these trains a model meanwhile, or starts a browser.
 SLOW_FIXTURES = {"trained", "month", "demo_model", "chromium"}
-# Tests of what coverage does not count: measuring it would cost a third of their time.
-UNMEASURED = [
-    TESTS / name
-    for name in (
-        *("deploy", "docs", "leaks", "sources", "unit/training"),
-        *("e2e/test_demo.py", "integration/test_distributed.py"),
-    )
-]
+# Coverage traces these tests alone, and no other process; tracing all would cost half as much time again.
+MEASURED = [TESTS / name for name in ("unit/app", "unit/model", "integration")]
 # Why a test may be skipped in CI too.
 SKIPPED_IN_CI = ("torch sees no GPU", "no GPU", "no real logs", "only Linux", "processes are counted in /proc")
 
@@ -62,37 +57,31 @@ def pytest_xdist_auto_num_workers():
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items):
-    """Let files with slow tests begin first, so that no worker is left alone with one, and give those tests time."""
-    slow: set[Path] = set()
+    """Let files with slow tests begin first, then those with many, so that no worker is left alone with one.
+
+    Slow tests get more time.
+    """
+    tests = Counter(item.path for item in items)
+    slow: Counter[Path] = Counter()
     for item in items:
         is_slow = item.get_closest_marker("slow") is not None
         if is_slow:
-            slow.add(item.path)
+            slow[item.path] += 1
         if item.get_closest_marker("timeout") is not None:
             continue
-        if item.path.suffix == ".ipynb":
-            # The documentation's notebook, which nbmake runs.
-            slow.add(item.path)
-            item.add_marker(pytest.mark.timeout(SLOW_S))
-        elif is_slow or not SLOW_FIXTURES.isdisjoint(item.fixturenames):
+        if is_slow or not SLOW_FIXTURES.isdisjoint(item.fixturenames):
             item.add_marker(pytest.mark.timeout(SLOW_S))
         elif item.path.relative_to(TESTS).parts[0] in OF_PROCESSES:
             item.add_marker(pytest.mark.timeout(PROCESSES_S))
-    items.sort(key=lambda item: item.path not in slow)
+    items.sort(key=lambda item: (slow[item.path], tests[item.path]), reverse=True)
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item):
-    if not any(item.path.is_relative_to(folder) for folder in UNMEASURED):
+    if any(item.path.is_relative_to(folder) for folder in MEASURED):
         return (yield)
-    tracer = sys.gettrace()
-    sys.settrace(None)
-    with pytest.MonkeyPatch.context() as patch:
-        # Nor the programs that the test starts
-        patch.delenv("COVERAGE_PROCESS_CONFIG", raising=False)
-        result = yield
-    sys.settrace(tracer)
-    return result
+    with untraced():
+        return (yield)
 
 
 @pytest.hookimpl(wrapper=True)

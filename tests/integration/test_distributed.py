@@ -1,8 +1,9 @@
-"""Training on several processes, started as a user does: by torchrun."""
+"""Training on several processes, started by torchrun as a user does, or with its variables from a warm process."""
 
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -42,8 +43,8 @@ def run(*command: str | Path, expect: int = 0) -> subprocess.CompletedProcess[st
     return done
 
 
-def run_two(*command: str | Path) -> str:
-    """Start two processes with the variables that torchrun gives them, and return what they said."""
+def run_two(*command: str | Path) -> tuple[str, str]:
+    """Start two processes with the variables that torchrun gives them; return what they printed, and their errors."""
     torchrun = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     started = [
         subprocess.Popen(
@@ -51,15 +52,17 @@ def run_two(*command: str | Path) -> str:
             cwd=ROOT,
             env=os.environ | torchrun | {"RANK": rank, "LOCAL_RANK": rank},
             stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
         )
         for rank in ("0", "1")
     ]
-    said = "".join(process.communicate(timeout=280)[1] for process in started)
-    assert [process.returncode for process in started] == [0, 0], said
-    return said
+    with ThreadPoolExecutor() as threads:
+        said = list(threads.map(lambda process: process.communicate(timeout=280), started))
+    stdout, stderr = ("".join(texts) for texts in zip(*said, strict=True))
+    assert [process.returncode for process in started] == [0, 0], stderr
+    return stdout, stderr
 
 
 def weights(artifact: Path) -> dict[str, torch.Tensor]:
@@ -78,16 +81,16 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_two_processes_come_to_the_weights_of_one_and_one_of_them_writes(prepared, warm_commands, tmp_path) -> None:
     alone, together = tmp_path / "alone" / "model.pt", tmp_path / "together" / "model.pt"
     # Given a run of one process
-    run(warm_commands / "willbuy", "train", prepared, "--out", alone, *OPTIONS)
+    command = (warm_commands / "willbuy", "train", prepared)
+    run(*command, "--out", alone, *OPTIONS)
     # When two do the same, with the encoded sessions in files that they share
-    command = ("-m", "training", "train", str(prepared), "--out", str(together), "--memory-mib", "0", *OPTIONS)
-    done = run(*TORCHRUN, *command)
+    stdout, _ = run_two(*command, "--out", together, "--memory-mib", "0", *OPTIONS)
     # Then the weights are the same to rounding, and not by chance the initial ones
     expected = weights(alone)
     for name, value in weights(together).items():
         torch.testing.assert_close(value, expected[name], rtol=0, atol=2e-5)
     # And one process reported, and nothing else is left
-    assert done.stdout.count("willbuy serve --artifact") == 1
+    assert stdout.count("willbuy serve --artifact") == 1
     assert sorted(path.name for path in together.parent.iterdir()) == sorted(
         path.name for path in alone.parent.iterdir()
     )
@@ -99,7 +102,7 @@ def test_pretraining_and_distillation_by_two_processes_equal_those_by_one(prepar
     command = (warm_commands / "willbuy", "train", prepared)
     run(*command, "--out", alone, *WHOLE_RECIPE)
     # When two do the same, of which the first fits the teacher
-    stderr = run_two(*command, "--out", together, *WHOLE_RECIPE)
+    _, stderr = run_two(*command, "--out", together, *WHOLE_RECIPE)
     # Then there was a teacher, and the weights are the same but for what rounding does to trees on the cell's output;
     # a process that had not heard the teacher, or none of them, would be off by some thousandths
     assert "the network learns from the outcomes alone" not in " ".join(stderr.split())

@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[2]
 class Service:
     """One `uvicorn --factory app.main:create_app`.
 
-    A service of one worker is forked from a process with the same imports, see `support.warm_process`.
+    It is forked from a process with the same imports, see `support.warm_process`.
     `settings` become `WILLBUY_` variables; nothing else of that name is passed on from the tests' own environment.
     Access is open unless they say who may ask, and time-outs are long unless they say how long, see
     `support.patience`. `tuned` has other constants, see `support.tuned_app`.
@@ -70,14 +70,7 @@ class Service:
         arguments += ["--http", "app.runtime.http_protocol:BoundedHttp", "--no-proxy-headers"]
         arguments += ["--host", "127.0.0.1", "--port", str(self.port), "--no-access-log"]
         arguments += ["--workers", str(self.workers), "--timeout-graceful-shutdown", "10"]
-        if self.workers == 1:
-            self._process = WarmProcess("uvicorn", arguments, cwd=ROOT, env=self._environment, log=self.log)
-            return
-        command = [sys.executable, "-m", "uvicorn", *arguments]
-        with self.log.open("ab") as log:
-            self._process = subprocess.Popen(
-                command, cwd=ROOT, env=self._environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log
-            )
+        self._process = WarmProcess("uvicorn", arguments, cwd=ROOT, env=self._environment, log=self.log)
 
     def wait(self, timeout_s: float = 60) -> int:
         """Wait for the process to end without a signal, and return its exit status."""

@@ -10,14 +10,14 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from importlib import import_module
-from multiprocessing import forkserver
 from pathlib import Path
+
+from uvicorn import _subprocess  # private: uvicorn has no public way to fork its workers
+from uvicorn.supervisors import multiprocess
 
 _forkserver = multiprocessing.get_context("forkserver")
 # One server for each process of pytest; it ends with that process.
 _forkserver.set_forkserver_preload(["pytest", "uvicorn.main", "app.main"])
-# Whichever test is the first to start that server, its processes are measured.
-_COVERAGE = {name: value for name, value in os.environ.items() if name.startswith("COVERAGE_")}
 # Modules whose `main` is the program.
 _PROGRAMS = {"uvicorn": "uvicorn.main", "willbuy": "app.cli", "broken": "faults.broken"}
 
@@ -30,7 +30,6 @@ class WarmProcess:
         self._process = _forkserver.Process(
             target=_run, args=([program, *arguments], str(cwd), dict(env), str(log)), daemon=True
         )
-        _ensure_server()
         self._process.start()
 
     @property
@@ -55,14 +54,6 @@ class WarmProcess:
         self._process.kill()
 
 
-def _ensure_server() -> None:
-    absent = _COVERAGE.keys() - os.environ.keys()
-    os.environ.update(_COVERAGE)
-    forkserver.ensure_running()
-    for name in absent:
-        os.environ.pop(name, None)
-
-
 def _run(command: list[str], cwd: str, env: dict[str, str], log: str) -> None:
     os.chdir(cwd)
     os.environ.clear()
@@ -75,4 +66,20 @@ def _run(command: list[str], cwd: str, env: dict[str, str], log: str) -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.path[:0] = [path for path in env.get("PYTHONPATH", "").split(os.pathsep) if path]
     sys.argv = command
+    _fork_workers()
     import_module(_PROGRAMS[command[0]]).main()
+
+
+def _fork_workers() -> None:
+    """Let uvicorn fork its workers, which then have the imports too, instead of spawning them."""
+    # Only a process that is no daemon may have processes.
+    multiprocessing.current_process().daemon = False
+    _subprocess.spawn = multiprocessing.get_context("fork")  # type: ignore[assignment]  # has the same methods
+    # A spawned worker does not have the handlers of its parent, either.
+    handlers = {number: signal.getsignal(number) for number in multiprocess.SIGNALS}
+
+    def restore() -> None:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+    os.register_at_fork(after_in_child=restore)
