@@ -26,11 +26,11 @@ def test_a_notebook_runs_from_top_to_bottom(path: Path, tmp_path: Path, monkeypa
         if cell["cell_type"] == "code":
             for statement in ast.parse("".join(cell["source"])).body:
                 program = compile(ast.Interactive([statement]), f"{path.name}, cell {number}", "single")
-                exec(program, names)  # noqa: S102 - a notebook is a program
+                exec(program, names)
     # Then they have values to show, and each can be shown
     values = [value for value in shown if value is not None]
     assert values
     for value in values:
         assert repr(value)
         if hasattr(value, "_repr_html_"):
-            assert value._repr_html_()  # noqa: SLF001 - what notebooks call
+            assert value._repr_html_()

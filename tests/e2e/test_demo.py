@@ -16,6 +16,7 @@ import redis
 from conftest import missing
 from support.kafka import Tansu, find_tansu
 from support.redis_acl import PASSWORD, documented_user, url_of
+from support.warm_process import WarmProcess
 
 ROOT = Path(__file__).parents[2]
 pytestmark = [
@@ -52,21 +53,6 @@ def command_of(pid: int) -> str:
         return ""
 
 
-# The demo with an artifact that is there already, for what happens after training.
-WITHOUT_TRAINING = """
-import shutil
-from app.cli import main
-from training.commands import demo
-
-def ready(folder, sessions):
-    folder.mkdir()
-    return type(folder)(shutil.copy({artifact!r}, folder / "model.pt"))
-
-demo._train = ready
-main()
-"""
-
-
 def allow_ctrl_c() -> None:
     """Undo what a shell does to its background jobs: they, and so their children, ignore Ctrl-C."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
@@ -75,7 +61,8 @@ def allow_ctrl_c() -> None:
 class Demo:
     """A running demo, and every process that it ever had.
 
-    With `artifact` it begins after training. `redis` is the URL of its Redis, if it is to start none.
+    With `artifact` it begins after training, forked from a warm process. `redis` is the URL of its Redis, if it is to
+    start none.
     """
 
     def __init__(self, folder: Path, *options: object, artifact: Path | None = None, redis: str | None = None) -> None:
@@ -83,14 +70,19 @@ class Demo:
         self.output = folder / "demo.log"
         self.seen: set[int] = set()
         folder.mkdir()
-        program = ["-m", "app"] if artifact is None else ["-c", WITHOUT_TRAINING.format(artifact=str(artifact))]
-        command = [sys.executable, *program, "demo", "--folder", str(folder / "shop"), *map(str, options)]
+        arguments = ["demo", "--folder", str(folder / "shop"), *map(str, options)]
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
         if redis is not None:
             environment["WILLBUY_REDIS_URL"] = redis
+        self.process: WarmProcess | subprocess.Popen[bytes]
+        if artifact is not None:
+            environment["DEMO_ARTIFACT"] = str(artifact)
+            self.process = WarmProcess("demo", arguments, cwd=ROOT, env=environment, log=self.output)
+            self.output.touch()
+            return
         with self.output.open("wb") as log:
             self.process = subprocess.Popen(
-                command,
+                [sys.executable, "-m", "app", *arguments],
                 cwd=ROOT,
                 env=environment,
                 stdin=subprocess.DEVNULL,
@@ -122,11 +114,11 @@ class Demo:
     def end(self, timeout_s: float = 60) -> int:
         """Wait for its end while noting its processes, and return its exit status."""
         deadline = time.monotonic() + timeout_s
-        while self.process.poll() is None:
+        while (code := self.process.poll()) is None:
             assert time.monotonic() < deadline, self.text()[-3000:]
             self.seen |= descendants(self.process.pid)
             time.sleep(0.1)
-        return self.process.returncode
+        return code
 
     def left(self) -> set[str]:
         """Return the commands of its processes that still run, after a moment in which a server may end."""
@@ -206,7 +198,7 @@ def test_a_signal_among_the_shoppers_stops_everything_in_order(demo, artifact, n
     running.wait_until(running.playing)
     time.sleep(1)
     running.seen |= descendants(running.process.pid)
-    running.process.send_signal(number)
+    os.kill(running.process.pid, number)
     assert running.end() == 0, running.text()[-3000:]
     assert "Traceback" not in running.text()
     assert "Stopped the service and its Redis." in running.text()
@@ -218,7 +210,7 @@ def test_a_signal_among_the_shoppers_stops_everything_in_order(demo, artifact, n
 def test_a_signal_while_the_service_starts_leaves_no_process(demo, artifact, number) -> None:
     running = demo(artifact=artifact)
     running.wait_until(running.serving)
-    running.process.send_signal(number)
+    os.kill(running.process.pid, number)
     running.end()
     assert "Traceback" not in running.text()
     assert running.left() == set()

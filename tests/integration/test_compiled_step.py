@@ -14,6 +14,7 @@ import torch
 from conftest import missing
 from support.artifacts import write_artifact
 from support.event_strategies import random_sessions
+from support.tracing import untraced
 from typer.testing import CliRunner
 
 from model.artifact import load, read_manifest
@@ -36,7 +37,8 @@ def compiled(plain, tmp_path_factory):
     if shutil.which("g++") is None:
         raise missing("g++")
     out = tmp_path_factory.mktemp("compiled") / "model.pt"
-    result = CliRunner().invoke(cli, ["compile", str(plain), "--out", str(out)])
+    with untraced():
+        result = CliRunner().invoke(cli, ["compile", str(plain), "--out", str(out)])
     assert result.exit_code == 0, result.output
     assert f"model {read_manifest(plain).fingerprint}" in result.output
     return out

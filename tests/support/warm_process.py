@@ -19,7 +19,12 @@ _forkserver = multiprocessing.get_context("forkserver")
 # One server for each process of pytest; it ends with that process.
 _forkserver.set_forkserver_preload(["pytest", "uvicorn.main", "app.main"])
 # Modules whose `main` is the program.
-_PROGRAMS = {"uvicorn": "uvicorn.main", "willbuy": "app.cli", "broken": "faults.broken"}
+_PROGRAMS = {
+    "uvicorn": "uvicorn.main",
+    "willbuy": "app.cli",
+    "broken": "faults.broken",
+    "demo": "support.trained_demo",
+}
 
 
 class WarmProcess:

@@ -1,6 +1,5 @@
 import os
 import subprocess
-import sys
 import traceback
 from urllib.parse import quote
 
@@ -172,17 +171,13 @@ def test_a_password_that_ends_the_host_part_has_to_be_encoded(form, password):
 @pytest.mark.slow
 @pytest.mark.parametrize("form", [_FORMS[0], _FORMS[4], _FORMS[7]])
 @pytest.mark.parametrize("command", [("serve", "--artifact", "model.pt"), ("collect",), ("serve", "--help")])
-def test_the_commands_print_nothing_of_it(form, command, tmp_path):
+def test_the_commands_print_nothing_of_it(form, command, warm_commands, tmp_path):
     url = form.format("s3cretA#rest/Words?More")
     environment = os.environ | {"WILLBUY_REDIS_URL": url, "WILLBUY_OPEN_ACCESS": "1"}
     if command == ("collect",):
         command = ("collect", str(tmp_path / "sessions"))
     run = subprocess.run(
-        [sys.executable, "-c", "from app.cli import main; main()", *command],
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
+        [warm_commands / "willbuy", *command], env=environment, capture_output=True, text=True, check=False
     )
     said = run.stdout + run.stderr
     assert not [piece for piece in pieces(["s3cretA", "rest", "Words", "More"]) if piece in said]
