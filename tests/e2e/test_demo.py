@@ -71,7 +71,7 @@ class Demo:
         self.seen: set[int] = set()
         folder.mkdir()
         arguments = ["demo", "--folder", str(folder / "shop"), *map(str, options)]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+        environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
         if redis is not None:
             environment["WILLBUY_REDIS_URL"] = redis
         self.process: WarmProcess | subprocess.Popen[bytes]

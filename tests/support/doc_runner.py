@@ -200,7 +200,7 @@ def environment(path: Sequence[Path], **variables: str) -> dict[str, str]:
     kept = service_environment()
     kept["PATH"] = os.pathsep.join([*map(str, path), kept.get("PATH", os.defpath)])
     # Narrower than that, tables are cut and their lines are not those of the page.
-    return kept | {"COLUMNS": "120", "OMP_NUM_THREADS": "1"} | variables
+    return kept | {"COLUMNS": "120"} | variables
 
 
 def find_node() -> Path | None:

@@ -11,9 +11,9 @@ def untraced() -> Iterator[None]:
     """Let neither this thread nor those that are started meanwhile be traced."""
     tracer, of_threads = sys.gettrace(), threading.gettrace()
     sys.settrace(None)
-    threading.settrace(None)  # type: ignore[arg-type]  # as the interpreter has it at its start
+    threading.settrace(None)
     try:
         yield
     finally:
         sys.settrace(tracer)
-        threading.settrace(of_threads)  # type: ignore[arg-type]  # same
+        threading.settrace(of_threads)

@@ -11,7 +11,7 @@ from training.commands import demo
 def main() -> None:
     """Run the command; the variable DEMO_ARTIFACT names the artifact."""
 
-    def copy(folder: Path, _sessions: int) -> Path:
+    def copy(folder: Path, sessions: int) -> Path:
         folder.mkdir()
         return Path(shutil.copy(os.environ["DEMO_ARTIFACT"], folder / "model.pt"))
 

@@ -59,6 +59,8 @@ class WarmCommands:
         program = folder / "willbuy"
         program.write_text(_PROGRAM.format(python=sys.executable, address=str(address)))
         program.chmod(0o755)
+        # Not measured, since little of what coverage counts runs here
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_")}
         with socket.socket(socket.AF_UNIX) as listener:
             listener.bind(str(address))
             listener.listen(64)
@@ -66,7 +68,7 @@ class WarmCommands:
                 [sys.executable, "-P", __file__, str(listener.fileno())],
                 stdin=subprocess.PIPE,
                 pass_fds=[listener.fileno()],
-                env=os.environ | {"OMP_NUM_THREADS": "1"},
+                env=environment,
             )
 
     def __enter__(self) -> Self:

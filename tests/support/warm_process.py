@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from importlib import import_module
+from multiprocessing import forkserver
 from pathlib import Path
 
 from uvicorn import _subprocess  # private: uvicorn has no public way to fork its workers
@@ -18,6 +19,8 @@ from uvicorn.supervisors import multiprocess
 _forkserver = multiprocessing.get_context("forkserver")
 # One server for each process of pytest; it ends with that process.
 _forkserver.set_forkserver_preload(["pytest", "uvicorn.main", "app.main"])
+# Whichever test is the first to start that server, its processes are measured.
+_COVERAGE = {name: value for name, value in os.environ.items() if name.startswith("COVERAGE_")}
 # Modules whose `main` is the program.
 _PROGRAMS = {
     "uvicorn": "uvicorn.main",
@@ -35,6 +38,7 @@ class WarmProcess:
         self._process = _forkserver.Process(
             target=_run, args=([program, *arguments], str(cwd), dict(env), str(log)), daemon=True
         )
+        _ensure_server()
         self._process.start()
 
     @property
@@ -57,6 +61,14 @@ class WarmProcess:
 
     def kill(self) -> None:
         self._process.kill()
+
+
+def _ensure_server() -> None:
+    absent = _COVERAGE.keys() - os.environ.keys()
+    os.environ.update(_COVERAGE)
+    forkserver.ensure_running()
+    for name in absent:
+        os.environ.pop(name, None)
 
 
 def _run(command: list[str], cwd: str, env: dict[str, str], log: str) -> None:

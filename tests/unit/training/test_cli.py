@@ -55,7 +55,7 @@ def allow_ctrl_c() -> None:
 
 def process(*arguments: object, module: str = "app") -> "subprocess.Popen[str]":
     """Start `willbuy` as a process of its own."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200", "NO_COLOR": "1"}
+    environment = {**os.environ, "COLUMNS": "200", "NO_COLOR": "1"}
     return subprocess.Popen(
         [sys.executable, "-m", module, *map(str, arguments)],
         cwd=ROOT,

@@ -2,7 +2,6 @@
 
 import csv
 import json
-import os
 import signal
 import subprocess
 import time
@@ -212,7 +211,6 @@ def test_ctrl_c_ends_the_search_and_leaves_the_best_settings_so_far(small_shop, 
     started = subprocess.Popen(
         [*command, "--search", "10000", *QUICK],
         cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
