@@ -138,6 +138,15 @@ class Sequences:
         return torch.full((*times.shape, 1), self.value), torch.full((*times.shape, 1), 2)
 
 
+def test_sessions_without_events_count_nothing(model):
+    encoder, summary = model.encoder, summary_of_sessions(model, [[Event("x", 1)]])
+    for histories in ([], [[]], [[], []]):
+        found = count_inputs(
+            encoder, histories, names=encoder.feature_names, properties=encoder.properties, summary=summary
+        )
+        assert (found.events, found.unseen_names) == (0, 0)
+
+
 @pytest.mark.parametrize(("value", "place"), [(-0.002, 0), (0.0, 1), (0.5, 1), (0.501, 2), (1.0, 2), (1.002, 3)])
 def test_a_value_on_an_edge_is_in_the_lower_bin(value, place):
     summary = DataSummary.from_dict({**summary_of([0.0] * 75 + [1.0] * 25).to_dict()})

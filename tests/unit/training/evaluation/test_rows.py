@@ -47,6 +47,9 @@ def test_sessions_are_numbered_from_zero_and_have_their_own_outcome() -> None:
     assert prefixes.session.tolist() == [2, 2, 2, 0, 1]
     assert prefixes.sessions == 3
     assert prefixes.session_outcome.tolist() == [0.0, 0.0, 1.0]
+    # Of sessions of one event, too
+    alone = prefixes_of([1, 0, 1, 0], [1] * 4, [10, 11, 12, 13])
+    assert alone.session_outcome.tolist() == [1.0, 0.0, 1.0, 0.0]
 
 
 @pytest.fixture(scope="module")
