@@ -140,9 +140,10 @@ class Sequences:
 
 def test_sessions_without_events_count_nothing(model):
     encoder, summary = model.encoder, summary_of_sessions(model, [[Event("x", 1)]])
-    for histories in ([], [[]], [[], []]):
+    for number in range(3):
+        empty: list[list[Event]] = [[] for _ in range(number)]
         found = count_inputs(
-            encoder, histories, names=encoder.feature_names, properties=encoder.properties, summary=summary
+            encoder, empty, names=encoder.feature_names, properties=encoder.properties, summary=summary
         )
         assert (found.events, found.unseen_names) == (0, 0)
 
