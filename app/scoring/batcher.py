@@ -2,7 +2,7 @@
 
 There is no timer: an idle batcher handles an item at once; a busy one handles together what has arrived meanwhile.
 Items of equal keys are handled in the order in which they were submitted. Batches run one after another. If the queue
-already holds a full batch, that batch may start while others run, without the items of their keys.
+already holds half of a batch, these items may start while others run, without the items of their keys.
 """
 
 import asyncio
@@ -309,7 +309,8 @@ class Batcher(Generic[Item, Result]):
     def _can_start(self) -> bool:
         if not self._batches:
             return bool(self._queue.keys)
-        return len(self._batches) < self._max_batches and self._queue.length >= self._max_batch_size
+        # Half, as the last part of a large call would else wait for Redis alone: 1.15 times the consumer's events/s.
+        return len(self._batches) < self._max_batches and 2 * self._queue.length >= self._max_batch_size
 
     def _start_batch(self, batch: list[_QueuedItem[Item, Result]], keys: Sequence[Hashable]) -> None:
         self._busy.update(keys)

@@ -103,10 +103,13 @@ async def test_results_that_were_given_up_stay_as_they_were_returned():
     await batcher.close()
 
 
-@pytest.mark.parametrize(("waiting", "begun"), [("b", []), ("bc", ["b", "c"]), ("bcd", ["b", "c"])])
-async def test_as_many_items_as_a_batch_has_are_enough_to_begin_beside_another(waiting, begun):
+@pytest.mark.parametrize(
+    ("most", "waiting", "begun"),
+    [(4, "b", []), (4, "bc", ["b", "c"]), (4, "bcdef", ["b", "c", "d", "e"]), (3, "b", []), (3, "bc", ["b", "c"])],
+)
+async def test_half_of_a_batch_is_enough_to_begin_beside_another(most, waiting, begun):
     handler = Handler()
-    batcher = a_batcher(handler, max_batch_size=2, max_batches=2)
+    batcher = a_batcher(handler, max_batch_size=most, max_batches=2)
     first = await submit_all(batcher, ["a"])
     await handler.entered.wait()
     others = await submit_all(batcher, [*waiting])
@@ -118,27 +121,27 @@ async def test_as_many_items_as_a_batch_has_are_enough_to_begin_beside_another(w
     await batcher.close()
 
 
-async def test_a_full_batch_begins_beside_one_that_runs_and_a_smaller_one_waits():
+async def test_a_batch_begins_beside_one_that_runs_and_a_third_waits():
     handler = Handler()
-    batcher = a_batcher(handler, key=lambda item: item[0], max_batch_size=2, max_batches=2)
-    # Given a batch that runs, and less than a whole one behind it
+    batcher = a_batcher(handler, key=lambda item: item[0], max_batch_size=4, max_batches=2)
+    # Given a batch that runs, and less than half of one behind it
     (first,) = await submit_all(batcher, ["a1"])
     await handler.entered.wait()
     others = await submit_all(batcher, ["b1"])
     for _ in range(20):
         await asyncio.sleep(0)
     assert handler.batches == [["a1"]]
-    # When enough comes for a whole one, one of it of the key that runs
-    others += await submit_all(batcher, ["a2", "c1", "d1", "e1"])
+    # When enough comes, one of it of the key that runs
+    others += await submit_all(batcher, ["a2", "c1", "d1", "e1", "f1"])
     for _ in range(20):
         await asyncio.sleep(0)
     # Then it begins without that, and a third waits
-    assert handler.batches == [["a1"], ["b1", "c1"]]
+    assert handler.batches == [["a1"], ["b1", "c1", "d1", "e1"]]
     handler.gate.set()
     assert await asyncio.gather(first, *others) == [
-        f"answer to {item}" for item in ["a1", "b1", "a2", "c1", "d1", "e1"]
+        f"answer to {item}" for item in ["a1", "b1", "a2", "c1", "d1", "e1", "f1"]
     ]
-    assert handler.batches[2:] == [["d1", "e1"], ["a2"]]
+    assert handler.batches[2:] == [["f1", "a2"]]
     await batcher.close()
 
 
