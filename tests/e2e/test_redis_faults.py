@@ -120,7 +120,9 @@ class Flood:
         while not self.ended:
             response = await client.post("/v1/events", json={"session_id": session_id, "event_name": "view_item"})
             code = "ok" if response.status_code == 200 else response.json()["code"]
-            if code != "ok" and (response.status_code != 503 or response.headers.get("retry-after") is None):
+            is_told = response.status_code == 503 and response.headers.get("retry-after") is not None
+            # On a busy machine this process may stand still between a head and its body.
+            if code not in {"ok", "body_timeout"} and not is_told:
                 self.lost.append(response.text)
             self.codes[code] = self.codes.get(code, 0) + 1
             await asyncio.sleep(0.01)
@@ -162,7 +164,7 @@ async def test_under_load_a_redis_that_is_away_costs_nobody_more_than_the_deadli
     flood.ended = True
     await running
     assert flood.lost == []
-    assert set(flood.codes) <= {"ok", "store_unavailable", "deadline_exceeded", "overloaded"}
+    assert set(flood.codes) <= {"ok", "store_unavailable", "deadline_exceeded", "overloaded", "body_timeout"}
     # By the replica's own clock: this process is busy with its callers
     buckets = re.findall(
         r'^willbuy_request_seconds_bucket{le="(\S+)",route="/v1/events"} (\S+)$',
