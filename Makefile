@@ -58,8 +58,8 @@ clients: setup  ## Build the clients into dist/: a tarball for npm and a wheel.
 reference: setup  ## Write docs/reference and the JavaScript client's types from the code.
 	$(BIN)/python -m docs.generate
 
-bench: .bench/.installed  ## Measure the hot path against other servers; needs wrk, takes an hour.
-	.bench/bin/python -m benchmarks.hotpath all
+bench: .bench/.installed  ## Measure the hot path against other servers; needs wrk, takes 25 minutes. BEFORE=checkout BEFORE_ARTIFACT=file
+	.bench/bin/python -m benchmarks.hotpath all $(if $(BEFORE),--before $(BEFORE)) $(if $(BEFORE_ARTIFACT),--before-artifact $(BEFORE_ARTIFACT))
 
 .bench/.installed: pyproject.toml constraints.txt benchmarks/requirements-peers.txt
 	$(PYTHON) -m venv .bench

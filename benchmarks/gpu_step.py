@@ -1,4 +1,4 @@
-"""Time of a step by batch size, on the CPU and, if torch sees one, on the GPU.
+"""Time of a step by batch size, on the CPU with TorchScript and, if torch sees one, on the GPU.
 
     python -m benchmarks.gpu_step                          # trains a small model first
     python -m benchmarks.gpu_step --artifact model.pt --out gpu_step.json
@@ -19,7 +19,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from itertools import chain, islice
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 import torch
 import typer
@@ -41,7 +41,7 @@ from model.artifact import ArtifactError, load
 from model.cells import pack_for_cpu
 from model.columns import columns_from_events
 from model.events import Event
-from model.predictor import Predictor, load_predictor
+from model.predictor import Predictor
 from training.commands.console import errors_for_people
 from training.commands.stages import stage
 from training.synthetic import PRESETS, sessions
@@ -87,10 +87,11 @@ class Device:
 
     def __init__(self, artifact: Path, name: str, largest: int) -> None:
         self.name = name
-        self.predictor: Predictor = load_predictor(
-            artifact, device=name, state_dtype="float16", max_batch_size=largest, threads=1
-        )
-        module, self._manifest = load(artifact)
+        torch.set_num_threads(1)
+        script, self._manifest = load(artifact)
+        # Without a compiled step, of which there is none for the largest batches.
+        self.predictor = Predictor(script, self._manifest, device=name, state_dtype="float16", max_batch_size=largest)
+        module, _ = load(artifact)
         self.module = module.to(name)
         if name == "cpu":
             pack_for_cpu(self.module.lstm)  # as the predictor does; else the part would take longer than the whole
@@ -210,11 +211,21 @@ def table(steps: list[Step]) -> list[str]:
     return lines
 
 
+def figures(steps: list[Step]) -> dict[str, Any]:
+    """Return what goes into the JSON file."""
+    return {"steps": [asdict(step) for step in steps]}
+
+
+def machine_with_gpu() -> dict[str, str]:
+    """Return date, processor, memory, versions and the GPU if there is one."""
+    return machine() | ({"gpu": torch.cuda.get_device_name()} if torch.cuda.is_available() else {})
+
+
 @errors_for_people(BenchmarkError, ArtifactError)
 def main(
     artifact: Annotated[Path | None, typer.Option(help="The model; without it a small one is trained.")] = None,
     largest: Annotated[int, typer.Option(min=1, max=8192, help="Largest batch.")] = 8192,
-    out: Annotated[Path, typer.Option(help="JSON file whose section `gpu_step` gets the figures.")] = JSON_FILE,
+    out: Annotated[Path, typer.Option(help="JSON file whose section `step` gets the figures.")] = JSON_FILE,
     document: Annotated[Path, typer.Option(help="Where the table goes.")] = DOCUMENT,
 ) -> None:
     """Measure a step on CPU and GPU for batches of 1 to 8,192 sessions."""
@@ -222,13 +233,11 @@ def main(
         show(0, "training a model")
         path = artifact or train_artifact(Path(folder), _HIDDEN_SIZE)
         steps = measure(path, largest, lambda note: show(0, note))
-    where = machine()
-    if torch.cuda.is_available():
-        where["gpu"] = torch.cuda.get_device_name()
+    where = machine_with_gpu()
     lines = [*table(steps), "", machine_line(where)]
     for line in lines:
         _OUT.print(line, markup=False, highlight=False, soft_wrap=True)
-    write_section("gpu_step", where, {"steps": [asdict(step) for step in steps]}, out)
+    write_section("step", where, figures(steps), out)
     write_markdown("step", lines, document)
     _OUT.print(f"written: {out}, {document}", markup=False, highlight=False, soft_wrap=True)
 

@@ -2,8 +2,8 @@
 
     python -m benchmarks.scaling
 
-Reads the results of `python -m benchmarks.hotpath all` and, if measured, of `python -m benchmarks.gpu_step` in
-benchmarks/results/hotpath.json. Measures nothing.
+Reads the results of `python -m benchmarks.hotpath all`, which runs it at its end, in benchmarks/results/hotpath.json;
+and of `python -m benchmarks.gpu_step`, if that was measured on a GPU. Measures nothing.
 
 The queue is simulated (`benchmarks.batch_queue`) with the cost of a batch fitted to the runs with 1 to 64 connections.
 To check it, the runs at 50 % and 80 % of the highest rate are simulated with the same random pauses. The tables compare
@@ -53,6 +53,9 @@ class Plan:
     primary_bytes: float
 
 
+USUAL: Final = Plan(load=0.6, events_per_session=10.0, session_s=2400.0, primary_bytes=32 * 2**30)
+
+
 @dataclass(frozen=True, slots=True)
 class Cost:
     """Cost of an event, measured on a cluster, because more than one primary needs a cluster.
@@ -61,7 +64,7 @@ class Cost:
         single_us, batch_us: processor's time of the service, by the single route and in requests of 200.
         redis_single_us, redis_batch_us: processor's time of Redis likewise.
         crowd_us: how much more of Redis' time an event takes with `crowd` live sessions than with `few`.
-        crowd_huge_us: the same with Redis' memory in huge pages.
+        crowd_huge_us: the same with Redis' memory in huge pages, if that was measured.
         session_bytes: of Redis for a live session of ten events.
         commit_bytes: that an event's commit sends to Redis.
         few, crowd: live sessions.
@@ -72,7 +75,7 @@ class Cost:
     redis_single_us: float
     redis_batch_us: float
     crowd_us: float
-    crowd_huge_us: float
+    crowd_huge_us: float | None
     session_bytes: float
     commit_bytes: float
     few: int
@@ -169,6 +172,7 @@ def machines_table(cost: Cost, plan: Plan, gpu_events_per_s: float | None) -> li
 
 def cost_table(cost: Cost) -> list[str]:
     """Return the measured costs as Markdown."""
+    huge = "" if cost.crowd_huge_us is None else f"; {cost.crowd_huge_us:.1f} µs with huge pages"
     rows = [
         ["service, single route", f"{cost.single_us:.0f} µs of a processor an event"],
         ["service, batch route", f"{cost.batch_us:.1f} µs of a processor an event"],
@@ -176,7 +180,7 @@ def cost_table(cost: Cost) -> list[str]:
         ["Redis, batch route", f"{cost.redis_batch_us:.1f} µs of a processor an event"],
         [
             f"Redis, with {cost.crowd:,} live sessions instead of {cost.few:,}",
-            f"{cost.crowd_us:.1f} µs more an event; {cost.crowd_huge_us:.1f} µs with huge pages",
+            f"{cost.crowd_us:.1f} µs more an event{huge}",
         ],
         ["Redis, memory", f"{cost.session_bytes:,.0f} bytes a live session of ten events"],
         ["to Redis, commits", f"{cost.commit_bytes:,.0f} bytes an event"],
@@ -193,29 +197,34 @@ def read_cost() -> Cost:
             raise BenchmarkError(f"The section `compare` lacks {name}: run `python -m benchmarks.hotpath compare`.")
 
     def middle(name: str, figure: str) -> float:
-        return float(median(one[figure] for one in servers[name]["rounds"]))
-
-    def crowded(live: dict[str, Any]) -> float:
-        few_us, many_us = (median(one["redis_us"] for one in live[name]) for name in ("with_few", "with_many"))
-        return float(many_us - few_us)
+        return _median_of_valid(servers[name]["rounds"], figure)
 
     crowd = max(live["many"] for live in lives)
-    crowd_us, crowd_huge_us = (
-        next(crowded(live) for live in lives if live["huge_pages"] is huge_pages and live["many"] == crowd)
-        for huge_pages in (False, True)
-    )
+    crowded = {
+        live["huge_pages"]: _median_of_valid(live["with_many"], "redis_us")
+        - _median_of_valid(live["with_few"], "redis_us")
+        for live in lives
+        if live["many"] == crowd
+    }
     return Cost(
         middle("willbuy-cluster", "server_us"),
         middle("willbuy-batch-cluster", "server_us") / servers["willbuy-batch-cluster"]["events_per_request"],
         middle("willbuy-cluster", "redis_us"),
         middle("willbuy-batch-cluster", "redis_us"),
-        crowd_us,
-        crowd_huge_us,
+        crowded[False],
+        crowded.get(True),
         max(memory["used_bytes"], memory["key_bytes"]),
         compared["redis_alone"]["bytes_per_event"],
         lives[0]["few"],
         crowd,
     )
+
+
+def _median_of_valid(rounds: Sequence[dict[str, Any]], figure: str) -> float:
+    found = [one[figure] for one in rounds if not one["failed"]]
+    if not found:
+        raise BenchmarkError(f"All rounds with a figure {figure!r} were void: measure again.")
+    return float(median(found))
 
 
 def _cycle(run: dict[str, Any]) -> tuple[float, float]:
@@ -226,7 +235,7 @@ def _cycle(run: dict[str, Any]) -> tuple[float, float]:
 def _gpu_events_per_s() -> float | None:
     """Return the highest measured events a second of one GPU; None without a measurement."""
     try:
-        steps = read_section("gpu_step")["steps"]
+        steps = read_section("step")["steps"]
     except BenchmarkError:
         return None
     rates = [step["batch"] / step["advance_us"] * _SECOND_US for step in steps if step["device"] == "cuda"]
@@ -235,18 +244,28 @@ def _gpu_events_per_s() -> float | None:
 
 @errors_for_people(BenchmarkError)
 def main(
-    load: Annotated[float, typer.Option(min=0.05, max=0.95, help="Share of a processor that is planned for.")] = 0.6,
-    events_per_session: Annotated[float, typer.Option(min=1, help="On average.")] = 10.0,
-    session_s: Annotated[float, typer.Option(min=1, help="Life of a record: the visit and the idle time.")] = 2400.0,
-    primary_gib: Annotated[float, typer.Option(min=1, help="Memory of a Redis primary for sessions.")] = 32.0,
+    load: Annotated[
+        float, typer.Option(min=0.05, max=0.95, help="Share of a processor that is planned for.")
+    ] = USUAL.load,
+    events_per_session: Annotated[float, typer.Option(min=1, help="On average.")] = USUAL.events_per_session,
+    session_s: Annotated[
+        float, typer.Option(min=1, help="Life of a record: the visit and the idle time.")
+    ] = USUAL.session_s,
+    primary_gib: Annotated[
+        float, typer.Option(min=1, help="Memory of a Redis primary for sessions.")
+    ] = USUAL.primary_bytes / 2**30,
 ) -> None:
     """Print the tables, and write them into docs/scaling.md and docs/reference/hot-path.md."""
+    write(Plan(load, events_per_session, session_s, primary_gib * 2**30))
+
+
+def write(plan: Plan) -> None:
+    """Print the tables for a plan, and write them into both documents."""
     cost, runs = read_cost(), read_section("connections")["runs"]
     batch = fit([_cycle(run) for run in runs])
-    plan = Plan(load, events_per_session, session_s, primary_gib * 2**30)
     assumed = (
-        f"Assumed: {load:.0%} of a processor, {events_per_session:g} events a session, a record lives "
-        f"{session_s:,.0f} s, a primary has {primary_gib:g} GiB for sessions."
+        f"Assumed: {plan.load:.0%} of a processor, {plan.events_per_session:g} events a session, a record lives "
+        f"{plan.session_s:,.0f} s, a primary has {plan.primary_bytes / 2**30:g} GiB for sessions."
     )
     where = machine_line(read_section("compare")["machine"])
     tables = {

@@ -1,9 +1,12 @@
 """willbuy and its peers under the same load, in turn, round by round.
 
-A server's round in which a request or an event failed is void: it is counted, and enters no figure and no ratio.
+All servers run all the time, each with a Redis of its own, and get the same traffic one after another. So each round
+is a comparison by itself, however busy the machine is. A server's round in which a request or an event failed is void:
+it is counted, and enters no figure and no ratio.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
@@ -12,11 +15,15 @@ from benchmarks.hotpath.redis_server import RedisServer, running_redis
 from benchmarks.hotpath.results import markdown_table, spread
 from benchmarks.hotpath.servers import Contestant, Server, running
 from benchmarks.hotpath.traffic import Traffic
-from training.commands.stages import stage
 
 REFERENCE: Final = "willbuy"
+EMPTY: Final = "empty"
 CONNECTIONS: Final = 64
+_WARM_UP_S: Final = 2.0
 _MICROSECONDS: Final = 1e6
+
+Samples = Mapping[str, Sequence["Sample"]]
+"""Each server's samples, one a round."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,22 +56,38 @@ class Sample:
     board_entries: float
 
 
-def compare(
-    contestants: Sequence[Contestant], *, rounds: int, seconds: float, warm_up_s: float, connections: int = CONNECTIONS
-) -> dict[str, list[Sample]]:
+def in_turn(
+    contestants: Sequence[Contestant],
+    *,
+    rounds: int,
+    seconds: float,
+    show: Callable[[str], None],
+    connections: int = CONNECTIONS,
+) -> Samples:
     """Return each server's samples, one a round; who begins a round changes from round to round."""
-    samples: dict[str, list[Sample]] = {contestant.name: [] for contestant in contestants}
-    with stage("hot path", rounds * len(contestants)) as show:
+    found: dict[str, list[Sample]] = {contestant.name: [] for contestant in contestants}
+    with ExitStack() as stack:
+        servers = []
+        for contestant in contestants:
+            show(f"starts: {contestant.title}")
+            redis = stack.enter_context(running_redis(as_cluster=contestant.on_cluster))
+            server = stack.enter_context(running(contestant, redis))
+            # Connections, executors and allocators settle; the measured runs have other sessions.
+            measure(server, redis, contestant, _WARM_UP_S, connections)
+            if contestant.busy_when_idle:
+                server.pause()
+                stack.callback(server.resume)  # as it could not end otherwise
+            servers.append((contestant, redis, server))
         for number in range(rounds):
-            turn = number % len(contestants)
-            for contestant in [*contestants[turn:], *contestants[:turn]]:
-                done = sum(map(len, samples.values()))
-                show(done, f"round {number + 1} of {rounds}: {contestant.title}")
-                with running_redis(as_cluster=contestant.on_cluster) as redis, running(contestant, redis) as server:
-                    # Connections, executors and allocators settle; the measured run has other sessions.
-                    _load(server, contestant, warm_up_s, connections)
-                    samples[contestant.name].append(measure(server, redis, contestant, seconds, connections))
-    return samples
+            turn = number % len(servers)
+            for contestant, redis, server in [*servers[turn:], *servers[:turn]]:
+                show(f"{connections} connections, round {number + 1} of {rounds}: {contestant.title}")
+                if contestant.busy_when_idle:
+                    server.resume()
+                found[contestant.name].append(measure(server, redis, contestant, seconds, connections))
+                if contestant.busy_when_idle:
+                    server.pause()
+    return found
 
 
 def measure(
@@ -113,13 +136,13 @@ def pairs(samples: Sequence[Sample], others: Sequence[Sample]) -> list[tuple[Sam
     return [pair for pair in zip(samples, others, strict=True) if not any(sample.failed for sample in pair)]
 
 
-def void_line(samples: dict[str, list[Sample]], titles: dict[str, str]) -> list[str]:
+def void_line(samples: Samples, titles: Mapping[str, str]) -> list[str]:
     """Return a sentence about the void rounds, by server; no line if there are none."""
     told = [f"{titles[name]}: {number}" for name, some in samples.items() if (number := len(some) - len(valid(some)))]
     return ["", f"Void rounds, in which requests or events failed: {', '.join(told)}."] if told else []
 
 
-def figures(contestants: Sequence[Contestant], samples: dict[str, list[Sample]]) -> dict[str, Any]:
+def figures(contestants: Sequence[Contestant], samples: Samples) -> dict[str, Any]:
     """Return what goes into the JSON file."""
     return {
         contestant.name: {
@@ -131,7 +154,7 @@ def figures(contestants: Sequence[Contestant], samples: dict[str, list[Sample]])
     }
 
 
-def tables(contestants: Sequence[Contestant], samples: dict[str, list[Sample]]) -> list[str]:
+def tables(contestants: Sequence[Contestant], samples: Samples) -> list[str]:
     """Return the figures, and their ratios to willbuy's in the same round, as Markdown."""
     lines = markdown_table(
         (
@@ -143,12 +166,13 @@ def tables(contestants: Sequence[Contestant], samples: dict[str, list[Sample]]) 
             "p99.9 ms",
             "server CPU, µs/request",
             "server CPU, µs/event",
+            "of the empty endpoint's",
             "Redis CPU, µs/event",
             "generator CPU, µs/request",
             "memory, MiB",
             "board entries/shard",
         ),
-        [_row(contestant, valid(samples[contestant.name])) for contestant in contestants],
+        [_row(contestant, samples[contestant.name], samples.get(EMPTY, ())) for contestant in contestants],
     )
     if samples.get(REFERENCE):
         heads = ("ratio to willbuy", "events/s", "p50", "p99", "p99.9", "server CPU/event", "Redis CPU/event")
@@ -161,30 +185,29 @@ def tables(contestants: Sequence[Contestant], samples: dict[str, list[Sample]]) 
     return lines + void_line(samples, {contestant.name: contestant.title for contestant in contestants})
 
 
-def workers_table(contestants: Sequence[Contestant], samples: dict[str, list[Sample]]) -> list[str]:
-    """Return how many cores server, Redis and generator took, as Markdown: who may have been the limit."""
-    rows = []
-    for contestant in contestants:
-        found, events = valid(samples[contestant.name]), contestant.events_per_request
-        rows.append(
-            [
-                contestant.title,
-                spread([sample.events_per_s for sample in found]),
-                spread([sample.server_us * sample.requests_per_s / _MICROSECONDS for sample in found], ".2f"),
-                spread([sample.redis_us * events * sample.requests_per_s / _MICROSECONDS for sample in found], ".2f"),
-                spread([sample.generator_us * sample.requests_per_s / _MICROSECONDS for sample in found], ".2f"),
-                spread([sample.server_us for sample in found]),
-            ]
-        )
-    heads = ("server", "events/s", "cores: server", "cores: Redis", "cores: generator", "server CPU, µs/request")
-    one, two = (samples[contestant.name] for contestant in contestants)
-    ratios = [after.events_per_s / before.events_per_s for before, after in pairs(one, two)]
-    lines = [*markdown_table(heads, rows), "", f"Throughput, ratio in the same round: {spread(ratios, '.2f')}."]
-    return lines + void_line(samples, {contestant.name: contestant.title for contestant in contestants})
+def few_table(contestants: Sequence[Contestant], few: Mapping[int, Samples]) -> list[str]:
+    """Return the figures with few connections as Markdown."""
+    rows, lines = [], []
+    for connections, samples in few.items():
+        chosen = [contestant for contestant in contestants if contestant.name in samples]
+        for contestant in chosen:
+            found = valid(samples[contestant.name])
+            forms = {"events_per_s": ",.0f", "p50_ms": ".2f", "p99_ms": ".2f", "server_us": ",.0f"}
+            cells = [spread([getattr(sample, name) for sample in found], form) for name, form in forms.items()]
+            rows.append([contestant.title, f"{connections}", *cells])
+        lines += void_line(samples, {one.name: f"{one.title}, {connections} connections" for one in chosen})
+    heads = ("server", "connections", "events/s", "p50 ms", "p99 ms", "server CPU, µs/event")
+    return [*markdown_table(heads, rows), *lines]
 
 
-def _row(contestant: Contestant, samples: Sequence[Sample]) -> list[str]:
-    events, entries = contestant.events_per_request, [sample.board_entries for sample in samples]
+def cpu_ratios(contestant: Contestant, samples: Sequence[Sample], empty: Sequence[Sample]) -> list[float]:
+    """Return an event's share of the processor's time of the empty endpoint, by round."""
+    return [ours.server_us / contestant.events_per_request / base.server_us for ours, base in pairs(samples, empty)]
+
+
+def _row(contestant: Contestant, all_samples: Sequence[Sample], empty: Sequence[Sample]) -> list[str]:
+    samples, events = valid(all_samples), contestant.events_per_request
+    entries = [sample.board_entries for sample in samples]
     return [
         contestant.title,
         f"{max((sample.processes for sample in samples), default=0)}",
@@ -194,6 +217,7 @@ def _row(contestant: Contestant, samples: Sequence[Sample]) -> list[str]:
         spread([sample.p999_ms for sample in samples], ".1f"),
         spread([sample.server_us for sample in samples]),
         spread([sample.server_us / events for sample in samples], ".1f"),
+        spread(cpu_ratios(contestant, all_samples, empty), ".2f") if empty else "-",
         spread([sample.redis_us for sample in samples], ".1f"),
         spread([sample.generator_us for sample in samples]),
         spread([sample.resident_mib for sample in samples]),
@@ -208,14 +232,3 @@ def _ratios(contestant: Contestant, samples: Sequence[Sample], reference: Sequen
 
     cells = [ratio(name) for name in ("events_per_s", "p50_ms", "p99_ms", "p999_ms")]
     return [contestant.title, *cells, ratio("server_us", contestant.events_per_request), ratio("redis_us")]
-
-
-def _load(server: Server, contestant: Contestant, seconds: float, connections: int) -> None:
-    load(
-        server.port,
-        contestant.path,
-        Traffic(batch=contestant.batch),
-        seconds=seconds,
-        connections=contestant.connections or connections,
-        headers=server.headers,
-    )

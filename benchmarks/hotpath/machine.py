@@ -9,7 +9,8 @@ from typing import Final
 
 from benchmarks.hotpath.load import wrk_version
 from benchmarks.hotpath.processes import CORES
-from benchmarks.hotpath.redis_server import RedisServer
+from benchmarks.hotpath.redis_server import running_redis
+from model.predictor import load_predictor
 
 _PACKAGES: Final = ("torch", "fastapi", "pydantic", "uvicorn", "uvloop", "redis", "hiredis", "mosec", "litserve")
 
@@ -27,12 +28,13 @@ def machine() -> dict[str, str]:
     }
 
 
-def machine_of_servers(redis: RedisServer) -> dict[str, str]:
-    """Return the same with what the servers were loaded from, and with their Redis."""
-    with redis.connect() as client:
+def machine_of_servers(artifact: Path) -> dict[str, str]:
+    """Return the same with what the servers were loaded from, their Redis, and what runs the artifact's step here."""
+    with running_redis() as redis, redis.connect() as client:
         found = client.info("server")
     server = f"Valkey {found['valkey_version']}" if "valkey_version" in found else f"Redis {found['redis_version']}"
-    return machine() | {"server": server, "generator": f"wrk {wrk_version()}"}
+    engine = load_predictor(artifact).engine
+    return machine() | {"server": server, "generator": f"wrk {wrk_version()}", "step": engine}
 
 
 def _processor() -> str:

@@ -100,15 +100,20 @@ def fine_cpu_s(root: int) -> float:
 
 
 def resident_bytes(root: int) -> int:
-    """Return the resident memory of a process and its descendants; a page that k of them share counts 1/k to each."""
-    total = 0
+    """Return the resident memory of a process and its descendants, whoever else has the same files in memory.
+
+    A page that k of them share counts 1/k to each. Their files count once, as the process with most of them has them.
+    """
+    own, files = 0, 0
     for pid in tree(root):
         try:
-            lines = Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="ascii").splitlines()
+            lines = Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="ascii").splitlines()[1:]
         except (FileNotFoundError, ProcessLookupError):
             continue
-        total += next(int(line.split()[1]) for line in lines if line.startswith("Pss:")) * _KIB
-    return total
+        kib = {name: int(rest.split()[0]) for name, _, rest in (line.partition(":") for line in lines)}
+        own += kib["Pss_Anon"]
+        files = max(files, kib["Rss"] - kib["Anonymous"])
+    return (own + files) * _KIB
 
 
 def start(

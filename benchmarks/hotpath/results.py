@@ -45,10 +45,10 @@ def write_markdown(name: str, lines: Sequence[str], document: Path = DOCUMENT) -
 
 
 def machine_line(machine: Mapping[str, str]) -> str:
-    """Return date, processor, memory and who ran on which core; versions of all packages are in the JSON file."""
-    told = f"Measured on {machine['date']}: {machine['processor']}, {machine['memory']}."
-    # Older figures are of parts that shared all cores.
-    return f"{told} Cores: {machine['cores']}." if "cores" in machine else told
+    """Return date, processor, memory, who ran on which core and what ran willbuy's step; the JSON file has versions."""
+    told = f"Measured on {machine['date']}: {machine['processor']}, {machine['memory']}. Cores: {machine['cores']}."
+    told += f" Step of willbuy: {machine['step']}." if "step" in machine else ""
+    return told + (f" Before: {machine['before']}." if "before" in machine else "")
 
 
 def markdown_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

@@ -1,5 +1,7 @@
 """What is loaded: willbuy as `willbuy serve` runs it, and each peer; started, asked until ready, and ended."""
 
+import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -68,6 +70,14 @@ class Server:
         """Return how many processes it has."""
         return len(tree(self.process.pid))
 
+    def pause(self) -> None:
+        """Stop all its processes."""
+        os.killpg(self.process.pid, signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Let them go on."""
+        os.killpg(self.process.pid, signal.SIGCONT)
+
 
 @dataclass(frozen=True, slots=True)
 class Contestant:
@@ -83,6 +93,7 @@ class Contestant:
         batch: events a request; 0: one.
         connections: at a time; None as many as the run says.
         workers: that serve requests; it runs on as many cores.
+        busy_when_idle: whether it takes much of a core without requests, so that it must stand still between its turns.
     """
 
     name: str
@@ -94,6 +105,7 @@ class Contestant:
     batch: int = 0
     connections: int | None = None
     workers: int = 1
+    busy_when_idle: bool = False
 
     @property
     def path(self) -> str:
@@ -217,32 +229,27 @@ def peers(artifact: Path) -> list[Contestant]:
     def module(name: str) -> Callable[[int], list[str]]:
         return lambda _port: [sys.executable, "-m", f"benchmarks.hotpath.peers.{name}"]
 
-    def mosec(workers: int) -> Callable[[int], dict[str, str]]:
-        return lambda port: {
-            "MOSEC_PORT": str(port),
-            "MOSEC_ADDRESS": "127.0.0.1",
-            "MOSEC_LOG_LEVEL": "warning",
-            "HOTPATH_WORKERS": str(workers),
-        }
+    def mosec(port: int) -> dict[str, str]:
+        return {"MOSEC_PORT": str(port), "MOSEC_ADDRESS": "127.0.0.1", "MOSEC_LOG_LEVEL": "warning"}
 
     return [
         Contestant("empty", "FastAPI, endpoint that does nothing", fastapi("empty")),
         Contestant("nothing", "ASGI callable that does nothing", fastapi("nothing")),
         Contestant("newcomer", "FastAPI, Redis GET, LSTM, Redis SET", fastapi("newcomer")),
-        Contestant("mosec", "mosec, 1 worker, batching, Redis", module("mosec_peer"), mosec(1)),
+        Contestant("mosec", "mosec, 1 worker, batching, Redis", module("mosec_peer"), mosec),
         Contestant(
             "mosec-own",
             "mosec, 1 worker, batching, Redis, willbuy's model",
             module("mosec_peer"),
-            lambda port: mosec(1)(port) | {"HOTPATH_ARTIFACT": str(artifact)},
+            lambda port: mosec(port) | {"HOTPATH_ARTIFACT": str(artifact)},
         ),
         Contestant("bare", "ASGI callable, batching, Redis", fastapi("bare")),
-        Contestant("mosec-2", "mosec, 2 workers, batching, Redis", module("mosec_peer"), mosec(2), workers=2),
         Contestant(
             "litserve",
             "LitServe, batching, Redis",
             module("litserve_peer"),
             lambda port: {"HOTPATH_PORT": str(port)},
+            busy_when_idle=True,
         ),
     ]
 

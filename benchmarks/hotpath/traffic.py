@@ -41,7 +41,6 @@ class Traffic:
         prefix: what ids begin with; None makes one up that nobody has used.
         pause_ms: mean of the exponential pause of a connection before each request; 0: none.
         shortest, longest: events of a session.
-        varied: whether each request has a `traceparent`, an `X-Request-Id` and a body length of its own.
     """
 
     slots: int = 4096
@@ -52,7 +51,6 @@ class Traffic:
     pause_ms: float = 0.0
     shortest: int = 1
     longest: int = 300
-    varied: bool = True
 
     def lua(self, path: str, headers: dict[str, str]) -> str:
         """Return the Lua file that wrk's script reads, for requests to a path."""
@@ -61,7 +59,6 @@ class Traffic:
         settings: dict[str, Any] = asdict(self) | {
             "prefix": self.prefix or new_prefix(),
             "run": new_prefix(),
-            "varied": int(self.varied),
             "head": "\r\n".join([*lines, "Content-Length: "]),
             "bodies": _bodies(purchases=False),
             "last": _bodies(purchases=True),

@@ -13,9 +13,8 @@ Visitors of a shop, for wrk. Reads HOTPATH_TRAFFIC, a Lua file that `benchmarks/
   visited    0, or: events go to sessions 1 to `visited` of that prefix, each time another one, none of them ever ends
   batch      events a request; 0: one, as an object
   pause_ms   mean of the exponential pause before each request of a connection; 0: none
-  varied     1: each request has a traceparent, a request id and a body length of its own, as requests of real clients
-             have; 0: only the body length differs
 
+Each request has a traceparent, a request id and a body length of its own, as requests of real clients have.
 Ids have a fixed width, so that the length of a body is known beforehand; what is left a request is a concatenation.
 ]]
 
@@ -23,7 +22,7 @@ local traffic = dofile(os.getenv('HOTPATH_TRAFFIC'))
 local random, format, floor, concat = math.random, string.format, math.floor, table.concat
 local bodies, last, visitors = traffic.bodies, traffic.last, traffic.visitors
 local lengths, slots = traffic.lengths, traffic.slots
-local ids, left, visitor_of, pieces, heads = {}, {}, {}, {}, {}
+local ids, left, visitor_of, pieces = {}, {}, {}, {}
 local prefix, run, started, posted, time_ms = '', '', 0, 0, ''
 local threads = {}
 local paddings = {}
@@ -36,17 +35,8 @@ function setup(thread)
   table.insert(threads, thread)
 end
 
-local function head_of(length)
-  local head = heads[length]
-  if not head then
-    head = traffic.head .. length .. '\r\n\r\n'
-    heads[length] = head
-  end
-  return head
-end
-
 -- The head of a request with ids of its own; random() has 31 bits, and a trace id of zeros is not allowed.
-local function varied_head_of(length)
+local function head_of(length)
   local function word()
     return random(1, 2147483647)
   end
@@ -124,13 +114,9 @@ function request()
     pieces[at] = ']'
     at = at + 1
   end
-  if traffic.varied == 1 then
-    -- White space after JSON means nothing, so it varies the length and costs the parser little.
-    pieces[at] = paddings[random(#paddings)]
-    local body = concat(pieces, '', 1, at)
-    return varied_head_of(#body) .. body
-  end
-  local body = concat(pieces, '', 1, at - 1)
+  -- White space after JSON means nothing, so it varies the length and costs the parser little.
+  pieces[at] = paddings[random(#paddings)]
+  local body = concat(pieces, '', 1, at)
   return head_of(#body) .. body
 end
 

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,11 +16,13 @@ from support.artifacts import write_artifact
 from support.paths import ROOT
 
 from app.schemas.events import EventIn
-from benchmarks import gpu_step
+from benchmarks import gpu_step, scaling
 from benchmarks.batch_queue import BatchCost, fit, simulate_open, simulate_pausing
-from benchmarks.hotpath import fronts
+from benchmarks.hotpath import targets
+from benchmarks.hotpath.artifact import with_compiled_step
 from benchmarks.hotpath.commits import commit_calls, recorded, replay
-from benchmarks.hotpath.compare import Sample, tables, workers_table
+from benchmarks.hotpath.compare import Sample, few_table, in_turn, tables
+from benchmarks.hotpath.flat import Live
 from benchmarks.hotpath.load import load
 from benchmarks.hotpath.processes import (
     BenchmarkError,
@@ -34,7 +37,7 @@ from benchmarks.hotpath.processes import (
     tree,
 )
 from benchmarks.hotpath.redis_server import running_redis
-from benchmarks.hotpath.results import read_section, write_markdown, write_section
+from benchmarks.hotpath.results import machine_line, read_section, write_markdown, write_section
 from benchmarks.hotpath.servers import Contestant
 from benchmarks.hotpath.traffic import Traffic, batch_body, session_id, single_body, zipf_lengths
 from benchmarks.scaling import Cost
@@ -157,17 +160,86 @@ def test_a_round_with_a_failure_is_void_in_figures_and_ratios() -> None:
     assert "| PEER | 0.50 |" in told
     assert "| BROKEN | 0 | void |" in told
     assert told.endswith("Void rounds, in which requests or events failed: WILLBUY: 1, PEER: 1, BROKEN: 3.")
-    assert workers_table(contestants[:2], {name: samples[name] for name in ("willbuy", "peer")})[-1].startswith("Void")
+    with_few = few_table(contestants[:2], {8: {name: samples[name] for name in ("willbuy", "peer")}})
+    assert with_few[-1].endswith("failed: WILLBUY, 8 connections: 1, PEER, 8 connections: 1.")
+    assert "| PEER | 8 | 600 (500 to 700) |" in with_few[3]
 
 
 def test_the_ratio_to_the_empty_endpoint_is_of_events_and_of_valid_rounds() -> None:
     contestants = [Contestant("empty", "EMPTY", lambda _port: []), Contestant("b", "BATCH", lambda _port: [], batch=10)]
     samples = {"empty": [a_sample(1000), a_sample(1000, failed=1)], "b": [a_sample(100), a_sample(900)]}
 
-    told = fronts.table(contestants, samples)
+    told = tables(contestants, samples)
 
     # 50 us a request of ten events, against 50 us a request
-    assert told[-1] == "| BATCH | 5.0 (5.0 to 5.0) | 0.10 |"
+    assert "| 5.0 (5.0 to 5.0) | 0.10 |" in told[3]
+
+
+def test_targets_stand_beside_ratios_of_valid_rounds() -> None:
+    def rates(*per_s: float) -> list[Sample]:
+        return [a_sample(rate, failed=rate < 0) for rate in per_s]
+
+    samples = {
+        "willbuy": rates(600, 700),
+        "empty": rates(1000, 1000),
+        "mosec": rates(1000, -1),
+        "willbuy-batch": rates(3000, 3000),
+        "willbuy-batch-before": rates(1500, 2000),
+    }
+    few = {1: {"willbuy": rates(5), "willbuy-before": rates(5)}, 8: {"willbuy": rates(6), "willbuy-before": rates(4)}}
+    lives = [
+        Live(3, many, huge, with_few=rates(100), with_many=rates(many))
+        for many, huge in ((50, False), (80, False), (90, True))
+    ]
+
+    reached = [line.split(" | ")[1].removesuffix(" |") for line in targets.table(samples, few, lives, 200)[2:]]
+
+    assert reached == [
+        "1.00 (1.00 to 1.00)",
+        "not measured",
+        "0.60",
+        "willbuy's model not measured; plain LSTM 1.00",
+        "1.00",
+        "1.50",
+        "1.75 (1.50 to 2.00)",
+        "0.2 (0.2 to 0.2)",
+        "20.0 (20.0 to 20.0)",
+        "0.80",
+    ]
+    assert {line.split(" | ")[1] for line in targets.table({}, {}, [], 200)[2:]} == {
+        "not measured |",
+        "willbuy's model not measured; plain LSTM not measured |",
+    }
+
+
+# Answers 200 to every request.
+SERVER = """
+import asyncio, sys
+async def answer(reader, writer):
+    try:
+        while head := await reader.readuntil(b"\\r\\n\\r\\n"):
+            length = next(line for line in head.lower().split(b"\\r\\n") if line.startswith(b"content-length:"))
+            await reader.readexactly(int(length.split(b":")[1]))
+            writer.write(b"HTTP/1.1 200 OK\\r\\nContent-Length: 2\\r\\n\\r\\n{}")
+    except (asyncio.IncompleteReadError, ConnectionError):
+        writer.close()
+async def main():
+    await (await asyncio.start_server(answer, "127.0.0.1", int(sys.argv[1]))).serve_forever()
+asyncio.run(main())
+"""
+
+
+@pytest.mark.skipif(shutil.which("wrk") is None, reason="needs wrk")
+def test_servers_that_run_beside_each_other_take_turns() -> None:
+    chosen = [Contestant(name, name, lambda port: [sys.executable, "-c", SERVER, str(port)]) for name in ("a", "b")]
+    chosen[1] = replace(chosen[1], busy_when_idle=True)  # stands still between its turns
+    notes: list[str] = []
+
+    found = in_turn(chosen, rounds=2, seconds=1, show=notes.append, connections=2)
+
+    assert [note.rpartition(" ")[2] for note in notes] == ["a", "b", "a", "b", "b", "a"]
+    assert all(sample.events_per_s > 0 and not sample.failed for name in "ab" for sample in found[name])
+    assert {len(samples) for samples in found.values()} == {2}
 
 
 # Where it runs
@@ -287,7 +359,7 @@ def test_a_table_takes_the_place_of_the_one_before_it_and_of_nothing_else(tmp_pa
         (
             "docs/reference/hot-path.md",
             [
-                *("compare", "workers", "tails", "connections", "step", "flat", "memory", "leak"),
+                *("targets", "compare", "tails", "connections", "step", "flat", "memory", "leak"),
                 *("scaling-fit", "scaling-load", "scaling-check"),
             ],
         ),
@@ -315,6 +387,26 @@ def test_a_measurement_replaces_its_own_section_alone(tmp_path: Path) -> None:
     assert read_section("two", file)["x"] == 2
     with pytest.raises(BenchmarkError, match="hotpath three"):
         read_section("three", file)
+
+
+def test_the_line_of_the_machine_names_cores_step_and_the_state_before() -> None:
+    machine = {"date": "2026-11-30", "processor": "2 cores, CPU", "memory": "24 GiB", "cores": "server 0, Redis 1"}
+
+    told = "Measured on 2026-11-30: 2 cores, CPU, 24 GiB. Cores: server 0, Redis 1."
+    assert machine_line(machine) == told
+    assert machine_line(machine | {"step": "compiled", "before": "7c47f1a of 2026-11-23"}) == (
+        f"{told} Step of willbuy: compiled. Before: 7c47f1a of 2026-11-23."
+    )
+
+
+# What it serves
+
+
+def test_an_artifact_is_served_as_it_is_without_a_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    artifact = write_artifact(tmp_path / "model.pt")
+    monkeypatch.setenv("PATH", str(tmp_path))
+
+    assert with_compiled_step(artifact, tmp_path) == artifact
 
 
 # What it simulates
@@ -400,3 +492,31 @@ def test_a_primary_carries_less_the_more_sessions_it_has(rate: int, sessions: in
     )
 
     assert cost.primaries(rate, cost.redis_single_us, sessions, 0.8) == primaries
+
+
+def test_costs_are_of_valid_rounds_and_huge_pages_may_be_unmeasured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def rounds(redis_us: float) -> list[dict[str, float]]:
+        valid = {"server_us": 100.0, "redis_us": redis_us, "failed": 0}
+        return [valid, valid | {"redis_us": 900.0, "failed": 7}]
+
+    file = tmp_path / "hotpath.json"
+    servers = {
+        "willbuy-cluster": {"events_per_request": 1, "rounds": rounds(30.0)},
+        "willbuy-batch-cluster": {"events_per_request": 200, "rounds": rounds(20.0)},
+    }
+    lives = [
+        {"few": 3000, "many": many, "huge_pages": False, "with_few": rounds(30.0), "with_many": rounds(many_us)}
+        for many, many_us in ((33_000, 40.0), (300_000, 70.0))
+    ]
+    write_section("compare", {}, {"servers": servers, "redis_alone": {"bytes_per_event": 1000.0}}, file)
+    write_section("memory", {}, {"used_bytes": 1500.0, "key_bytes": 1400.0}, file)
+    write_section("flat", {}, {"live": lives}, file)
+    monkeypatch.setattr(scaling, "read_section", lambda name: read_section(name, file))
+
+    cost = scaling.read_cost()
+
+    assert (cost.redis_single_us, cost.redis_batch_us, cost.batch_us) == (30.0, 20.0, 0.5)
+    assert (cost.crowd, cost.crowd_us, cost.crowd_huge_us) == (300_000, 40.0, None)
+    assert "| 40.0 µs more an event |" in "\n".join(scaling.cost_table(cost))

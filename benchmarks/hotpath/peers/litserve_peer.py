@@ -1,6 +1,6 @@
 """Peer (d): LitServe with its batching, with the state in Redis.
 
-HOTPATH_PORT=8000 HOTPATH_WORKERS=1 python -m benchmarks.hotpath.peers.litserve_peer
+HOTPATH_PORT=8000 python -m benchmarks.hotpath.peers.litserve_peer
 """
 
 import os
@@ -48,8 +48,7 @@ class Score(litserve.LitAPI):  # type: ignore[misc]  # LitServe is in the benchm
 
 if __name__ == "__main__":
     api = Score(max_batch_size=_LARGEST_BATCH, batch_timeout=_LONGEST_WAIT_S, api_path="/v1/events")
-    workers = int(os.environ.get("HOTPATH_WORKERS", "1"))
-    server = litserve.LitServer(api, accelerator="cpu", workers_per_device=workers)
+    server = litserve.LitServer(api, accelerator="cpu", workers_per_device=1)
     server.run(
         host="127.0.0.1",
         port=int(os.environ["HOTPATH_PORT"]),

@@ -1,9 +1,8 @@
 """Peer (c): mosec, a front in Rust that forms batches for Python workers, with the state in Redis.
 
-MOSEC_PORT=8000 HOTPATH_WORKERS=1 python -m benchmarks.hotpath.peers.mosec_peer
+MOSEC_PORT=8000 python -m benchmarks.hotpath.peers.mosec_peer
 """
 
-import os
 from typing import Any
 
 import msgspec
@@ -45,11 +44,5 @@ class Score(Worker):  # type: ignore[misc]  # mosec is in the benchmark's enviro
 
 if __name__ == "__main__":
     server = Server()
-    server.append_worker(
-        Score,
-        num=int(os.environ.get("HOTPATH_WORKERS", "1")),
-        max_batch_size=_LARGEST_BATCH,
-        max_wait_time=_LONGEST_WAIT,
-        route="/v1/events",
-    )
+    server.append_worker(Score, num=1, max_batch_size=_LARGEST_BATCH, max_wait_time=_LONGEST_WAIT, route="/v1/events")
     server.run()
