@@ -144,6 +144,8 @@ class Reader:
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
+            # SLOWLOG shows the bytes of a slow command.
+            errors="replace",
             timeout=_DEADLINE_S,
             check=False,
         )

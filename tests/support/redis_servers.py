@@ -87,7 +87,7 @@ class RedisServer:
 
     def command(self, *words: str) -> bytes:
         """Send one command and return the start of its raw reply."""
-        with socket.create_connection(("127.0.0.1", self.port), timeout=5) as connection:
+        with socket.create_connection(("127.0.0.1", self.port), timeout=30) as connection:
             encoded = [word.encode() for word in words]
             parts = [b"*%d\r\n" % len(encoded), *(b"$%d\r\n%s\r\n" % (len(word), word) for word in encoded)]
             connection.sendall(b"".join(parts))
