@@ -8,6 +8,7 @@ import pytest
 from fuzz.cases import CASES
 from hypothesis import Phase, settings
 from support.artifacts import write_artifact
+from support.authorities import share_authorities
 from support.patience import be_patient
 from support.redis_servers import BINARIES, RedisServer, find_binary
 from support.service import Service
@@ -29,6 +30,7 @@ settings.register_profile(
 settings.load_profile("tests")
 # Nothing fails because the machine is busy.
 be_patient()
+share_authorities()
 
 
 @pytest.fixture(scope="session")

@@ -154,7 +154,7 @@ def test_a_demo_through_kafka_answers_its_shoppers_from_the_topic(demo, artifact
         raise missing("tansu")
     tansu = Tansu(binary, tmp_path / "tansu.log")
     try:
-        running = demo("--kafka", tansu.brokers, "--speed", 100, "--seconds", 15, artifact=artifact)
+        running = demo("--kafka", tansu.brokers, "--speed", 100, "--seconds", 10, artifact=artifact)
         running.wait_until(running.playing)
         began = {command_of(pid) for pid in descendants(running.process.pid)}
         assert running.end() == 0, running.text()[-3000:]

@@ -1,6 +1,7 @@
 """The store on a cluster, behind sentinels, with passwords and over TLS: real servers, real fail-overs."""
 
 import asyncio
+import socket
 import time
 from contextlib import asynccontextmanager
 from itertools import count
@@ -74,6 +75,26 @@ def sentinels(request, tmp_path):
         started.stop()
 
 
+@pytest.fixture(scope="module", params=sorted(BINARIES))
+def of_the_module(request, tmp_path_factory):
+    started = RedisCluster(binary_of(request.param), tmp_path_factory.mktemp("cluster"))
+    try:
+        started.start()
+        yield started
+    finally:
+        started.stop()
+
+
+@pytest.fixture
+def shared_cluster(of_the_module):
+    """An empty cluster, for tests whose nodes all live on. One that moves a slot has a session to itself."""
+    for node in of_the_module.primaries:
+        node.flush()
+    return of_the_module
+
+
+# For a store whose call is to be refused once its time is over.
+SHORT_S = 1.0
 SESSIONS = [f"s-{number}" for number in range(300)]
 
 
@@ -89,7 +110,17 @@ async def commit_until_done(store, commit):
         await asyncio.sleep(0.05)
 
 
-async def test_a_batch_over_all_nodes_of_a_cluster_is_read_and_written(cluster):
+async def eventually_loaded(store, session_id):
+    """The record, once the store has found the server that has it."""
+    deadline = time.monotonic() + 30
+    while isinstance((found := await store.load([session_id]))[0], StoreUnavailableError):
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.05)
+    return found[0]
+
+
+async def test_a_batch_over_all_nodes_of_a_cluster_is_read_and_written(shared_cluster):
+    cluster = shared_cluster
     async with opened(cluster.url) as store:
         await store.ping()
         commits = [a_commit(session_id) for session_id in SESSIONS]
@@ -102,7 +133,8 @@ async def test_a_batch_over_all_nodes_of_a_cluster_is_read_and_written(cluster):
         assert int(node.command("DBSIZE")[1:]) > 100
 
 
-async def test_a_batch_makes_one_round_trip_to_each_node(cluster):
+async def test_a_batch_makes_one_round_trip_to_each_node(shared_cluster):
+    cluster = shared_cluster
     async with opened(cluster.url) as store:
         await store.commit([a_commit(session_id) for session_id in SESSIONS])
         sent = []
@@ -123,14 +155,15 @@ async def test_a_batch_makes_one_round_trip_to_each_node(cluster):
         assert sum(sent) == len({shard_of(session_id) for session_id in SESSIONS})
 
 
-async def test_a_slot_that_moves_while_it_is_used_loses_nothing(cluster):
-    session_id = "s-1"
+async def test_a_slot_that_moves_while_it_is_used_loses_nothing(shared_cluster):
+    cluster, session_id = shared_cluster, "s-1"
     slot = cluster.slot_of(session_id)
     source = cluster.owner_of(session_id)
     target = next(node for node in cluster.primaries if node is not source)
-    async with opened(cluster.url) as store:
+    async with opened(cluster.url) as store, opened(cluster.url, timeout_s=SHORT_S) as hasty:
         first = a_commit(session_id)
         await commit_until_done(store, first)
+        assert await eventually_loaded(hasty, session_id) == first.record
         cluster.begin_to_move(slot, source, target)
         # The keys are still at the source, then some are moved, then all: reading works at each stage
         assert await store.load([session_id, "s-unknown"]) == [first.record, None]
@@ -138,7 +171,7 @@ async def test_a_slot_that_moves_while_it_is_used_loses_nothing(cluster):
         assert await store.load([session_id]) == [first.record]
         # A script cannot run on keys that are here and there: refused within the time, and wholly
         second = a_commit(session_id, first.record)
-        (result,) = await store.commit([second])
+        (result,) = await hasty.commit([second])
         assert isinstance(result, StoreUnavailableError)
         assert await store.load_histories([session_id]) == [[Event("page_view", 1)]]
         cluster.move_keys(slot, source, target)
@@ -149,22 +182,27 @@ async def test_a_slot_that_moves_while_it_is_used_loses_nothing(cluster):
         assert await store.load_histories([session_id]) == [[Event("page_view", 1)] * 2]
 
 
-@pytest.mark.parametrize("kind_of_key", ["board", "seen", "h:s-1", "decisions"])
-async def test_a_commit_changes_nothing_while_one_of_its_keys_has_moved(cluster, kind_of_key):
+@pytest.mark.parametrize(
+    ("kind_of_key", "session_id"),
+    [("board", "s-2"), ("seen", "s-3"), ("h:s-4", "s-4"), ("decisions", "s-5")],
+    ids=["board", "seen", "history", "decisions"],
+)
+async def test_a_commit_changes_nothing_while_one_of_its_keys_has_moved(shared_cluster, kind_of_key, session_id):
     """Whichever it is: the script could write the record before it comes to that key."""
-    session_id = "s-1"
+    cluster = shared_cluster
     slot = cluster.slot_of(session_id)
     source = cluster.owner_of(session_id)
     target = next(node for node in cluster.primaries if node is not source)
     decision = Decision("voucher", Group.CONTROL, 0.5, 1, 1000)
-    async with opened(cluster.url) as store:
+    async with opened(cluster.url) as store, opened(cluster.url, timeout_s=SHORT_S) as hasty:
         first = replace(a_commit(session_id), decided=[decision])
         await commit_until_done(store, first)
+        assert await eventually_loaded(hasty, session_id) == first.record
         cluster.begin_to_move(slot, source, target)
         cluster.move_key(f"wb:{{{shard_of(session_id):02x}}}:{kind_of_key}", source, target)
         second = replace(a_commit(session_id, first.record), decided=[decision])
 
-        (result,) = await store.commit([second])
+        (result,) = await hasty.commit([second])
 
         assert isinstance(result, StoreUnavailableError)
         assert await store.load([session_id]) == [first.record]
@@ -175,7 +213,7 @@ async def test_a_commit_changes_nothing_while_one_of_its_keys_has_moved(cluster,
 
 
 async def test_one_node_that_hangs_or_is_gone_fails_its_own_sessions_alone(cluster):
-    async with opened(cluster.url, timeout_s=2.0) as store:
+    async with opened(cluster.url, timeout_s=SHORT_S) as store:
         commits = {session_id: a_commit(session_id) for session_id in SESSIONS}
         assert await store.commit(list(commits.values())) == [True] * len(SESSIONS)
         lost = cluster.primaries[1]
@@ -239,11 +277,31 @@ async def test_a_demoted_primary_that_answers_read_only_is_left_for_the_new_one(
         first = a_commit("s-1")
         await commit_until_done(store, first)
         sentinels.fail_over()
-        # The old primary is alive and holds our connections, but takes no writes
+        until(lambda: sentinels.named_port() == sentinels.replica.port)
+        # The sentinels would demote the old primary, too, ten seconds later
+        sentinels.primary.command("REPLICAOF", "127.0.0.1", str(sentinels.replica.port))
+        # It is alive and holds our connections, but takes no writes
         until(lambda: b"role:slave" in sentinels.primary.command("INFO", "replication"))
         await commit_until_done(store, a_commit("s-1", first.record))
         assert b"role:master" in sentinels.replica.command("INFO", "replication")
         assert int(sentinels.replica.command("DBSIZE")[1:]) > 0
+
+
+@pytest.mark.parametrize("fate", ["gone", "hangs"])
+async def test_a_sentinel_that_does_not_answer_leaves_time_for_the_next_one(tmp_path, fate):
+    started = Sentinels(binary_of("valkey-8.1"), tmp_path, sentinels=1)
+    try:
+        started.start()
+        with socket.create_server(("127.0.0.1", 0)) as silent:
+            port = silent.getsockname()[1]
+            if fate == "gone":
+                silent.close()
+            (alive,) = started.sentinels
+            url = f"redis+sentinel://127.0.0.1:{port},127.0.0.1:{alive.port}/shop"
+            async with opened(url, timeout_s=SHORT_S) as store:
+                await commit_until_done(store, a_commit("s-1"))
+    finally:
+        started.stop()
 
 
 async def test_sentinels_have_a_password_of_their_own(tmp_path):
@@ -257,14 +315,6 @@ async def test_sentinels_have_a_password_of_their_own(tmp_path):
             await commit_until_done(store, a_commit("s-1"))
     finally:
         started.stop()
-
-
-async def eventually_loaded(store, session_id):
-    deadline = time.monotonic() + 30
-    while isinstance((found := await store.load([session_id]))[0], StoreUnavailableError):
-        assert time.monotonic() < deadline
-        await asyncio.sleep(0.05)
-    return found[0]
 
 
 async def test_a_single_server_that_became_a_replica_is_connected_to_anew(tmp_path, start_redis):

@@ -67,6 +67,8 @@ class RedisServer:
         return [
             *("--port", str(self.port), "--bind", "127.0.0.1", "--dir", self.directory, "--save", ""),
             *("--appendonly", "yes" if self.appendonly else "no", "--appendfsync", "always"),
+            # A replica gets its data at once; Valkey would wait five seconds for others.
+            *("--repl-diskless-sync-delay", "0"),
             *self.options,
         ]
 

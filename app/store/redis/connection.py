@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any, Final, Protocol
 
 from redis.asyncio.connection import AbstractConnection, Connection, SSLConnection, UnixDomainSocketConnection
+from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel
+from redis.backoff import NoBackoff
 
 from app.store.redis.breaker import FAILURES_TO_OPEN, OPEN_S, CircuitBreaker
 from app.store.redis.cluster import ClusterClient, Command
@@ -194,11 +196,15 @@ def _sentinel(address: RedisAddress, options: ConnectionOptions) -> Sentinel:
         "ssl_certfile": _text(options.cert_file),
         "ssl_keyfile": _text(options.key_file),
     }
+    # They are asked one after another, so one that is gone or hangs must leave time for the others and the primary:
+    # redis-py would try each ten times, for seconds.
+    each_s = options.timeout_s / (len(address.endpoints) + 1)
     return Sentinel(  # type: ignore[no-untyped-call]  # redis-py ships it untyped
         address.endpoints,
         sentinel_kwargs={
-            "socket_timeout": options.timeout_s,
-            "socket_connect_timeout": options.timeout_s,
+            "socket_timeout": each_s,
+            "socket_connect_timeout": each_s,
+            "retry": Retry(NoBackoff(), 0),
             "username": address.sentinel_username,
             "password": address.sentinel_password,
             **(tls if address.tls else {}),
