@@ -108,8 +108,9 @@ def log(tmp_path_factory) -> Path:
 
 
 @pytest.mark.slow
-def test_train_takes_the_cell_and_leaves_out_the_aggregates(log, tmp_path) -> None:
+def test_train_takes_the_cell_and_leaves_out_the_aggregates(log, no_page, tmp_path) -> None:
     options = ("--cell", "gru", "--no-aggregates", "--hidden-size", 8, "--epochs", 1, "--no-lightgbm")
+    options += ("--set", "pretraining.epochs=1")
     command("train", log, "--out", tmp_path / "model.pt", *options)
     module, manifest = load(tmp_path / "model.pt")
     assert (manifest.sizes["cell"], manifest.sizes["aggregates"]) == ("gru", False)
@@ -128,9 +129,10 @@ def test_an_unknown_cell_is_refused_with_those_there_are(log, tmp_path) -> None:
 
 
 @pytest.mark.slow
-def test_the_ladder_command_trains_what_was_asked_for_and_says_what_to_do_next(log, tmp_path) -> None:
+def test_the_ladder_command_trains_what_was_asked_for_and_says_what_to_do_next(log, no_page, tmp_path) -> None:
     folder = tmp_path / "rungs"
     chosen = ("--only", "lstm", "--only", "feed-forward", "--set", "fit.epochs=1", "--seed", 3)
+    chosen += ("--set", "pretraining.epochs=1", "--set", "sizes.hidden_size=8")
     ladder = typer.Typer()
     ladder.command()(main)
     said = command(log, "--out", folder, *chosen, of=ladder)

@@ -17,6 +17,7 @@ from training.data.prepared import read_prepared
 from training.data.provenance import data_fingerprint
 
 QUICK = ("--epochs", "2", "--hidden-size", "8", "--head-size", "8", "--no-lightgbm", "--device", "cpu")
+QUICK += ("--set", "pretraining.epochs=1")
 
 
 def train(*arguments: object) -> None:

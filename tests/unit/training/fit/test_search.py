@@ -183,7 +183,7 @@ QUICK = (
 )  # fmt: skip
 
 
-def test_the_command_trains_with_the_best_settings_and_leaves_them(small_shop, tmp_path) -> None:
+def test_the_command_trains_with_the_best_settings_and_leaves_them(small_shop, no_page, tmp_path) -> None:
     out = tmp_path / "model.pt"
     result = CliRunner().invoke(cli, ["train", str(small_shop.path), "--out", str(out), "--search", "3", *QUICK])
     assert result.exit_code == 0, result.stderr
