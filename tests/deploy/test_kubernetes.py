@@ -32,7 +32,7 @@ def names(paths):
 
 @pytest.fixture(scope="module")
 def validate():
-    """Return the check of a manifest against a release. Its import takes two seconds, which collecting tests need not."""
+    """Check a manifest against a release. The import takes seconds, so that only these tests do it."""
     from kubernetes_validate import validate  # noqa: PLC0415 - see above
 
     return lambda document, release: validate(document, release, strict=True)

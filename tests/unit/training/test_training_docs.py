@@ -41,9 +41,7 @@ def test_every_command_of_the_page_runs(no_page, tmp_path, monkeypatch) -> None:
     tables = config.replace("epochs = 12", "epochs = 2").partition("[sizes]\n")
     Path("run.toml").write_text("".join(tables) + small)
     # Runs without a file would take the default number of epochs
-    Path("quick.toml").write_text(
-        f"lightgbm = false\n[fit]\nepochs = 2\n[compute]\ndevice = 'cpu'\n[sizes]\n{small}"
-    )
+    Path("quick.toml").write_text(f"lightgbm = false\n[fit]\nepochs = 2\n[compute]\ndevice = 'cpu'\n[sizes]\n{small}")
     done = 0
     for line in "".join(blocks("sh")).splitlines():
         arguments = shlex.split(smaller(line))
