@@ -21,7 +21,7 @@ BLIND, REMEMBERING = Rung("feed-forward", False), Rung("lstm", False)
 
 @pytest.fixture(scope="module")
 def config(settings) -> RunConfig:
-    return RunConfig(replace(settings, fit=replace(settings.fit, epochs=4)))
+    return RunConfig(replace(settings, fit=replace(settings.fit, epochs=4), lightgbm=False))
 
 
 @pytest.fixture(scope="module")
