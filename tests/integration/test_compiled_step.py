@@ -15,7 +15,6 @@ from conftest import missing
 from support.artifacts import write_artifact
 from support.event_strategies import random_sessions
 from support.tracing import untraced
-from torch._inductor import config as inductor_config
 from typer.testing import CliRunner
 
 from model.artifact import load, read_manifest
@@ -37,6 +36,8 @@ def compiled(plain, tmp_path_factory):
     """The same model with its step compiled."""
     if shutil.which("g++") is None:
         raise missing("g++")
+    from torch._inductor import config as inductor_config  # noqa: PLC0415 - takes a second, for one fixture
+
     out = tmp_path_factory.mktemp("compiled") / "model.pt"
     # What the package computes is the same without them: headers compiled in advance for later packages, and an
     # optimised wrapper around the kernels.
