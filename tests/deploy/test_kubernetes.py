@@ -4,7 +4,6 @@ import re
 from pathlib import Path
 from typing import Any
 
-import kubernetes_validate
 import pytest
 import typer
 from support.deployment import PYPROJECT, ROOT, SETTINGS, documents
@@ -31,6 +30,14 @@ def names(paths):
     return [str(path.relative_to(FOLDER)) for path in paths]
 
 
+@pytest.fixture(scope="module")
+def validate():
+    """Check a manifest against a release. The import takes seconds, so that only these tests do it."""
+    from kubernetes_validate import validate  # noqa: PLC0415 - see above
+
+    return lambda document, release: validate(document, release, strict=True)
+
+
 def resource(path):
     [document] = documents(FOLDER / path)
     return document
@@ -49,13 +56,13 @@ CONFIG = dict(
 
 @pytest.mark.parametrize("release", RELEASES)
 @pytest.mark.parametrize("path", names(MANIFESTS))
-def test_a_manifest_is_valid(path, release):
+def test_a_manifest_is_valid(validate, path, release):
     document = resource(path)
     if document["kind"] in CUSTOM:
         assert set(document) == {"apiVersion", "kind", "metadata", "spec"}
         return
 
-    kubernetes_validate.validate(document, release, strict=True)
+    validate(document, release)
 
 
 @pytest.mark.parametrize(
@@ -272,7 +279,7 @@ def test_only_the_service_redis_and_its_operator_reach_redis():
 
 
 @pytest.mark.parametrize("path", ["base/deployment.yaml", "kafka/deployment.yaml"])
-def test_the_component_for_tls_to_redis_mounts_the_files_that_its_settings_name(path):
+def test_the_component_for_tls_to_redis_mounts_the_files_that_its_settings_name(validate, path):
     deployment = resource(path)
     before = pod(path)
     operations: Any = documents(FOLDER / "redis-tls/deployment.yaml")[0]
@@ -288,7 +295,7 @@ def test_the_component_for_tls_to_redis_mounts_the_files_that_its_settings_name(
     new = [one for one in container["env"] if one not in before["containers"][0]["env"]]
     mount, volume = container["volumeMounts"][-1], spec["volumes"][-1]
 
-    kubernetes_validate.validate(deployment, RELEASES[0], strict=True)
+    validate(deployment, RELEASES[0])
     assert {one["name"] for one in new} <= SETTINGS
     assert {one["name"].removeprefix("WILLBUY_REDIS_") for one in new} == {"CA_FILE", "CERT_FILE", "KEY_FILE"}
     assert all(Path(one["value"]).parent == Path(mount["mountPath"]) for one in new)

@@ -47,6 +47,22 @@ def serve(artifact, tmp_path):
         served.stop()
 
 
+@pytest.fixture(scope="module")
+def two_workers(artifact, shared_valkey, tmp_path_factory):
+    """One service for what leaves its workers alive: to start it takes three processes that import everything."""
+    shared_valkey.flush()
+    folder = tmp_path_factory.mktemp("two-workers")
+    path = folder / "model.pt"
+    path.write_bytes(artifact.read_bytes())
+    settings = {"artifact": path, "redis_url": shared_valkey.url, "max_queue": 100, "watch_artifact_s": 0.1}
+    served = Served(folder / "served.log", settings, workers=2)
+    try:
+        served.start()
+        yield served
+    finally:
+        served.stop()
+
+
 def samples(text):
     """Every sample of an exposition, by its name and labels as they are written."""
     return {
@@ -96,9 +112,9 @@ def shared_directory(served):
 
 
 @pytest.mark.slow
-async def test_whichever_worker_is_asked_answers_for_all(serve, valkey):
+async def test_whichever_worker_is_asked_answers_for_all(two_workers):
     # Given two workers, both of which answered events
-    served = serve(redis_url=valkey.url, workers=2, max_queue=100)
+    served = two_workers
     await asyncio.gather(*(post(served.base_url, number) for number in range(EVENTS)))
     posted = ("willbuy_requests_total", (("method", "POST"), ("route", "/v1/events"), ("status", "200")))
 
@@ -175,15 +191,14 @@ async def test_a_worker_dies_and_its_counts_stay_its_gauges_go_and_each_line_of_
 
 
 @pytest.mark.slow
-async def test_a_replaced_model_is_named_no_more_by_any_worker(serve, valkey, artifact, tmp_path):
+async def test_a_replaced_model_is_named_no_more_by_any_worker(two_workers):
     from support.artifacts import write_artifact  # noqa: PLC0415 - next to its one use
 
-    path = tmp_path / "model.pt"
-    path.write_bytes(artifact.read_bytes())
-    served = serve(redis_url=valkey.url, workers=2, artifact=path, watch_artifact_s=0.1)
+    served = two_workers
     async with httpx.AsyncClient(base_url=served.base_url) as client:
         first = (await client.get("/v1/model")).json()["fingerprint"]
-    write_artifact(tmp_path / "other.pt", seed=1).replace(path)
+    path = served.log.with_name("model.pt")
+    write_artifact(path.with_name("other.pt"), seed=1).replace(path)
 
     async def only_the_new_one_is_named():
         found = await scrape(served.base_url)

@@ -33,7 +33,14 @@ from training.commands.replay import (
     run_replay,
 )
 from training.commands.train import run_training
-from training.config import FitSettings, PredictSettings, PretrainingSettings, ReplaySettings, TrainSettings
+from training.config import (
+    FitSettings,
+    PredictSettings,
+    PretrainingSettings,
+    ReplaySettings,
+    TeacherSettings,
+    TrainSettings,
+)
 from training.data.prepare import prepare
 from training.data.prepared import PreparedDataset
 from training.data.sources.canonical import write_events
@@ -45,7 +52,8 @@ SESSIONS = 60
 SETTINGS = TrainSettings(
     fit=FitSettings(epochs=2, patience=2, batch_sessions=64, learning_rate=1e-2),
     sizes=NetworkSizes(hidden_size=16, head_size=16, dropout=0.1, input_dropout=0.0),
-    pretraining=PretrainingSettings(epochs=2),
+    pretraining=PretrainingSettings(epochs=1),
+    teacher=TeacherSettings(folds=0),
     lightgbm=False,
 )
 
@@ -71,7 +79,9 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
     dataset = prepare(log, folder / "prepared")
     before = torch.get_num_threads()
     torch.set_num_threads(1)
-    with threadpool_limits(1):
+    with threadpool_limits(1), pytest.MonkeyPatch.context() as patch:
+        # The report's charts take longer than the training.
+        patch.setattr("training.commands.train.write_html", lambda _path, _report: None)
         run_training(dataset, SETTINGS, folder / "model.pt")
     yield Shop(log, dataset, folder / "model.pt")
     torch.set_num_threads(before)

@@ -19,15 +19,14 @@ EVENT = {"session_id": "s-1", "event_name": "view_item"}
 class Served:
     """One `willbuy serve` with the given options, whose log is JSON."""
 
-    def __init__(self, log, options, environment):
+    def __init__(self, log, options, environment, *, cold=False):
         self.log = log
         log.touch()
         arguments = ["serve", *map(str, options)]
         self.process: WarmProcess | subprocess.Popen[bytes]
-        if "--workers" not in options:
+        if not cold:
             self.process = WarmProcess("willbuy", arguments, cwd=ROOT, env=environment, log=log)
             return
-        # A forked process may have no processes of its own.
         command = [sys.executable, "-m", "app", *arguments]
         with log.open("ab") as output:
             self.process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=output, stderr=output)
@@ -59,8 +58,8 @@ def serve(artifact, valkey, tmp_path):
         "WILLBUY_OPEN_ACCESS": "true",
     }
 
-    def start(*options):
-        started.append(Served(tmp_path / f"serve-{len(started)}.log", options, environment))
+    def start(*options, cold=False):
+        started.append(Served(tmp_path / f"serve-{len(started)}.log", options, environment, cold=cold))
         return started[-1]
 
     yield start
@@ -85,7 +84,8 @@ def score(client):
 
 @pytest.mark.parametrize("workers", [(), ("--workers", 2)], ids=["one", "two"])
 def test_the_address_is_said_once_it_takes_connections_and_port_0_is_a_free_one(serve, workers):
-    running = serve("--port", 0, *workers)
+    # Workers that are spawned, as users have them, are handed the socket
+    running = serve("--port", 0, *workers, cold=bool(workers))
     url = running.address()
     host, port = url.removeprefix("http://").split(":")
     assert host == "127.0.0.1"

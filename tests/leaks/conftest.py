@@ -26,6 +26,13 @@ def in_one_thread() -> Iterator[None]:
 
 
 @pytest.fixture
+def no_pages(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave out the reports' HTML pages, which take longer than the trainings here."""
+    for command in ("train", "evaluate"):
+        monkeypatch.setattr(f"training.commands.{command}.write_html", lambda _path, _report: None)
+
+
+@pytest.fixture
 def settings() -> TrainSettings:
     """A training run of a second or two."""
     return TrainSettings(

@@ -287,12 +287,13 @@ put = "add_to_cart"
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("no_pages")
 def test_a_model_is_judged_on_sessions_cut_as_in_its_training(tmp_path: Path) -> None:
     # Given a model of sessions that ended after ten idle minutes
     log, mapping, artifact = visits(tmp_path / "log.csv"), tmp_path / "mapping.toml", tmp_path / "model.pt"
     mapping.write_text(MAPPING_FILE)
     run = [str(log), "--mapping", str(mapping), "--out"]
-    brief = ["--epochs", "1", "--no-lightgbm", "--hidden-size", "4"]
+    brief = ["--epochs", "1", "--no-lightgbm", "--hidden-size", "4", "--set", "pretraining.epochs=1"]
     commands = [
         ["train", *run, str(artifact), "--idle-timeout-s", "600", *brief],
         # When it is judged on the raw log, of which the command line says no more than how it is read

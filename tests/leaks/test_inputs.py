@@ -281,12 +281,14 @@ def test_only_training_sessions_are_asked(log: pl.DataFrame, prepared: Prepared,
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("no_pages")
 def test_the_command_refuses_in_words_and_does_as_it_is_told(log: pl.DataFrame, tmp_path: Path) -> None:
     path, out = tmp_path / "log.parquet", tmp_path / "model.pt"
     # In a year that the command takes for one
     dated = log.with_columns(BOUGHT.alias("property.bought"), timestamp_ms=pl.col("timestamp_ms") + 1_700_000_000_000)
     write_events(dated, path, clock="calendar")
     brief = [str(path), "--out", str(out), "--epochs", "1", "--no-lightgbm", "--hidden-size", "4"]
+    brief += ["--set", "pretraining.epochs=1"]
 
     def run(*more: str) -> tuple[int, str]:
         result = CliRunner().invoke(cli, ["train", *brief, *more])

@@ -23,6 +23,8 @@ from training.data.prepared import read_prepared
 
 ROOT = paths.ROOT
 FAST = ["--epochs", "2", "--hidden-size", "8", "--head-size", "8", "--learning-rate", "0.01", "--device", "cpu"]
+FAST += ["--set", "pretraining.epochs=1"]
+pytestmark = pytest.mark.usefixtures("no_page")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -388,7 +390,6 @@ def test_replaying_at_no_service(url, shop, tmp_path) -> None:
 @pytest.mark.slow
 def test_ctrl_c_says_how_to_go_on_and_going_on_ends_at_the_same_model(shop: Path, tmp_path: Path) -> None:
     options = ["--no-lightgbm", "--batch-sessions", 32, "--epochs", 12, "--patience", 12, *FAST[2:]]
-    options += ["--set", "pretraining.epochs=1"]
     artifact = tmp_path / "model.pt"
     # Given a run that was interrupted after its first epoch
     started = process("train", shop, "--out", artifact, *options)

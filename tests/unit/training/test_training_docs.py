@@ -35,9 +35,13 @@ def smaller(text: str) -> str:
 def test_every_command_of_the_page_runs(no_page, tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     [config] = blocks("toml")
-    Path("run.toml").write_text(config.replace("epochs = 12", "epochs = 2"))
+    # Of each step there is enough to run through it.
+    small = "hidden_size = 8\nhead_size = 8\n[pretraining]\nepochs = 1\n"
+    assert config.count("[sizes]\n") == 1
+    tables = config.replace("epochs = 12", "epochs = 2").partition("[sizes]\n")
+    Path("run.toml").write_text("".join(tables) + small)
     # Runs without a file would take the default number of epochs
-    Path("quick.toml").write_text("lightgbm = false\n[fit]\nepochs = 2\n[compute]\ndevice = 'cpu'\n")
+    Path("quick.toml").write_text(f"lightgbm = false\n[fit]\nepochs = 2\n[compute]\ndevice = 'cpu'\n[sizes]\n{small}")
     done = 0
     for line in "".join(blocks("sh")).splitlines():
         arguments = shlex.split(smaller(line))

@@ -50,6 +50,12 @@ def plain(shop, settings, tmp_path_factory) -> Path:
     return path
 
 
+@pytest.fixture
+def no_charts(monkeypatch) -> None:
+    """Leave out the report's HTML page, whose charts take seconds."""
+    monkeypatch.setattr("training.commands.evaluate.write_html", lambda _path, _report: None)
+
+
 @pytest.mark.slow
 def test_from_an_artifact_to_a_report(artifact, plain, shop, settings, tmp_path) -> None:
     # When an artifact is judged on the data that it was trained on, beside another one and the baselines
@@ -97,7 +103,7 @@ def test_from_an_artifact_to_a_report(artifact, plain, shop, settings, tmp_path)
         assert heading in page
 
 
-def test_newer_data_is_judged_whole_without_baselines(artifact, tmp_path) -> None:
+def test_newer_data_is_judged_whole_without_baselines(artifact, no_charts, tmp_path) -> None:
     # Given a raw log of another month
     log = tmp_path / "newer.parquet"
     write(generate(PRESETS["default"], 300, seed=50), log)
@@ -112,7 +118,7 @@ def test_newer_data_is_judged_whole_without_baselines(artifact, tmp_path) -> Non
 
 
 @pytest.mark.slow
-def test_a_base_rate_shifts_every_probability(trained, artifact, shop, tmp_path) -> None:
+def test_a_base_rate_shifts_every_probability(trained, artifact, shop, no_charts, tmp_path) -> None:
     means = []
     for options in ([], ["--base-rate", 0.5]):
         code, _, err = run(artifact, shop.dataset.path, "--no-baselines", "--out", tmp_path / "r.html", *FAST, *options)

@@ -23,9 +23,10 @@ from training.fit.train import WILLBUY, train
 
 
 @pytest.fixture(scope="module")
-def split(shop, tmp_path_factory) -> PreparedDataset:
-    """The shop's log in several shards."""
-    dataset = prepare(shop.log, tmp_path_factory.mktemp("split") / "prepared", shard_bytes=shop.log.stat().st_size // 4)
+def split(small_shop, tmp_path_factory) -> PreparedDataset:
+    """The small shop's log in several shards."""
+    log = small_shop.path.with_name("shop.parquet")
+    dataset = prepare(log, tmp_path_factory.mktemp("split") / "prepared", shard_bytes=log.stat().st_size // 4)
     assert len(dataset.shards) > 2
     return dataset
 
@@ -160,14 +161,14 @@ def test_mean_and_deviation_of_many_chunks_are_those_of_all(monkeypatch) -> None
 
 @pytest.mark.slow
 def test_a_large_part_is_looked_at_by_a_sample_of_whole_sessions_and_it_is_said(split, brief, in_memory) -> None:
-    small = replace(brief, sample_events=800)
+    small = replace(brief, sample_events=240)
     result = train(split, small)
     assert result.sessions == in_memory.sessions
     # Whole sessions, each prefix of them, and no more events than allowed
-    assert 400 < len(result.test.outcome) <= 800
+    assert 120 < len(result.test.outcome) <= 240
     lengths = np.bincount(result.test.session_index)
     assert result.test.prefix_length.tolist() == [n + 1 for length in lengths for n in range(length)]
-    assert any("800 events" in warning and "train, validation" in warning for warning in result.warnings)
+    assert any("240 events" in warning and "train, validation" in warning for warning in result.warnings)
 
 
 def test_a_sample_is_the_whole_where_that_is_small_and_one_session_where_none_fits(columns_of) -> None:

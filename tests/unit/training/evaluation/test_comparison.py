@@ -245,6 +245,7 @@ def models(small_shop, no_page, tmp_path_factory) -> Models:
     better, worse = folder / "better.pt", folder / "worse.pt"
     arguments = ["train", small_shop.path, "--out", better, "--no-lightgbm", "--device", "cpu", "--epochs", "4"]
     arguments += ["--learning-rate", "0.01", "--hidden-size", "8", "--head-size", "8"]
+    arguments += ["--set", "pretraining.epochs=1"]
     result = CliRunner().invoke(cli, [str(argument) for argument in arguments])
     assert result.exit_code == 0, result.stderr
     # The same model, wrong about how sure it is

@@ -16,12 +16,13 @@ from training.config_file import ConfigError
 from training.evaluation.ladder import Rung
 from training.synthetic import PRESETS, generate, write
 
+BRIEF = ("--set", "pretraining.epochs=1")
 BLIND, REMEMBERING = Rung("feed-forward", False), Rung("lstm", False)
 
 
 @pytest.fixture(scope="module")
 def config(settings) -> RunConfig:
-    return RunConfig(replace(settings, fit=replace(settings.fit, epochs=4)))
+    return RunConfig(replace(settings, fit=replace(settings.fit, epochs=4), lightgbm=False))
 
 
 @pytest.fixture(scope="module")
@@ -108,9 +109,9 @@ def log(tmp_path_factory) -> Path:
 
 
 @pytest.mark.slow
-def test_train_takes_the_cell_and_leaves_out_the_aggregates(log, tmp_path) -> None:
+def test_train_takes_the_cell_and_leaves_out_the_aggregates(log, no_page, tmp_path) -> None:
     options = ("--cell", "gru", "--no-aggregates", "--hidden-size", 8, "--epochs", 1, "--no-lightgbm")
-    command("train", log, "--out", tmp_path / "model.pt", *options)
+    command("train", log, "--out", tmp_path / "model.pt", *options, *BRIEF)
     module, manifest = load(tmp_path / "model.pt")
     assert (manifest.sizes["cell"], manifest.sizes["aggregates"]) == ("gru", False)
     assert manifest.training["sizes"]["cell"] == "gru"
@@ -128,12 +129,12 @@ def test_an_unknown_cell_is_refused_with_those_there_are(log, tmp_path) -> None:
 
 
 @pytest.mark.slow
-def test_the_ladder_command_trains_what_was_asked_for_and_says_what_to_do_next(log, tmp_path) -> None:
+def test_the_ladder_command_trains_what_was_asked_for_and_says_what_to_do_next(log, no_page, tmp_path) -> None:
     folder = tmp_path / "rungs"
     chosen = ("--only", "lstm", "--only", "feed-forward", "--set", "fit.epochs=1", "--seed", 3)
     ladder = typer.Typer()
     ladder.command()(main)
-    said = command(log, "--out", folder, *chosen, of=ladder)
+    said = command(log, "--out", folder, *chosen, *BRIEF, "--set", "sizes.hidden_size=8", of=ladder)
     assert {path.stem for path in folder.glob("*.pt")} == {"lstm", "feed-forward"}
     assert set(json.loads((folder / "ladder.json").read_text("utf-8"))) == {"lstm", "feed-forward"}
     assert read_manifest(folder / "lstm.pt").training["fit"]["seed"] == 3

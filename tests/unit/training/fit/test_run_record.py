@@ -17,6 +17,7 @@ from training.data.prepared import read_prepared
 from training.data.provenance import data_fingerprint
 
 QUICK = ("--epochs", "2", "--hidden-size", "8", "--head-size", "8", "--no-lightgbm", "--device", "cpu")
+BRIEF = ("--set", "pretraining.epochs=1")
 
 
 def train(*arguments: object) -> None:
@@ -45,7 +46,7 @@ class Run:
 def run(small_shop, no_page, tmp_path_factory) -> Run:
     artifact = tmp_path_factory.mktemp("run") / "model.pt"
     options = ["--seed", 3, "--set", "fit.bucket_batches=2", "--learning-rate", 0.004, "--dropout", 0.12]
-    train(small_shop.path, "--out", artifact, *QUICK, *options)
+    train(small_shop.path, "--out", artifact, *QUICK, *BRIEF, *options)
     return Run(small_shop.path, artifact)
 
 

@@ -20,12 +20,14 @@ from model.sizes import NetworkSizes
 from training.cli import cli
 from training.config import FitSettings, PretrainingSettings, TrainSettings
 from training.config_file import read_config
+from training.data.prepare import prepare
 from training.data.prepared import PreparedDataset
 from training.data.training_set import TrainingError
 from training.fit.result import TrainResult
 from training.fit.search import CHOICES, RANGES, Search, Trial, with_values
 from training.fit.train import train
 from training.runtime.progress import Stage
+from training.synthetic import PRESETS, generate, write
 
 pytestmark = pytest.mark.slow
 
@@ -82,6 +84,14 @@ def searched(data: PreparedDataset, base: TrainSettings, trials: int, table: Pat
     stages = Stages()
     search = Search(base, trials, table, stages=stages)
     return Searched(search, train(data, base, stages=stages, tune=search), stages)
+
+
+@pytest.fixture(scope="module")
+def small_shop(tmp_path_factory) -> PreparedDataset:
+    """Fewer sessions than in other tests, since there are many trials."""
+    folder = tmp_path_factory.mktemp("smaller-shop")
+    write(generate(PRESETS["default"], 400, seed=3), folder / "shop.parquet")
+    return prepare(folder / "shop.parquet", folder / "prepared")
 
 
 @pytest.fixture(scope="module")
@@ -183,7 +193,7 @@ QUICK = (
 )  # fmt: skip
 
 
-def test_the_command_trains_with_the_best_settings_and_leaves_them(small_shop, tmp_path) -> None:
+def test_the_command_trains_with_the_best_settings_and_leaves_them(small_shop, no_page, tmp_path) -> None:
     out = tmp_path / "model.pt"
     result = CliRunner().invoke(cli, ["train", str(small_shop.path), "--out", str(out), "--search", "3", *QUICK])
     assert result.exit_code == 0, result.stderr
