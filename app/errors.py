@@ -430,6 +430,20 @@ def problem(status: int, code: str, title: str, detail: str, **members: Any) -> 
     }
 
 
+def without_traceback(error: Exception) -> Exception:
+    """Return an error that a list is to keep, without the tracebacks of an expected one and of its causes.
+
+    A traceback keeps the frames of all callers, so also the list and the request's body. Such a cycle stays until a
+    garbage collection, which is rare (`app.runtime.gc`). An unexpected error keeps its traceback for the log.
+    """
+    if isinstance(error, WillbuyError):
+        cause: BaseException | None = error
+        while cause is not None:
+            cause.__traceback__ = None
+            cause = cause.__cause__ or cause.__context__
+    return error
+
+
 def to_problem(error: WillbuyError) -> dict[str, Any]:
     """Return the problem body of an error."""
     return problem(error.status, error.code, error.title, error.detail, **error.members)

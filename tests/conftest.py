@@ -39,11 +39,12 @@ def anyio_backend():
 
 
 TESTS = Path(__file__).parent
-# What a test marked as slow may take, and one of real processes, where others have `timeout` of pyproject.toml: several
-# times what it takes with coverage beside another load, so that a hang ends soon and a busy machine fails nothing.
+# What a test marked as slow may take, and one of real processes or logs, where others have `timeout` of pyproject.toml:
+# several times what it takes with coverage beside another load, so that a hang ends soon and a busy machine fails
+# nothing.
 SLOW_S = 120
-PROCESSES_S = 60
-OF_PROCESSES = {"browser", "deploy", "docs", "e2e", "faults", "fuzz", "integration"}
+LONGER_S = 60
+LONGER = {"browser", "deploy", "docs", "e2e", "faults", "fuzz", "integration", "leaks", "sources", "unit/training"}
 # The first test that asks for one of these trains a model meanwhile, or starts a browser.
 SLOW_FIXTURES = {"trained", "month", "demo_model", "chromium"}
 # Tests of what coverage does not count: measuring it would cost a third of their time.
@@ -79,8 +80,8 @@ def pytest_collection_modifyitems(items):
             continue
         if is_slow or not SLOW_FIXTURES.isdisjoint(item.fixturenames):
             item.add_marker(pytest.mark.timeout(SLOW_S))
-        elif item.path.relative_to(TESTS).parts[0] in OF_PROCESSES:
-            item.add_marker(pytest.mark.timeout(PROCESSES_S))
+        elif any(item.path.is_relative_to(TESTS / name) for name in LONGER):
+            item.add_marker(pytest.mark.timeout(LONGER_S))
     items.sort(key=lambda item: (slow[item.path], tests[item.path]), reverse=True)
 
 

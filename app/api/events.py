@@ -49,6 +49,7 @@ from app.errors import (
     UnsupportedMediaTypeError,
     WillbuyError,
     to_problem,
+    without_traceback,
 )
 from app.runtime.deadlines import RequestTimeout, WhileConnected
 from app.runtime.slices import Slices
@@ -225,7 +226,7 @@ async def _submissions(
         try:
             checked.append(services.intake.submission(event, now_ms=now_ms, model=model, give_up_at=give_up_at))
         except Exception as exc:  # noqa: BLE001 - whatever an event raises is answered to that event
-            checked.append(exc)
+            checked.append(without_traceback(exc))
         await slices.pause()
     return checked
 

@@ -38,6 +38,7 @@ from app.errors import (
     UnsupportedEncodingError,
     UnsupportedMediaTypeError,
     WillbuyError,
+    without_traceback,
 )
 from app.runtime.deadlines import RequestTimeout, WhileConnected
 from app.runtime.slices import Slices
@@ -235,7 +236,7 @@ async def _units(
             body = gunzip(body, services.settings.max_batch_body_bytes)
         except InvalidJsonError as exc:
             check_signature(scope, ())
-            return [("", exc)]
+            return [("", without_traceback(exc))]
     parts = document_parts(body)
     # Segment signs the first event of a list.
     check_signature(scope, (body, *parts[:1]))
@@ -245,7 +246,7 @@ async def _units(
         try:
             document = read_document(part)
         except InvalidJsonError as exc:
-            found.append((part.decode("utf-8", "replace"), exc))
+            found.append((part.decode("utf-8", "replace"), without_traceback(exc)))
             continue
         for unit in islice(vendor.units(document), most_events + 1):
             is_large = len(body) > most and len(part) > most and _size(unit) > most
@@ -279,7 +280,7 @@ async def _checked(
         except UnreadableError as exc:
             checked.append(_Checked(place, unit, InvalidEventError(str(exc), [])))
         except Exception as exc:  # noqa: BLE001 - whatever a record raises is its own
-            checked.append(_Checked(place, unit, exc))
+            checked.append(_Checked(place, unit, without_traceback(exc)))
         await slices.pause()
     return checked
 

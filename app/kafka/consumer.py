@@ -30,6 +30,7 @@ from app.errors import (
     ShuttingDownError,
     StoreUnavailableError,
     WillbuyError,
+    without_traceback,
 )
 from app.kafka.options import KafkaOptions
 from app.kafka.sink import OutMessage, Sink, check_clients
@@ -229,7 +230,7 @@ class KafkaFeed:
                 of_session[row.body.session_id] += 1
                 self._validate(row, give_up_at)
             except Exception as exc:  # noqa: BLE001 - whatever a message raises is the reason of its dead letter
-                row.result = exc
+                row.result = without_traceback(exc)
             taken.popleft()
             rows.append(row)
             turns.append((partition, taken))
@@ -315,7 +316,7 @@ class KafkaFeed:
                 try:
                     self._validate(row, give_up_at)
                 except WillbuyError as exc:
-                    row.result = exc
+                    row.result = without_traceback(exc)
                 else:
                     rows.append(row)
 

@@ -232,7 +232,11 @@ class Batcher(Generic[Item, Result]):
             self._queue.remove((key,), finished)
             raise
         if isinstance(result, Exception):
-            raise result
+            try:
+                raise result
+            finally:
+                # Its traceback keeps this frame: a cycle, with the request, until a garbage collection.
+                del result, finished
         return result
 
     async def submit_many(

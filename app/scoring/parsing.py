@@ -33,6 +33,7 @@ from app.errors import (
     TooManyEventsError,
     field_errors,
     shortened,
+    without_traceback,
 )
 from app.runtime.slices import Slices
 from app.schemas.events import LONGEST_EVENT_ID, EventBody, EventIn, timestamp_ms
@@ -113,7 +114,7 @@ async def parse_events(
         try:
             parsed.append(_parsed(part, max_event_bytes))
         except Exception as exc:  # noqa: BLE001 - whatever an event raises is answered to that event
-            parsed.append(exc)
+            parsed.append(without_traceback(exc))
         await slices.pause()
     return parsed
 

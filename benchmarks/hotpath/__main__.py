@@ -43,7 +43,7 @@ _FLAT_SECONDS: Final = 4.0
 _REPLAYS: Final = 9
 _MANY: Final = "33000,300000"
 _SESSIONS_OF_MEMORY: Final = 50_000
-_EVENTS_OF_LEAK: Final = 300_000
+_EVENTS_OF_LEAK: Final = 1_000_000
 _SAMPLES_OF_LEAK: Final = 6
 _OUT: Final = Console()
 

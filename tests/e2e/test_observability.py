@@ -79,7 +79,8 @@ async def scrape(base_url):
 
 
 async def until(condition):
-    deadline = time.monotonic() + 30
+    # A worker starts cold here.
+    deadline = time.monotonic() + 60
     while not await condition():
         assert time.monotonic() < deadline
         await asyncio.sleep(0.05)
