@@ -23,7 +23,7 @@ GOOD = {"session_id": "s-1", "event_name": "page_view", "timestamp": int(time.ti
 @contextmanager
 def garbage():
     """Give what only a collection frees of what the block leaves."""
-    found = []
+    found: list[object] = []
     gc.collect()
     gc.set_debug(gc.DEBUG_SAVEALL)
     try:

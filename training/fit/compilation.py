@@ -134,6 +134,8 @@ def _compile(exported: torch.export.ExportedProgram, package: Path) -> None:
     options: dict[str, object] = {
         # One thread, as each worker of the service has.
         "cpp.threads": 1,
+        # Precompiled headers take longer than they save, as each is used once.
+        "aot_inductor.precompile_headers": False,
     }
     features = frozenset(Target.here().features)
     # A level instead of all that the compiling CPU has, so that the package runs on CPUs of the same kind.
