@@ -20,7 +20,7 @@ from model.clock import now_ms
 from model.own_redis import running_url
 
 # Memory of a live session of ten events (docs/scaling.md).
-SESSION_BYTES: Final = 1513
+SESSION_BYTES: Final = 1525
 # Memory that sessions may fill; the rest is for the log of outcomes, buffers and fragmentation.
 _SHARE_FOR_SESSIONS: Final = 0.7
 _LARGEST_SKEW_S: Final = 2.0
