@@ -89,6 +89,14 @@ async def settled(store, webhook, **expected):
         await asyncio.sleep(0.01)
 
 
+async def moved(client):
+    """Wait until it is stored which decisions are in the queues."""
+    while True:
+        if await client.execute([Command(0, ("EXISTS", KEYS.moved_decisions()[1]))]) == [1]:
+            return
+        await asyncio.sleep(0.01)
+
+
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
     """Loops of milliseconds."""
@@ -187,10 +195,12 @@ async def test_a_replica_that_dies_after_taking_a_message_loses_none(valkey, cer
 
 async def test_decisions_whose_place_was_not_recorded_are_sent_again_with_the_same_id(valkey, certificate) -> None:
     async with opened(valkey) as client, receiver(certificate, SECRET) as shop:
-        webhook = hook(shop, certificate)
+        webhook, store = hook(shop, certificate), RedisWebhooks(ScriptRunner(client), KEYS)
         await decide(client, "s-1")
         async with replica(client, webhook):
             await shop.until(1)
+            # Else it is sent again only when its lease has ended.
+            await settled(store, webhook, waiting=0)
         await client.execute([Command(0, ("DEL", *KEYS.moved_decisions()))])
         async with replica(client, webhook):
             await shop.until(2)
@@ -203,6 +213,7 @@ async def test_decisions_of_a_long_outage_are_sent(valkey, certificate) -> None:
         await decide(client, "s-1")
         async with replica(client, webhook):
             await shop.until(1)
+            await moved(client)
         await client.execute([Command(0, ("DEL", KEYS.moved_decisions()[0]))])
         # The place is known, so age does not matter
         await decide(client, "s-1", decided_ms=NOW_MS - 3_600_000)
