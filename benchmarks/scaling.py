@@ -194,7 +194,7 @@ def read_cost() -> Cost:
     servers = compared["servers"]
     for name in ("willbuy-cluster", "willbuy-batch-cluster"):
         if name not in servers:
-            raise BenchmarkError(f"The section `compare` lacks {name}: run `python -m benchmarks.hotpath compare`.")
+            raise BenchmarkError(f"The section `compare` lacks {name}: run `python -m benchmarks.hotpath all`.")
 
     def middle(name: str, figure: str) -> float:
         return _median_of_valid(servers[name]["rounds"], figure)

@@ -100,9 +100,9 @@ def fine_cpu_s(root: int) -> float:
 
 
 def resident_bytes(root: int) -> int:
-    """Return the resident memory of a process and its descendants, whoever else has the same files in memory.
+    """Return the resident memory of a process and its descendants; other programs do not change it.
 
-    A page that k of them share counts 1/k to each. Their files count once, as the process with most of them has them.
+    Anonymous memory is the proportional set size. Memory-mapped files count once: the largest process' share of them.
     """
     own, files = 0, 0
     for pid in tree(root):

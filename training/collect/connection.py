@@ -53,10 +53,10 @@ def open_client(
         return RedisCluster(startup_nodes=nodes, **server)
     server["db"] = address.database
     if address.kind == "sentinel":
-        login: dict[str, Any] = {"username": address.sentinel_username, "password": address.sentinel_password}
-        # The next one is asked instead.
-        login["retry"] = _NO_RETRY
-        sentinel = Sentinel(address.endpoints, sentinel_kwargs=common | login)  # type: ignore[no-untyped-call]  # same
+        login = {"username": address.sentinel_username, "password": address.sentinel_password}
+        # Instead of a retry, the next sentinel is asked.
+        options = common | login | {"retry": _NO_RETRY}
+        sentinel = Sentinel(address.endpoints, sentinel_kwargs=options)  # type: ignore[no-untyped-call]  # same
         return sentinel.master_for(address.service, **server)  # type: ignore[no-untyped-call]  # same
     if address.socket_path:
         return Redis(unix_socket_path=address.socket_path, **server)
