@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 from contextlib import contextmanager
@@ -11,6 +10,7 @@ from contextlib import contextmanager
 import httpx
 import pytest
 from conftest import missing
+from support.doc_runner import find_node
 from support.javascript_client import install
 from support.paths import ROOT
 from support.redis_servers import free_port
@@ -73,7 +73,7 @@ def running(service, shared_valkey, tmp_path):
 
 
 def node_binary():
-    node = shutil.which("node")
+    node = find_node()
     if node is None:
         raise missing("node")
     return node
