@@ -4,6 +4,7 @@ The program hands its arguments, folder, environment and streams over, passes si
 `support.warm_process` does the same for services, which need no program.
 """
 
+import gc
 import json
 import os
 import select
@@ -137,5 +138,7 @@ def _become(arguments: list[str], folder: str, environment: dict[str, str], stre
 if __name__ == "__main__":
     for module in _IMPORTS:
         import_module(module)
+    # At its end each command would look through all that was imported for cycles, which takes it a second.
+    gc.freeze()
     _serve(socket.socket(fileno=int(sys.argv[1])))
     import_module("app.cli").main()
