@@ -60,8 +60,8 @@ SKIPPED_IN_CI = ("torch sees no GPU", "no GPU", "no real logs", "only Linux", "p
 
 
 def pytest_xdist_auto_num_workers():
-    """Half as many workers again as processors: tests of processes wait for a third of their time."""
-    return max(2, len(os.sched_getaffinity(0)) * 3 // 2)
+    """Two workers a processor: tests of processes, brokers and browsers wait for half of their time."""
+    return 2 * len(os.sched_getaffinity(0))
 
 
 @pytest.hookimpl(trylast=True)

