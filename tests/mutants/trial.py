@@ -27,10 +27,16 @@ import json, sys
 from pathlib import Path
 import pytest
 
-code = pytest.main(["--collect-only", "-qq", "-p", "no:cacheprovider", *sys.argv[1:]])
+class Names:
+    found = []
+    def pytest_collection_finish(self, session):
+        self.found = [item.nodeid for item in session.items]
+
+names = Names()
+code = pytest.main(["--collect-only", "-qq", "-p", "no:cacheprovider", *sys.argv[1:]], plugins=[names])
 specs = {name: getattr(module, "__spec__", None) for name, module in list(sys.modules.items())}
 origins = {name: spec.origin for name, spec in specs.items() if spec is not None and isinstance(spec.origin, str)}
-Path("result.json").write_text(json.dumps([int(code), origins]))
+Path("result.json").write_text(json.dumps([int(code), names.found, origins]))
 """
 
 
@@ -63,6 +69,10 @@ class Copies:
     """Copies of the repository that are alike, with byte code.
 
     Runs fork from a process that has imported what the tests import from elsewhere: else each would take seconds more.
+
+    Attributes:
+        folders: the copies.
+        tests: node ids of all tests in the files.
     """
 
     def __init__(self, folder: Path, number: int, tests: Sequence[str]) -> None:
@@ -86,9 +96,10 @@ class Copies:
             capture_output=True,
             text=True,
         )
-        code, origins = json.loads((first / _RESULT).read_text()) if (first / _RESULT).exists() else (1, {})
+        code, names, origins = json.loads((first / _RESULT).read_text()) if (first / _RESULT).exists() else (1, [], {})
         if code != pytest.ExitCode.OK:
             raise RuntimeError(collected.stdout[-3000:] + collected.stderr[-3000:])
+        self.tests = frozenset(names)
         self.folders = [first, *(Path(shutil.copytree(first, folder / str(copy))) for copy in range(1, number))]
         self._context = multiprocessing.get_context("forkserver")
         theirs = [name for name, origin in origins.items() if name != "__main__" and str(first) not in origin]
