@@ -9,8 +9,11 @@ from contextlib import contextmanager
 import httpx
 import pytest
 from support.fakes import FakeModel
+from support.kafka import MockCluster
 
 from app.errors import StoreUnavailableError, WillbuyError
+from app.kafka.consumer import KafkaFeed
+from app.kafka.options import kafka_options
 from app.main import create_app
 from app.scoring.batcher import Batcher
 from app.settings import Settings
@@ -62,6 +65,33 @@ async def test_an_event_that_is_refused_beside_others_leaves_no_cycle(client, pa
     with garbage() as left:
         answer = await client.post(path, content=body, headers={"content-type": "application/json"})
     assert "code" in answer.text
+    assert [one for one in left if isinstance(one, WillbuyError)] == []
+
+
+def send(cluster, body, number):
+    """Send an event and return when the service has committed as many."""
+    cluster.topics.send("events", [("s-1", json.dumps(body).encode())])
+    while cluster.topics.committed("events", "g") < number:
+        time.sleep(0.1)
+
+
+async def test_a_message_that_is_refused_leaves_no_cycle(valkey):
+    cluster = MockCluster()
+    cluster.create("events", "events-dead-letters")
+    options = kafka_options(
+        topic="events", brokers=cluster.brokers, group="g", scores=None, dead_letters="events-dead-letters", file=None
+    )
+    settings = Settings(artifact="unused.pt", redis_url=valkey.url, open_access=True)
+    app = create_app(settings, model=FakeModel(), feed=KafkaFeed(options))
+    try:
+        async with app.router.lifespan_context(app):
+            with garbage() as left:
+                # The feed itself keeps the last batch.
+                for at, body in enumerate([GOOD | {"nonsense": 1}, GOOD | {"timestamp": 10**15}, GOOD], 1):
+                    await asyncio.to_thread(send, cluster, body, at)
+        assert cluster.topics.end("events-dead-letters") == 2
+    finally:
+        cluster.stop()
     assert [one for one in left if isinstance(one, WillbuyError)] == []
 
 
