@@ -1,9 +1,11 @@
 """The Redis user of docs/operate.md: enough for the whole service, and everything less is named by readiness."""
 
 import asyncio
+import re
 import socket
 import subprocess
 import sys
+import time
 
 import httpx
 import polars as pl
@@ -17,6 +19,7 @@ from support.webhook_secrets import new_secret
 
 from app.auth.scopes import Scope
 
+OUTCOMES = re.compile(r"^willbuy_outcomes_total\{.*\} (.*)$", re.MULTILINE)
 EVENT = {"session_id": "s-1", "event_name": "view_item", "item_id": "SKU-1"}
 
 
@@ -30,7 +33,7 @@ def server(start_redis):
 
 
 def run_traffic(base_url, headers=None, *, with_rules=False):
-    """Call everything that needs Redis, and wait until the sweeper has closed a session."""
+    """Call everything that needs Redis, and wait until the outcomes of all sessions are published."""
     with httpx.Client(base_url=base_url, timeout=30, headers=headers) as client:
         ready = client.get("/readyz")
         assert ready.status_code == 200, ready.text
@@ -53,9 +56,10 @@ def run_traffic(base_url, headers=None, *, with_rules=False):
         assert client.get("/v1/ingest/rejects").json()["rejects"]
         with client.stream("GET", "/v1/stream") as stream:
             next(stream.iter_lines())
-        # The sweeper closes what idles out
-        while 'willbuy_outcomes_total{closed_by="idle",outcome="none"}' not in client.get("/metrics").text:
-            pass
+        # The sweeper closes what idles out, and publishes that
+        sessions = client.get("/v1/sessions?limit=100").json()["sessions"]
+        while sum(map(float, OUTCOMES.findall(client.get("/metrics").text))) < len(sessions):
+            time.sleep(0.1)
         if with_rules:
             run_rules(client)
 
@@ -66,9 +70,9 @@ def run_rules(client):
     assert client.post("/v1/events", json=sold).json()["interventions"]
     assert client.post("/v1/events", json=sold | {"event_name": "purchase", "value": 12.5}).status_code == 200
     while not (webhook := client.get("/v1/interventions").json()["webhooks"][0])["waiting"]:
-        pass
+        time.sleep(0.1)
     while 'result="connect"' not in client.get("/metrics").text:
-        pass
+        time.sleep(0.1)
     for on in (False, True):
         assert client.post("/v1/interventions/capped/switch", json={"on": on}).status_code == 200
     assert client.get(f"/v1/webhooks/{webhook['name']}/dead").status_code == 200
@@ -76,6 +80,7 @@ def run_rules(client):
         assert client.post(f"/v1/webhooks/{webhook['name']}/resend", json=body).status_code == 200
     rule = client.get("/v1/interventions").json()["rules"][0]
     while not rule["treatment"]["revenue"]:
+        time.sleep(0.1)
         rule = client.get("/v1/interventions").json()["rules"][0]
 
 
