@@ -205,11 +205,11 @@ async def test_what_is_not_ready_in_time_is_its_own_problem_and_is_not_folded(st
 
     async def slow_from_t_on(session_ids):
         if session_ids[0] > "s":
-            await asyncio.sleep(0.5)
+            await asyncio.sleep(1.5)
         return await load(session_ids)
 
     store.load = slow_from_t_on
-    async with running(store, request_timeout_s=0.2, redis_timeout_s=0.1) as client:
+    async with running(store, request_timeout_s=1, redis_timeout_s=0.5) as client:
         results = await results_of(client, [event(session) for session in "stuv"])
     assert [result["status"] for result in results] == [200, 503, 503, 503]
     assert [result["problem"]["code"] for result in results[1:]] == ["deadline_exceeded"] * 3
