@@ -4,7 +4,7 @@ import asyncio
 import socket
 import ssl
 import subprocess
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Protocol
@@ -51,25 +51,11 @@ async def behind_tls(
         context.load_verify_locations(clients)
         context.verify_mode = ssl.CERT_REQUIRED
 
-    serving: set[asyncio.Task[None]] = set()
+    async def tls(_connection: socket.socket) -> ssl.SSLContext:
+        return context
 
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        serving.add(task)
-        # The server does not run yet, or the test is over; asyncio reports what a connection raises as an error.
-        with suppress(OSError, asyncio.CancelledError):
-            await _forward(reader, writer, server)
-
-    listener = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=context)
-    try:
-        yield listener.sockets[0].getsockname()[1]
-    finally:
-        listener.close()
-        for task in serving:
-            task.cancel()
-        await asyncio.gather(*serving, return_exceptions=True)
-        await sockets_closed()
+    async with _forwarding(server, tls) as port:
+        yield port
 
 
 @asynccontextmanager
@@ -80,6 +66,28 @@ async def tls_or_plain(server: RedisServer, certificate: tuple[Path, Path]) -> A
     """
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(*certificate)
+
+    async def either(connection: socket.socket) -> ssl.SSLContext | None:
+        connection.setblocking(True)
+        first = await asyncio.to_thread(connection.recv, 1, socket.MSG_PEEK)
+        connection.setblocking(False)
+        return context if first == _TLS_HANDSHAKE else None
+
+    async with _forwarding(server, either) as port:
+        yield port
+
+
+_TLS_HANDSHAKE = b"\x16"
+
+
+@asynccontextmanager
+async def _forwarding(
+    server: Listener, context_for: Callable[[socket.socket], Awaitable[ssl.SSLContext | None]]
+) -> AsyncIterator[int]:
+    """Listen on a port and forward connections; at the end close them all, those amid a handshake too.
+
+    `asyncio.start_server` knows nothing of a connection before its handshake is over.
+    """
     loop = asyncio.get_running_loop()
     listener = socket.create_server(("127.0.0.1", 0))
     listener.setblocking(False)
@@ -87,38 +95,34 @@ async def tls_or_plain(server: RedisServer, certificate: tuple[Path, Path]) -> A
     async def serve(connection: socket.socket) -> None:
         reader = asyncio.StreamReader()
         protocol = asyncio.StreamReaderProtocol(reader)
-        try:
-            connection.setblocking(True)
-            first = await asyncio.to_thread(connection.recv, 1, socket.MSG_PEEK)
-            connection.setblocking(False)
-            transport, _ = await loop.connect_accepted_socket(
-                lambda: protocol, connection, ssl=context if first == _TLS_HANDSHAKE else None
-            )
-        except BaseException:
-            connection.close()
-            raise
+        transport, _ = await loop.connect_accepted_socket(
+            lambda: protocol, connection, ssl=await context_for(connection)
+        )
         await _forward(reader, asyncio.StreamWriter(transport, protocol, reader, loop), server)
 
-    async def accept() -> None:
-        async with asyncio.TaskGroup() as group:
-            while True:
-                connection, _ = await loop.sock_accept(listener)
-                group.create_task(_without_error(serve(connection)))
+    serving: dict[asyncio.Task[None], socket.socket] = {}
 
-    accepting = asyncio.create_task(accept())
+    def accept() -> None:
+        connection, _ = listener.accept()
+        connection.setblocking(False)
+        serving[loop.create_task(_without_error(serve(connection)))] = connection
+
+    loop.add_reader(listener, accept)
     try:
         yield listener.getsockname()[1]
     finally:
-        accepting.cancel()
-        await asyncio.gather(accepting, return_exceptions=True)
+        loop.remove_reader(listener)
         listener.close()
+        for task in serving:
+            task.cancel()
+        await asyncio.gather(*serving, return_exceptions=True)
         await sockets_closed()
-
-
-_TLS_HANDSHAKE = b"\x16"
+        for connection in serving.values():
+            connection.close()
 
 
 async def _without_error(serving: Coroutine[None, None, None]) -> None:
+    # The server does not run yet, or the other side has gone.
     with suppress(OSError):
         await serving
 
