@@ -227,7 +227,7 @@ def test_a_page_does_what_it_says(
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(120)
 def test_the_readmes_commands_for_an_own_shop_work_one_after_another(
     month: Path, warm_commands: Path, tmp_path: Path
 ) -> None:

@@ -170,7 +170,7 @@ def test_a_demo_through_kafka_answers_its_shoppers_from_the_topic(demo, artifact
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(180)
 def test_a_demo_of_five_seconds_ends_by_itself_and_leaves_no_process(demo) -> None:
     # When it begins with its training, which takes minutes on a busy machine
     running = demo("--seconds", 5, "--sessions", 600)

@@ -14,7 +14,7 @@ from support.redis_servers import free_port
 from support.tls import behind_tls, make_certificate
 
 # A group forms and changes in seconds, on a busy machine in ten times that.
-pytestmark = pytest.mark.timeout(240)
+pytestmark = pytest.mark.timeout(120)
 
 # Codes of errors: a coordinator that moves, a group that rebalances, a member that another one replaces
 NOT_COORDINATOR, REBALANCE_IN_PROGRESS, FENCED_INSTANCE_ID = 16, 27, 82

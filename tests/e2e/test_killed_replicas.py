@@ -26,7 +26,7 @@ async def rule_of(client, replica):
 
 # Two services start five times, and messages wait for leases and retries of dead replicas.
 @pytest.mark.slow
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(120)
 async def test_no_decision_is_lost_and_no_session_counts_twice_when_replicas_are_killed(
     service, valkey, tmp_path
 ) -> None:

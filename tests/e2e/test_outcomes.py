@@ -159,7 +159,7 @@ def test_what_comes_after_a_purchase_is_the_same_in_the_service_and_in_a_log(
     assert prepared["log"] == (expected if restarts else expected[:1])
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(180)
 def test_the_next_model_trains_on_what_the_service_saw(service, valkey, tmp_path, monkeypatch):
     # Given the log of a shop whose visitors come now
     log = shop_log(1)

@@ -23,7 +23,7 @@ from model.predictor import load_predictor
 from training.cli import cli
 
 # The compiler is the machine's, and works for a minute where other tests run beside it.
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(180)
 
 
 @pytest.fixture(scope="module")

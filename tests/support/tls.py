@@ -6,6 +6,7 @@ import ssl
 import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -51,10 +52,7 @@ async def behind_tls(
         context.load_verify_locations(clients)
         context.verify_mode = ssl.CERT_REQUIRED
 
-    async def tls(_connection: socket.socket) -> ssl.SSLContext:
-        return context
-
-    async with _forwarding(server, tls) as port:
+    async with accepting(only(context), partial(_forward, server)) as port:
         yield port
 
 
@@ -73,39 +71,56 @@ async def tls_or_plain(server: RedisServer, certificate: tuple[Path, Path]) -> A
         connection.setblocking(False)
         return context if first == _TLS_HANDSHAKE else None
 
-    async with _forwarding(server, either) as port:
+    async with accepting(either, partial(_forward, server)) as port:
         yield port
 
 
 _TLS_HANDSHAKE = b"\x16"
 
 
+def only(context: ssl.SSLContext) -> Callable[[socket.socket], Awaitable[ssl.SSLContext]]:
+    """Return the choice of `accepting` that every connection has this TLS."""
+
+    async def choose(_connection: socket.socket) -> ssl.SSLContext:
+        return context
+
+    return choose
+
+
 @asynccontextmanager
-async def _forwarding(
-    server: Listener, context_for: Callable[[socket.socket], Awaitable[ssl.SSLContext | None]]
+async def accepting(
+    context_for: Callable[[socket.socket], Awaitable[ssl.SSLContext | None]],
+    serve: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Coroutine[None, None, None]],
 ) -> AsyncIterator[int]:
-    """Listen on a port and forward connections; at the end close them all, those amid a handshake too.
+    """Listen on a port and serve connections; at the end close them all, those amid a handshake too.
 
     `asyncio.start_server` knows nothing of a connection before its handshake is over.
+
+    Args:
+        context_for: returns the TLS of a connection; None: it has none.
+        serve: talks to one; an `OSError` ends it.
+
+    Raises:
+        Exception: what else ended one, at the end.
     """
     loop = asyncio.get_running_loop()
     listener = socket.create_server(("127.0.0.1", 0))
     listener.setblocking(False)
 
-    async def serve(connection: socket.socket) -> None:
+    async def begin(connection: socket.socket) -> None:
         reader = asyncio.StreamReader()
         protocol = asyncio.StreamReaderProtocol(reader)
         transport, _ = await loop.connect_accepted_socket(
             lambda: protocol, connection, ssl=await context_for(connection)
         )
-        await _forward(reader, asyncio.StreamWriter(transport, protocol, reader, loop), server)
+        await serve(reader, asyncio.StreamWriter(transport, protocol, reader, loop))
 
     serving: dict[asyncio.Task[None], socket.socket] = {}
 
     def accept() -> None:
         connection, _ = listener.accept()
         connection.setblocking(False)
-        serving[loop.create_task(_without_error(serve(connection)))] = connection
+        serving[loop.create_task(_without_error(begin(connection)))] = connection
 
     loop.add_reader(listener, accept)
     try:
@@ -115,10 +130,13 @@ async def _forwarding(
         listener.close()
         for task in serving:
             task.cancel()
-        await asyncio.gather(*serving, return_exceptions=True)
+        results = await asyncio.gather(*serving, return_exceptions=True)
         await sockets_closed()
         for connection in serving.values():
             connection.close()
+        for error in results:
+            if isinstance(error, Exception):
+                raise error
 
 
 async def _without_error(serving: Coroutine[None, None, None]) -> None:
@@ -127,7 +145,7 @@ async def _without_error(serving: Coroutine[None, None, None]) -> None:
         await serving
 
 
-async def _forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, server: Listener) -> None:
+async def _forward(server: Listener, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     async def pass_on(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
         try:
             while data := await source.read(65536):

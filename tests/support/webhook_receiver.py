@@ -10,7 +10,7 @@ from typing import Any
 
 from standardwebhooks import Webhook as Verifier
 
-from support.tls import sockets_closed
+from support.tls import accepting, only
 
 Answer = tuple[int, Mapping[str, str]]
 
@@ -51,7 +51,6 @@ async def receiver(
 ) -> AsyncIterator[Receiver]:
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(*certificate)
-    serving: set[asyncio.Task[None]] = set()
 
     async def respond(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while True:
@@ -77,9 +76,6 @@ async def receiver(
             await writer.drain()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        serving.add(task)
         try:
             await respond(reader, writer)
         except (asyncio.IncompleteReadError, ConnectionError):
@@ -87,14 +83,6 @@ async def receiver(
         finally:
             writer.transport.abort()
 
-    server = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=context)
-    port = server.sockets[0].getsockname()[1]
-    found = Receiver(f"https://127.0.0.1:{port}/hook", secret, answer)
-    try:
+    async with accepting(only(context), serve) as port:
+        found = Receiver(f"https://127.0.0.1:{port}/hook", secret, answer)
         yield found
-    finally:
-        server.close()
-        for task in serving:
-            task.cancel()
-        await asyncio.gather(*serving, return_exceptions=True)
-        await sockets_closed()
