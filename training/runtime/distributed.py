@@ -5,6 +5,7 @@ processes have equal weights after every step. Only the first process writes fil
 torchrun stops those of its machine, and a collective call with a lost process raises `WorkerError`.
 """
 
+import importlib
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -136,6 +137,9 @@ def join(device: str = "auto") -> Iterator[Workers]:
     if place.startswith("cuda"):
         torch.cuda.set_device(place)
     backend = "cpu:gloo,cuda:nccl" if place.startswith("cuda") else "gloo"
+    # Its functions have the group as a default argument. Imported later, as `DistributedDataParallel` does, it would
+    # keep the group's threads until the interpreter ends, and one that still works then aborts the process.
+    importlib.import_module("torch.distributed.nn.functional")
     with _lost_peer_as_worker_error():
         distributed.init_process_group(backend, timeout=_TIMEOUT)
         yield workers
