@@ -108,19 +108,21 @@ async def accepting(
     listener.setblocking(False)
 
     async def begin(connection: socket.socket) -> None:
-        reader = asyncio.StreamReader()
-        protocol = asyncio.StreamReaderProtocol(reader)
-        transport, _ = await loop.connect_accepted_socket(
-            lambda: protocol, connection, ssl=await context_for(connection)
-        )
-        await serve(reader, asyncio.StreamWriter(transport, protocol, reader, loop))
+        # Whom it is passed on to does not run yet, or the other side has gone.
+        with suppress(OSError):
+            reader = asyncio.StreamReader()
+            protocol = asyncio.StreamReaderProtocol(reader)
+            transport, _ = await loop.connect_accepted_socket(
+                lambda: protocol, connection, ssl=await context_for(connection)
+            )
+            await serve(reader, asyncio.StreamWriter(transport, protocol, reader, loop))
 
     serving: dict[asyncio.Task[None], socket.socket] = {}
 
     def accept() -> None:
         connection, _ = listener.accept()
         connection.setblocking(False)
-        serving[loop.create_task(_without_error(begin(connection)))] = connection
+        serving[loop.create_task(begin(connection))] = connection
 
     loop.add_reader(listener, accept)
     try:
@@ -137,12 +139,6 @@ async def accepting(
         for error in results:
             if isinstance(error, Exception):
                 raise error
-
-
-async def _without_error(serving: Coroutine[None, None, None]) -> None:
-    # The server does not run yet, or the other side has gone.
-    with suppress(OSError):
-        await serving
 
 
 async def _forward(server: Listener, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
