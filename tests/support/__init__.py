@@ -5,5 +5,6 @@ Several processes run on a machine of two cores. Threads of one that wait for ea
 
 import os
 
-# Before torch is imported, which reads it
+# Before torch and polars are imported, which read them
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("POLARS_MAX_THREADS", "1")
