@@ -79,7 +79,7 @@ def main(
 
 
 def _check_without_a_bug(copies: Copies, tests: set[str], timeout_s: float) -> None:
-    """Exit with code 2 if one of the tests fails as the code is: it would fail with each bug, and catch none."""
+    """Exit with code 2 if one of the tests fails without a planted bug: its failure with one says nothing."""
     number = len(copies.folders)
     ordered = sorted(tests)
     # Neighbours share their fixtures.

@@ -4,5 +4,5 @@ import shutil
 
 
 def find_chromium() -> str | None:
-    """Return the path of Chromium: rather the one without windows, which takes half of the processor's time."""
+    """Return the path of Chromium. The headless shell is preferred, since it takes half of the CPU time."""
     return shutil.which("chromium-headless-shell") or shutil.which("chromium")

@@ -56,5 +56,5 @@ with join("cpu") as workers:
     assert workers.gather([epoch.validation_loss for epoch in kept]) == [[e.validation_loss for e in kept]] * 2
     # One write with its end of line: the processes share a pipe, where print's two writes may interleave.
     sys.stdout.write(f"process {workers.rank}: {len(kept)} epochs\n")
-# A thread of the group that still works while the interpreter ends aborts the process.
+# `join` has ended the Gloo threads: one that needs the GIL while the interpreter exits aborts the process.
 assert not [name for name in Path("/proc/self/task").glob("*/comm") if "gloo" in name.read_text()]

@@ -79,7 +79,7 @@ _TLS_HANDSHAKE = b"\x16"
 
 
 def only(context: ssl.SSLContext) -> Callable[[socket.socket], Awaitable[ssl.SSLContext]]:
-    """Return the choice of `accepting` that every connection has this TLS."""
+    """Return a `context_for` of `accepting` that uses this TLS context for every connection."""
 
     async def choose(_connection: socket.socket) -> ssl.SSLContext:
         return context
@@ -97,18 +97,18 @@ async def accepting(
     `asyncio.start_server` knows nothing of a connection before its handshake is over.
 
     Args:
-        context_for: returns the TLS of a connection; None: it has none.
-        serve: talks to one; an `OSError` ends it.
+        context_for: returns the TLS context of a connection; None: plain TCP.
+        serve: handles a connection; an `OSError` only closes that connection.
 
     Raises:
-        Exception: what else ended one, at the end.
+        Exception: any other error of `serve`, when the listener closes.
     """
     loop = asyncio.get_running_loop()
     listener = socket.create_server(("127.0.0.1", 0))
     listener.setblocking(False)
 
     async def begin(connection: socket.socket) -> None:
-        # Whom it is passed on to does not run yet, or the other side has gone.
+        # The server does not run yet, or the client has closed the connection.
         with suppress(OSError):
             reader = asyncio.StreamReader()
             protocol = asyncio.StreamReaderProtocol(reader)

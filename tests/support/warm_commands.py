@@ -138,7 +138,7 @@ def _become(arguments: list[str], folder: str, environment: dict[str, str], stre
 if __name__ == "__main__":
     for module in _IMPORTS:
         import_module(module)
-    # At its end each command would look through all that was imported for cycles, which takes it a second.
+    # Without it the garbage collection at each command's exit examines all imported modules, which takes a second.
     gc.freeze()
     _serve(socket.socket(fileno=int(sys.argv[1])))
     import_module("app.cli").main()

@@ -114,7 +114,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.wfile.write(body.encode())
     def log_message(self, *_): pass
 class Server(http.server.HTTPServer):
-    # At its end wrk closes a connection without the last answer: no error of this server, and no line for its log.
+    # wrk closes its connections before the last answer. The traceback of that would go into the log of requests.
     def handle_error(self, *_): pass
 Server(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()
 """

@@ -137,8 +137,9 @@ def join(device: str = "auto") -> Iterator[Workers]:
     if place.startswith("cuda"):
         torch.cuda.set_device(place)
     backend = "cpu:gloo,cuda:nccl" if place.startswith("cuda") else "gloo"
-    # Its functions have the group as a default argument. Imported later, as `DistributedDataParallel` does, it would
-    # keep the group's threads until the interpreter ends, and one that still works then aborts the process.
+    # Its functions have the default argument `group=group.WORLD`. `DistributedDataParallel` imports it: after
+    # `init_process_group` that default would keep the process group and its Gloo threads alive until the interpreter
+    # exits, and a thread that then needs the GIL aborts the process.
     importlib.import_module("torch.distributed.nn.functional")
     with _lost_peer_as_worker_error():
         distributed.init_process_group(backend, timeout=_TIMEOUT)

@@ -288,7 +288,7 @@ def test_when_a_shop_drifts_going_on_beats_staying_and_starting_anew(tmp_path) -
         period(tmp_path, shape, sessions, month)
         for shape, sessions, month in ((before, 3000, 1), (after, 400, 2), (after, 2000, 3))
     )
-    # Shorter pre-training makes the old model worse, and so the claim harder: what goes on starts from it.
+    # Three epochs of pre-training save time. They make the old model worse, and warm start begins with its weights.
     old = train(many, replace(settings, pretraining=PretrainingSettings(epochs=3))).model
     staying = mean_log_loss(old, later)
     # When it is trained anew on the few, and goes on with them
