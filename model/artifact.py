@@ -14,7 +14,7 @@ import platform
 import warnings
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
@@ -129,7 +129,12 @@ def manifest_of(
     return replace(manifest, fingerprint=model_fingerprint(model, _configuration(manifest)))
 
 
-def save(model: SessionModel, path: Path, manifest: Manifest | None = None) -> Manifest:
+def save(
+    model: SessionModel,
+    path: Path,
+    manifest: Manifest | None = None,
+    card: Callable[[Manifest], dict[str, Any]] | None = None,
+) -> Manifest:
     """Script the model, check the script against the eager model, and write it with its manifest to `path`.
 
     The file gets its name only once it is complete.
@@ -138,6 +143,7 @@ def save(model: SessionModel, path: Path, manifest: Manifest | None = None) -> M
         model: is moved to the CPU and set to evaluation mode.
         path: the file to write; its folder must exist.
         manifest: the result of `manifest_of` for this model; computed if omitted.
+        card: makes the model card of the manifest, once that has the fingerprint of the artifact.
 
     Returns:
         The manifest as written: with the digest of the code, and the fingerprint over weights, configuration and code.
@@ -157,6 +163,8 @@ def save(model: SessionModel, path: Path, manifest: Manifest | None = None) -> M
             torch.jit.save(script, str(temporary))
             manifest = replace(manifest, code=code_digest(temporary))
             manifest = replace(manifest, fingerprint=model_fingerprint(model, _configuration(manifest)))
+            if card is not None:
+                manifest = replace(manifest, model_card=card(manifest))
             torch.jit.save(script, str(temporary), _extra_files={_MANIFEST: json.dumps(manifest.to_dict())})
         scripted, written = load(temporary)
         _check_script(model, scripted, written)

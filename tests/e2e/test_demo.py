@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import redis
 from conftest import missing
@@ -108,6 +109,11 @@ class Demo:
     def playing(self) -> bool:
         return "Ctrl-C stops everything." in self.text()
 
+    def shopping(self) -> bool:
+        """Tell whether shoppers' events have been answered."""
+        stats = re.search(r"the dashboard +(http\S+)dashboard/", self.text())
+        return stats is not None and httpx.get(f"{stats[1]}v1/stats").json()["live_sessions"] > 0
+
     def serving(self) -> bool:
         return any(" serve " in command_of(pid) for pid in self.seen)
 
@@ -195,9 +201,7 @@ def test_a_demo_of_five_seconds_ends_by_itself_and_leaves_no_process(demo) -> No
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_among_the_shoppers_stops_everything_in_order(demo, artifact, number) -> None:
     running = demo(artifact=artifact)
-    running.wait_until(running.playing)
-    time.sleep(1)
-    running.seen |= descendants(running.process.pid)
+    running.wait_until(running.shopping)
     os.kill(running.process.pid, number)
     assert running.end() == 0, running.text()[-3000:]
     assert "Traceback" not in running.text()

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal, Protocol, Self
 
 from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeElapsedColumn
+from rich.table import Column
 
 from training.commands.console import ERR, print_line
 from training.runtime.progress import Forecast, Stage
@@ -92,14 +93,17 @@ class _Bars:
     """A bar a stage, below the bar of the run."""
 
     def __init__(self, *, whole_run: bool) -> None:
+        # A narrow terminal takes from the bar and from the note, never from a figure.
+        whole, bar, note = Column(no_wrap=True), Column(ratio=1), Column(no_wrap=True, ratio=2)
         self._bars = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TaskProgressColumn(),
-            TimeElapsedColumn(),
-            TextColumn("{task.fields[left]}", style="progress.remaining"),
-            TextColumn("{task.fields[note]}", style="dim", markup=False),
+            TextColumn("{task.description}", table_column=whole),
+            BarColumn(bar_width=None, table_column=bar),
+            TaskProgressColumn(table_column=whole),
+            TimeElapsedColumn(table_column=whole),
+            TextColumn("{task.fields[left]}", style="progress.remaining", table_column=whole),
+            TextColumn("{task.fields[note]}", style="dim", markup=False, table_column=note),
             console=ERR,
+            expand=True,
         )
         self._bars.start()
         self._run = self._bars.add_task("all", total=1.0, left="", note="") if whole_run else None

@@ -1,7 +1,7 @@
 """The result of a training run, and its export as an artifact."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +102,4 @@ def export(
             **(history or {}),
         },
     )
-    if card is not None:
-        manifest = replace(manifest, model_card=card(manifest))
-    return save(result.model, path, manifest)
+    return save(result.model, path, manifest, card)

@@ -197,4 +197,4 @@ def test_the_card_says_what_the_model_is_for_and_is_not(trained, artifact, shop,
     path = tmp_path / "carded.pt"
     written = export(trained, shop.dataset, settings, {}, path, card=lambda made: model_card(made, report))
     assert read_manifest(path).model_card["data"] == card["data"]
-    assert written.fingerprint == manifest.fingerprint
+    assert written.fingerprint == manifest.fingerprint == written.model_card["model"]["fingerprint"]

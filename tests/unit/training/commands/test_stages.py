@@ -4,6 +4,7 @@ import io
 
 import pytest
 from rich.console import Console
+from rich.text import Text
 
 from training.commands import stages as module
 from training.commands.stages import Stages, prepare_progress
@@ -94,6 +95,21 @@ def test_a_terminal_has_one_bar_for_the_whole_run(monkeypatch) -> None:
 
     last = [line for line in out.getvalue().splitlines() if "all" in line][-1]
     assert "100%" in last
+
+
+def test_a_narrow_terminal_shows_every_figure_whole(monkeypatch) -> None:
+    out = io.StringIO()
+    monkeypatch.setattr(module, "ERR", Console(file=out, force_terminal=True, width=80))
+    with Stages({"fit": 30.0, "resampling test sessions": 10.0}) as stages:
+        with stages("fit", 100) as show:
+            show(50, "epoch 6: train 0.4301, validation 0.4287 nats, a note as long as a line")
+        with stages("resampling test sessions", 100) as show:
+            show(50)
+
+    screen = Text.from_ansi(out.getvalue()).plain.splitlines()
+    assert max(map(len, screen)) <= 80
+    for name in ("all", "fit", "resampling test sessions"):
+        assert "100% 0:00:00" in [line for line in screen if line.startswith(name)][-1]
 
 
 def test_preparing_a_log_has_two_stages(capsys) -> None:
