@@ -116,7 +116,7 @@ class Shadow(Background):
         if session_id not in self._queue and len(self._queue) >= _MAX_QUEUE:
             self._metrics.shadow_dropped.inc()
             return
-        self._queue[session_id] = bought or self._queue.get(session_id, False)
+        self._queue[session_id] = bought
         self._task.wake()
 
     async def _compare_queue(self) -> None:

@@ -157,6 +157,28 @@ async def test_sessions_with_too_few_events_are_left_out_and_the_cursor_goes_on(
     assert flat(pages) == any_shop.best_first(lambda record: record.events >= 5)
 
 
+async def test_a_row_has_the_last_of_each_fact_of_its_session(any_shop):
+    visits = [
+        Event("search", 1, properties={"device": "mobile", "plan": "basic"}),
+        Event("view_item", 2, "SKU-1", currency="EUR", properties={"device": "desktop"}),
+        Event("add_to_cart", 3, "SKU-2", currency="CHF"),
+        Event("page_view", 4),
+    ]
+    scores = [0.25, 0.5, 0.75, 0.125]
+    commit = Commit("s-1", None, seen_record(0.125, events=4), visits, probabilities=scores)
+    assert await any_shop.store.commit([commit]) == [True]
+    for recent in (0, 1, 3, 9):
+        missing_row, row = await any_shop.store.board.rows(["none", "s-1"], recent=recent)
+        assert missing_row is None
+        assert row.recent_probabilities == (scores[-recent:] if recent else [])
+        assert (row.last_event, row.last_item_id) == ("page_view", None)
+        assert row.currency == ("CHF" if recent > 1 else None)
+        assert row.properties == {}
+    (row,) = await any_shop.store.board.rows(["s-1"], recent=1, with_properties=True)
+    assert row.properties == {"device": "desktop", "plan": "basic"}
+    assert (row.currency, row.recent_probabilities) == ("CHF", [0.125])
+
+
 async def test_by_last_seen_the_last_comes_first_and_bought_ones_are_there(any_shop):
     for number in range(20):
         await any_shop.put(f"s-{number}", 0.5, seen_ms=1000 + number)

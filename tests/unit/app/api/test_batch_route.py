@@ -1,6 +1,7 @@
 """`POST /v1/events/batch`, `DELETE` and `?trace=true` over a model whose answers are known and a store in memory."""
 
 import asyncio
+import gzip
 import json
 import math
 from contextlib import asynccontextmanager
@@ -160,6 +161,31 @@ async def test_the_body_has_a_limit_of_its_own(store, monkeypatch):
         assert_problem(response, 413, "body_too_large")
 
 
+async def test_a_compressed_batch_has_the_limit_of_one_that_is_not(store):
+    compressed = JSON | {"content-encoding": "gzip"}
+    async with running(store, max_batch_events=2) as client:
+        for spare, status in ((0, 200), (1, 413)):
+            content = gzip.compress(json.dumps([event()]).encode().ljust(2 * Settings.max_body_bytes + spare))
+            response = await client.post("/v1/events/batch", content=content, headers=compressed)
+            assert response.status_code == status
+    assert_problem(response, 413, "body_too_large")
+
+
+async def test_an_event_of_a_batch_has_the_limit_of_one_alone(client):
+    results = await results_of(client, [event(), event(item_id="x" * Settings.max_body_bytes), event()])
+    assert [result["status"] for result in results] == [200, 413, 200]
+    assert results[1]["problem"]["code"] == "body_too_large"
+
+
+async def test_a_sender_that_takes_too_long_is_told_so(store):
+    async def slowly():
+        yield b"["
+        await asyncio.Event().wait()
+
+    async with running(store, request_timeout_s=0.1, redis_timeout_s=0.1) as client:
+        assert_problem(await client.post("/v1/events/batch", content=slowly(), headers=JSON), 408, "body_timeout")
+
+
 async def test_a_batch_that_is_sent_again_counts_once(client, store):
     # As many events of a session as are remembered; one more is refused, not folded
     events = [event(event_id=str(number)) for number in range(65)]
@@ -217,13 +243,14 @@ async def test_what_is_not_ready_in_time_is_its_own_problem_and_is_not_folded(st
     assert await load(["t", "u", "v"]) == [None] * 3
 
 
-async def test_without_the_store_each_event_is_told(client, store):
+async def test_without_the_store_each_event_is_told_and_no_fault_of_the_service_is_logged(client, store, capsys):
     async def load(session_ids):
         return [StoreUnavailableError("gone")] * len(session_ids)
 
     store.load = load
     results = await results_of(client, [event(), event("t")])
     assert [result["problem"]["code"] for result in results] == ["store_unavailable"] * 2
+    assert "events_failed" not in capsys.readouterr().err
 
 
 async def test_a_failure_nobody_foresaw_is_told_without_its_text_and_logged_once(store, capsys):

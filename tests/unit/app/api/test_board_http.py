@@ -1,11 +1,14 @@
 """The board and the numbers over HTTP, with a store in memory."""
 
+from itertools import islice
+
 import pytest
 from support.fakes import FakeModel
 from support.memory_store import MemoryStore
 from unit.app.api.test_http import assert_problem, running
 
 from app.errors import StoreUnavailableError
+from app.store.keys import shard_of
 
 pytestmark = pytest.mark.anyio
 
@@ -130,6 +133,71 @@ async def test_sessions_are_found_by_the_last_value_of_a_property(client):
         found = (await client.get("/v1/sessions", params={"property": wanted})).json()["sessions"]
         assert [one["session_id"] for one in found] == ids
     assert_problem(await client.get("/v1/sessions?property=device"), 422, "invalid_request")
+
+
+async def walk(client, query):
+    """Return the pages of a query, each as its ids; every page has the number of live sessions."""
+    pages, cursor, live = [], "", set()
+    while cursor is not None:
+        page = (await client.get(f"/v1/sessions?{query}{cursor and f'&cursor={cursor}'}")).json()
+        pages.append([one["session_id"] for one in page["sessions"]])
+        live.add(page["live_sessions"])
+        cursor = page["next_cursor"]
+    return pages, live
+
+
+def in_shard(shard, count):
+    """Return ids of sessions of one shard."""
+    return list(islice((one for number in range(10**6) if shard_of(one := f"s-{number}") == shard), count))
+
+
+@pytest.mark.parametrize("bounds", [{}, {"_MOST_ROUNDS": 1, "_MOST_ENTRIES": 512}], ids=["as ever", "bounded"])
+async def test_pages_have_every_session_once_the_most_probable_first(client, monkeypatch, bounds):
+    for name, bound in bounds.items():
+        monkeypatch.setattr(f"app.board.reader.{name}", bound)  # private: a page that reaches a bound with few sessions
+    ids = [*in_shard(7, 20), *(f"t-{number}" for number in range(40))]
+    scores = {session_id: (await post(client, session_id, "search"))["probability"] for session_id in ids}
+    pages, live = await walk(client, "limit=15")
+    best_first = sorted(ids, key=lambda one: (scores[one], one), reverse=True)
+    assert [one for page in pages for one in page] == best_first
+    assert max(map(len, pages)) <= 15
+    assert live == {60}
+
+
+async def test_a_page_of_sessions_with_enough_events_has_no_more_than_were_asked_for(client):
+    scores = {}
+    for number in range(24):
+        names = ["search"] * (2 if number % 2 else 1)
+        scores[f"s-{number}"] = (await post(client, f"s-{number}", *names))["probability"]
+    pages, live = await walk(client, "limit=4&min_events=2")
+    enough = sorted((f"s-{number}" for number in range(1, 24, 2)), key=lambda one: (scores[one], one), reverse=True)
+    assert [one for page in pages for one in page] == enough
+    assert max(map(len, pages)) == 4
+    assert live == {24}
+
+
+async def test_who_has_bought_has_no_probability_and_an_empty_cart_is_none(store):
+    model = FakeModel()
+    model.cart_value = 0.0
+    async with running(store, model=model, now_ms=lambda: store.now_ms) as client:
+        await post(client, "s-1", "view_item", "purchase")
+        await post(client, "s-2", "view_item")
+        found = (await client.get("/v1/sessions?order=last_seen")).json()["sessions"]
+    rows = {one["session_id"]: one for one in found}
+    assert (rows["s-1"]["outcome"], rows["s-1"]["probability"]) == ("purchase", None)
+    assert rows["s-2"]["probability"] is not None
+    assert not any("cart_value" in row for row in rows.values())
+
+
+async def test_a_cart_has_the_currency_that_came_last(store):
+    model = FakeModel()
+    model.cart_value = 40.0
+    async with running(store, model=model, now_ms=lambda: store.now_ms) as client:
+        for currency in ("EUR", "CHF", None):
+            body = {"session_id": "s-1", "event_name": "add_to_cart", "currency": currency}
+            assert (await client.post("/v1/events", json=body)).status_code == 200
+        (session,) = (await client.get("/v1/sessions?recent=8")).json()["sessions"]
+    assert (session["cart_value"], session["currency"]) == (40.0, "CHF")
 
 
 async def test_a_row_has_what_a_dashboard_shows(client):

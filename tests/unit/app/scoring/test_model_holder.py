@@ -10,7 +10,9 @@ from app.errors import ArtifactRefusedError, ReloadInProgressError
 from app.monitoring.logging import build_logger
 from app.monitoring.metrics import Metrics
 from app.runtime.file_watch import stamp_of
-from app.scoring.model_holder import ModelHolder
+from app.scoring.model_holder import ArtifactFile, ModelHolder
+from app.settings import Settings
+from model.predictor import Predictor
 
 pytestmark = pytest.mark.anyio
 
@@ -44,13 +46,13 @@ def release(tmp_path):
     return Release(tmp_path / "model")
 
 
-def a_live_model(release, model=None):
+def a_live_model(release, model=None, metrics=None):
     return ModelHolder(
         model or FakeModel("a"),
         path=release.path,
         stamp=stamp_of(release.path),
         load_unless=release.load_unless,
-        metrics=Metrics(),
+        metrics=metrics or Metrics(),
         logger=build_logger(log_level="error", stream=io.StringIO()),
         watch_every_s=0.001,
     )
@@ -69,11 +71,28 @@ async def test_another_model_takes_the_place_and_the_old_one_is_freed(release):
     assert old() is None
 
 
+def reloads(metrics, result):
+    return metrics.registry.get_sample_value("willbuy_model_reloads_total", {"result": result}) or 0
+
+
 async def test_the_same_model_is_left_in_place(release):
-    models = a_live_model(release)
+    metrics = Metrics()
+    models = a_live_model(release, metrics=metrics)
     before = models.current
     assert await models.reload() == "unchanged"
     assert models.current is before
+    assert reloads(metrics, "unchanged") == 1
+
+
+def test_another_artifact_is_loaded_and_warmed_up_and_the_same_one_is_not(artifact, monkeypatch):
+    warmed = []
+    monkeypatch.setattr(Predictor, "warm_up", lambda predictor: warmed.append(predictor.fingerprint))
+    file = ArtifactFile(artifact, None, Settings(artifact=artifact))
+    model = file.load_unless("another")
+    assert model is not None
+    assert warmed == [model.fingerprint]
+    assert file.load_unless(model.fingerprint) is None
+    assert len(warmed) == 1
 
 
 @pytest.mark.parametrize(("salt", "reason"), [("bad", "it is bad"), ("worse", "the log says why")])
@@ -109,6 +128,19 @@ async def test_the_watch_looks_without_loading_until_the_file_is_another(release
     assert release.loads == 1
     release.put("b")
     await until(lambda: models.current.fingerprint == FakeModel("b").fingerprint)
+    await models.close()
+
+
+async def test_a_file_that_is_gone_for_a_while_is_no_model_that_was_refused(release):
+    metrics = Metrics()
+    models = a_live_model(release, metrics=metrics)
+    release.path.rename(release.path.with_suffix(".away"))
+    models.start_watch()
+    await asyncio.sleep(0.05)
+    assert release.loads == 0
+    assert reloads(metrics, "refused") == 0
+    release.put("b")
+    await until(lambda: reloads(metrics, "swapped") == 1)
     await models.close()
 
 

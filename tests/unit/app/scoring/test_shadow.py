@@ -61,6 +61,10 @@ class Shop:
     def value(self, name, **labels):
         return self.metrics.registry.get_sample_value(f"willbuy_shadow_{name}", labels) or 0.0
 
+    async def compare(self, session_id, *, bought=False):
+        """Compare a session now."""
+        await self.shadow._compare({session_id: bought})  # noqa: SLF001 - a shadow that runs does it at any moment
+
     async def until(self, name, value, **labels):
         async with asyncio.timeout(20):
             while self.value(name, **labels) < value:  # noqa: ASYNC110 - what is waited for raises no event
@@ -118,6 +122,69 @@ async def test_a_session_that_went_on_elsewhere_is_left_to_the_replica_it_went_t
     shop.now_ms += 10 * IDLE_S * 1000
     await shop.shadow.count_ended()
     assert shop.value("outcomes_total", outcome="none") == 0
+
+
+async def test_what_another_event_or_another_model_changed_meanwhile_is_not_compared():
+    shop = Shop()
+    load_histories = shop.store.load_histories
+
+    async def with_one_more(session_ids):
+        later = QueuedEvent("s-1", Event("view_item", 9), 99, has_event_id=True, received_ms=shop.now_ms)
+        await shop.scorer.score([later])
+        return await load_histories(session_ids)
+
+    await shop.post("s-1", *EVENTS)
+    shop.store.load_histories = with_one_more
+    await shop.compare("s-1")
+    assert shop.value("difference_count") == 0
+    shop.store.load_histories = load_histories
+    served, shop.live = shop.live, FakeModel("swapped")
+    await shop.compare("s-1")
+    assert shop.value("difference_count") == 0
+    shop.live = served
+    await shop.compare("s-1")
+    assert shop.value("difference_count") == 1
+
+
+async def test_sessions_end_an_idle_time_and_a_margin_after_their_last_event_in_whatever_order():
+    shop = Shop()
+    began_ms = shop.now_ms
+    for at_s, session_id in ((0, "goes on"), (1, "leaves"), (50, "goes on")):
+        shop.now_ms = began_ms + at_s * 1000
+        await shop.post(session_id, EVENTS[0])
+        await shop.compare(session_id)
+    for at_s, ended in ((IDLE_S + 2, 0), (IDLE_S + 3, 1), (IDLE_S + 51, 1), (IDLE_S + 52, 2)):
+        shop.now_ms = began_ms + at_s * 1000
+        await shop.shadow.count_ended()
+        assert shop.value("outcomes_total", outcome="none") == ended
+
+
+async def test_a_buyer_who_looks_around_afterwards_is_counted_as_one():
+    shop = Shop()
+    await shop.post("s-1", *EVENTS, Event(PURCHASE, 4))
+    await shop.compare("s-1", bought=True)
+    shop.now_ms += (IDLE_S - 1) * 1000
+    await shop.post("s-1", Event("view_item", 5))
+    shop.now_ms += 10_000
+    assert (await shop.store.load(["s-1"]))[0] is not None
+    await shop.shadow.count_ended()
+    assert shop.value("outcomes_total", outcome="purchase") == 1
+
+
+class Certain(FakeModel):
+    """A model that is certain of every purchase."""
+
+    def refold(self, histories):
+        return [(1.0, *others) for _, *others in super().refold(histories)]
+
+
+async def test_a_certain_error_has_a_finite_loss():
+    shop = Shop(candidate=Certain("candidate"))
+    await shop.post("s-1", *EVENTS)
+    await shop.compare("s-1")
+    shop.now_ms += 2 * IDLE_S * 1000
+    await shop.shadow.count_ended()
+    assert shop.value("log_loss_sum", model="candidate") == pytest.approx(-math.log(1e-6))
 
 
 def waiting(shop):

@@ -94,8 +94,11 @@ def test_a_file_without_rules_is_a_set_without_rules(tmp_path):
         ("min_events = 0", "min_events: expected a whole number >= 1"),
         ("cart_value_at_least = 2\ncart_value_at_most = 1", "cart_value_at_least, cart_value_at_most: the band is"),
         ("cart_value_at_least = inf", "cart_value_at_least: expected"),
+        ("cart_value_at_least = nan", "cart_value_at_least: expected a number >= 0.0"),
+        ("probability_between = [0.1, nan]", "probability_between: expected a number >= 0.0"),
         ("cap_per_hour = 0", "cap_per_hour: expected a whole number >= 1"),
         ("starts = 2026-12-02T00:00:00Z\nends = 2026-12-01T00:00:00Z", "ends: expected a time after starts"),
+        ("starts = 2026-12-01T00:00:00Z\nends = 2026-12-01T00:00:00Z", "ends: expected a time after starts"),
         ("starts = 2026-12-02T00:00:00", "starts: expected a time with an offset"),
         ('ends = "tomorrow"', "ends: expected a time with an offset"),
         ('with_events = ["search"]\nwithout_events = ["search"]', "without_events: 'search' is in with_events too"),
@@ -111,6 +114,9 @@ def test_a_file_without_rules_is_a_set_without_rules(tmp_path):
         ('probability_between = "0.1-0.4"', "probability_between: expected a list, got a text"),
         ('control = "20 %"', "control: expected a share from 0 to 1"),
         ("idle_seconds = 90\ncrosses_up = 0.3", "crosses_up: is known only at an event"),
+        ("idle_seconds = 90\ncrosses_down = 0.3", "crosses_down: is known only at an event"),
+        ('idle_seconds = 90\nevents = ["view_item"]', "events: is known only at an event"),
+        ("idle_seconds = 90\nproperties = { a = 1 }", "properties: is known only at an event"),
         ("idle_seconds = 1800", "idle_seconds: expected less than the 1800 s after which a session ends"),
         ("idle_seconds = 0.2", "idle_seconds: expected a number >= 1.0"),
         ('repeat = "always"', "repeat: expected true or false, got a text"),
@@ -120,6 +126,30 @@ def test_a_file_without_rules_is_a_set_without_rules(tmp_path):
 def test_a_fault_names_file_rule_and_field(tmp_path, fields, fault):
     (found,) = faults(tmp_path, rule(fields), session_idle_s=1800)
     assert found.startswith(f"rule 'voucher': {fault}")
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        "probability_between = [0.5, 0.5]",
+        "min_events = 3\nmax_events = 3",
+        "cart_value_at_least = 2\ncart_value_at_most = 2",
+        "starts = 2026-12-01T00:00:00Z\nends = 2026-12-01T00:00:01Z",
+        'events = ["search", "view_cart"]\nwithout_events = ["search"]',
+        'with_events = ["search", "view_cart"]\nmax_events = 2',
+        f'properties = {{ device = "{"b" * 256}" }}',
+        "idle_seconds = 1799",
+        "control = 0.0",
+        "control = 1.0",
+    ],
+)
+def test_what_a_session_can_just_fulfil_is_no_fault(tmp_path, fields):
+    assert read(tmp_path, rule(fields), session_idle_s=1800).names == ("voucher",)
+
+
+def test_a_file_may_have_sixty_four_rules(tmp_path):
+    text = "".join(f"[[rules]]\nname = 'r{number}'\n" for number in range(64))
+    assert len(read(tmp_path, text).rules) == 64
 
 
 @pytest.mark.parametrize(

@@ -14,8 +14,10 @@ from model.network import SessionModel
 from model.sizes import NetworkSizes
 from training.config import FitSettings
 from training.data.encoded import Encoded, encode, scaling_of
+from training.fit import loop
 from training.fit.checkpoint import CheckpointError, Epoch, Fit
 from training.fit.loop import evaluate_loss, fit, logits
+from training.fit.objective import Batch, Objective, batch_of
 
 NAMES = ["a", "b", "c"]
 SIZES = NetworkSizes(hidden_size=8, head_size=8, dropout=0.0, input_dropout=0.0)
@@ -283,6 +285,83 @@ def test_a_fit_that_uses_all_its_passes_says_whether_the_last_was_the_best(draw)
     )
     beaten = fit(model_of(train), train, train, short, loss_to_beat=0.0)
     assert (beaten.best_epoch, beaten.stopped) == (0, "all 2 passes done")
+
+
+def test_an_epoch_that_is_no_better_than_the_earlier_model_does_not_replace_it(draw) -> None:
+    train = draw(20, seed=23)
+    model = model_of(train)
+    before = weights(model)
+    # Steps so small that no weight changes
+    still = replace(QUICK, epochs=1, learning_rate=1e-30)
+    state = fit(model, train, train, still, loss_to_beat=evaluate_loss(model, train))
+    assert state.best_loss == state.epochs[0].validation_loss
+    assert state.best_epoch == 0
+    assert same(weights(model), before)
+
+
+def test_the_loss_does_not_depend_on_how_the_sessions_are_divided(draw, monkeypatch) -> None:
+    data = draw(40, seed=24)
+    model = model_of(data)
+    whole = evaluate_loss(model, data)
+    for most_events in (3, 17, 50):
+        monkeypatch.setattr(loop, "MOST_EVALUATED_EVENTS", most_events)
+        assert evaluate_loss(model, data) == pytest.approx(whole, rel=1e-6)
+
+
+def test_each_epoch_has_an_order_of_its_own_which_the_seed_fixes(draw, monkeypatch) -> None:
+    data = draw(40, seed=25)
+    taken: list[int] = []
+
+    def noted(encoded: Encoded, chosen: torch.Tensor, device: str = "cpu") -> Batch:
+        if torch.is_grad_enabled():
+            taken.extend(chosen.tolist())
+        return batch_of(encoded, chosen, device)
+
+    monkeypatch.setattr(loop, "batch_of", noted)
+    for _ in range(2):
+        fit(model_of(data), data, data, replace(QUICK, epochs=2))
+    epochs = [taken[begin : begin + 40] for begin in range(0, 160, 40)]
+    assert [sorted(order) for order in epochs] == [[*range(40)]] * 4
+    assert epochs[0] == epochs[2] != epochs[1] == epochs[3]
+
+
+def test_a_step_follows_the_gradient_of_the_mean_loss_up_to_the_norm_that_is_set(draw, monkeypatch) -> None:
+    data = draw(20, seed=27)
+    model = model_of(data)
+    bounded: list[tuple[list[torch.Tensor], float]] = []
+    bound = torch.nn.utils.clip_grad_norm_
+
+    def noted(parameters: list[torch.nn.Parameter], norm: float) -> torch.Tensor:
+        bounded.append(([parameter.grad.clone() for parameter in parameters if parameter.grad is not None], norm))
+        return bound(parameters, norm)
+
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", noted)
+    mean = Objective(model)(batch_of(data, torch.arange(20))) / len(data.features)
+    expected = torch.autograd.grad(mean, [one for one in model.parameters() if one.requires_grad], allow_unused=True)
+    fit(model, data, data, replace(QUICK, epochs=1, batch_sessions=20, gradient_norm=0.25))
+    ((gradients, norm),) = bounded
+    assert norm == 0.25
+    for found, one in zip(gradients, [one for one in expected if one is not None], strict=True):
+        torch.testing.assert_close(found, one, rtol=1e-4, atol=1e-7)
+
+
+def test_a_run_that_stopped_early_goes_on_where_there_is_more_patience(draw, tmp_path: Path) -> None:
+    train, checkpoint = draw(20, seed=26), tmp_path / "run.checkpoint"
+    impatient, patient = (replace(QUICK, epochs=3, patience=patience) for patience in (1, 3))
+    first = fit(model_of(train), train, train, impatient, checkpoint=checkpoint, loss_to_beat=0.0)
+    assert len(first.epochs) == 1
+    again = fit(model_of(train), train, train, patient, checkpoint=checkpoint, resume=True, loss_to_beat=0.0)
+    assert len(again.epochs) == 3
+    assert losses(again) == losses(fit(model_of(train), train, train, patient, loss_to_beat=0.0))
+
+
+def test_the_warm_up_takes_a_hundred_steps_at_most() -> None:
+    # private: an epoch of so many steps would take minutes
+    rates = [loop._rate(1.0, step, steps_an_epoch=1000, passes=2) for step in range(2000)]  # noqa: SLF001 - see above
+    assert rates[0] == pytest.approx(0.01, rel=1e-3)
+    assert rates.index(max(rates)) == 99
+    assert rates[99:] == sorted(rates[99:], reverse=True)
+    assert rates[-1] == pytest.approx(0.05, rel=1e-3)
 
 
 def test_the_learning_rate_warms_up_over_the_first_epoch_and_falls_after_it(draw) -> None:

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from training.data.sources import ColumnMapping, SourceError
-from training.data.sources.text import header, split_quoted
+from training.data.sources.blocks import DAMAGED, LINE
+from training.data.sources.text import TextLayout, header, read_text, sniffed_separator, split_quoted
 
 MAPPING = ColumnMapping(
     session_id="sid",
@@ -313,3 +314,93 @@ def test_a_stray_quote_joins_no_rows(
     assert reading.rows_read == len(lines) + 1
     assert [row[0] for row in reading.rows("timestamp_ms")] == [*times, 999]
     assert ("log.csv", 2, "", "quotes do not match") in reading.rejected
+
+
+def table(path: Path, layout: TextLayout, block_bytes: int = 1 << 20) -> tuple[list[tuple[object, ...]], list[str]]:
+    """Return columns a and b of a text table with their lines, and its notes."""
+    blocks = list(read_text(path, {"a": "session_id", "b": "item_id"}, layout, block_bytes))
+    rows = [row for block in blocks for row in block.rows.select(LINE, "a", "b").rows()]
+    return rows, [note for block in blocks for note in block.notes]
+
+
+def test_a_separator_is_that_of_the_names_then_of_the_width_then_of_the_most_fields() -> None:
+    line = "a;b|1|2|3|4"
+    assert sniffed_separator(line) == "|"
+    assert sniffed_separator(line, needed=["a"]) == ";"
+    assert sniffed_separator(line, width=2) == ";"
+    assert sniffed_separator("a|b;c", needed=["a"], width=2) == "|"
+
+
+def test_a_named_separator_wins_over_the_one_that_the_file_says(write: Callable[..., Path]) -> None:
+    path = write("log.csv", "sep=;\na,b\n1,2;3\n")
+    assert table(path, TextLayout(separator=","))[0] == [(3, "1", "2;3")]
+    said = write("said.csv", "sep=;\na;b\n1,5;2\n")
+    assert table(said, TextLayout())[0] == [(3, "1,5", "2")]
+
+
+@pytest.mark.parametrize(
+    ("lines", "rows"),
+    [
+        # One line that is UTF-8 shows that the file is, and others are damaged.
+        (["ü,1", b"\xe4,2"], [(2, "ü", "1"), (3, "\ufffd", "2")]),
+        ([b"\xe4,1", b"\xf6,2"], [(2, "ä", "1"), (3, "ö", "2")]),
+    ],
+)
+@pytest.mark.parametrize("block_bytes", [6, 1000])
+def test_an_encoding_is_found_out_once(
+    write: Callable[..., Path], lines: list[str | bytes], rows: list[tuple[object, ...]], block_bytes: int
+) -> None:
+    data = b"a,b\n" + b"".join((line if isinstance(line, bytes) else line.encode()) + b"\n" for line in lines)
+    found, notes = table(write("log.csv", data), TextLayout(encoding=None), block_bytes)
+    assert found == rows
+    assert [note for note in notes if "read as windows-1252" in note] == notes
+    assert len(notes) == ("ä" in str(rows))
+
+
+def test_a_row_that_is_joined_of_a_damaged_line_is_damaged(write: Callable[..., Path]) -> None:
+    path = write("log.csv", b'a,b\n1,"x\n\xff"\n2,y\n3,\xff\n')
+    (block,) = read_text(path, {"a": "session_id", "b": "item_id"}, TextLayout(), 1 << 20)
+    assert block.rows.sort(LINE).select(LINE, DAMAGED).rows() == [(2, True), (4, False), (5, True)]
+
+
+def test_lines_that_make_too_many_fields_are_not_joined(write: Callable[..., Path]) -> None:
+    path = write("log.csv", 'a,b,c,d\n1,"x\ny",2,3,4\n5,6,7,8\n')
+    (block,) = read_text(path, {"a": "session_id", "b": "item_id"}, TextLayout(), 1 << 20)
+    assert sorted(block.rows.select(LINE, "a").rows()) == [(3, 'y"'), (4, "5")]
+    assert [row[:3] for row in block.rejected.rows()] == [(2, "", "quotes do not match")]
+
+
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+def test_the_first_value_of_a_table_without_a_header_has_no_byte_order_mark(
+    write: Callable[..., Path], mark: str
+) -> None:
+    layout = TextLayout(has_header=False, column_names=("a", "b"), has_quotes=False)
+    assert table(write("log.csv", f"{mark}1,2\n3,4\n"), layout)[0] == [(1, "1", "2"), (2, "3", "4")]
+
+
+def test_a_repeated_header_is_no_row_and_is_told(write: Callable[..., Path]) -> None:
+    rows, notes = table(write("log.csv", "a,b\n1,2\na,b\n3,4\n"), TextLayout())
+    assert rows == [(2, "1", "2"), (4, "3", "4")]
+    assert notes == ["log.csv: 1 lines repeat the header"]
+
+
+@pytest.mark.parametrize("end", ["", ",", ",,"])
+def test_separators_at_the_end_of_a_row_are_no_fields(write: Callable[..., Path], end: str) -> None:
+    rows, _ = table(write("log.csv", f'a,b\n1,2{end}\n"3",4{end}\n5,{end}\n'), TextLayout())
+    assert sorted(rows) == [(2, "1", "2"), (3, "3", "4"), (4, "5", "")]
+
+
+@pytest.mark.parametrize(
+    ("line", "fields"),
+    [
+        (r'1,"x \"y\", z"', ["1", 'x "y", z']),
+        (r'1,"x \\"', ["1", "x \\\\"]),
+        ('1,  "x, y"', ["1", "x, y"]),
+        ('1,"x ""y"", z"', ["1", 'x "y", z']),
+        # Quotes that a second writer put around those of a first.
+        ('1,"""x ""y"""""', ["1", 'x "y"']),
+        ('1,"x', None),
+    ],
+)
+def test_quotes_within_quotes(line: str, fields: list[str] | None) -> None:
+    assert split_quoted(line, ",") == fields
