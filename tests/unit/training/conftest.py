@@ -96,6 +96,24 @@ def prepared(tmp_path: Path) -> Callable[..., PreparedDataset]:
     return make
 
 
+@pytest.fixture
+def log_of(prepared: Callable[..., PreparedDataset]) -> Callable[..., PreparedDataset]:
+    """Prepare two hundred sessions of two events, one an hour, of which every fourth buys; columns may be added."""
+
+    def make(**added: Callable[[int, int], Any]) -> PreparedDataset:
+        places = [(number, position) for number in range(200) for position in range(2)]
+        columns: dict[str, Sequence[Any]] = {
+            "session_id": [f"s-{number:03}" for number, _ in places],
+            "timestamp_ms": [3_600_000 * number + 1000 * position for number, position in places],
+            "event_name": ["view_item"] * len(places),
+            "outcome": [number % 4 == 0 for number, _ in places],
+        }
+        columns |= {name: [value(*place) for place in places] for name, value in added.items()}
+        return prepared(columns, clock="calendar", keep_open_sessions=True)
+
+    return make
+
+
 @pytest.fixture(scope="session")
 def columns_of() -> Callable[..., Columns]:
     """Lay out sessions of events as the training's columns."""

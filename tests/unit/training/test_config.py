@@ -134,6 +134,7 @@ def test_what_is_written_is_read_back(flags, tmp_path) -> None:
         ("log.idle_timeout_s=soon", "log.idle_timeout_s: expected a number, not 'soon'"),
         ("quantile_bins=0", "quantile_bins: expected a whole number from 1 up, not 0"),
         ("fit.epochs", "--set fit.epochs: expected KEY=VALUE"),
+        (" =3", "--set  =3: expected KEY=VALUE"),
     ],
 )
 def test_what_is_wrong_is_named_with_what_was_expected(assignment, said) -> None:

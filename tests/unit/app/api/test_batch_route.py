@@ -243,12 +243,13 @@ async def test_what_is_not_ready_in_time_is_its_own_problem_and_is_not_folded(st
     assert await load(["t", "u", "v"]) == [None] * 3
 
 
-async def test_without_the_store_each_event_is_told_and_no_fault_of_the_service_is_logged(client, store, capsys):
+async def test_without_the_store_each_event_is_told_and_no_fault_of_the_service_is_logged(store, capsys):
     async def load(session_ids):
         return [StoreUnavailableError("gone")] * len(session_ids)
 
     store.load = load
-    results = await results_of(client, [event(), event("t")])
+    async with running(store) as client:
+        results = await results_of(client, [event(), event("t")])
     assert [result["problem"]["code"] for result in results] == ["store_unavailable"] * 2
     assert "events_failed" not in capsys.readouterr().err
 

@@ -28,7 +28,7 @@ def array(*events):
 
 @pytest.mark.parametrize("blanks", range(1960, 2060))
 def test_an_event_that_is_longer_than_the_scanners_window_is_read_whole(blanks):
-    values = b'"event_name":"view_item","price":12345.5,"properties":{"a":true,"b":"some text"}'
+    values = b'"event_name":"view_item","price":12345.5,"properties":{"a":true,"b":"a text that is longer than a word"}'
     event = b'{"session_id":"s",' + b" " * blanks + values + b"}"
     refused, read, last = events_of(array(SCANNED, event, EVENT))
     assert isinstance(refused, InvalidEventError)
@@ -69,6 +69,8 @@ def test_as_many_events_as_allowed_are_read_and_counted_and_one_more_is_refused(
         with pytest.raises(TooManyEventsError):
             events_of(mark + body(4), is_lines=is_lines, max_events=3, count=count)
     assert counted == [3, 3]
+    # A line of the mark alone is blank
+    assert len(events_of(BOM + b"\n" + EVENT, is_lines=True)) == 1
 
 
 def test_a_large_event_is_its_own_problem():

@@ -83,6 +83,24 @@ def test_any_change_of_content_shows(change, prepared) -> None:
     assert data_fingerprint(dataset) != first
 
 
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [({"price": [0.0, 1.0]}, {"price": [None, 1.0]}), ({"item_id": ["ab", "c"]}, {"item_id": ["a", "bc"]})],
+    ids=["zero and none", "where a text ends"],
+)
+def test_values_that_look_alike_are_told_apart(one, other, prepared) -> None:
+    dataset = prepared(rows(2) | {"price": [1.0] * 3})
+    [shard] = dataset.shards
+    frame = pl.read_parquet(shard)[:2]
+    found = set()
+    for columns in (one, other):
+        frame.with_columns(
+            pl.Series(name, values, frame.schema[name]) for name, values in columns.items()
+        ).write_parquet(shard)
+        found.add(data_fingerprint(dataset))
+    assert len(found) == 2
+
+
 # --- unseen sessions
 
 
@@ -134,6 +152,12 @@ def test_sessions_after_the_end_of_the_training_data_are_new(prepared, tmp_path)
     # Later data is unseen, whole
     unseen = unseen_sessions(after, {"a": trained_on(before)})
     assert (unseen.session_ids, unseen.known) == (None, True)
+    # Also from the moment after the last event that was trained on, and not from that moment itself
+    assert after.first_time_ms is not None
+    for moment_ms, known in ((after.first_time_ms, False), (after.first_time_ms - 1, True)):
+        before_it = trained_on(before)
+        before_it = replace(before_it, data=before_it.data | {"last_time_ms": moment_ms})
+        assert unseen_sessions(after, {"a": before_it}).known is known
     # Of earlier data nothing can be told
     unseen = unseen_sessions(before, {"a": trained_on(after)})
     assert (unseen.session_ids, unseen.known) == (None, False)

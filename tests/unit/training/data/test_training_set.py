@@ -11,13 +11,21 @@ import pytest
 import torch
 
 from model.events import Event
-from training.config import PARTS, PretrainingSettings, StorageBudget, TeacherSettings, TrainSettings
+from training.config import (
+    PARTS,
+    PretrainingSettings,
+    StorageBudget,
+    TeacherSettings,
+    TrainSettings,
+    VocabularySettings,
+)
 from training.data.encoded import Encoded, scaling_of
 from training.data.index import index_sessions
+from training.data.leaks import LeakError
 from training.data.prepare import prepare
 from training.data.prepared import PreparedDataset
 from training.data.storage import Memory, files
-from training.data.training_set import load
+from training.data.training_set import TrainingError, load
 from training.fit.result import TrainResult
 from training.fit.train import WILLBUY, train
 
@@ -192,3 +200,78 @@ def test_a_sample_is_the_whole_where_that_is_small_and_one_session_where_none_fi
 def test_a_bound_below_nothing_is_refused() -> None:
     with pytest.raises(ValueError, match="memory_mib: expected a whole number from 0 up, not -1"):
         StorageBudget(memory_mib=-1)
+
+
+# --- what a run takes from the log
+
+# The first 130 of the sessions are trained on, and the last 30 are the test part.
+SETTINGS = TrainSettings()
+
+
+@pytest.mark.parametrize(("part", "sessions"), [("train", (0, 130)), ("validation", (130, 150)), ("test", (170, 200))])
+@pytest.mark.parametrize("bought", [False, True], ids=["no buyers", "buyers alone"])
+def test_a_part_needs_sessions_of_both_outcomes(log_of, part: str, sessions: tuple[int, int], bought: bool) -> None:
+    first, end = sessions
+    log = log_of(outcome=lambda number, _: bought if first <= number < end else number % 4 == 0)
+    buyers = end - first if bought else 0
+    with pytest.raises(TrainingError, match=f"the {part} part has {buyers} buyers among {end - first} sessions"):
+        load(log, SETTINGS)
+
+
+def test_a_property_is_one_of_the_session_where_it_is_that_in_training(log_of) -> None:
+    log = log_of(
+        **{
+            "property.page": lambda number, position: f"p{position}",
+            "property.later": lambda number, position: f"p{position if number >= 170 else 0}",
+            "property.device": lambda number, _: f"d{number % 2}",
+        }
+    )
+    scopes = {spec.name: spec.scope for spec in load(log, SETTINGS).encoder.properties}
+    assert scopes == {"page": "event", "later": "session", "device": "session"}
+
+
+def test_properties_that_are_chosen_are_there_once(log_of) -> None:
+    log = log_of(**{"property.device": lambda number, _: f"d{number % 2}", "property.plan": lambda *_: "basic"})
+    assert [spec.name for spec in load(log, replace(SETTINGS, properties=("plan",))).encoder.properties] == ["plan"]
+    with pytest.raises(TrainingError, match="property 'plan' is named twice"):
+        load(log, replace(SETTINGS, properties=("plan", "plan")))
+    with pytest.raises(TrainingError, match="property 'size' is not in the data; it has: device, plan"):
+        load(log, replace(SETTINGS, properties=("size",)))
+
+
+@pytest.mark.parametrize("of_training", [True, False])
+def test_leaks_are_looked_for_in_training_sessions_alone(log_of, of_training: bool) -> None:
+    def gift(number: int, _: int) -> str:
+        return "yes" if number % 4 == 0 and (number < 170) is of_training else "no"
+
+    log = log_of(**{"property.gift": gift})
+    if of_training:
+        with pytest.raises(LeakError, match="the property 'gift' alone tells the outcome"):
+            load(log, SETTINGS)
+    else:
+        load(log, SETTINGS)
+
+
+@pytest.mark.parametrize("clock", ["calendar", "date", "session"])
+def test_the_hour_is_an_input_where_the_log_has_one(log_of, clock: str) -> None:
+    assert load(replace(log_of(), clock=clock), SETTINGS).encoder.calendar is (clock == "calendar")
+
+
+def test_sessions_stay_in_memory_up_to_the_budget(log_of, tmp_path) -> None:
+    log = log_of()
+    assert not load(log, SETTINGS, budget=StorageBudget(memory_mib=1, scratch=tmp_path)).in_files
+    assert load(log, SETTINGS, budget=StorageBudget(memory_mib=0, scratch=tmp_path)).in_files
+
+
+def test_each_column_has_the_bounds_of_its_own_words(log_of) -> None:
+    log = log_of(
+        item_id=lambda number, _: f"SKU-{number % 5}",
+        item_category=lambda number, _: f"c-{number % 7}",
+        **{"property.device": lambda number, _: f"d-{number % 6}"},
+    )
+    bounds = VocabularySettings(
+        items_at_least=1, items_at_most=2, categories_at_least=1, categories_at_most=3, property_values_at_most=4
+    )
+    words = load(log, replace(SETTINGS, vocabulary=bounds)).encoder.vocabularies
+    counts = {name: len(words[name]) for name in ("item_id", "item_category", "property.device")}
+    assert counts == {"item_id": 2, "item_category": 3, "property.device": 4}

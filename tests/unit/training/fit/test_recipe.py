@@ -208,6 +208,13 @@ def test_without_a_teacher_there_are_no_soft_targets(telling, settings, says) ->
     assert validation.soft_targets is None
 
 
+def test_a_teacher_needs_as_many_sessions_without_a_purchase(telling) -> None:
+    training, validation = telling
+    training.columns.outcome[20:] = 1.0
+    settings = replace(SETTINGS, teacher=TeacherSettings(least_buyers=21))
+    assert "too few for boosted trees" in (add_soft_targets(model_of(training), training, validation, settings) or "")
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

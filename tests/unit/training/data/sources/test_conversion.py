@@ -29,7 +29,7 @@ def test_a_placeholder_is_counted_over_all_columns_of_a_key() -> None:
 
 
 def test_different_keys_are_different_sessions() -> None:
-    keys = [("a:b", "c"), ("a", "b:c"), ("a\\", ":c"), ("a\\:", "c"), ("a", "c"), ("a\\\\", ":c")]
+    keys = [("a:b", "c"), ("a", "b:c"), ("a\\", ":c"), ("a\\:", "c"), ("a:\\", "c"), ("a", "c"), ("a\\\\", ":c")]
     first, second = ([key[place] for key in keys] for place in range(2))
     found = converted(
         {"a": first, "b": second, "t": ["2026-11-22"] * len(keys), "e": ["search"] * len(keys)},

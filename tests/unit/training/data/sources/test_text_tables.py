@@ -399,7 +399,9 @@ def test_separators_at_the_end_of_a_row_are_no_fields(write: Callable[..., Path]
         ('1,"x ""y"", z"', ["1", 'x "y", z']),
         # Quotes that a second writer put around those of a first.
         ('1,"""x ""y"""""', ["1", 'x "y"']),
+        ('1,"""x """"y"""""""', ["1", 'x "y"']),
         ('1,"x', None),
+        ('1, "x', None),
     ],
 )
 def test_quotes_within_quotes(line: str, fields: list[str] | None) -> None:
