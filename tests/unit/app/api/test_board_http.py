@@ -164,16 +164,20 @@ async def test_pages_have_every_session_once_the_most_probable_first(client, mon
     assert live == {60}
 
 
-async def test_a_page_of_sessions_with_enough_events_has_no_more_than_were_asked_for(client):
+@pytest.mark.parametrize("limit", [3, 4, 5])
+async def test_a_page_of_sessions_with_enough_events_has_no_more_than_were_asked_for(client, limit):
     scores = {}
-    for number in range(24):
-        names = ["search"] * (2 if number % 2 else 1)
-        scores[f"s-{number}"] = (await post(client, f"s-{number}", *names))["probability"]
-    pages, live = await walk(client, "limit=4&min_events=2")
-    enough = sorted((f"s-{number}" for number in range(1, 24, 2)), key=lambda one: (scores[one], one), reverse=True)
+    for number in range(40):
+        # So that sessions of one event are between those of more
+        for position in range(1 + number % 2):
+            item = f"SKU-{number * (2 - number % 2 - position)}"
+            event = {"session_id": f"s-{number}", "event_name": "view_item", "item_id": item}
+            scores[f"s-{number}"] = (await client.post("/v1/events", json=event)).json()["probability"]
+    pages, live = await walk(client, f"limit={limit}&min_events=2")
+    enough = sorted((f"s-{number}" for number in range(1, 40, 2)), key=lambda one: (scores[one], one), reverse=True)
     assert [one for page in pages for one in page] == enough
-    assert max(map(len, pages)) == 4
-    assert live == {24}
+    assert max(map(len, pages)) == limit
+    assert live == {40}
 
 
 async def test_who_has_bought_has_no_probability_and_an_empty_cart_is_none(store):
