@@ -26,7 +26,7 @@ def array(*events):
     return b"[" + b", ".join(events) + b"]"
 
 
-@pytest.mark.parametrize("blanks", range(1960, 2060))
+@pytest.mark.parametrize("blanks", range(1880, 2060))
 def test_an_event_that_is_longer_than_the_scanners_window_is_read_whole(blanks):
     values = b'"event_name":"view_item","price":12345.5,"properties":{"a":true,"b":"a text that is longer than a word"}'
     event = b'{"session_id":"s",' + b" " * blanks + values + b"}"
