@@ -41,7 +41,7 @@ test: setup  ## Run all tests, and show the slowest thirty.
 faults: setup  ## Run the long fault schedules (docs/faults.md); takes ten minutes or more.
 	PYTHONPATH=tests $(BIN)/python -m faults
 
-mutants: setup  ## Plant bugs in a copy, one by one, and show which the tests catch; takes twenty minutes.
+mutants: setup  ## Plant bugs in a copy, one by one, and show which the tests catch; takes half an hour.
 	PYTHONPATH=tests $(BIN)/python -m mutants $(AREA)
 
 docs: setup  ## Build the documentation into site/.
