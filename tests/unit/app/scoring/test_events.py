@@ -385,7 +385,7 @@ def test_what_looks_wrong_is_accepted_warned_of_counted_and_logged_once_a_minute
 
 
 def test_the_names_that_were_logged_are_forgotten_beyond_a_bound(monkeypatch):
-    monkeypatch.setattr(events, "_MOST_LOGGED", 2)
+    monkeypatch.setattr(events, "_MOST_LOGGED", 2)  # private: a bound of two names
     log = io.StringIO()
     validator = EventValidator(Settings(artifact="model.pt"), Metrics(), build_logger(log_level="info", stream=log))
     for name in ("Order Paid", "Danke", "Order Confirmed", "Danke", "Order Paid"):
