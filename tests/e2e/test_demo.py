@@ -111,8 +111,8 @@ class Demo:
 
     def shopping(self) -> bool:
         """Tell whether shoppers' events have been answered."""
-        stats = re.search(r"the dashboard +(http\S+)dashboard/", self.text())
-        return stats is not None and httpx.get(f"{stats[1]}v1/stats").json()["live_sessions"] > 0
+        base = re.search(r"the dashboard +(http\S+)dashboard/", self.text())
+        return base is not None and httpx.get(f"{base[1]}v1/stats").json()["live_sessions"] > 0
 
     def serving(self) -> bool:
         return any(" serve " in command_of(pid) for pid in self.seen)

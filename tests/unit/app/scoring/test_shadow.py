@@ -21,7 +21,7 @@ IDLE_S = 60
 class Shop:
     """A live model, a store in memory, a clock, and a candidate beside them."""
 
-    def __init__(self, *, share=1.0, candidate=None):
+    def __init__(self, *, share=1.0, candidate=None, restarts=False):
         self.now_ms = 1_000_000
         self.metrics = Metrics()
         self.live = FakeModel("live")
@@ -37,6 +37,7 @@ class Shop:
             max_session_bytes=2**20,
             dedupe_window=8,
             commit_attempts=3,
+            restarts=restarts,
         )
         self.shadow = Shadow(
             self.store,
@@ -169,6 +170,12 @@ async def test_a_buyer_who_looks_around_afterwards_is_counted_as_one():
     assert (await shop.store.load(["s-1"]))[0] is not None
     await shop.shadow.count_ended()
     assert shop.value("outcomes_total", outcome="purchase") == 1
+
+
+async def test_a_visit_that_begins_after_a_purchase_is_no_buyers():
+    shop = Shop(restarts=True)
+    await shop.post("s-1", *EVENTS, Event(PURCHASE, 4), Event("view_item", 5))
+    assert dict(waiting(shop)) == {"s-1": False}
 
 
 class Certain(FakeModel):

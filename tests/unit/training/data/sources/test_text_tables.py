@@ -353,8 +353,7 @@ def test_an_encoding_is_found_out_once(
     data = b"a,b\n" + b"".join((line if isinstance(line, bytes) else line.encode()) + b"\n" for line in lines)
     found, notes = table(write("log.csv", data), TextLayout(encoding=None), block_bytes)
     assert found == rows
-    assert [note for note in notes if "read as windows-1252" in note] == notes
-    assert len(notes) == ("ä" in str(rows))
+    assert ["read as windows-1252" in note for note in notes] == [True] * (rows[0][1] == "ä")
 
 
 def test_a_row_that_is_joined_of_a_damaged_line_is_damaged(write: Callable[..., Path]) -> None:
